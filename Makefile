@@ -1,0 +1,46 @@
+PYTHON ?= python3
+PORT ?= 4000
+ARGS ?=
+
+bin := .venv/bin/python -m
+
+.PHONY: help run test lint format cover clean services
+
+help:  ## Show the targets; each sets up what it needs.
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+run: .venv/.installed example_app/node_modules  ## Serve the example chat (PORT=4000).
+	$(bin) example_app --port $(PORT)
+
+test: services .venv/.installed example_app/node_modules tests/clients/node_modules  ## Run the tests (ARGS="-k socket").
+	$(bin) pytest $(ARGS)
+
+lint: .venv/.installed  ## Check the style and the types.
+	$(bin) ruff check
+	$(bin) ruff format --check
+	$(bin) mypy
+
+format: .venv/.installed  ## Mend the style.
+	$(bin) ruff check --fix
+	$(bin) ruff format
+
+cover: services .venv/.installed example_app/node_modules tests/clients/node_modules  ## Run the tests, and list lines they miss.
+	$(bin) pytest --cov $(ARGS)
+
+clean:  ## Remove everything that make and the tools made.
+	rm -rf .venv example_app/node_modules tests/clients/node_modules build dist site *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+services:
+	@.ci/services
+
+.venv/.installed: setup.py pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(bin) pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+%/node_modules: %/package-lock.json
+	@command -v npm >/dev/null || { echo 'npm is missing (Node.js 20 or newer). Type: sudo apt-get install nodejs npm'; exit 1; }
+	npm ci --prefix $* --no-audit --no-fund
+	@touch $@

@@ -1,0 +1,42 @@
+"""What is asked over plain HTTP: the page, the client's script, and announcements."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flask import Blueprint, Response, render_template, request, send_from_directory
+from flask.typing import ResponseReturnValue
+
+from example_app.rooms import LONGEST_NICKNAME, LONGEST_TEXT, all_rooms, clean, field_of
+from example_app.sockets import phoenix
+from flask_phoenix import Refused
+
+CLIENT = Path(__file__).parent / "node_modules" / "phoenix" / "priv" / "static"
+
+pages = Blueprint("pages", __name__)
+
+
+@pages.get("/")
+def index() -> str:
+    """The chat."""
+    limits = {"nickname": LONGEST_NICKNAME, "text": LONGEST_TEXT}
+    installed = (CLIENT / "phoenix.mjs").exists()
+    return render_template("index.html", rooms=all_rooms().values(), limits=limits, installed=installed)
+
+
+@pages.get("/vendor/<any('phoenix.mjs', 'phoenix.mjs.map'):name>")
+def vendor(name: str) -> Response:
+    """The official client, as ``npm ci`` has installed it; browsers run a module only under this media type."""
+    return send_from_directory(CLIENT, name, mimetype="text/javascript" if name.endswith(".mjs") else None)
+
+
+@pages.post("/announce")
+def announce() -> ResponseReturnValue:
+    """Tell everybody something, from outside any channel: all who are here have joined the lobby."""
+    said = request.get_json(silent=True) if request.is_json else request.form
+    try:
+        text = clean(field_of(said, "text"), LONGEST_TEXT)
+    except Refused as refused:
+        return refused.response, 400
+    phoenix.broadcast("room:lobby", "announcement", {"text": text})
+    return {"text": text}

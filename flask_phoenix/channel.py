@@ -1,0 +1,277 @@
+"""The author's class for a family of topics; and Link, what it may ask of the engine."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from .exceptions import InvalidOption, InvalidReturn, UnknownEvent
+from .message import Reply
+
+log = logging.getLogger(__name__)
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+#: What a handler may return: nothing, the response of an ok reply, or a whole reply.
+Result = dict[str, Any] | bytes | Reply | None
+
+#: Reasons of :meth:`Channel.stop` that end a channel on purpose; any other one counts as a crash, as in Phoenix.
+GRACEFUL = ("normal", "shutdown")
+
+
+class SocketRef(NamedTuple):
+    """Remembers a message, so that it can be answered later: see :meth:`Channel.socket_ref`."""
+
+    ref: Any
+
+
+class Link:
+    """What a channel may ask of the engine; the engine implements it."""
+
+    #: The channel as the pubsub knows it.
+    subscriber: Any
+
+    def push(self, event: str, payload: Any) -> None:
+        """Send an event to this client."""
+        raise NotImplementedError
+
+    def broadcast(self, event: str, payload: Any, everybody: bool) -> None:
+        """Send an event to the subscribers of the topic: to all, or to all but this channel."""
+        raise NotImplementedError
+
+    def socket_ref(self) -> SocketRef:
+        """Remember the message that is being handled."""
+        raise NotImplementedError
+
+    def reply(self, socket_ref: SocketRef, reply: Reply) -> None:
+        """Answer a remembered message."""
+        raise NotImplementedError
+
+    def stop(self, reason: Any) -> None:
+        """End the channel behind the callback that runs."""
+        raise NotImplementedError
+
+    def send(self, message: Any) -> None:
+        """Queue a message for the channel's own ``handle_info``."""
+        raise NotImplementedError
+
+    def send_after(self, seconds: float, message: Any) -> Callable[[], None]:
+        """Queue a message later; the answer is a function that cancels it."""
+        raise NotImplementedError
+
+    def subscribe(self, topic: str) -> None:
+        """Hear another topic."""
+        raise NotImplementedError
+
+    def unsubscribe(self, topic: str) -> None:
+        """Hear another topic no more."""
+        raise NotImplementedError
+
+
+def on(*events: str) -> Callable[[Method], Method]:
+    """Make a method handle events from the client: ``@on("new_msg")`` above ``def new_msg(self, payload)``.
+
+    :raises InvalidOption: an event is no string.
+    """
+    return _mark("__phoenix_on__", events)
+
+
+def intercept(*events: str) -> Callable[[Method], Method]:
+    """Let broadcasts pass through a method instead of going straight to the client.
+
+    The method is given the payload and pushes what this client may see; a method named ``handle_out`` is given the event
+    too. It costs a call and an encoding for each subscriber, where other broadcasts cost one for all.
+
+    :raises InvalidOption: an event is no string.
+    """
+    return _mark("__phoenix_intercept__", events)
+
+
+def _mark(name: str, events: tuple[str, ...]) -> Callable[[Method], Method]:
+    if not events or not all(isinstance(event, str) for event in events):
+        raise InvalidOption(f"expected names of events, as in @on('new_msg'), got {events!r}")
+
+    def decorate(method: Method) -> Method:
+        setattr(method, name, events)
+        return method
+
+    return decorate
+
+
+class Channel:
+    """One client's membership of one topic. Subclass it, and tell a socket which topics it serves.
+
+    An instance is made for each join and lives until the client leaves, the connection ends, or a handler crashes. Its
+    methods are called one at a time, in the order of what happened, each in an application context of its own. They may
+    block: nobody else waits.
+    """
+
+    #: The topic that was joined: ``"room:42"``.
+    topic: str
+    #: What the star of the pattern stands for: ``"42"``; empty where the pattern has no star.
+    subtopic: str
+    #: The author's values: a copy of the socket's, and those that the pattern was given.
+    assigns: dict[str, Any]
+    #: The parameters of the client's connect.
+    params: dict[str, Any]
+    #: The road of the client's frames: ``"websocket"``.
+    transport: str
+
+    #: Events from the client, and the names of the methods that handle them; gathered from :func:`on`.
+    handlers: ClassVar[dict[str, str]] = {}
+    #: Broadcast events that are intercepted, and the names of their methods; gathered from :func:`intercept`.
+    interceptors: ClassVar[dict[str, str]] = {}
+    #: :attr:`interceptors` as a set, by which the pubsub groups subscribers.
+    intercepts: ClassVar[frozenset[str]] = frozenset()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.handlers = {**cls.handlers, **_gather(cls, "__phoenix_on__")}
+        cls.interceptors = {**cls.interceptors, **_gather(cls, "__phoenix_intercept__")}
+        cls.intercepts = frozenset(cls.interceptors)
+
+    def __init__(self, link: Link, topic: str, subtopic: str, assigns: dict[str, Any]) -> None:
+        self.link = link
+        self.topic = topic
+        self.subtopic = subtopic
+        self.assigns = assigns
+
+    # What authors write.
+
+    def join(self, payload: Any) -> Result:
+        """Decide whether the client may enter.
+
+        Mandatory. Return the response of the ok reply (None is ``{}``), or raise Refused. The channel is not joined yet: to
+        push or broadcast, use :meth:`after_join`.
+        """
+        raise NotImplementedError
+
+    def after_join(self) -> None:
+        """Do what needs a joined channel, behind the join's reply: push a state, track a presence."""
+
+    def handle_in(self, event: str, payload: Any) -> Result:
+        """Handle an event from the client for which there is no :func:`on`; unless overridden, the channel crashes.
+
+        :raises UnknownEvent: always.
+        """
+        name = type(self).__name__
+        raise UnknownEvent(f"{name} has no method for {event!r}: write one under @on({event!r}), or {name}.handle_in")
+
+    def handle_out(self, event: str, payload: Any) -> None:
+        """Handle the broadcasts named by :func:`intercept` above it."""
+        self.push(event, payload)
+
+    def handle_info(self, message: Any) -> None:
+        """Handle what :meth:`send`, :meth:`send_after` and other topics bring (those as ``Broadcast``)."""
+        log.warning("%s has no handle_info(self, message); ignored: %r", type(self).__name__, message)
+
+    def terminate(self, reason: Any) -> None:
+        """Clean up; the channel has ended, whatever the reason.
+
+        The reason is ``"left"``, ``"closed"`` (the connection ended), ``"disconnected"``, ``"draining"``, ``"timeout"``,
+        ``"duplicate_join"``, what :meth:`stop` was given, the exception of a crash, or ``"shutdown"`` behind a refused join.
+        """
+
+    # What authors call.
+
+    def push(self, event: str, payload: Any) -> None:
+        """Send an event to this client.
+
+        :raises NotJoined: the join is not over.
+        :raises InvalidPayload: this client cannot take the payload.
+        """
+        self.link.push(event, payload)
+
+    def broadcast(self, event: str, payload: Any) -> None:
+        """Send an event to everybody on the topic, this client included.
+
+        :raises NotJoined: the join is not over.
+        :raises InvalidPayload: a client on the topic cannot take the payload; nobody got it.
+        """
+        self.link.broadcast(event, payload, everybody=True)
+
+    def broadcast_from(self, event: str, payload: Any) -> None:
+        """Send an event to everybody on the topic but this channel; another tab of the same user gets it.
+
+        :raises NotJoined: as :meth:`broadcast`.
+        :raises InvalidPayload: as :meth:`broadcast`.
+        """
+        self.link.broadcast(event, payload, everybody=False)
+
+    def socket_ref(self) -> SocketRef:
+        """Remember the message that is being handled, for a :meth:`reply` later.
+
+        :raises NotJoined: no message is being handled, or it has no ref and cannot be answered.
+        """
+        return self.link.socket_ref()
+
+    def reply(self, socket_ref: SocketRef, result: Result = None) -> None:
+        """Answer a remembered message: from a timer, another greenlet, another thread. None is ``{}``.
+
+        :raises InvalidPayload: the response cannot be written.
+        """
+        self.link.reply(socket_ref, as_reply(result, self, "reply") or Reply())
+
+    def stop(self, reason: Any = "normal") -> None:
+        """End this channel when the callback that runs has returned; what it returns is still sent.
+
+        ``"normal"``, ``"shutdown"`` and ``("shutdown", detail)`` end it on purpose: the client forgets the channel. Any other
+        reason is a crash: the client joins again.
+        """
+        self.link.stop(reason)
+
+    def send(self, message: Any) -> None:
+        """Hand a message to this channel's own :meth:`handle_info`, behind what waits already."""
+        self.link.send(message)
+
+    def send_after(self, seconds: float, message: Any) -> Callable[[], None]:
+        """Hand a message to :meth:`handle_info` in so many seconds; call the answer to cancel it."""
+        return self.link.send_after(seconds, message)
+
+    def subscribe(self, topic: str) -> None:
+        """Hear another topic too: its broadcasts come to :meth:`handle_info`. Subscribing twice brings them twice."""
+        self.link.subscribe(topic)
+
+    def unsubscribe(self, topic: str) -> None:
+        """Hear another topic no more."""
+        self.link.unsubscribe(topic)
+
+    # What the engine calls.
+
+    def dispatch(self, event: Any, payload: Any) -> Reply | None:
+        """Call the method for an event.
+
+        :raises InvalidReturn: it returned something that is no reply.
+        """
+        name = self.handlers.get(event) if isinstance(event, str) else None
+        if name is None:
+            return as_reply(self.handle_in(event, payload), self, "handle_in")
+        return as_reply(getattr(self, name)(payload), self, name)
+
+    def dispatch_out(self, event: str, payload: Any) -> None:
+        """Call the method that intercepts a broadcast."""
+        name = self.interceptors[event]
+        if name == "handle_out":
+            self.handle_out(event, payload)
+        else:
+            getattr(self, name)(payload)
+
+
+def as_reply(result: Any, channel: Channel, method: str) -> Reply | None:
+    """Turn what a method returned into a reply.
+
+    :raises InvalidReturn: it is none of None, a dict, bytes and Reply.
+    """
+    if result is None or type(result) is Reply:
+        return result
+    if isinstance(result, (dict, bytes)):
+        return Reply("ok", result)
+    raise InvalidReturn(
+        f"{type(channel).__name__}.{method} returned {result!r}; expected a dict or bytes (an ok reply), Reply(status, response),"
+        " or None (no reply). Any other JSON value goes as Reply('ok', value); to refuse, raise Refused(...)"
+    )
+
+
+def _gather(cls: type, mark: str) -> dict[str, str]:
+    """Return the marked methods of one class body by event."""
+    return {event: name for name, method in vars(cls).items() for event in getattr(method, mark, ())}

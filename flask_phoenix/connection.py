@@ -1,0 +1,199 @@
+"""The engine: one client's socket, its channels, their inboxes and greenlets, the way out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
+
+import gevent
+from gevent.event import Event
+
+from .exceptions import InvalidPayload
+from .hub import Hub
+from .inbox import LIMIT, Inbox, Workers
+from .message import DISCONNECT, Broadcast, Frame
+from .pubsub import Delivery, Lane, PubSub, Subscriber
+from .serializer import Serializer
+from .socket import BaseSocket, RawSocket
+
+log = logging.getLogger(__name__)
+
+#: What an author's code may end with. A handler that exits, or is killed, is a handler that crashed.
+FAILURES = (Exception, gevent.GreenletExit, SystemExit)
+
+GOING_AWAY = 1001
+INTERNAL_ERROR = 1011
+
+
+class Carrier:
+    """What carries one client's frames; each transport implements it."""
+
+    #: How the author sees this transport: ``"websocket"``.
+    transport: str
+    #: What :meth:`write` takes is bytes of a stream: pieces may be glued together.
+    stream: bool
+
+    def lane(self, serializer: Serializer) -> Lane:
+        """Return how broadcasts are written for this client; equal for all that can share the writing."""
+        return Lane(serializer, self.frame, self.stream)
+
+    def frame(self, frame: Frame) -> Any:
+        """Turn a frame into what :meth:`write` takes."""
+        raise NotImplementedError
+
+    def write(self, data: Any) -> None:
+        """Write at once, or queue within bounds; never block, never raise, and never fail but by ending the connection."""
+        raise NotImplementedError
+
+    def close(self, code: int, reason: str) -> None:
+        """Say goodbye and end."""
+        raise NotImplementedError
+
+
+class Engine:
+    """What the connections of one app share in one process.
+
+    :param context: makes the context in which each callback of an author runs.
+    """
+
+    def __init__(self, context: Callable[[], AbstractContextManager[Any]]) -> None:
+        self.context = context
+        self.hub = Hub()
+        self.pubsub = PubSub(self.hub.put)
+        self.workers = Workers()
+        self.connections: set[Connection] = set()
+        #: The server of this process has been looked at.
+        self.joined_server = False
+        self._roads = 0
+        self._quiet = Event()
+
+    @contextmanager
+    def carrying(self) -> Iterator[None]:
+        """Count a road from its begin to its very end, behind that of its connection."""
+        self._roads += 1
+        self._quiet.clear()
+        try:
+            yield
+        finally:
+            self._roads -= 1
+            if not self._roads:
+                self._quiet.set()
+
+    def wait_until_quiet(self, seconds: float) -> None:
+        """Wait, so long at most, until no road is left."""
+        if self._roads:
+            self._quiet.wait(seconds)
+
+    def broadcast(self, broadcast: Broadcast, sender: Subscriber | None = None) -> None:
+        """Hand a broadcast to everybody who hears its topic; from any thread.
+
+        :raises InvalidPayload: somebody cannot take the payload; nobody has been served then.
+        """
+        if not isinstance(broadcast.topic, str) or not isinstance(broadcast.event, str):
+            raise InvalidPayload(f"topic and event of a broadcast are strings; got {broadcast.topic!r}, {broadcast.event!r}")
+        if self.hub.elsewhere:
+            self.pubsub.check(broadcast)
+        self.hub.call(self.pubsub.broadcast, broadcast, sender)
+
+
+class Connection:
+    """One client, as the engine runs it.
+
+    Its carrier feeds :meth:`receive`, calls :meth:`closed` when the road has ended, and is written to through :meth:`send`.
+    """
+
+    def __init__(self, engine: Engine, socket: BaseSocket, name: str | None, carrier: Carrier) -> None:
+        self.engine = engine
+        self.socket = socket
+        self.carrier = carrier
+        #: What the socket's id names, for ``phoenix.disconnect``.
+        self.id = name
+        self.open = False
+        self._disconnect = Subscriber(self._told)
+
+    def opened(self) -> None:
+        """Begin: the road is open."""
+        self.engine.hub.start()
+        self.open = True
+        self.engine.connections.add(self)
+        if self.id is not None:
+            self.engine.pubsub.subscribe(self.id, self._disconnect)
+
+    def receive(self, frame: Frame) -> None:
+        """Handle a frame from the client; may block for as long as the client is too far ahead of its handlers.
+
+        :raises InvalidMessage: the frame is no message; the carrier is to close with 1011.
+        """
+        raise NotImplementedError
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame behind everything that was caused before it; from any thread."""
+        hub, carrier = self.engine.hub, self.carrier
+        data = carrier.frame(frame)
+        if hub.elsewhere or hub.owes(carrier.write, self.topics()):
+            hub.put(Delivery(carrier.write, data, [carrier.write], carrier.stream))
+        else:
+            carrier.write(data)
+
+    def topics(self) -> Iterable[str]:
+        """Return the topics whose broadcasts go to this client."""
+        return ()
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection from this side; its channels end at once. The reason is for ``terminate`` and the client."""
+        if self.open:
+            self.closed(reason)
+            self.carrier.close(code, reason)
+
+    def closed(self, reason: str) -> None:
+        """End: nothing can be written any more. A second call does nothing."""
+        if self.open:
+            self.open = False
+            self.engine.connections.discard(self)
+            if self.id is not None:
+                self.engine.pubsub.unsubscribe(self.id, self._disconnect)
+            self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        raise NotImplementedError
+
+    def _told(self, broadcast: Broadcast) -> None:
+        if broadcast.event == DISCONNECT:
+            self.close(GOING_AWAY, "disconnected")
+
+
+class RawConnection(Connection):
+    """A client whose frames the author handles: see :class:`.socket.RawSocket`."""
+
+    socket: RawSocket
+
+    def __init__(self, engine: Engine, socket: RawSocket, name: str | None, carrier: Carrier) -> None:
+        super().__init__(engine, socket, name, carrier)
+        self._inbox = Inbox(engine.workers)
+        socket.bind(self.send, self.close)
+
+    def opened(self) -> None:
+        """Begin, and let the author speak first."""
+        super().opened()
+        self._inbox.put(self._call, (self.socket.open,))
+
+    def receive(self, frame: Frame) -> None:
+        """Hand a frame to the author; frames are handled one at a time."""
+        self._inbox.hand_off(self._call, (self.socket.handle_frame, frame))
+        while self.open and len(self._inbox) >= LIMIT:
+            self._inbox.wait()
+
+    def _call(self, call: tuple[Any, ...]) -> None:
+        function, *arguments = call
+        try:
+            with self.engine.context():
+                function(*arguments)
+        except FAILURES:
+            log.exception("%s failed; its connection is closed", type(self.socket).__name__)
+            self.close(INTERNAL_ERROR, "crashed")
+
+    def _end(self, reason: str) -> None:
+        self._inbox.clear()
+        self._inbox.put(self._call, (self.socket.terminate, reason))

@@ -1,0 +1,117 @@
+"""What answers at a mount: the view of each transport, and the connections that grow out of its requests."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from flask import Flask, Response, make_response, request
+
+from .connection import Carrier, Connection, Engine, RawConnection
+from .exceptions import InvalidMessage, InvalidReturn, Refused, UnknownVersion, Unsupported
+from .handshake import Entrance, check_origin, choose_protocol, enter, offered_protocols, refuse
+from .mount import Mount
+from .multiplexer import ChannelConnection
+from .protocol import Protocol
+from .serializer import Json, Serializer, default_table
+from .server import UpgradeResponse, close_refused, join_server, take_socket
+from .socket import RawSocket, Socket
+from .websocket import Limits, WebSocketCarrier, negotiate
+
+log = logging.getLogger(__name__)
+
+#: What a rule of Werkzeug takes for WebSockets, and what is left, which is answered with HTTP 400.
+WEBSOCKET_METHODS = ["GET", "HEAD", "OPTIONS"]
+OTHER_METHODS = [*WEBSOCKET_METHODS, "POST", "PUT", "PATCH", "DELETE", "TRACE"]
+
+
+class Endpoint:
+    """One mount in one app."""
+
+    def __init__(self, engine: Engine, json: Json, mount: Mount) -> None:
+        self.engine = engine
+        self.mount = mount
+        self.serializers = _serializers(mount, json)
+
+    def register(self, app: Flask) -> None:
+        """Add the rules of this mount to an app, with and without a slash at the end."""
+        url = self.mount.url(self.mount.options.path)
+        for websocket, methods in ((True, WEBSOCKET_METHODS), (False, OTHER_METHODS)):
+            app.add_url_rule(
+                url,
+                endpoint=f"phoenix {url}",
+                view_func=self.websocket,
+                methods=methods,
+                websocket=websocket,
+                strict_slashes=False,
+                provide_automatic_options=False,
+            )
+
+    def websocket(self, **variables: Any) -> Response:
+        """Answer a request for a WebSocket; each step may refuse, in Phoenix's order (``transports/websocket.ex``)."""
+        if request.method != "GET":
+            refuse(400)
+        join_server(self.engine, request.environ)
+        with close_refused(request.environ):
+            if not check_origin(self.mount):
+                refuse(403)
+            offered, token = offered_protocols(self.mount)
+            protocol = choose_protocol(self.mount, offered)
+            entrance = self._enter("websocket", token, variables)
+            if isinstance(entrance, Response):
+                return entrance
+            return self._upgrade(entrance, protocol)
+
+    def connect(self, entrance: Entrance, carrier: Carrier) -> Connection:
+        """Make the connection of a client that was let in."""
+        socket, name, serializer = entrance
+        if isinstance(socket, RawSocket):
+            return RawConnection(self.engine, socket, name, carrier)
+        assert isinstance(socket, Socket)
+        protocol = Protocol(serializer, socket.match, self.mount.options.max_channels)
+        return ChannelConnection(self.engine, socket, name, carrier, protocol)
+
+    def _enter(self, transport: str, token: str | None, variables: dict[str, Any]) -> Entrance | Response:
+        try:
+            return enter(self.mount, transport, self.serializers, token, variables)
+        except UnknownVersion as error:
+            log.warning("refused a client of %s: %s", self.mount.path, error)
+            refuse(403)
+        except InvalidReturn as error:
+            log.error("refused a client of %s: %s", self.mount.path, error)
+            refuse(403)
+        except Refused as refused:
+            handler = self.mount.options.error_handler
+            if handler is None:
+                refuse(403)
+            return make_response(handler(refused))
+
+    def _upgrade(self, entrance: Entrance, protocol: str | None) -> Response:
+        options = self.mount.options
+        try:
+            upgrade = negotiate(request.environ, list(request.headers.items()), options.compress)
+            sock, upgraded = take_socket(request.environ)
+        except InvalidMessage as error:
+            refuse(400, str(error))
+        except Unsupported as error:
+            log.error("%s", error)
+            refuse(501, str(error))
+        limits = Limits(options.timeout, options.max_frame_size, options.outbox_limit)
+        carrier = WebSocketCarrier(sock, upgrade.extensions, limits)
+        connection = self.connect(entrance, carrier)
+        engine = self.engine
+
+        def carry() -> None:
+            with engine.carrying():
+                carrier.serve(connection)
+
+        headers = [*upgrade.headers, ("Sec-WebSocket-Protocol", protocol)] if protocol else upgrade.headers
+        return UpgradeResponse(headers, carry, upgraded)
+
+
+def _serializers(mount: Mount, json: Json) -> list[tuple[Serializer, str]]:
+    """Return the serializers of a mount; a class in its table gets the app's JSON."""
+    table = mount.options.serializer
+    if table is None:
+        return default_table(json)
+    return [(entry(json) if isinstance(entry, type) else entry, versions) for entry, versions in table]

@@ -1,0 +1,190 @@
+"""Phoenix: init_app, mounts, configuration, broadcast."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+from weakref import WeakSet
+
+import ujson
+from flask import Flask, current_app, has_app_context
+from werkzeug.exceptions import HTTPException
+
+from .channel import Channel
+from .connection import FAILURES, Engine
+from .endpoint import Endpoint
+from .exceptions import InvalidOption, PhoenixError
+from .handshake import csrf_token
+from .inbox import Inbox
+from .message import DISCONNECT, Broadcast
+from .mount import make_mount
+from .pubsub import Notify, Subscriber
+from .serializer import Json
+from .server import Server, require_patched
+from .socket import BaseSocket
+
+log = logging.getLogger(__name__)
+
+SocketClass = TypeVar("SocketClass", bound=type[BaseSocket])
+
+
+class State:
+    """What one app has of this extension; ``app.extensions["phoenix"]``."""
+
+    def __init__(self, app: Flask) -> None:
+        self.app = app
+        self.engine = Engine(app.app_context)
+        self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), getattr(app.json, "default", None))
+        self.endpoints: list[Endpoint] = []
+
+    def mount(self, path: str, socket: type[BaseSocket], options: dict[str, Any]) -> None:
+        """Serve a socket in this app."""
+        endpoint = Endpoint(self.engine, self.json, make_mount(path, socket, options, self.app.config))
+        endpoint.register(self.app)
+        self.endpoints.append(endpoint)
+
+    def upgrades(self, environ: dict[str, Any]) -> bool:
+        """Tell whether a request is for a WebSocket route of the app that is not ours."""
+        if "HTTP_UPGRADE" not in environ:
+            return False
+        try:
+            rule, _ = self.app.url_map.bind_to_environ(environ).match(return_rule=True)
+        except HTTPException:
+            return False
+        return bool(rule.websocket) and not rule.endpoint.startswith("phoenix ")
+
+    def notify(self, function: Callable[[Broadcast], Any]) -> Notify:
+        """Make a function of the app's hear broadcasts: in order, in an app context, in nobody's way."""
+        inbox = Inbox(self.engine.workers)
+
+        def call(broadcast: Broadcast) -> None:
+            try:
+                with self.engine.context():
+                    function(broadcast)
+            except FAILURES:
+                log.exception("%r failed at a broadcast on %r", function, broadcast.topic)
+
+        return lambda broadcast: inbox.put(call, broadcast)
+
+
+class Phoenix:
+    """Makes a Flask app a Phoenix Channels server: ``Phoenix(app)``, or ``Phoenix()`` and :meth:`init_app` in a factory.
+
+    Sockets are mounted by :meth:`socket`, before or behind ``init_app``; each app that is initialised gets them all. The
+    other methods speak for the current app, or, outside any context, for the only app there is. They may be called from a
+    view, a channel, a command, and from any OS thread.
+    """
+
+    def __init__(self, app: Flask | None = None) -> None:
+        self._mounts: list[tuple[str, type[BaseSocket], dict[str, Any]]] = []
+        self._states: WeakSet[State] = WeakSet()
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Serve the sockets in an app. Nothing is started: that happens with the first client, in the process that serves.
+
+        :raises InvalidOption: the app has this extension already, or an option cannot be.
+        """
+        if "phoenix" in app.extensions:
+            raise InvalidOption("this app has been initialised already; call init_app once for each app")
+        state = State(app)
+        for path, socket, options in self._mounts:
+            state.mount(path, socket, options)
+        app.extensions["phoenix"] = state
+        app.jinja_env.globals["phoenix_csrf_token"] = csrf_token
+        self._states.add(state)
+
+    def socket(self, path: str, **options: Any) -> Callable[[SocketClass], SocketClass]:
+        """Mount a socket: ``@phoenix.socket("/socket")`` serves WebSockets at ``/socket/websocket``.
+
+        Variables in the path (``/shop/<shop_id>``) become parameters of the connect. The options are the attributes of
+        :class:`.mount.Options`; what is not given comes from the app's configuration (``PHOENIX_TIMEOUT`` and so on).
+
+        :raises InvalidOption: an option is unknown or cannot be.
+        """
+
+        def mount(socket: SocketClass) -> SocketClass:
+            make_mount(path, socket, options, {})
+            self._mounts.append((path, socket, options))
+            for state in self._states:
+                state.mount(path, socket, options)
+            return socket
+
+        return mount
+
+    def broadcast(self, topic: str, event: str, payload: Any) -> None:
+        """Send an event to everybody on a topic.
+
+        :raises InvalidPayload: a client on the topic cannot take the payload; nobody got it.
+        """
+        self._state().engine.broadcast(Broadcast(topic, event, payload))
+
+    def broadcast_from(self, sender: Channel, topic: str, event: str, payload: Any) -> None:
+        """Send an event to everybody on a topic but one channel: the one that speaks.
+
+        :raises InvalidPayload: as :meth:`broadcast`.
+        """
+        self._state().engine.broadcast(Broadcast(topic, event, payload), sender.link.subscriber)
+
+    def local_broadcast(self, topic: str, event: str, payload: Any) -> None:
+        """Send an event to everybody on a topic who is connected to this process.
+
+        :raises InvalidPayload: as :meth:`broadcast`.
+        """
+        self._state().engine.broadcast(Broadcast(topic, event, payload))
+
+    def subscribe(self, topic: str, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
+        """Call a function with each broadcast on a topic, in order, in an app context; call the answer to end it."""
+        state = self._state()
+        subscriber, pubsub = Subscriber(state.notify(function)), state.engine.pubsub
+        state.engine.hub.call(pubsub.subscribe, topic, subscriber)
+        return lambda: state.engine.hub.call(pubsub.unsubscribe, topic, subscriber)
+
+    def tap(self, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
+        """Call a function with every broadcast of this process, to log or to bridge it; call the answer to end it."""
+        state = self._state()
+        return state.engine.pubsub.tap(state.notify(function))
+
+    def disconnect(self, id: str) -> None:
+        """Close every connection whose socket has this id; its clients see close code 1001, and come back if they may."""
+        self.broadcast(id, DISCONNECT, {})
+
+    def connection_count(self) -> int:
+        """Return how many clients are connected to this process."""
+        return len(self._state().engine.connections)
+
+    def csrf_token(self) -> str:
+        """Return the CSRF token of this session, for the client's parameter ``_csrf_token``; in templates ``phoenix_csrf_token()``."""
+        return csrf_token()
+
+    def run(self, app: Flask, host: str = "127.0.0.1", port: int = 4000, **options: Any) -> None:
+        """Serve an app until SIGINT or SIGTERM, then close its clients with 1012, which tells them to come back.
+
+        :param options: those of gevent's server: ``certfile`` and ``keyfile`` for TLS, ``log=None`` for no access log.
+        :raises Unsupported: gevent has not patched the standard library, so that a handler that waits would stop everybody.
+        """
+        require_patched()
+        state: State = app.extensions["phoenix"]
+        Server((host, port), app, state.engine, state.upgrades, **options).serve_until_stopped()
+
+    def _state(self) -> State:
+        if has_app_context() and (state := current_app.extensions.get("phoenix")) in self._states:
+            return state
+        if len(self._states) == 1:
+            return next(iter(self._states))
+        raise PhoenixError(
+            "no app to speak for: call init_app first"
+            if not self._states
+            else f"{len(self._states)} apps share this extension: call it inside app.app_context()"
+        )
+
+
+def _json_module(setting: Any) -> Any:
+    """Return what ``PHOENIX_JSON`` names: a module, or the name of one, with ``dumps`` and ``loads``."""
+    module = importlib.import_module(setting) if isinstance(setting, str) else setting or ujson
+    if not callable(getattr(module, "dumps", None)) or not callable(getattr(module, "loads", None)):
+        raise InvalidOption(f"PHOENIX_JSON is a module with dumps and loads, or the name of one; got {setting!r}")
+    return module

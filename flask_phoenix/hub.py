@@ -1,0 +1,131 @@
+"""When they hear it: the Queue through which broadcasts pass, and the greenlet that delivers them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import groupby
+from typing import Any
+
+import gevent
+from gevent import monkey
+from gevent.queue import Queue
+
+from .pubsub import Delivery
+
+log = logging.getLogger(__name__)
+
+#: The identity of the OS thread; the patched function tells greenlets apart.
+thread_id = monkey.get_original("_thread", "get_ident")
+
+#: So many receivers are served before others may run: about a millisecond of work.
+STRIDE = 256
+
+
+class Hub:
+    """Delivers what is due, in the order in which it came, each receiver's share of a burst in one write.
+
+    It starts with the first connection, in the process and the thread that serve it, never before a fork. Until then
+    everything is delivered at once, by whoever calls.
+    """
+
+    def __init__(self) -> None:
+        self._queue: Queue[Delivery] = Queue()
+        self._greenlet: gevent.Greenlet[[], None] | None = None
+        self._thread = 0
+        self._loop: Any = None
+        #: How many undelivered pieces each topic, or receiver, is owed.
+        self._owed: dict[Any, int] = {}
+
+    def start(self) -> None:
+        """Start delivering, in this thread; a hub that runs is left alone."""
+        if self._greenlet is None:
+            self._thread, self._loop = thread_id(), gevent.get_hub().loop
+            self._greenlet = gevent.spawn(self._run)
+
+    def stop(self) -> None:
+        """Stop delivering; what waits is dropped."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+            self._greenlet = None
+            self._queue = Queue()
+            self._owed.clear()
+
+    @property
+    def elsewhere(self) -> bool:
+        """True in any thread but the one that delivers."""
+        return self._greenlet is not None and thread_id() != self._thread
+
+    def call(self, function: Callable[..., None], *args: Any) -> None:
+        """Call a function in the thread that delivers: at once when this is it."""
+        if self.elsewhere:
+            self._loop.run_callback_threadsafe(function, *args)
+        else:
+            function(*args)
+
+    def put(self, delivery: Delivery) -> None:
+        """Queue a delivery; from any thread."""
+        self.call(self._put, delivery)
+
+    def owes(self, receiver: Any, topics: Iterable[Any]) -> bool:
+        """Tell whether something for this receiver may wait here, so that a later frame must queue behind it."""
+        return bool(self._owed) and (receiver in self._owed or not self._owed.keys().isdisjoint(topics))
+
+    def _put(self, delivery: Delivery) -> None:
+        if self._greenlet is None:
+            self._deliver([delivery])
+            return
+        self._owed[delivery.key] = self._owed.get(delivery.key, 0) + 1
+        self._queue.put(delivery)
+
+    def _run(self) -> None:
+        while True:
+            batch = [self._queue.get()]
+            while not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            self._deliver(batch)
+            for delivery in batch:
+                self._settle(delivery.key)
+
+    def _settle(self, key: Any) -> None:
+        left = self._owed[key] - 1
+        if left:
+            self._owed[key] = left
+        else:
+            del self._owed[key]
+
+    def _deliver(self, batch: list[Delivery]) -> None:
+        served = 0
+        for data, receivers in plan(batch):
+            for receive in receivers:
+                try:
+                    receive(data)
+                except Exception:  # one receiver's failure is nobody else's
+                    log.exception("a broadcast failed at %r", receive)
+                served += 1
+                if not served % STRIDE:
+                    gevent.sleep(0)
+
+
+def plan(batch: list[Delivery]) -> Iterator[tuple[Any, Collection[Any]]]:
+    """Turn a burst into calls: bytes of one receiver's stream in one call, in order; then everything else, in order."""
+    runs = list(glued([delivery for delivery in batch if delivery.stream]))
+    if len(runs) == 1:
+        yield runs[0].data, runs[0].receivers
+    elif runs:
+        shares: dict[Any, list[bytes]] = {}
+        for run in runs:
+            for receiver in run.receivers:
+                shares.setdefault(receiver, []).append(run.data)
+        for receiver, pieces in shares.items():
+            yield b"".join(pieces), (receiver,)
+    for delivery in batch:
+        if not delivery.stream:
+            yield delivery.data, delivery.receivers
+
+
+def glued(batch: list[Delivery]) -> Iterator[Delivery]:
+    """Glue neighbours that go to the very same receivers: the common burst, many messages on one topic."""
+    for _, run in groupby(batch, key=lambda delivery: id(delivery.receivers)):
+        first, *others = run
+        yield first._replace(data=b"".join([first.data, *(other.data for other in others)])) if others else first

@@ -1,0 +1,171 @@
+"""Who hears it: topics and their subscribers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .message import Broadcast, Frame
+from .serializer import Serializer
+
+#: Takes one piece of bytes (or whatever a lane makes) to one client, at once and without ever raising or blocking.
+Write = Callable[[Any], None]
+#: Told of a broadcast, at once; the work that follows is done elsewhere.
+Notify = Callable[[Broadcast], None]
+
+
+class Lane(NamedTuple):
+    """How a kind of client is written to: its serializer, and the framing of its transport.
+
+    Equal lanes share one encoding of each broadcast (Phoenix calls it the fast lane).
+    """
+
+    serializer: Serializer
+    frame: Callable[[Frame], Any]
+    #: What :attr:`frame` makes is bytes of a stream: pieces may be glued together.
+    stream: bool
+
+    def encode(self, broadcast: Broadcast) -> Any:
+        """Write a broadcast for every client of this lane.
+
+        :raises InvalidPayload: clients of this lane cannot take the payload.
+        """
+        return self.frame(self.serializer.encode_broadcast(broadcast))
+
+
+class Subscriber:
+    """One who hears a topic.
+
+    :param notify: told of broadcasts that do not take the lane: all of them, or those that are intercepted.
+    :param lane: with ``write``: the road straight to a client.
+    :param intercepts: events that are told to ``notify`` instead.
+    """
+
+    __slots__ = ("intercepts", "lane", "notify", "write")
+
+    def __init__(
+        self,
+        notify: Notify,
+        lane: Lane | None = None,
+        write: Write | None = None,
+        intercepts: frozenset[str] = frozenset(),
+    ) -> None:
+        self.notify = notify
+        self.lane = lane
+        self.write = write
+        self.intercepts = intercepts
+
+
+class Group:
+    """The subscribers of a topic that hear it in one way; a broadcast is encoded once for each group's lane."""
+
+    __slots__ = ("_writers", "intercepts", "lane", "members")
+
+    def __init__(self, lane: Lane | None, intercepts: frozenset[str]) -> None:
+        self.lane = lane
+        self.intercepts = intercepts
+        self.members: dict[Subscriber, int] = {}
+        self._writers: list[Write] | None = None
+
+    def add(self, subscriber: Subscriber) -> None:
+        """Let a subscriber in, once more if it is here: who subscribes twice hears twice."""
+        self.members[subscriber] = self.members.get(subscriber, 0) + 1
+        self._writers = None
+
+    def remove(self, subscriber: Subscriber) -> None:
+        """Let a subscriber out, however often it is here."""
+        self.members.pop(subscriber, None)
+        self._writers = None
+
+    def writers(self, sender: Subscriber | None) -> list[Write]:
+        """Return the roads to the clients; the same list as long as nobody comes or goes, so that frames can be joined."""
+        if sender in self.members:
+            return [member.write for member in self.members if member is not sender and member.write]
+        if self._writers is None:
+            self._writers = [member.write for member in self.members if member.write]
+        return self._writers
+
+    def listeners(self, sender: Subscriber | None) -> list[Notify]:
+        """Return whom to tell, for events that do not take the lane."""
+        return [member.notify for member, times in self.members.items() if member is not sender for _ in range(times)]
+
+
+class Delivery(NamedTuple):
+    """What one group is to get of one broadcast."""
+
+    #: The topic, or the one receiver: while this is undelivered, later frames to those concerned wait behind it.
+    key: Any
+    #: What each receiver is called with.
+    data: Any
+    receivers: list[Any]
+    #: The data is bytes of a stream and may be glued to what follows for the same receiver.
+    stream: bool
+
+
+class PubSub:
+    """Topics, the subscribers of this node, and the way from a broadcast to what each of them gets.
+
+    :param deliver: takes what is due, in order: the hub.
+    """
+
+    def __init__(self, deliver: Callable[[Delivery], None]) -> None:
+        self._deliver = deliver
+        self._topics: dict[str, dict[tuple[Lane | None, frozenset[str]], Group]] = {}
+        self._taps: list[Notify] = []
+
+    def subscribe(self, topic: str, subscriber: Subscriber) -> None:
+        """Let a subscriber hear a topic from now on."""
+        groups = self._topics.setdefault(topic, {})
+        key = (subscriber.lane, subscriber.intercepts)
+        if key not in groups:
+            groups[key] = Group(*key)
+        groups[key].add(subscriber)
+
+    def unsubscribe(self, topic: str, subscriber: Subscriber) -> None:
+        """Stop it, however often it was subscribed."""
+        groups = self._topics.get(topic, {})
+        key = (subscriber.lane, subscriber.intercepts)
+        if key not in groups:
+            return
+        groups[key].remove(subscriber)
+        if not groups[key].members:
+            del groups[key]
+        if not groups:
+            del self._topics[topic]
+
+    def subscribed(self, topic: str) -> bool:
+        """Tell whether anybody here hears a topic."""
+        return topic in self._topics
+
+    def tap(self, notify: Notify) -> Callable[[], None]:
+        """Tell of every broadcast of this node; the answer is a function that ends it."""
+        self._taps.append(notify)
+        return lambda: self._taps.remove(notify)
+
+    def check(self, broadcast: Broadcast) -> None:
+        """See whether everybody here can take a broadcast.
+
+        :raises InvalidPayload: somebody cannot.
+        """
+        for lane, _ in list(self._topics.get(broadcast.topic, ())):
+            if lane is not None:
+                lane.encode(broadcast)
+
+    def broadcast(self, broadcast: Broadcast, sender: Subscriber | None = None) -> None:
+        """Hand a broadcast to everybody who hears its topic at this moment, all but the sender.
+
+        :raises InvalidPayload: a subscriber cannot take the payload; nobody has been served then.
+        """
+        due = [self._due(group, broadcast, sender) for group in list(self._topics.get(broadcast.topic, {}).values())]
+        for delivery in due:
+            if delivery.receivers:
+                self._deliver(delivery)
+        if self._taps:
+            self._deliver(Delivery(broadcast.topic, broadcast, list(self._taps), False))
+
+    def _due(self, group: Group, broadcast: Broadcast, sender: Subscriber | None) -> Delivery:
+        if group.lane is None or broadcast.event in group.intercepts:
+            return Delivery(broadcast.topic, broadcast, group.listeners(sender), False)
+        writers = group.writers(sender)
+        data = group.lane.encode(broadcast) if writers else b""
+        return Delivery(broadcast.topic, data, writers, group.lane.stream)

@@ -1,0 +1,118 @@
+"""The author's class for a kind of client: connect, id, topic patterns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from .channel import Channel
+from .exceptions import InvalidOption
+from .message import Frame
+
+ChannelClass = TypeVar("ChannelClass", bound=type[Channel])
+
+
+class Route(NamedTuple):
+    """A topic pattern and the channel that serves it."""
+
+    pattern: str
+    channel: type[Channel]
+    assigns: dict[str, Any]
+
+    def matches(self, topic: str) -> bool:
+        """Tell whether a topic fits: exactly, or by what stands before the star."""
+        if self.pattern.endswith("*"):
+            return topic.startswith(self.pattern[:-1])
+        return topic == self.pattern
+
+    def subtopic(self, topic: str) -> str:
+        """Return what the star stands for."""
+        return topic[len(self.pattern) - 1 :] if self.pattern.endswith("*") else ""
+
+
+class BaseSocket:
+    """What both kinds of sockets share: a client's parameters, the author's values, the decision to let it in."""
+
+    #: The client's parameters: strings, lists and dicts, as its query string says; path variables win over it.
+    params: dict[str, Any]
+    #: The author's values; each channel starts with a copy.
+    assigns: dict[str, Any]
+    #: The road of the client's frames: ``"websocket"``.
+    transport: str
+
+    def __init__(self, params: dict[str, Any], transport: str) -> None:
+        self.params = params
+        self.assigns = {}
+        self.transport = transport
+
+    def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
+        """Let the client in, or raise Refused: HTTP 403, or what the mount's ``error_handler`` answers.
+
+        Called in the handshake's request context, before the connection is upgraded: Flask's ``request`` and ``session`` work.
+
+        :param info: what the mount's ``connect_info`` lists, and ``auth_token``.
+        """
+
+    def id(self) -> str | None:
+        """Name the client's connections, so that ``phoenix.disconnect(id)`` closes them all; None: no name."""
+        return None
+
+
+class Socket(BaseSocket):
+    """One client, and the channels that it may join. Subclass it, mount it with ``phoenix.socket(path)``."""
+
+    #: Topic patterns in order of declaration; the first that fits wins.
+    channels: ClassVar[tuple[Route, ...]] = ()
+
+    @classmethod
+    def channel(cls, pattern: str, assigns: dict[str, Any] | None = None) -> Callable[[ChannelClass], ChannelClass]:
+        """Let a channel serve topics: ``"system"`` exactly, ``"room:*"`` whatever begins so.
+
+        :param assigns: values that the channel starts with, beside the socket's.
+        :raises InvalidOption: a star stands elsewhere than at the end, or the channel has no ``join``.
+        """
+        if not isinstance(pattern, str) or "*" in pattern[:-1]:
+            raise InvalidOption(f"a pattern is a topic, or a beginning and one star at its end ('room:*'); got {pattern!r}")
+
+        def register(channel: ChannelClass) -> ChannelClass:
+            if channel.join is Channel.join:
+                raise InvalidOption(
+                    f"{channel.__name__} has no join(self, payload): who may enter must be decided. To let everybody in:"
+                    " def join(self, payload): return None"
+                )
+            cls.channels = (*cls.channels, Route(pattern, channel, assigns or {}))
+            return channel
+
+        return register
+
+    @classmethod
+    def match(cls, topic: str) -> Route | None:
+        """Return the first route that fits a topic."""
+        return next((route for route in cls.channels if route.matches(topic)), None)
+
+
+class RawSocket(BaseSocket):
+    """One client whose frames the author handles, without channels: another protocol on the same mounts and limits."""
+
+    def bind(self, send: Callable[[Frame], None], close: Callable[[int, str], None]) -> None:
+        """Connect the socket with the engine, which calls this."""
+        self._send = send
+        self._close = close
+
+    def open(self) -> None:
+        """Say something first: the connection is open."""
+
+    def handle_frame(self, frame: Frame) -> None:
+        """Handle a frame from the client: text is ``str``, binary is ``bytes``. One at a time, in order; it may block."""
+        raise NotImplementedError
+
+    def terminate(self, reason: Any) -> None:
+        """Clean up: the connection has ended."""
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame to the client: ``str`` as text, ``bytes`` as binary."""
+        self._send(frame)
+
+    def close(self, code: int = 1001, reason: str = "") -> None:
+        """Close the connection. Clients of Phoenix before 1.8.16 do not come back from code 1000."""
+        self._close(code, reason)

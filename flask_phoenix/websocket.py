@@ -1,0 +1,311 @@
+"""Frames over a WebSocket."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections import deque
+from collections.abc import Callable, Mapping
+from socket import AF_UNIX, IPPROTO_TCP, SHUT_RDWR, SHUT_WR, TCP_NODELAY
+from typing import Any, NamedTuple
+
+import gevent
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHandshake
+from websockets.extensions import Extension
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.frames import CloseCode, Opcode
+from websockets.frames import Frame as WireFrame
+from websockets.http11 import Request
+from websockets.protocol import SERVER, State
+from websockets.protocol import Protocol as Codec
+from websockets.server import ServerProtocol
+
+from .connection import Carrier, Connection
+from .exceptions import InvalidMessage
+from .message import Frame
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a client has to answer a close frame before the road is cut.
+CLOSE_TIMEOUT = 2.0
+#: How much is read at a time.
+CHUNK = 65536
+READ = 1
+
+
+
+class Upgrade(NamedTuple):
+    """What was agreed in the opening handshake."""
+
+    headers: list[tuple[str, str]]
+    extensions: list[Extension]
+
+
+class Limits(NamedTuple):
+    """What one client may cost."""
+
+    #: Seconds of silence before it is closed; None: any.
+    timeout: float | None
+    #: Bytes of one message from the client.
+    max_frame_size: int
+    #: Bytes that may wait for a client that reads too slowly.
+    outbox: int
+
+
+def negotiate(environ: Mapping[str, Any], headers: list[tuple[str, str]], compress: bool) -> Upgrade:
+    """Check a request for an upgrade and agree on extensions.
+
+    :raises InvalidMessage: it is no request for a WebSocket; the text is for the body of the HTTP 400.
+    """
+    for name, token in (("connection", "upgrade"), ("upgrade", "websocket")):
+        value = environ.get(f"HTTP_{name.upper()}", "")
+        if token not in value.lower():
+            raise InvalidMessage(f"'{name}' header must contain '{token}', got {[value] if value else []}")
+    server = ServerProtocol(extensions=[ServerPerMessageDeflateFactory()] if compress else None)
+    try:
+        accept, extensions, _ = server.process_request(Request("/", Headers(headers)))
+    except InvalidHandshake as error:
+        raise InvalidMessage(str(error)) from error
+    agreed = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept)]
+    if extensions is not None:
+        agreed.append(("Sec-WebSocket-Extensions", extensions))
+    return Upgrade(agreed, server.extensions)
+
+
+def write_frame(frame: Frame) -> bytes:
+    """Write a whole frame of a server: never masked, never in fragments (RFC 6455, 5.2)."""
+    data, opcode = (frame.encode(), 0x81) if isinstance(frame, str) else (frame, 0x82)
+    size = len(data)
+    if size < 126:
+        return bytes((opcode, size)) + data
+    if size < 65536:
+        return bytes((opcode, 126)) + size.to_bytes(2, "big") + data
+    return bytes((opcode, 127)) + size.to_bytes(8, "big") + data
+
+
+class Outbox:
+    """The one way out to a socket: written at once while the kernel takes it, queued within bounds while it does not.
+
+    :param limit: bytes that may wait.
+    :param overflow: called when more waits.
+    """
+
+    __slots__ = ("_direct", "_flusher", "_limit", "_overflow", "_queue", "_size", "_sock", "shut")
+
+    def __init__(self, sock: Any, limit: int, overflow: Callable[[], None]) -> None:
+        self._sock = sock
+        self._limit = limit
+        self._overflow = overflow
+        # A TLS record cannot be half written: there everything goes through the queue.
+        self._direct = not isinstance(sock, ssl.SSLSocket)
+        self._queue: deque[bytes] | None = None
+        self._flusher: gevent.Greenlet[..., None] | None = None
+        self._size = 0
+        #: Nothing more is taken: the close frame is out, or the socket is broken.
+        self.shut = False
+
+    def write(self, data: bytes) -> None:
+        """Write or queue bytes; never block, never raise."""
+        if self.shut:
+            return
+        if self._queue is None and self._direct:
+            try:
+                sent = self._sock.send(data, 0, 0.0)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.shut = True
+                return
+            if sent == len(data):
+                return
+            data = data[sent:]
+        self._enqueue(data)
+
+    def join(self) -> None:
+        """Wait until nothing waits any more, or the socket is broken."""
+        if self._flusher is not None:
+            self._flusher.join()
+
+    def _enqueue(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._queue is None:
+            self._queue = deque((data,))
+            self._flusher = gevent.spawn(self._flush, self._queue)
+        else:
+            self._queue.append(data)
+        if self._size > self._limit:
+            self._overflow()
+
+    def _flush(self, queue: deque[bytes]) -> None:
+        try:
+            while queue:
+                self._sock.sendall(queue[0])
+                self._size -= len(queue.popleft())
+        except OSError:
+            self.shut = True
+        self._queue = self._flusher = None
+
+
+class WebSocketCarrier(Carrier):
+    """One client's WebSocket, after the upgrade.
+
+    :param sock: the gevent socket, which the server below closes in the end.
+    :param extensions: what was agreed in the handshake.
+    """
+
+    transport = "websocket"
+
+    def __init__(self, sock: Any, extensions: list[Extension], limits: Limits) -> None:
+        self._sock = sock
+        self._limits = limits
+        self._codec = Codec(SERVER, state=State.OPEN, max_size=limits.max_frame_size)
+        self._codec.extensions = extensions
+        self._outbox = Outbox(sock, limits.outbox, self._overflow)
+        self._fragments: list[bytes] = []
+        self._opcode: Opcode | None = None
+        self._loop = gevent.get_hub().loop
+        self._heard = self._loop.now()
+        self._timer: Any = None
+        self.stream = not extensions
+        # Without compression all clients share the bytes of a broadcast; with it, each client's differ.
+        self.frame = write_frame if self.stream else unchanged
+        self.write = self._outbox.write if self.stream else self._write_compressed
+
+    def serve(self, connection: Connection) -> None:
+        """Carry frames until the client or the server ends the connection."""
+        self._connection = connection
+        if self._sock.family != AF_UNIX:
+            self._sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        self._watch(self._limits.timeout, self._check_idle)
+        connection.opened()
+        try:
+            self._carry()
+        except OSError:
+            pass  # the client is gone, which is how most of them leave
+        finally:
+            connection.closed("closed")
+            self._hang_up()
+
+    def close(self, code: int, reason: str) -> None:
+        """Send a close frame behind what waits; the client has :data:`CLOSE_TIMEOUT` to answer it."""
+        if self._codec.state is State.OPEN:
+            self._codec.send_close(code, reason)
+            self._write_due()
+            self._outbox.shut = True
+            self._watch(CLOSE_TIMEOUT, self._cut)
+
+    def _carry(self) -> None:
+        hub, sock, codec = gevent.get_hub(), self._sock, self._codec
+        readable = self._loop.io(sock.fileno(), READ)
+        direct = not isinstance(sock, ssl.SSLSocket)
+        try:
+            while not codec.eof_sent:
+                if direct:
+                    hub.wait(readable)
+                data = sock.recv(CHUNK)
+                if not data:
+                    return
+                self._heard = self._loop.now()
+                codec.receive_data(data)
+                self._write_due()
+                for frame in codec.events_received():
+                    self._take(frame)
+        finally:
+            readable.close()
+
+    def _take(self, frame: WireFrame) -> None:
+        """Put fragments together and hand messages on."""
+        if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
+            self._opcode = frame.opcode
+        elif frame.opcode is not Opcode.CONT:
+            return  # the codec has answered it
+        if frame.fin and not self._fragments:
+            self._hand_on(frame.data)
+            return
+        self._fragments.append(bytes(frame.data))
+        if frame.fin:
+            whole, self._fragments = b"".join(self._fragments), []
+            self._hand_on(whole)
+
+    def _hand_on(self, data: Any) -> None:
+        connection = self._connection
+        if not connection.open:
+            return
+        try:
+            connection.receive(str(data, "utf-8") if self._opcode is Opcode.TEXT else bytes(data))
+        except UnicodeDecodeError:
+            self._codec.fail(CloseCode.INVALID_DATA, "text that is not UTF-8")
+            self._write_due()
+        except InvalidMessage as error:
+            log.error("a client of %s sent what is no message: %s", type(connection.socket).__name__, error)
+            connection.close(CloseCode.INTERNAL_ERROR, "invalid message")
+
+    def _write_due(self) -> None:
+        """Write what the codec wants to say: answers to pings and closes, reasons to fail."""
+        for data in self._codec.data_to_send():
+            if data:
+                self._outbox.write(data)
+        if self._codec.state is not State.OPEN:
+            self._outbox.shut = True
+
+    def _write_compressed(self, frame: Frame) -> None:
+        if self._codec.state is State.OPEN:
+            if isinstance(frame, str):
+                self._codec.send_text(frame.encode())
+            else:
+                self._codec.send_binary(frame)
+            self._write_due()
+
+    def _overflow(self) -> None:
+        log.warning(
+            "a client of %s reads too slowly: %d bytes wait (outbox_limit); it is closed",
+            type(self._connection.socket).__name__,
+            self._limits.outbox,
+        )
+        self._connection.close(CloseCode.TRY_AGAIN_LATER, "too slow")
+
+    def _watch(self, seconds: float | None, call: Callable[[], None]) -> None:
+        """Set the connection's one timer: for silence while it is open, for the answer to a close frame then."""
+        if self._timer is not None:
+            self._timer.close()
+        if seconds is None:
+            return
+        self._timer = self._loop.timer(seconds)
+        self._timer.start(call)
+
+    def _check_idle(self) -> None:
+        timeout = self._limits.timeout or 0.0
+        left = self._heard + timeout - self._loop.now()
+        if left > 0.001:
+            self._watch(left, self._check_idle)
+        else:
+            # Never 1000, from which older clients do not come back.
+            self._connection.close(CloseCode.PROTOCOL_ERROR, "timeout")
+
+    def _cut(self) -> None:
+        """End the road, which wakes the reader."""
+        try:
+            self._sock.shutdown(SHUT_RDWR)
+        except OSError:
+            pass  # it has ended already
+
+    def _hang_up(self) -> None:
+        """End the road so that the client gets what was written: all of it, then the end of the stream."""
+        self._watch(CLOSE_TIMEOUT, self._cut)
+        try:
+            self._outbox.shut = True
+            self._outbox.join()
+            self._sock.shutdown(SHUT_WR)
+            while self._sock.recv(CHUNK):
+                pass
+        except OSError:
+            pass  # it has ended already
+        finally:
+            self._watch(None, self._cut)
+            self._cut()
+
+
+def unchanged(frame: Frame) -> Frame:
+    """Leave a frame as it is."""
+    return frame

@@ -1,0 +1,58 @@
+"""The package's metadata; the tools' settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="flask_phoenix",
+    version="0.1.0",
+    description="A Flask extension that makes a Flask app a Phoenix Channels server, on gevent.",
+    long_description=Path(__file__).with_name("README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    author="flask_phoenix authors",
+    license="MIT",
+    license_files=["LICENSE"],
+    keywords="flask phoenix channels websocket realtime gevent pubsub",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Web Environment",
+        "Framework :: Flask",
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Topic :: Internet :: WWW/HTTP :: WSGI",
+        "Typing :: Typed",
+    ],
+    packages=["flask_phoenix"],
+    package_data={"flask_phoenix": ["py.typed"]},
+    python_requires=">=3.10",
+    install_requires=[
+        "flask>=3.0",
+        "gevent>=24.10.1",
+        "gevent-websocket>=0.10.1",
+        "ujson>=5.12.1",  # older ones leak memory on input that a client chooses (CVE-2026-32874, CVE-2026-44660)
+        "websockets>=14.0",
+    ],
+    extras_require={
+        "redis": ["redis>=5.0"],
+        "docs": ["mkdocs>=1.6"],
+        "dev": [
+            "gunicorn>=23.0",
+            "hypothesis>=6.100",
+            "mypy==2.4.*",
+            "pytest>=8.4",
+            "pytest-cov>=7.0",
+            "pytest-timeout>=2.4",
+            "ruff==0.17.*",
+            "types-gevent>=26.9",
+            "types-greenlet>=3.5",
+            "types-ujson>=5.10",
+        ],
+    },
+    entry_points={
+        "flask.commands": [
+            "run = flask_phoenix.cli:run",
+        ],
+    },
+)

@@ -1,0 +1,120 @@
+// Two people in the example app's chat, each in a browser of their own:
+//
+//     node chat.mjs URL STAFF_CODE
+//
+// It asks the test to "stop" and to "start" the server. One line of JSON tells the result.
+
+import assert from "node:assert/strict"
+import { launch } from "./chromium.mjs"
+import { ask, tell } from "./lines.mjs"
+
+const PATIENCE = 5000
+
+const [url, code] = process.argv.slice(2)
+
+/** One person: a page in a context of its own, in the chat's lobby. */
+async function enter(browser, nickname) {
+  const context = await browser.newContext()
+  const page = await context.newPage()
+  page.setDefaultTimeout(PATIENCE)
+  page.errors = []
+  page.on("pageerror", (error) => page.errors.push(String(error)))
+  await page.goto(url)
+  await page.fill("#nickname", nickname)
+  await page.click("#enter")
+  await page.waitForSelector("#chat:not([hidden])")
+  await page.waitForSelector("#composer:not([hidden])")
+  return page
+}
+
+async function say(page, text) {
+  await page.fill("#body", text)
+  await page.press("#body", "Enter")
+}
+
+function heard(page, nickname, text) {
+  return page.waitForSelector(`#messages li.message[data-nickname="${nickname}"] .bubble:has-text("${text}")`)
+}
+
+async function talking(ada, grace) {
+  await say(ada, "good morning <b>all</b>")
+  await heard(grace, "Ada", "good morning <b>all</b>")
+  await say(grace, "morning, Ada 🎉")
+  await heard(ada, "Grace", "morning, Ada 🎉")
+  assert.equal(await ada.locator("#messages li.message.mine").count(), 1)
+}
+
+async function typing(ada, grace) {
+  await ada.locator("#body").pressSequentially("I am about to")
+  await grace.waitForFunction(() => document.querySelector("#typing").textContent.includes("Ada is typing"))
+  await ada.fill("#body", "")
+}
+
+async function lockedRoom(grace) {
+  await grace.click('[data-room="staff"]')
+  await grace.waitForSelector('#unlock[data-reason="locked"]')
+  assert.equal(await grace.locator("#composer").isVisible(), false)
+  await unlock(grace, "not the code")
+  await grace.waitForSelector('#unlock[data-reason="wrong code"]')
+  await unlock(grace, code)
+  await grace.waitForSelector("#composer:not([hidden])")
+  await say(grace, "nobody else is here")
+  await heard(grace, "Grace", "nobody else is here")
+}
+
+async function unlock(page, attempt) {
+  await page.fill("#code", attempt)
+  await page.click("#unlock-enter")
+}
+
+async function unread(ada, grace) {
+  await say(ada, "where is Grace?")
+  await grace.waitForSelector('[data-room="lobby"] .unread:not([hidden]):has-text("1")')
+  await grace.click('[data-room="lobby"]')
+  await heard(grace, "Ada", "where is Grace?")
+}
+
+async function announcement(...pages) {
+  const response = await fetch(`${url}/announce`, {
+    method: "POST",
+    headers: { "content-type": "application/json" },
+    body: JSON.stringify({ text: "Supper is ready" }),
+  })
+  assert.equal(response.status, 200)
+  await Promise.all(pages.map((page) => page.waitForSelector('#announcement-text:has-text("Supper is ready")')))
+}
+
+async function restart(ada, grace) {
+  const pages = [ada, grace]
+  const online = (state) => Promise.all(pages.map((page) => page.waitForSelector(`html[data-online="${state}"]`)))
+  const banner = (state) => Promise.all(pages.map((page) => page.waitForSelector("#banner", { state })))
+  await ask("stop")
+  await Promise.all([online(false), banner("visible")])
+  await ask("start")
+  await Promise.all([online(true), banner("hidden")])
+  await say(ada, "there you are")
+  await heard(grace, "Ada", "there you are")
+}
+
+async function evening(browser) {
+  const ada = await enter(browser, "Ada")
+  const grace = await enter(browser, "Grace")
+  await talking(ada, grace)
+  await typing(ada, grace)
+  await lockedRoom(grace)
+  await unread(ada, grace)
+  await announcement(ada, grace)
+  await restart(ada, grace)
+  assert.deepEqual([...ada.errors, ...grace.errors], [])
+}
+
+const browser = await launch()
+let result = { story: "chat", ok: true }
+try {
+  await evening(browser)
+} catch (error) {
+  result = { story: "chat", ok: false, error: String(error.stack) }
+}
+await browser.close()
+await tell(result)
+process.exit(result.ok ? 0 : 1)

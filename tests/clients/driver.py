@@ -1,0 +1,147 @@
+"""How a test drives the scripts beside this file: one JSON value a line, each way."""
+
+from __future__ import annotations
+
+import json
+import queue
+import subprocess
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.processes import DEADLINE, HOST, Server
+
+FOLDER = Path(__file__).parent
+
+#: What a script may ask for, and what then is done.
+Helpers = Mapping[str, Callable[[], object]]
+
+
+class Script:
+    """A running Node script.
+
+    :param words: the script's name and its arguments.
+    """
+
+    def __init__(self, *words: str) -> None:
+        self._process = subprocess.Popen(
+            ["node", *words],
+            cwd=FOLDER,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._noise: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def tell(self, value: object) -> None:
+        """Write one line to the script."""
+        assert self._process.stdin
+        self._process.stdin.write(json.dumps(value) + "\n")
+        self._process.stdin.flush()
+
+    def hear(self) -> Any:
+        """Return the script's next value.
+
+        :raises AssertionError: it ended, or said nothing until the deadline.
+        """
+        try:
+            line = self._lines.get(timeout=2 * DEADLINE)
+        except queue.Empty:
+            line = None
+        assert line is not None, f"{self._process.args!r} says nothing more; before:\n{''.join(self._noise)}"
+        return json.loads(line)
+
+    def result(self, helpers: Helpers | None = None) -> dict[str, Any]:
+        """Return the script's result, and help wherever it asks on the way."""
+        heard: dict[str, Any] = self.hear()
+        while "ask" in heard:
+            (helpers or {})[heard["ask"]]()
+            self.tell("done")
+            heard = self.hear()
+        return heard
+
+    def close(self) -> int:
+        """End the script with its input, and return its exit status."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.close()
+        try:
+            return self._process.wait(DEADLINE)
+        finally:
+            self._process.kill()
+            self._process.wait()
+            self._reader.join(DEADLINE)
+            self._process.stdout.close()
+
+    def _read(self) -> None:
+        assert self._process.stdout
+        for line in self._process.stdout:
+            if line.startswith(("{", "[")):
+                self._lines.put(line)
+            else:
+                self._noise.append(line)
+        self._lines.put(None)
+
+
+def play(url: str, story: str, *options: str, helpers: Helpers | None = None) -> None:
+    """Play one story with the npm client on Node.
+
+    :raises AssertionError: it ended badly.
+    """
+    script = Script("stories.mjs", url, story, *options)
+    try:
+        result = script.result(helpers)
+    finally:
+        status = script.close()
+    assert_good(result)
+    assert status == 0
+
+
+def assert_good(result: Mapping[str, Any]) -> None:
+    """Fail with what a story tells of its bad end."""
+    assert result["ok"], "\n".join([result["story"], result["error"], *result.get("log", ())])
+
+
+class Keeper:
+    """Stops a server, and starts it again on its port, whenever a script asks for that."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.statuses: list[int] = []
+
+    @property
+    def helpers(self) -> Helpers:
+        """What a script may ask for."""
+        return {"stop": self.stop, "start": self.start, "restart": self.restart}
+
+    def stop(self) -> None:
+        """End the server."""
+        self.statuses.append(self.server.stop())
+
+    def start(self) -> None:
+        """Start it again."""
+        self.server = _Successor(self.server)
+        self.server.wait_ready()
+
+    def restart(self) -> None:
+        """Do both."""
+        self.stop()
+        self.start()
+
+
+class _Successor(Server):
+    """A server with the command and on the port of one that was stopped."""
+
+    def __init__(self, older: Server) -> None:
+        super().__init__(tuple(older.command), older.log.with_suffix(".again.log"), {})
+        self.port = older.port
+
+
+def base(server: Server, scheme: str = "http") -> str:
+    """Return a server's address without a path."""
+    return f"{scheme}://{HOST}:{server.port}"

@@ -1,0 +1,190 @@
+"""What the stories are played against: a server with every answer that a client can get.
+
+Served by ``flask --app tests.clients.server_app run``, by gunicorn as ``tests.clients.server_app:app``, and by
+``python -m tests.clients.server_app PORT``.
+"""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import argparse  # noqa: E402
+import uuid  # noqa: E402
+from collections import Counter  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any, NamedTuple  # noqa: E402
+
+import gevent  # noqa: E402
+from flask import Flask, Response, request, send_from_directory  # noqa: E402
+from flask.typing import ResponseReturnValue  # noqa: E402
+
+from flask_phoenix import Channel, Phoenix, Refused, Socket, on  # noqa: E402
+
+#: Which process this is: clients see by it that a server was restarted.
+BOOT = uuid.uuid4().hex
+FOLDER = Path(__file__).parent
+
+app = Flask(__name__)
+phoenix = Phoenix(app)
+joins: Counter[str] = Counter()
+
+
+class Later(NamedTuple):
+    """A reply that is still to be given, and its response."""
+
+    socket_ref: Any
+    response: dict[str, Any]
+
+
+@phoenix.socket("/packed", compress=True)
+@phoenix.socket("/token", auth_token=True)
+@phoenix.socket("/socket")
+class UserSocket(Socket):
+    """Anybody but the banned."""
+
+    def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
+        if params.get("user") == "banned":
+            raise Refused("banned")
+        self.assigns["user"] = params.get("user")
+        self.assigns["token"] = info.get("auth_token")
+
+    def id(self) -> str | None:
+        user: str | None = self.assigns["user"]
+        return user
+
+
+@UserSocket.channel("room:*")
+class RoomChannel(Channel):
+    """Does what it is asked for."""
+
+    def join(self, payload: Any) -> dict[str, Any]:
+        gevent.sleep(payload.get("nap", 0) / 1000)
+        self.assigns["farewell"] = payload.get("farewell", False)
+        return {"boot": BOOT, "payload": payload, "user": self.assigns["user"], "token": self.assigns["token"]}
+
+    @on("echo")
+    def echo(self, payload: dict[str, Any]) -> dict[str, Any]:
+        return payload
+
+    @on("refuse")
+    def refuse(self, payload: Any) -> None:
+        raise Refused(reason="no", asked=payload)
+
+    @on("silent")
+    def silent(self, payload: Any) -> None:
+        """Leave the client waiting."""
+
+    @on("later")
+    def later(self, payload: dict[str, Any]) -> None:
+        self.send_after(payload["ms"] / 1000, Later(self.socket_ref(), {"after": payload["ms"]}))
+
+    def handle_info(self, message: Any) -> None:
+        self.reply(message.socket_ref, message.response)
+
+    @on("blob")
+    def blob(self, payload: bytes) -> bytes:
+        self.push("blob", payload)
+        return payload[::-1]
+
+    @on("shout")
+    def shout(self, payload: Any) -> dict[str, Any]:
+        self.broadcast("shout", payload)
+        return {}
+
+    @on("whisper")
+    def whisper(self, payload: Any) -> dict[str, Any]:
+        self.broadcast_from("whisper", payload)
+        return {}
+
+    @on("nap")
+    def nap(self, payload: dict[str, Any]) -> dict[str, Any]:
+        gevent.sleep(payload["ms"] / 1000)
+        return {}
+
+    @on("crash")
+    def crash(self, payload: Any) -> None:
+        raise RuntimeError("asked to crash")
+
+    @on("stop")
+    def leave(self, payload: Any) -> None:
+        self.stop()
+
+    @on("kick")
+    def kick(self, payload: dict[str, Any]) -> dict[str, Any]:
+        phoenix.disconnect(payload["user"])
+        return {}
+
+    def terminate(self, reason: Any) -> None:
+        if self.assigns.get("farewell"):
+            phoenix.broadcast(self.topic, "farewell", {"user": self.assigns["user"]})
+
+
+@UserSocket.channel("gate:*")
+class GateChannel(Channel):
+    """Opens after as many joins as its payload says."""
+
+    def join(self, payload: dict[str, Any]) -> dict[str, Any]:
+        joins[self.topic] += 1
+        tries = joins[self.topic]
+        if tries <= payload.get("crashes", 0):
+            raise RuntimeError("asked to crash")
+        if tries <= payload.get("refusals", 0):
+            raise Refused("not yet", tries=tries)
+        return {"tries": tries}
+
+
+@app.get("/")
+def index() -> str:
+    """Answer an ordinary request."""
+    return f"an ordinary page of {BOOT}"
+
+
+@app.get("/boom")
+def boom() -> str:
+    """Fail, for the debugger to show."""
+    raise RuntimeError("boom")
+
+
+@app.post("/announce")
+def announce() -> ResponseReturnValue:
+    """Broadcast from a view."""
+    phoenix.broadcast(request.args["topic"], "announcement", {"text": request.args["text"]})
+    return {}
+
+
+@app.route("/plain-ws", websocket=True)
+def plain_websocket() -> ResponseReturnValue:
+    """Echo over gevent-websocket's own WebSocket, where the server offers one."""
+    websocket = request.environ.get("wsgi.websocket")
+    if websocket is None:
+        return "this server offers no wsgi.websocket", 501
+    while (message := websocket.receive()) is not None:
+        websocket.send(message)
+    return ""
+
+
+@app.get("/blank")
+def blank() -> str:
+    """Give a browser a page on which to play stories."""
+    return "<!doctype html><title>stories</title>"
+
+
+@app.get("/clients/<path:name>")
+def clients(name: str) -> Response:
+    """Give a browser the modules; it runs them only under this media type."""
+    return send_from_directory(FOLDER, name, mimetype="text/javascript")
+
+
+def main() -> None:
+    """Serve until a signal ends it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("port", type=int)
+    parser.add_argument("--certfile")
+    parser.add_argument("--keyfile")
+    arguments = parser.parse_args()
+    tls = {"certfile": arguments.certfile, "keyfile": arguments.keyfile} if arguments.certfile else {}
+    phoenix.run(app, port=arguments.port, **tls)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+// What goes wrong and is got over: crashes, slow handlers, lost connections, servers that go away.
+
+import { Notes, check, equal, next, ok, within } from "./stage.mjs"
+
+const BEAT = 100
+
+/** Answers to heartbeats, as they arrive on a socket. */
+function heartbeats(socket) {
+  const beats = new Notes("heartbeat")
+  socket.onMessage(({ topic }) => { if (topic === "phoenix") beats.hear(Date.now()) })
+  return beats
+}
+
+/** Every response with which this join succeeds: the first, and those after each rejoin. */
+function joins(channel) {
+  const notes = new Notes(`join of ${channel.topic}`)
+  channel.join().receive("ok", notes.hear)
+  return notes
+}
+
+export async function crash_and_rejoin(stage) {
+  const socket = stage.socket()
+  const channel = socket.channel(stage.own("room"))
+  const other = await stage.joined(socket, stage.own("room:other"))
+  const joined = joins(channel)
+  await joined.until(1)
+  const errors = new Notes("error")
+  channel.onError(errors.hear)
+  channel.push("crash", {})
+  await joined.until(2)
+  equal(errors.all, [{ reason: "channel_crash" }], "errors")
+  equal(await ok(channel.push("echo", { n: 1 })), { n: 1 }, "echo after the rejoin")
+  equal(await ok(other.push("echo", { n: 2 })), { n: 2 }, "echo of the channel beside it")
+  equal([socket.opens.all.length, socket.closes.all], [1, []], "the connection outlives the crash")
+}
+
+export async function forced_disconnect(stage) {
+  const user = stage.own("user")
+  let attempt = 0
+  const socket = stage.socket({ params: () => ({ user, attempt: ++attempt }) })
+  const channel = socket.channel(stage.own("room"), () => ({ attempt }))
+  const joined = joins(channel)
+  await joined.until(1)
+  const admin = await stage.joined(stage.socket({ params: { user: "admin" } }), stage.own("room:admin"))
+  await ok(admin.push("kick", { user }), "kick")
+  await joined.until(2)
+  equal(socket.closes.all, [1001], "close codes")
+  const [before, after] = joined.all.map(({ payload }) => payload.attempt)
+  check(before < after, "parameters are asked for anew")
+  equal(await ok(channel.push("echo", { n: 1 })), { n: 1 }, "echo after the reconnect")
+}
+
+export async function heartbeats_during_a_slow_handler(stage) {
+  const socket = stage.socket({ heartbeatIntervalMs: BEAT })
+  const channel = await stage.joined(socket, stage.own("room"))
+  const beats = heartbeats(socket)
+  const nap = ok(channel.push("nap", { ms: 4.5 * BEAT }), "nap").then(() => Date.now())
+  const [, second] = await beats.until(2)
+  check(second < (await nap), "two heartbeats are answered while the handler sleeps")
+  equal([socket.opens.all.length, socket.closes.all], [1, []], "the connection stays")
+}
+
+export async function heartbeats_during_a_slow_join(stage) {
+  const socket = stage.socket({ heartbeatIntervalMs: BEAT })
+  const other = await stage.joined(socket, stage.own("room:other"))
+  const beats = heartbeats(socket)
+  const nap = stage.joined(socket, stage.own("room"), { nap: 4.5 * BEAT }).then(() => Date.now())
+  equal(await ok(other.push("echo", { n: 1 })), { n: 1 }, "echo of the channel beside it")
+  const [, second] = await beats.until(2)
+  check(second < (await nap), "two heartbeats are answered while the join sleeps")
+  equal([socket.opens.all.length, socket.closes.all], [1, []], "the connection stays")
+}
+
+export async function slow_handler_keeps_order(stage) {
+  const channel = await stage.joined(stage.socket(), stage.own("room"))
+  const order = new Notes("reply")
+  channel.push("nap", { ms: 60 }).receive("ok", () => order.hear("nap"))
+  channel.push("echo", {}).receive("ok", () => order.hear("echo"))
+  equal(await order.until(2), ["nap", "echo"], "order of the replies")
+}
+
+export async function client_disconnects(stage) {
+  const topic = stage.own("room")
+  const watcher = await stage.joined(stage.socket(), topic)
+  const socket = stage.socket({ params: { user: stage.own("user") } })
+  await stage.joined(socket, topic, { farewell: true })
+  const heard = next(watcher, "farewell")
+  await within(new Promise((resolve) => socket.disconnect(resolve)), "disconnect")
+  equal(await heard, { user: stage.own("user") }, "what terminate broadcasts")
+}
+
+export async function auth_token(stage) {
+  const tokens = ["old-token", "new-token"]
+  const user = stage.own("user")
+  const socket = stage.socket({ path: "/token", params: { user }, authToken: () => tokens.shift() })
+  const joined = joins(socket.channel(stage.own("room")))
+  await joined.until(1)
+  const admin = await stage.joined(stage.socket(), stage.own("room:admin"))
+  await ok(admin.push("kick", { user }), "kick")
+  await joined.until(2)
+  equal(joined.all.map(({ token }) => token), ["old-token", "new-token"], "tokens that the server saw")
+  equal(socket.conn.protocol, "phoenix", "agreed subprotocol")
+}
+
+export async function no_auth_token(stage) {
+  const { token } = await ok(stage.socket({ path: "/token" }).channel(stage.own("room")).join())
+  equal(token, null, "token")
+}
+
+export async function server_restart(stage) {
+  const socket = stage.socket()
+  const topic = stage.own("room")
+  const channel = socket.channel(topic)
+  const joined = joins(channel)
+  await joined.until(1)
+  await stage.ask("restart")
+  await joined.until(2)
+  const [before, after] = joined.all
+  check(before.boot !== after.boot, "the second join is answered by another process")
+  const heard = next(channel, "shout")
+  await ok(channel.push("shout", { n: 1 }), "shout after the restart")
+  equal(await heard, { n: 1 }, "broadcast after the restart")
+}
+
+export async function server_stops(stage) {
+  const sockets = [stage.socket(), stage.socket(), stage.socket()]
+  await stage.joined(sockets[0], stage.own("room"))
+  await stage.joined(sockets[1], stage.own("room"))
+  await sockets[2].opens.until(1)
+  await stage.ask("stop")
+  const codes = await Promise.all(sockets.map(async ({ closes }) => (await closes.until(1))[0]))
+  equal(codes, [1012, 1012, 1012], "close codes")
+}

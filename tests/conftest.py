@@ -1,0 +1,98 @@
+"""What tests share: servers in processes of their own, and a detector of what they leave behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import gevent
+import pytest
+from gevent.hub import Hub
+from greenlet import getcurrent, greenlet
+
+from tests import processes
+
+#: How long a test's greenlets and descriptors may take to end after it.
+GRACE = processes.DEADLINE / 5
+
+
+@pytest.fixture
+def free_port() -> int:
+    """Return a port on which nobody listens."""
+    return processes.free_port()
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[processes.Servers]:
+    """Starts commands that serve: ``servers.start(sys.executable, "-m", "example_app", "--port", "{port}")``."""
+    started = processes.Servers(tmp_path)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def event_loop() -> None:
+    """Let gevent open what it keeps open, before anybody counts."""
+    gevent.get_hub().threadpool.apply(int)
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(event_loop: None) -> Iterator[None]:
+    """Fail a test that leaves greenlets or file descriptors behind."""
+    old_greenlets, old_descriptors = weakref.WeakSet(_greenlets()), _descriptors()
+
+    def leaks() -> list[str]:
+        return [
+            *(_describe(each) for each in _greenlets() if each not in old_greenlets),
+            *(f"descriptor {number}: {target}" for number, target in sorted(_descriptors() - old_descriptors)),
+        ]
+
+    yield
+    left = _settle(leaks)
+    if left:
+        pytest.fail("left behind:\n" + "\n".join(left), pytrace=False)
+
+
+def _settle(leaks: Callable[[], list[str]]) -> list[str]:
+    """Run the event loop until nothing is left, or for the time of grace; return what is left."""
+    deadline = time.monotonic() + GRACE
+    while (found := leaks()) and time.monotonic() < deadline:
+        gc.collect()
+        gevent.wait(timeout=0.01)
+    return found
+
+
+def _greenlets() -> list[greenlet]:
+    """Return the started, unfinished greenlets of this thread, but for its main one and the event loop's."""
+    # issubclass: isinstance would ask proxies, which answer for others or raise.
+    every: list[greenlet] = [each for each in gc.get_objects() if issubclass(type(each), greenlet)]
+    return [each for each in every if each and each.parent and not isinstance(each, Hub) and _root(each) is _root()]
+
+
+def _root(start: greenlet | None = None) -> greenlet:
+    """Return the main greenlet of a greenlet's thread."""
+    root = start or getcurrent()
+    while root.parent:
+        root = root.parent
+    return root
+
+
+def _describe(leaked: greenlet) -> str:
+    frames = traceback.format_stack(leaked.gr_frame) if leaked.gr_frame else ["  no frame of Python\n"]
+    return f"{leaked!r} at\n{''.join(frames[-4:])}"
+
+
+def _descriptors() -> set[tuple[int, str]]:
+    """Return the open file descriptors and what they are; none where the system does not tell."""
+    found = set()
+    with suppress(FileNotFoundError):
+        for name in os.listdir("/proc/self/fd"):
+            with suppress(FileNotFoundError):  # the descriptor of the listing itself
+                found.add((int(name), os.readlink(f"/proc/self/fd/{name}")))
+    return found

@@ -1,0 +1,131 @@
+"""The official client, newest and oldest, on Node and in a browser: every story of ``clients/stories``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.clients import driver
+from tests.processes import Servers
+
+#: Stories for every client and both versions of the wire format.
+COMMON = (
+    "announcement_from_a_view",
+    "broadcast",
+    "broadcast_precedes_the_reply",
+    "broadcast_to_the_others",
+    "client_disconnects",
+    "closed_by_the_server",
+    "compressed",
+    "crash_and_rejoin",
+    "crashed_join_is_tried_again",
+    "error_reply",
+    "forced_disconnect",
+    "heartbeats_during_a_slow_handler",
+    "heartbeats_during_a_slow_join",
+    "join",
+    "large_message",
+    "late_reply",
+    "leave_and_rejoin",
+    "many_in_order",
+    "no_reply_times_out",
+    "push_and_reply",
+    "pushes_before_the_join",
+    "refused_connect",
+    "refused_join_is_tried_again",
+    "slow_handler_keeps_order",
+    "unmatched_topic",
+)
+#: Stories of version 2 only, which has binary frames, and tells by the join_ref which join a close belongs to.
+SECOND = ("binary_broadcast", "binary_push_and_reply", "empty_binary", "two_channels_on_one_topic")
+#: Stories of the newest client only: the oldest knows no token.
+TOKEN = ("auth_token", "no_auth_token")
+#: A story without any Phoenix client.
+PLAIN = ("plain_websocket",)
+#: Stories that ask for help with their server: each has one of its own.
+HELPED = ("server_restart", "server_stops")
+
+SERVE = (sys.executable, "-m", "tests.clients.server_app", "{port}")
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Return the address of a server for many stories, each on topics of its own."""
+    servers = Servers(tmp_path_factory.mktemp("servers"))
+    yield driver.base(servers.start(*SERVE))
+    servers.stop()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[driver.Script]:
+    """Return a browser that plays stories in pages."""
+    script = driver.Script("browser.mjs")
+    assert "ready" in script.hear()
+    yield script
+    script.close()
+
+
+@pytest.fixture
+def keeper(servers: Servers) -> Iterator[driver.Keeper]:
+    """Keep a server that is stopped and started on demand."""
+    keeper = driver.Keeper(servers.start(*SERVE))
+    yield keeper
+    keeper.server.stop()
+
+
+@pytest.fixture
+def chat_keeper(servers: Servers) -> Iterator[driver.Keeper]:
+    """Keep the example app's server."""
+    keeper = driver.Keeper(servers.start(sys.executable, "-m", "example_app", "--port", "{port}"))
+    yield keeper
+    keeper.server.stop()
+
+
+def test_every_story_is_played() -> None:
+    script = driver.Script("stories.mjs", "--list")
+    stories = script.hear()
+    script.close()
+    assert sorted(stories) == sorted((*COMMON, *SECOND, *TOKEN, *PLAIN, *HELPED))
+
+
+@pytest.mark.parametrize("story", [*COMMON, *SECOND, *TOKEN, *PLAIN])
+def test_newest(url: str, story: str) -> None:
+    driver.play(url, story)
+
+
+@pytest.mark.parametrize("story", [*COMMON, *SECOND])
+def test_oldest(url: str, story: str) -> None:
+    driver.play(url, story, "--client", "oldest")
+
+
+@pytest.mark.parametrize("story", COMMON)
+def test_version_1(url: str, story: str) -> None:
+    driver.play(url, story, "--vsn", "1.0.0")
+
+
+@pytest.mark.parametrize("client", ["newest", "oldest"])
+@pytest.mark.parametrize("story", HELPED)
+def test_server_goes_away(keeper: driver.Keeper, story: str, client: str) -> None:
+    driver.play(driver.base(keeper.server), story, "--client", client, helpers=keeper.helpers)
+
+
+@pytest.mark.parametrize("story", [*COMMON, *SECOND, *TOKEN, *PLAIN])
+def test_browser(url: str, browser: driver.Script, story: str) -> None:
+    browser.tell({"url": url, "story": story})
+    driver.assert_good(browser.result())
+
+
+@pytest.mark.parametrize("story", HELPED)
+def test_server_goes_away_from_a_browser(keeper: driver.Keeper, browser: driver.Script, story: str) -> None:
+    browser.tell({"url": driver.base(keeper.server), "story": story})
+    driver.assert_good(browser.result(keeper.helpers))
+
+
+def test_two_people_chat_in_the_example_app(chat_keeper: driver.Keeper) -> None:
+    script = driver.Script("chat.mjs", driver.base(chat_keeper.server), "ember")
+    try:
+        driver.assert_good(script.result(chat_keeper.helpers))
+    finally:
+        script.close()

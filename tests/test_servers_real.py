@@ -1,0 +1,223 @@
+"""Each way of serving, as a process of its own, met by the official client."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from tests.clients import driver
+from tests.processes import DEADLINE, HOST, ROOT, Server, Servers
+
+PYTHON = (sys.executable, "-m")
+APP = "tests.clients.server_app"
+GUNICORN = (*PYTHON, "gunicorn", "-b", "127.0.0.1:{port}", f"{APP}:app")
+
+
+class Way(NamedTuple):
+    """One way of serving, and what it can do."""
+
+    command: tuple[str, ...]
+    #: gevent-websocket's ``wsgi.websocket`` for other routes.
+    plain_websocket: bool = True
+    #: The handshake is ours: refusals are HTTP, and subprotocols can be agreed on.
+    handshake: bool = True
+
+
+WAYS = {
+    "phoenix.run": Way((*PYTHON, APP, "{port}")),
+    "flask run": Way((*PYTHON, "flask", "--app", APP, "run", "--port", "{port}")),
+    "gunicorn -k gevent": Way((*GUNICORN, "-k", "gevent", "-w", "1"), plain_websocket=False),
+    "gunicorn with gevent-websocket": Way(
+        (*GUNICORN, "-k", "geventwebsocket.gunicorn.workers.GeventWebSocketWorker", "-w", "1"), handshake=False
+    ),
+}
+EVERY_WAY = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+
+#: An application for those tests that need one in a file of their own.
+SMALL_APP = """
+import sys
+import uuid
+
+from flask import Flask
+
+from flask_phoenix import Channel, Phoenix, Socket, on
+
+app = Flask(__name__)
+phoenix = Phoenix(app)
+boot = uuid.uuid4().hex
+
+
+@phoenix.socket("/socket")
+class UserSocket(Socket):
+    pass
+
+
+@UserSocket.channel("room:*")
+class RoomChannel(Channel):
+    def join(self, payload):
+        return {"boot": boot}
+
+    @on("shout")
+    def shout(self, payload):
+        self.broadcast("shout", payload)
+        return {}
+
+
+@app.get("/boom")
+def boom():
+    raise RuntimeError("boom")
+"""
+
+CERTIFY = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={HOST}"
+
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
+
+class Served(NamedTuple):
+    """A server, and the way in which it serves."""
+
+    server: Server
+    way: Way
+
+
+@pytest.fixture(scope="module", params=WAYS.values(), ids=WAYS)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Return a server of each kind, for many tests."""
+    way: Way = request.param
+    servers = Servers(tmp_path_factory.mktemp("servers"))
+    yield Served(servers.start(*way.command), way)
+    servers.stop()
+
+
+def get(server: Server, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
+    """Return the status and the body with which a request is answered."""
+    connection = http.client.HTTPConnection(HOST, server.port, timeout=DEADLINE)
+    try:
+        connection.request("GET", path, headers=headers or {})
+        with connection.getresponse() as response:
+            return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
+def small_app(folder: Path, last_lines: str = "") -> Path:
+    """Write the small application to a file."""
+    path = folder / "small_app.py"
+    path.write_text(SMALL_APP + last_lines)
+    return path
+
+
+@pytest.mark.parametrize(
+    "story",
+    [
+        "binary_push_and_reply",
+        "broadcast",
+        "announcement_from_a_view",
+        "compressed",
+        "crash_and_rejoin",
+        "forced_disconnect",
+        "heartbeats_during_a_slow_join",
+        "join",
+        "push_and_reply",
+        "refused_join_is_tried_again",
+    ],
+)
+def test_stories(served: Served, story: str) -> None:
+    driver.play(driver.base(served.server), story)
+
+
+def test_ordinary_view(served: Served) -> None:
+    status, body = get(served.server, "/")
+    assert status == 200
+    assert body.startswith("an ordinary page")
+
+
+def test_plain_websocket(served: Served) -> None:
+    if served.way.plain_websocket:
+        driver.play(driver.base(served.server), "plain_websocket")
+    else:
+        assert get(served.server, "/plain-ws", UPGRADE)[0] == 501
+
+
+def test_refused_connect(served: Served) -> None:
+    if served.way.handshake:
+        assert get(served.server, "/socket/websocket?user=banned&vsn=2.0.0", UPGRADE)[0] == 403
+        driver.play(driver.base(served.server), "refused_connect")
+        driver.play(driver.base(served.server), "auth_token")
+    else:
+        assert get(served.server, "/socket/websocket?user=banned&vsn=2.0.0", UPGRADE)[0] == 101
+
+
+@EVERY_WAY
+def test_drains(servers: Servers, way: Way) -> None:
+    keeper = driver.Keeper(servers.start(*way.command))
+    driver.play(driver.base(keeper.server), "server_stops", helpers=keeper.helpers)
+    assert keeper.statuses == [0]
+    assert "Traceback" not in keeper.server.logs()
+
+
+def test_reloader(servers: Servers, tmp_path: Path) -> None:
+    small_app(tmp_path)
+    command = (*PYTHON, "flask", "--app", "small_app", "run", "--debug", "--port", "{port}")
+    server = servers.start(*command, PYTHONPATH=str(tmp_path))
+    driver.play(driver.base(server), "server_restart", helpers={"restart": lambda: small_app(tmp_path, "# new")})
+
+
+def test_debugger(servers: Servers, tmp_path: Path) -> None:
+    small_app(tmp_path)
+    command = (*PYTHON, "flask", "--app", "small_app", "run", "--debug", "--no-reload", "--port", "{port}")
+    status, body = get(servers.start(*command, PYTHONPATH=str(tmp_path)), "/boom")
+    assert status == 500
+    assert "Werkzeug Debugger" in body
+
+
+def test_tls(servers: Servers, tmp_path: Path) -> None:
+    certificate, key = str(tmp_path / "certificate.pem"), str(tmp_path / "key.pem")
+    subprocess.run(
+        (*CERTIFY.split(), "-keyout", key, "-out", certificate),
+        check=True,
+        capture_output=True,
+    )
+    server = servers.start(*PYTHON, APP, "{port}", "--certfile", certificate, "--keyfile", key)
+    for story in ("push_and_reply", "broadcast", "large_message"):
+        driver.play(driver.base(server, "https"), story)
+
+
+def test_several_workers_without_an_adapter_are_warned(servers: Servers) -> None:
+    server = servers.start(*GUNICORN, "-k", "gevent", "-w", "2")
+    driver.play(driver.base(server), "join")
+    server.wait_for_log("adapter")
+
+
+def test_server_without_gevent_is_told_the_remedy(servers: Servers, tmp_path: Path) -> None:
+    path = small_app(tmp_path, "app.run(port=int(sys.argv[1]))\n")
+    server = servers.start(sys.executable, str(path), "{port}", PYTHONPATH=str(ROOT))
+    status, _ = get(server, "/socket/websocket?vsn=2.0.0", UPGRADE)
+    assert status >= 500
+    server.wait_for_log("phoenix.run(app)")
+
+
+def test_run_without_monkey_patching_is_told_the_remedy(tmp_path: Path) -> None:
+    path = small_app(tmp_path, "phoenix.run(app, port=int(sys.argv[1]))\n")
+    run = subprocess.run(
+        [sys.executable, str(path), "0"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=DEADLINE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode != 0
+    assert "monkey.patch_all()" in run.stderr
