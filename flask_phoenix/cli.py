@@ -22,7 +22,7 @@ from .server import Server
 
 @click.command("run", params=run_command.params, help=run_command.help)
 @pass_script_info
-def run(info: ScriptInfo, **options: Any) -> None:
+def run(info: ScriptInfo, /, **options: Any) -> None:
     """Run the development server, on gevent if the app serves sockets.
 
     The reloader and the debugger work as people expect. Any other app is left to Flask's own command.

@@ -14,7 +14,7 @@ from .exceptions import InvalidPayload
 from .hub import Hub
 from .inbox import LIMIT, Inbox, Workers
 from .message import DISCONNECT, Broadcast, Frame
-from .pubsub import Delivery, Lane, PubSub, Subscriber
+from .pubsub import Delivery, Lane, PubSub, Subscriber, Write
 from .serializer import Serializer
 from .socket import BaseSocket, RawSocket
 
@@ -32,20 +32,16 @@ class Carrier:
 
     #: How the author sees this transport: ``"websocket"``.
     transport: str
-    #: What :meth:`write` takes is bytes of a stream: pieces may be glued together.
+    #: Turns a frame into what :attr:`write` takes.
+    frame: Callable[[Frame], Any]
+    #: Writes at once, or queues within bounds; never blocks, never raises, never fails but by ending the connection.
+    write: Write
+    #: What :attr:`write` takes is bytes of a stream: pieces may be glued together.
     stream: bool
 
     def lane(self, serializer: Serializer) -> Lane:
         """Return how broadcasts are written for this client; equal for all that can share the writing."""
         return Lane(serializer, self.frame, self.stream)
-
-    def frame(self, frame: Frame) -> Any:
-        """Turn a frame into what :meth:`write` takes."""
-        raise NotImplementedError
-
-    def write(self, data: Any) -> None:
-        """Write at once, or queue within bounds; never block, never raise, and never fail but by ending the connection."""
-        raise NotImplementedError
 
     def close(self, code: int, reason: str) -> None:
         """Say goodbye and end."""
@@ -92,7 +88,9 @@ class Engine:
         :raises InvalidPayload: somebody cannot take the payload; nobody has been served then.
         """
         if not isinstance(broadcast.topic, str) or not isinstance(broadcast.event, str):
-            raise InvalidPayload(f"topic and event of a broadcast are strings; got {broadcast.topic!r}, {broadcast.event!r}")
+            raise InvalidPayload(
+                f"topic and event of a broadcast are strings; got {broadcast.topic!r}, {broadcast.event!r}"
+            )
         if self.hub.elsewhere:
             self.pubsub.check(broadcast)
         self.hub.call(self.pubsub.broadcast, broadcast, sender)

@@ -171,7 +171,8 @@ class Phoenix:
         Server((host, port), app, state.engine, state.upgrades, **options).serve_until_stopped()
 
     def _state(self) -> State:
-        if has_app_context() and (state := current_app.extensions.get("phoenix")) in self._states:
+        state: State | None = current_app.extensions.get("phoenix") if has_app_context() else None
+        if state is not None and state in self._states:
             return state
         if len(self._states) == 1:
             return next(iter(self._states))

@@ -98,13 +98,19 @@ def choose_protocol(mount: Mount, offered: list[str]) -> str | None:
     chosen = next((item for item in accepted if item in offered), None)
     negotiates = mount.options.auth_token or mount.options.subprotocols is not None
     if chosen is None and offered and negotiates:
-        log.error("refused a client of %s: it offers the subprotocols %s, accepted are %s", mount.path, offered, accepted)
+        log.error(
+            "refused a client of %s: it offers the subprotocols %s, accepted are %s", mount.path, offered, accepted
+        )
         refuse(403)
     return chosen
 
 
 def enter(
-    mount: Mount, transport: str, serializers: list[tuple[Serializer, str]], token: str | None, variables: dict[str, Any]
+    mount: Mount,
+    transport: str,
+    serializers: list[tuple[Serializer, str]],
+    token: str | None,
+    variables: dict[str, Any],
 ) -> Entrance:
     """Negotiate the version and let the author decide: connect info, version, ``connect``, in Phoenix's order.
 
@@ -119,7 +125,8 @@ def enter(
     info = connect_info(mount, params, token)
     serializer = negotiate(params.get("vsn"), serializers)
     socket = mount.socket(params, transport)
-    answer: Any = socket.connect(params, info)
+    connect: Callable[..., Any] = socket.connect
+    answer = connect(params, info)
     if answer is not None:
         raise InvalidReturn(
             f"{mount.socket.__name__}.connect returned {answer!r}; expected None, which lets the client in;"
@@ -136,7 +143,9 @@ def identify(socket: BaseSocket) -> str | None:
     name = socket.id()
     if name is None or isinstance(name, str):
         return name
-    raise InvalidReturn(f"{type(socket).__name__}.id returned {name!r}; expected a string ('user:7'), or None for no id")
+    raise InvalidReturn(
+        f"{type(socket).__name__}.id returned {name!r}; expected a string ('user:7'), or None for no id"
+    )
 
 
 def connect_info(mount: Mount, params: dict[str, Any], token: str | None) -> ConnectInfo:

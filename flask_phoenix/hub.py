@@ -20,6 +20,8 @@ thread_id = monkey.get_original("_thread", "get_ident")
 
 #: So many receivers are served before others may run: about a millisecond of work.
 STRIDE = 256
+#: So many deliveries are gathered at most before a large one begins.
+MOST = 64
 
 
 class Hub:
@@ -81,11 +83,21 @@ class Hub:
     def _run(self) -> None:
         while True:
             batch = [self._queue.get()]
-            while not self._queue.empty():
-                batch.append(self._queue.get_nowait())
+            self._drain(batch)
+            # Before much work, look at what is on its way as long as something comes: it can share the writes.
+            while len(batch) < MOST and sum(len(delivery.receivers) for delivery in batch) > STRIDE:
+                before = len(batch)
+                gevent.sleep(0)
+                self._drain(batch)
+                if len(batch) == before:
+                    break
             self._deliver(batch)
             for delivery in batch:
                 self._settle(delivery.key)
+
+    def _drain(self, batch: list[Delivery]) -> None:
+        while not self._queue.empty():
+            batch.append(self._queue.get_nowait())
 
     def _settle(self, key: Any) -> None:
         left = self._owed[key] - 1
@@ -103,7 +115,8 @@ class Hub:
                 except Exception:  # one receiver's failure is nobody else's
                     log.exception("a broadcast failed at %r", receive)
                 served += 1
-                if not served % STRIDE:
+                if served == STRIDE:
+                    served = 0
                     gevent.sleep(0)
 
 

@@ -116,7 +116,9 @@ def check_names(given: Mapping[str, Any]) -> None:
 def _check(options: Options, path: str) -> None:
     for key in options.info_keys:
         if key not in INFO_KEYS:
-            raise InvalidOption(f"connect_info knows no {key!r}; it lists {', '.join(INFO_KEYS)}, and dicts of constants")
+            raise InvalidOption(
+                f"connect_info knows no {key!r}; it lists {', '.join(INFO_KEYS)}, and dicts of constants"
+            )
     if options.check_origin is False and not options.check_csrf:
         raise InvalidOption(
             f"one of check_origin and check_csrf must be set for {path!r}: with neither, any web page could use the"

@@ -116,7 +116,12 @@ class Server(WSGIServer):
     handler_class = Handler
 
     def __init__(
-        self, address: tuple[str, int], app: Any, engine: Engine, upgrades: Callable[[dict[str, Any]], bool], **options: Any
+        self,
+        address: tuple[str, int],
+        app: Any,
+        engine: Engine,
+        upgrades: Callable[[dict[str, Any]], bool],
+        **options: Any,
     ) -> None:
         super().__init__(address, app, spawn=Pool(), **options)
         self.engine = engine

@@ -72,7 +72,9 @@ class Socket(BaseSocket):
         :raises InvalidOption: a star stands elsewhere than at the end, or the channel has no ``join``.
         """
         if not isinstance(pattern, str) or "*" in pattern[:-1]:
-            raise InvalidOption(f"a pattern is a topic, or a beginning and one star at its end ('room:*'); got {pattern!r}")
+            raise InvalidOption(
+                f"a pattern is a topic, or a beginning and one star at its end ('room:*'); got {pattern!r}"
+            )
 
         def register(channel: ChannelClass) -> ChannelClass:
             if channel.join is Channel.join:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from socket import AF_UNIX, IPPROTO_TCP, SHUT_RDWR, SHUT_WR, TCP_NODELAY
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from websockets.server import ServerProtocol
 from .connection import Carrier, Connection
 from .exceptions import InvalidMessage
 from .message import Frame
+from .outbox import Outbox
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,6 @@ CLOSE_TIMEOUT = 2.0
 #: How much is read at a time.
 CHUNK = 65536
 READ = 1
-
 
 
 class Upgrade(NamedTuple):
@@ -84,69 +84,6 @@ def write_frame(frame: Frame) -> bytes:
     return bytes((opcode, 127)) + size.to_bytes(8, "big") + data
 
 
-class Outbox:
-    """The one way out to a socket: written at once while the kernel takes it, queued within bounds while it does not.
-
-    :param limit: bytes that may wait.
-    :param overflow: called when more waits.
-    """
-
-    __slots__ = ("_direct", "_flusher", "_limit", "_overflow", "_queue", "_size", "_sock", "shut")
-
-    def __init__(self, sock: Any, limit: int, overflow: Callable[[], None]) -> None:
-        self._sock = sock
-        self._limit = limit
-        self._overflow = overflow
-        # A TLS record cannot be half written: there everything goes through the queue.
-        self._direct = not isinstance(sock, ssl.SSLSocket)
-        self._queue: deque[bytes] | None = None
-        self._flusher: gevent.Greenlet[..., None] | None = None
-        self._size = 0
-        #: Nothing more is taken: the close frame is out, or the socket is broken.
-        self.shut = False
-
-    def write(self, data: bytes) -> None:
-        """Write or queue bytes; never block, never raise."""
-        if self.shut:
-            return
-        if self._queue is None and self._direct:
-            try:
-                sent = self._sock.send(data, 0, 0.0)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                self.shut = True
-                return
-            if sent == len(data):
-                return
-            data = data[sent:]
-        self._enqueue(data)
-
-    def join(self) -> None:
-        """Wait until nothing waits any more, or the socket is broken."""
-        if self._flusher is not None:
-            self._flusher.join()
-
-    def _enqueue(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._queue is None:
-            self._queue = deque((data,))
-            self._flusher = gevent.spawn(self._flush, self._queue)
-        else:
-            self._queue.append(data)
-        if self._size > self._limit:
-            self._overflow()
-
-    def _flush(self, queue: deque[bytes]) -> None:
-        try:
-            while queue:
-                self._sock.sendall(queue[0])
-                self._size -= len(queue.popleft())
-        except OSError:
-            self.shut = True
-        self._queue = self._flusher = None
-
-
 class WebSocketCarrier(Carrier):
     """One client's WebSocket, after the upgrade.
 
@@ -180,9 +117,8 @@ class WebSocketCarrier(Carrier):
         self._watch(self._limits.timeout, self._check_idle)
         connection.opened()
         try:
-            self._carry()
-        except OSError:
-            pass  # the client is gone, which is how most of them leave
+            with suppress(OSError):  # the client is gone, which is how most of them leave
+                self._carry()
         finally:
             connection.closed("closed")
             self._hang_up()
@@ -209,8 +145,9 @@ class WebSocketCarrier(Carrier):
                 self._heard = self._loop.now()
                 codec.receive_data(data)
                 self._write_due()
-                for frame in codec.events_received():
-                    self._take(frame)
+                for event in codec.events_received():
+                    if isinstance(event, WireFrame):
+                        self._take(event)
         finally:
             readable.close()
 
@@ -285,25 +222,20 @@ class WebSocketCarrier(Carrier):
 
     def _cut(self) -> None:
         """End the road, which wakes the reader."""
-        try:
+        with suppress(OSError):  # it may have ended already
             self._sock.shutdown(SHUT_RDWR)
-        except OSError:
-            pass  # it has ended already
 
     def _hang_up(self) -> None:
         """End the road so that the client gets what was written: all of it, then the end of the stream."""
         self._watch(CLOSE_TIMEOUT, self._cut)
-        try:
-            self._outbox.shut = True
+        self._outbox.shut = True
+        with suppress(OSError):  # it may have ended already
             self._outbox.join()
             self._sock.shutdown(SHUT_WR)
             while self._sock.recv(CHUNK):
                 pass
-        except OSError:
-            pass  # it has ended already
-        finally:
-            self._watch(None, self._cut)
-            self._cut()
+        self._watch(None, self._cut)
+        self._cut()
 
 
 def unchanged(frame: Frame) -> Frame:

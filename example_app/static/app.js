@@ -1,8 +1,8 @@
 /* The chat in the browser: what happens. room.js keeps what is known, view.js draws it.
 
    For tests, these names stay as they are:
-   #nickname #enter #entry-error     the entrance; #entrance and #chat carry [hidden] in turn. The nickname is remembered, so
-                                     that a reload enters at once; #leave forgets it
+   #nickname #enter #entry-error     the entrance; #entrance and #chat carry [hidden] in turn; #chat is shown once the lobby
+                                     was joined. The nickname is remembered, so that a reload enters at once; #leave forgets it
    [data-room="lobby"]               a room's button: .unread inside it is the count ([hidden] at none), aria-current="true" on
                                      the room shown, data-locked while its code is wanted. On a phone #menu opens the list
    #room-title                       the room shown
@@ -36,25 +36,22 @@ function enter(name) {
   view.entering(true)
   const mine = new Socket("/socket", { params: () => ({ nickname }) })
   socket = mine
-  mine.onOpen(() => {
-    if (socket === mine) arrived()
-  })
-  mine.onError((_error, _transport, established) => {
-    // A browser does not tell a refused WebSocket from a server that is away.
-    if (socket === mine && established === 0) leave("We could not connect: the nickname was refused, or the server is away.")
-  })
   mine.onClose(() => {
-    if (socket === mine) view.online(false)
+    if (socket !== mine) return
+    if (view.inside()) view.online(false)
+    // A browser does not tell a refusal from a server that is away.
+    else leave("We could not connect: the nickname was refused, or the server is away.")
   })
   mine.connect()
   rooms.forEach((room) => room.locked || join(room))
 }
 
 function arrived() {
-  localStorage.setItem(NICKNAME, nickname)
+  view.online(true)
   if (view.inside()) return
+  localStorage.setItem(NICKNAME, nickname)
+  current = lobby
   view.enterChat(nickname)
-  show(lobby)
 }
 
 function leave(error = "") {
@@ -62,6 +59,7 @@ function leave(error = "") {
   socket = null
   old.disconnect()
   rooms.forEach((room) => room.forget())
+  view.setDraft("")
   view.leaveChat(nickname, error)
   roomList()
 }
@@ -86,7 +84,7 @@ function joined(room, channel) {
   room.channel = channel
   room.refusal = null
   roomList()
-  if (room === lobby) view.online(true)
+  if (room === lobby) arrived()
   if (room === current) show(room)
 }
 

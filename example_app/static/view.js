@@ -105,7 +105,6 @@ export function showRoom(room, me, changed) {
   if (!changed) return
   note("")
   setDraft(room.draft)
-  drawer(false)
 }
 
 function showLock(room) {
@@ -122,10 +121,12 @@ function showLock(room) {
 
 function drawer(open) {
   const visible = open && narrow.matches
+  const returns = page.sidebar.contains(document.activeElement) && !visible && narrow.matches
   page.chat.classList.toggle("drawer-open", visible)
   page.menu.setAttribute("aria-expanded", visible)
   page.sidebar.inert = narrow.matches && !visible
   if (visible) document.querySelector('[data-room][aria-current="true"]').focus()
+  if (returns) page.menu.focus()
 }
 
 // The messages
@@ -143,7 +144,9 @@ export function drawRoom(room, me) {
 export function append(room, me) {
   const [before, entry] = [room.entries.at(-2), room.entries.at(-1)]
   const follows = atBottom || entry.nickname === me
-  page.messages.append(...lines(before, entry, me, false))
+  const made = lines(before, entry, me, false)
+  made.forEach((line) => line.classList.add("fresh"))
+  page.messages.append(...made)
   if (entry.body) page.empty.hidden = true
   if (follows) toBottom()
   else if (entry.body) page.jump.hidden = false
@@ -258,7 +261,7 @@ export function listen({ enter, leave, choose, unlock, typed, send, seen }) {
   onClick("announce-cancel", () => page.announce.close())
   onClick("announcement-close", () => (page.announcement.hidden = true))
   onClick("jump", toBottom)
-  roomButtons().forEach((button) => button.addEventListener("click", () => choose(button.dataset.room)))
+  roomButtons().forEach((button) => button.addEventListener("click", () => (drawer(false), choose(button.dataset.room))))
   page.messages.addEventListener("scroll", ({ target }) => {
     if (target.clientHeight !== height) return // a banner or the keyboard took the room: nobody scrolled
     atBottom = target.scrollHeight - target.scrollTop - height < 80

@@ -1,0 +1,293 @@
+"""One channel, as the engine runs it: what happens to it, and what it may ask for."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+
+from .channel import GRACEFUL, Link, SocketRef, as_reply
+from .connection import FAILURES, Connection
+from .exceptions import InvalidPayload, NotJoined, PhoenixError, Refused
+from .inbox import LIMIT, Inbox
+from .message import Broadcast, Frame, Message, Reply
+from .protocol import JOIN_CRASHED, OK, JoinReceived, Protocol
+from .pubsub import Lane, Subscriber
+
+log = logging.getLogger(__name__)
+
+
+class ChannelLink(Link):
+    """One channel, as the engine runs it: its inbox, its subscriptions, its end.
+
+    :param redo: handles a message that waited for the end of the join.
+    """
+
+    __slots__ = (
+        "_listener",
+        "_message",
+        "_timers",
+        "_redo",
+        "_topics",
+        "channel",
+        "connection",
+        "ended",
+        "inbox",
+        "joined",
+        "membership",
+        "protocol",
+        "stopping",
+        "subscriber",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        protocol: Protocol,
+        lane: Lane,
+        join: JoinReceived,
+        redo: Callable[[Message], None],
+    ) -> None:
+        route, socket = join.route, connection.socket
+        self.connection = connection
+        self.protocol = protocol
+        self.membership = join.membership
+        self._redo = redo
+        self.inbox = Inbox(connection.engine.workers, self._settle)
+        topic = join.membership.topic
+        self.channel = route.channel(self, topic, route.subtopic(topic), {**socket.assigns, **route.assigns})
+        self.channel.params, self.channel.transport = socket.params, socket.transport
+        self.joined = False
+        self.ended = False
+        #: What :meth:`stop` was given, in a tuple.
+        self.stopping: tuple[Any] | None = None
+        self._message: Message | None = None
+        self.subscriber = Subscriber(self._intercepted, lane, connection.carrier.write, route.channel.intercepts)
+        #: Other topics that the author subscribed to, heard by one more subscriber.
+        self._listener: Subscriber | None = None
+        self._topics: set[str] = set()
+        self._timers: set[Any] = set()
+
+    # What the connection asks for; each is a call in the inbox, but for the end.
+
+    def join(self, join: JoinReceived) -> None:
+        """Let the author decide, answer, and go on with what waited meanwhile."""
+        reply = self._decide(join)
+        if self.ended:
+            return
+        connection, protocol = self.connection, self.protocol
+        try:
+            frame = self._admit(join, reply) if reply.status == "ok" else protocol.refuse(join, reply)
+        except InvalidPayload:
+            self._log("answered its join with what this client cannot be sent")
+            reply, frame = JOIN_CRASHED, protocol.refuse(join, JOIN_CRASHED)
+        connection.send(frame)
+        if join.replaced is not None:
+            connection.send(protocol.close(join.replaced))
+        for message in protocol.release(self.membership):
+            self._redo(message)
+        if self.joined:
+            self._run(self.channel.after_join)
+        elif reply is not JOIN_CRASHED:
+            self.end("shutdown")
+
+    def handle_in(self, message: Message) -> None:
+        """Let the author handle an event, and answer."""
+        self._message = message
+        try:
+            with self.connection.engine.context():
+                reply = self.channel.dispatch(message.event, message.payload)
+            if reply is not None:
+                self._answer(message.ref, reply)
+        except Refused as refused:
+            self._run(self._answer, message.ref, Reply("error", refused.response))
+        except FAILURES as failure:
+            self._crash(failure)
+        finally:
+            self._message = None
+
+    def leave(self, message: Message) -> None:
+        """Let the client go."""
+        self._answer(message.ref, OK)
+        self._close("left")
+
+    def end(self, reason: Any) -> None:
+        """End without a word on the wire; what runs may finish, then the author cleans up."""
+        if self.ended:
+            return
+        self.ended = True
+        self._forget()
+        self.inbox.put(self._terminate, reason)
+
+    # What the author asks for.
+
+    def push(self, event: str, payload: Any) -> None:
+        """Send an event to this client."""
+        self._require_joined("push")
+        self.connection.send(self.protocol.push(self.membership, event, payload))
+
+    def broadcast(self, event: str, payload: Any, everybody: bool) -> None:
+        """Send an event to the subscribers of the topic: to all, or to all but this channel."""
+        self._require_joined("broadcast")
+        broadcast = Broadcast(self.membership.topic, event, payload)
+        self.connection.engine.broadcast(broadcast, None if everybody else self.subscriber)
+
+    def socket_ref(self) -> SocketRef:
+        """Remember the message that is being handled."""
+        self._require_joined("socket_ref")
+        if self._message is None or self._message.ref is None:
+            raise NotJoined("socket_ref() works while a message with a ref is handled; this one cannot be answered")
+        return SocketRef(self._message.ref)
+
+    def reply(self, socket_ref: SocketRef, reply: Reply) -> None:
+        """Answer a remembered message."""
+        self._answer(socket_ref.ref, reply)
+
+    def stop(self, reason: Any) -> None:
+        """End the channel behind the callback that runs."""
+        self.stopping = (reason,)
+        self._later(self._nothing)
+
+    def send(self, message: Any) -> None:
+        """Queue a message for the channel's own ``handle_info``."""
+        self._later(self._inform, message)
+
+    def send_after(self, seconds: float, message: Any) -> Callable[[], None]:
+        """Queue a message later; the answer is a function that cancels it."""
+        timer = gevent.get_hub().loop.timer(seconds)
+
+        def cancel() -> None:
+            self._timers.discard(timer)
+            timer.close()
+
+        def ring() -> None:
+            cancel()
+            self.send(message)
+
+        if not self.ended:
+            self._timers.add(timer)
+            timer.start(ring)
+        return cancel
+
+    def subscribe(self, topic: str) -> None:
+        """Hear another topic."""
+        if self.ended:
+            return
+        self._listener = self._listener or Subscriber(self.send)
+        self._topics.add(topic)
+        self.connection.engine.pubsub.subscribe(topic, self._listener)
+
+    def unsubscribe(self, topic: str) -> None:
+        """Hear another topic no more."""
+        if self._listener is not None:
+            self._topics.discard(topic)
+            self.connection.engine.pubsub.unsubscribe(topic, self._listener)
+
+    # How it is done.
+
+    def _decide(self, join: JoinReceived) -> Reply:
+        try:
+            with self.connection.engine.context():
+                return as_reply(self.channel.join(join.message.payload), self.channel, "join") or OK
+        except Refused as refused:
+            return Reply("error", refused.response)
+        except FAILURES:
+            self._log("crashed in its join")
+            return JOIN_CRASHED
+
+    def _admit(self, join: JoinReceived, reply: Reply) -> Frame:
+        frame = self.protocol.accept(join, reply)
+        self.joined = True
+        self.connection.engine.pubsub.subscribe(self.membership.topic, self.subscriber)
+        return frame
+
+    def _answer(self, ref: Any, reply: Reply) -> None:
+        self.connection.send(self.protocol.reply(self.membership, ref, reply))
+
+    def _run(self, function: Callable[..., None], *arguments: Any) -> None:
+        """Call an author's method; its failure is the channel's crash."""
+        try:
+            with self.connection.engine.context():
+                function(*arguments)
+        except FAILURES as failure:
+            self._crash(failure)
+
+    def _later(self, call: Callable[[Any], None], argument: Any = None) -> None:
+        if not self.ended:
+            self.connection.engine.hub.call(self.inbox.put, call, argument)
+
+    def _nothing(self, _: Any) -> None:
+        """Do nothing: :meth:`_settle` follows."""
+
+    def _inform(self, message: Any) -> None:
+        self._run(self.channel.handle_info, message)
+
+    def _intercepted(self, broadcast: Broadcast) -> None:
+        if len(self.inbox) >= LIMIT:
+            self.stop(PhoenixError(f"{LIMIT} messages wait: its callbacks are slower than its broadcasts"))
+        else:
+            self._later(self._pass_out, broadcast)
+
+    def _pass_out(self, broadcast: Broadcast) -> None:
+        self._run(self.channel.dispatch_out, broadcast.event, broadcast.payload)
+
+    def _settle(self) -> None:
+        """Do what a stop asked for, behind the callback that asked."""
+        if self.stopping is None or self.ended:
+            return
+        (reason,) = self.stopping
+        if reason in GRACEFUL or (isinstance(reason, tuple) and reason[:1] == ("shutdown",)):
+            self._close(reason)
+        else:
+            self._crash(reason)
+
+    def _close(self, reason: Any) -> None:
+        """End on purpose: the notice first, then the author's cleaning up (``channel/server.ex``)."""
+        if self.ended:
+            return
+        self.ended = True
+        self.connection.send(self.protocol.close(self.membership))
+        self._forget()
+        self._terminate(reason)
+
+    def _crash(self, reason: Any) -> None:
+        """End by accident: cleaning up first, then the notice, by which the client knows to join again."""
+        self._log("crashed", reason)
+        if self.ended:
+            return
+        self.ended = True
+        self._terminate(reason)
+        self.connection.send(self.protocol.crash(self.membership))
+        self._forget()
+
+    def _forget(self) -> None:
+        """Let go of the topic, the subscriptions, the timers and what waits."""
+        pubsub = self.connection.engine.pubsub
+        self.protocol.forget(self.membership)
+        self.inbox.clear()
+        pubsub.unsubscribe(self.membership.topic, self.subscriber)
+        for topic in list(self._topics):
+            self.unsubscribe(topic)
+        for timer in self._timers:
+            timer.close()
+        self._timers.clear()
+
+    def _terminate(self, reason: Any) -> None:
+        try:
+            with self.connection.engine.context():
+                self.channel.terminate(reason)
+        except FAILURES:
+            self._log("failed to terminate")
+
+    def _require_joined(self, verb: str) -> None:
+        if not self.joined:
+            raise NotJoined(
+                f"{type(self.channel).__name__} may not {verb} before its join is over: do it in after_join(self),"
+                " which runs behind the join's reply"
+            )
+
+    def _log(self, what: str, reason: Any = None) -> None:
+        failure = reason if isinstance(reason, BaseException) else reason is None
+        log.error("%s %s on topic %r", type(self.channel).__name__, what, self.membership.topic, exc_info=failure)

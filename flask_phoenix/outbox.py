@@ -1,0 +1,73 @@
+"""The one way out to a socket: written at once, or queued within bounds."""
+
+from __future__ import annotations
+
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+
+
+class Outbox:
+    """The one way out to a socket: written at once while the kernel takes it, queued within bounds while it does not.
+
+    :param limit: bytes that may wait.
+    :param overflow: called when more waits.
+    """
+
+    __slots__ = ("_direct", "_flusher", "_limit", "_overflow", "_queue", "_size", "_sock", "shut")
+
+    def __init__(self, sock: Any, limit: int, overflow: Callable[[], None]) -> None:
+        self._sock = sock
+        self._limit = limit
+        self._overflow = overflow
+        # A TLS record cannot be half written: there everything goes through the queue.
+        self._direct = not isinstance(sock, ssl.SSLSocket)
+        self._queue: deque[bytes] | None = None
+        self._flusher: gevent.Greenlet[..., None] | None = None
+        self._size = 0
+        #: Nothing more is taken: the close frame is out, or the socket is broken.
+        self.shut = False
+
+    def write(self, data: bytes) -> None:
+        """Write or queue bytes; never block, never raise."""
+        if self.shut:
+            return
+        if self._queue is None and self._direct:
+            try:
+                sent = self._sock.send(data, 0, 0.0)
+            except BlockingIOError:
+                sent = 0
+            except OSError:
+                self.shut = True
+                return
+            if sent == len(data):
+                return
+            data = data[sent:]
+        self._enqueue(data)
+
+    def join(self) -> None:
+        """Wait until nothing waits any more, or the socket is broken."""
+        if self._flusher is not None:
+            self._flusher.join()
+
+    def _enqueue(self, data: bytes) -> None:
+        self._size += len(data)
+        if self._queue is None:
+            self._queue = deque((data,))
+            self._flusher = gevent.spawn(self._flush, self._queue)
+        else:
+            self._queue.append(data)
+        if self._size > self._limit:
+            self._overflow()
+
+    def _flush(self, queue: deque[bytes]) -> None:
+        try:
+            while queue:
+                self._sock.sendall(queue[0])
+                self._size -= len(queue.popleft())
+        except OSError:
+            self.shut = True
+        self._queue = self._flusher = None

@@ -1,0 +1,709 @@
+"""The wire, byte by byte: the vectors and matrices of the protocol's description."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import json
+import math
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import ujson
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flask_phoenix.exceptions import InvalidMessage, InvalidOption, InvalidPayload, UnknownVersion
+from flask_phoenix.message import Broadcast, Message, Reply
+from flask_phoenix.serializer import Json, Serializer, V1Serializer, V2Serializer, default_table, negotiate
+
+JSON = Json()
+V1 = V1Serializer(JSON)
+V2 = V2Serializer(JSON)
+
+
+def strict(text: str) -> Any:
+    """Read JSON as Phoenix does, slowly: the reference that the codec is held to."""
+    text.encode()
+    value = json.loads(text, parse_constant=refuse, parse_float=finite)
+    json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def refuse(text: str) -> Any:
+    """Refuse what is no JSON."""
+    raise ValueError(text)
+
+
+def finite(text: str) -> float:
+    """Read a number that is not infinite."""
+    return refuse(text) if math.isinf(float(text)) else float(text)
+
+
+def exactly(value: Any) -> str:
+    """Tell values apart that Python calls equal: 1, 1.0 and True, 0.0 and -0.0."""
+    return repr(value)
+
+
+# JSON: reading
+
+REFUSED = [
+    "",
+    " ",
+    "NaN",
+    "[NaN]",
+    "Infinity",
+    "[-Infinity]",
+    "[1e400]",
+    "[-1E400]",
+    "[1" + "0" * 309 + ".0]",
+    "[" + "9" * 250 + "e99]",
+    "[" + ",".join(["1" * 400 + ".5"] * 3) + "]",
+    "-",
+    "[-]",
+    "[- 1]",
+    "[-.5]",
+    "[.5]",
+    "[01]",
+    "[-01]",
+    "[00]",
+    '{"a": 01}',
+    "[1.]",
+    "[1.e5]",
+    "[+1]",
+    "[1e]",
+    r'["\ud800"]',
+    r'["\uDC00"]',
+    r'["\ud83d\ud83d\ude00"]',
+    r'{"\ud800": 1}',
+    '["\ud800"]',
+    '["\x00"]',
+    '["\n"]',
+    '["\t"]',
+    '["\x1f"]',
+    r'["\x"]',
+    r'["\u12"]',
+    r'["\u12g4"]',
+    '["',
+    '["a]',
+    "['a']",
+    "[1,]",
+    "[,1]",
+    "[1 2]",
+    '{"a"}',
+    '{"a":}',
+    '{"a":1,}',
+    "{1:2}",
+    "[] x",
+    "[]]",
+    "[",
+    "tru",
+    "True",
+    "undefined",
+    "\ufeff[]",
+    "\xa0[]",
+    "[1]//",
+    "[" * 100_000,
+    "[" * 1_100 + "]" * 1_100,
+]
+
+
+@pytest.mark.parametrize("text", REFUSED)
+@pytest.mark.parametrize("module", [ujson, json])
+def test_reading_refuses_what_is_not_json(text: str, module: Any) -> None:
+    with pytest.raises(InvalidMessage):
+        Json(module).loads(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        (" \n\t\r[1]\n ", [1]),
+        (r'"\u0000"', "\x00"),
+        (r'"\ud83d\ude00"', "\U0001f600"),
+        (r'"\\ud800"', r"\ud800"),
+        (r'"\\\"01\\"', '\\"01\\'),
+        (r'"\"\\\/\b\f\n\r\t"', '"\\/\b\f\n\r\t'),
+        ('"2026-11-05 08:05, - 1. NaN 1e400 01"', "2026-11-05 08:05, - 1. NaN 1e400 01"),
+        ('["\x7f\u2028\xa0"]', ["\x7f\u2028\xa0"]),
+        (
+            "[1.0,1e2,-0,-0.0,0.1,1E-7,123456789012345678901234567890]",
+            [1.0, 100.0, 0, -0.0, 0.1, 1e-7, 123456789012345678901234567890],
+        ),
+        ("[1e308,1e-400,0e999]", [1e308, 0.0, 0.0]),
+        ("1" * 309, int("1" * 309)),
+        ('{"a":1,"a":2}', {"a": 2}),
+        ("null", None),
+        ("[" * 900 + "]" * 900, json.loads("[" * 900 + "]" * 900)),
+        ("[" + ",".join(["1234567890"] * 100) + "]", [1234567890] * 100),
+    ],
+)
+@pytest.mark.parametrize("module", [ujson, json])
+def test_reading_takes_what_is_json(text: str, value: Any, module: Any) -> None:
+    assert exactly(Json(module).loads(text)) == exactly(value)
+
+
+def test_reading_bytes() -> None:
+    assert JSON.loads('["é"]'.encode()) == ["é"]
+    with pytest.raises(InvalidMessage, match="expected JSON: 'utf-8' codec"):
+        JSON.loads(b'["\xff"]')
+
+
+NUMBERS = ["-", "+", "0", "1", "05", ".", "e", "E", "e5", "1e400", "-0.0", "NaN", "Infinity", "9" * 200, "1" * 310]
+STRINGS = ['"', '""', '"a":', "\\", r"\ud800", r"\ude00", r"\u00e9", r'"\""', '"\\', '"12:05"', "é", "\ud800", "'"]
+MARKS = ["[", "]", "{", "}", "{}", "[]", ",", ":", " ", "\n", "\x00", "\ufeff", "true", "null", "//"]
+PIECES = st.sampled_from([*NUMBERS, *STRINGS, *MARKS])
+ALMOST_JSON = st.lists(PIECES, max_size=10).map("".join)
+ANY_TEXT = st.text(st.characters(exclude_categories=()))
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda children: st.lists(children) | st.dictionaries(st.text(), children),
+    max_leaves=20,
+)
+
+
+@given(ALMOST_JSON | ALMOST_JSON.map("[{}]".format) | ALMOST_JSON.map('{{"k":{}}}'.format) | ANY_TEXT)
+def test_reading_is_as_strict_as_the_reference(text: str) -> None:
+    try:
+        value = strict(text)
+    except (ValueError, RecursionError):
+        with pytest.raises(InvalidMessage):
+            JSON.loads(text)
+    else:
+        assert exactly(JSON.loads(text)) == exactly(value)
+
+
+# JSON: writing
+
+
+class Colour(enum.Enum):
+    RED = 1
+
+
+class Level(enum.IntEnum):
+    HIGH = 7
+
+
+class Word(str):
+    pass
+
+
+class Raw:
+    """What ujson would write in the way of its own."""
+
+    def __json__(self) -> str:
+        return "NaN"
+
+    def toDict(self) -> dict[str, Any]:
+        return {"a": 1}
+
+
+def cycle() -> list[Any]:
+    """Return a list that holds itself."""
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+def nested(depth: int) -> list[Any]:
+    """Return lists in lists."""
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("module", [ujson, json])
+@pytest.mark.parametrize(
+    "value",
+    [
+        math.nan,
+        {"a": [math.inf]},
+        -math.inf,
+        "\ud800",
+        ["é\udfff"],
+        {"\ud800": 1},
+        {(1, 2): 3},
+        {b"a": 1},
+        {Colour.RED: 1},
+        {1: "a", "1": "b"},
+        [{"deep": ({None: 1, "null": 2},)}],
+        b"bytes",
+        {"a": b"bytes"},
+        {1, 2},
+        object(),
+        Raw(),
+        [Raw()],
+        Colour.RED,
+        datetime.date(2026, 11, 24),
+        decimal.Decimal("NaN"),
+        1j,
+        (number for number in [1]),
+        cycle(),
+        nested(100_000),
+        10**5_000,
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_writing_refuses_what_json_has_not(value: Any, module: Any) -> None:
+    with pytest.raises(InvalidPayload, match=r"^this cannot be written as JSON: .*; send dicts, lists, strings"):
+        Json(module).dumps(value)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (0, "0"),
+        (-0.0, "-0.0"),
+        (2**64, "18446744073709551616"),
+        (-(2**63) - 1, "-9223372036854775809"),
+        (0.1, "0.1"),
+        ("a/b<&>", '"a/b<&>"'),
+        ('"\\\x00\x1f\n\x7f\u2028', '"\\"\\\\\\u0000\\u001f\\n\x7f\u2028"'),
+        ("é\U0001f600", '"é\U0001f600"'),
+        (["a/b<&>é\x00"], '["a/b<&>é\\u0000"]'),
+        ({"b": [1, {"a": None}], "a": (1, 2)}, '{"b":[1,{"a":null}],"a":[1,2]}'),
+        ({1: 2, 1.5: 2, None: 3, False: 4, "x": 1}, '{"1":2,"1.5":2,"null":3,"false":4,"x":1}'),
+        ({Level.HIGH: Level.HIGH}, '{"7":7}'),
+        ([Word("x")], '["x"]'),
+        ({}, "{}"),
+        ("", '""'),
+    ],
+)
+def test_writing(value: Any, text: str) -> None:
+    assert JSON.dumps(value) == text
+
+
+def test_a_key_that_is_no_number_is_refused() -> None:
+    with pytest.raises(InvalidPayload):
+        JSON.dumps({math.nan: 1})
+
+
+def test_other_types_go_through_the_default() -> None:
+    codec = Json(default=lambda value: [str(value)])
+    day = datetime.date(2026, 11, 24)
+    assert codec.dumps({"day": day, "price": decimal.Decimal("1.10")}) == '{"day":["2026-11-24"],"price":["1.10"]}'
+    with pytest.raises(InvalidPayload, match="Out of range"):
+        Json(default=lambda value: math.nan).dumps({"day": day})
+    with pytest.raises(InvalidPayload, match="surrogates not allowed"):
+        Json(default=lambda value: "\ud800").dumps({"day": day})
+
+
+def test_another_module_is_used_and_held_to_the_rules() -> None:
+    module = SimpleNamespace(dumps=lambda value: b'{"from":"bytes"}', loads=lambda text: ["read", text])
+    assert Json(module).dumps({}) == '{"from":"bytes"}'
+    assert Json(module).loads("[1]") == ["read", "[1]"]
+    careless = SimpleNamespace(dumps=lambda value: "[NaN]", loads=refuse)
+    with pytest.raises(InvalidPayload):
+        Json(careless).dumps({})
+    with pytest.raises(InvalidMessage, match=r"expected JSON: \[1\]"):
+        Json(careless).loads("[1]")
+
+
+@given(VALUES)
+def test_what_is_written_is_read_again(value: Any) -> None:
+    text = JSON.dumps(value)
+    assert exactly(JSON.loads(text)) == exactly(value)
+    assert exactly(strict(text)) == exactly(value)
+
+
+# Version 2, text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('["3","3","room:1","phx_join",{"a":1}]', ("3", "3", "room:1", "phx_join", {"a": 1})),
+        (' \n["1","2","t","e",{"ws":1}]\n ', ("1", "2", "t", "e", {"ws": 1})),
+        ('[null,"8","phoenix","heartbeat",{}]', (None, "8", "phoenix", "heartbeat", {})),
+        ('["1","2","t","e",{},"six",7]', ("1", "2", "t", "e", {})),
+        ('[1,{"a":1},null,true,[]]', (1, {"a": 1}, None, True, [])),
+        ('["","","","",null]', ("", "", "", "", None)),
+    ],
+)
+def test_v2_reads_an_array(text: str, message: tuple[Any, ...]) -> None:
+    assert V2.decode(text) == message
+    assert isinstance(V2.decode(text), Message)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "null", '"x"', "1", "[]", '["1","2","t","e"]', '{"topic":"t","event":"e","payload":{},"ref":"2"}'],
+)
+def test_v2_refuses_other_text(text: str) -> None:
+    with pytest.raises(InvalidMessage):
+        V2.decode(text)
+
+
+def test_v2_writes_arrays() -> None:
+    push = Message("3", None, "room:1", "joined", {"status": "connected"})
+    close = Message("3", "3", "room:1", "phx_close", {})
+    broadcast = Broadcast("room:1", "user_entered", {"user": None})
+    assert V2.encode(push) == '["3",null,"room:1","joined",{"status":"connected"}]'
+    assert V2.encode(close) == '["3","3","room:1","phx_close",{}]'
+    assert V2.encode_broadcast(broadcast) == '[null,null,"room:1","user_entered",{"user":null}]'
+
+
+@pytest.mark.parametrize(
+    ("refs", "topic", "reply", "text"),
+    [
+        (("3", "3"), "room:1", Reply(), '["3","3","room:1","phx_reply",{"status":"ok","response":{}}]'),
+        (("3", "5"), "a/b", Reply("ok", [1, 2]), '["3","5","a/b","phx_reply",{"status":"ok","response":[1,2]}]'),
+        ((None, "9"), "nope", Reply("error", "é"), '[null,"9","nope","phx_reply",{"status":"error","response":"é"}]'),
+        (({"a": 1}, True), None, Reply("x", None), '[{"a":1},true,null,"phx_reply",{"status":"x","response":null}]'),
+    ],
+)
+def test_v2_writes_replies(refs: tuple[Any, Any], topic: Any, reply: Reply, text: str) -> None:
+    assert V2.encode_reply(*refs, topic, reply) == text
+
+
+def test_v2_fixtures_of_phoenix() -> None:
+    assert V2.encode(Message(None, None, "t", "e", {"m": 1})) == '[null,null,"t","e",{"m":1}]'
+    assert V2.encode_broadcast(Broadcast("t", "e", {"m": 1})) == '[null,null,"t","e",{"m":1}]'
+    no_status: Any = None
+    reply = '[null,null,"t","phx_reply",{"status":null,"response":{"m":1}}]'
+    assert V2.encode_reply(None, None, "t", Reply(no_status, {"m": 1})) == reply
+    assert V2.decode('[null,null,"t","e",{"m":1}]') == (None, None, "t", "e", {"m": 1})
+
+
+@pytest.mark.parametrize("payload", ["invalid", [1], None, 1, bytearray(b"x")])
+def test_v2_takes_dicts_and_bytes_alone_for_a_payload(payload: Any) -> None:
+    expected = f"expected payload to be a dict .a JSON object. or bytes, got {type(payload).__name__}"
+    with pytest.raises(InvalidPayload, match=expected):
+        V2.encode(Message("1", None, "t", "e", payload))
+    with pytest.raises(InvalidPayload, match=expected):
+        V2.encode_broadcast(Broadcast("t", "e", payload))
+
+
+@pytest.mark.parametrize("serializer", [V1, V2])
+def test_what_json_has_not_is_refused_wherever_it_stands(serializer: Serializer) -> None:
+    with pytest.raises(InvalidPayload):
+        serializer.encode(Message("1", None, "t", "e", {"a": math.nan}))
+    with pytest.raises(InvalidPayload):
+        serializer.encode_reply("1", "2", "t", Reply("ok", object()))
+    with pytest.raises(InvalidPayload):
+        serializer.encode_reply("1", "2", "t", Reply("ok", {"a": b"bytes"}))
+    with pytest.raises(InvalidPayload):
+        serializer.encode_broadcast(Broadcast("\ud800", "e", {}))
+
+
+# Version 2, binary
+
+READ = [
+    (
+        "B1",
+        "00 01 01 06 04 33 35 72 6f 6f 6d 3a 31 62 6c 6f 62 de ad be ef",
+        ("3", "5", "room:1", "blob", b"\xde\xad\xbe\xef"),
+    ),
+    (
+        "B2",
+        "00 02 03 05 05 31 32 31 32 33 74 6f 70 69 63 65 76 65 6e 74 65 66 67",
+        ("12", "123", "topic", "event", b"efg"),
+    ),
+    ("B3", "00 02 03 05 05 31 32 31 32 33 74 6f 70 69 63 65 76 65 6e 74", ("12", "123", "topic", "event", b"")),
+    (
+        "B4",
+        "00 01 01 0a 02 37 39 72 6f 6f 6d 3a 63 61 66 c3 a9 cf 80 01",
+        ("7", "9", "room:caf\u00e9", "\u03c0", b"\x01"),
+    ),
+    ("B5", "00 01 01 01 01 30 31 74 65 01", ("0", "1", "t", "e", b"\x01")),
+    ("B5b", "00 02 01 03 02 31 30 31 74 6f 70 65 76 01", ("10", "1", "top", "ev", b"\x01")),
+    (
+        "B15",
+        "00 02 01 08 0c 31 31 32 72 6f 6f 6d 3a 62 69 6e 62 69 6e 61 72 79 5f 65 76 65 6e 74 01 02",
+        ("11", "2", "room:bin", "binary_event", b"\x01\x02"),
+    ),
+    ("no join_ref", "00 00 01 01 01 32 74 65 ff", (None, "2", "t", "e", b"\xff")),
+    ("no ref", "00 01 00 01 01 31 74 65 ff", ("1", "", "t", "e", b"\xff")),
+    ("nothing", "00 00 00 00 00", (None, "", "", "", b"")),
+]
+
+
+@pytest.mark.parametrize(("frame", "message"), [each[1:] for each in READ], ids=[each[0] for each in READ])
+def test_v2_reads_a_binary_push(frame: str, message: tuple[Any, ...]) -> None:
+    assert V2.decode(bytes.fromhex(frame)) == message
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        "",
+        "00",
+        "00 00 00 00",
+        "01 01 01 06 04 33 35 72 6f 6f 6d 3a 31 62 6c 6f 62 de ad",
+        "02 01 01 06 04 33 35 72 6f 6f 6d 3a 31 62 6c 6f 62 de ad",
+        "00 c8 01 01 01 61 62 63",
+        "00 01 01 06 04 33 35 72 6f 6f 6d 3a 31 62 6c 6f",
+        "00 01 01 02 01 33 35 ff fe 65",
+        "00 01 00 00 00 ff",
+        "00 00 01 00 00 ff",
+        "00 00 00 00 01 ff",
+        "00 00 00 01 01 c3 a9",
+        b'["1","2","edge:b","echo",{}]'.hex(),
+    ],
+)
+def test_v2_refuses_other_bytes(frame: str) -> None:
+    with pytest.raises(InvalidMessage, match="binary push"):
+        V2.decode(bytes.fromhex(frame))
+
+
+@pytest.mark.parametrize(
+    ("join_ref", "topic", "event", "payload", "frame"),
+    [
+        ("3", "room:1", "blob", b"\xde\xad\xbe\xef", "00 01 06 04 33 72 6f 6f 6d 3a 31 62 6c 6f 62 de ad be ef"),
+        (None, "room:1", "blob", b"\xff", "00 00 06 04 72 6f 6f 6d 3a 31 62 6c 6f 62 ff"),
+        ("12", "topic", "event", b"efg", "00 02 05 05 31 32 74 6f 70 69 63 65 76 65 6e 74 65 66 67"),
+        (
+            "11",
+            "room:bin",
+            "binary_event",
+            b"\x00\x01",
+            "00 02 08 0c 31 31 72 6f 6f 6d 3a 62 69 6e 62 69 6e 61 72 79 5f 65 76 65 6e 74 00 01",
+        ),
+        (7, "t", "e", b"", "00 01 01 01 37 74 65"),
+        (1.5, "t", "e", b"", "00 03 01 01 31 2e 35 74 65"),
+    ],
+    ids=["B6", "B7", "B8", "B15", "a number", "a float"],
+)
+def test_v2_writes_a_binary_push(join_ref: Any, topic: str, event: str, payload: bytes, frame: str) -> None:
+    assert V2.encode(Message(join_ref, None, topic, event, payload)) == bytes.fromhex(frame)
+
+
+@pytest.mark.parametrize(
+    ("refs", "topic", "reply", "frame"),
+    [
+        (("3", "5"), "room:1", Reply("ok", b"\1\2\3\4"), "01 01 01 06 02 33 35 72 6f 6f 6d 3a 31 6f 6b 01 02 03 04"),
+        (("3", "6"), "room:1", Reply("error", b""), "01 01 01 06 05 33 36 72 6f 6f 6d 3a 31 65 72 72 6f 72"),
+        (("12", "123"), "topic", Reply("ok", b"efg"), "01 02 03 05 02 31 32 31 32 33 74 6f 70 69 63 6f 6b 65 66 67"),
+        ((None, None), "t", Reply("ok", b""), "01 00 00 01 02 74 6f 6b"),
+        (
+            ("11", "2"),
+            "room:bin",
+            Reply("ok", b"\1\2\3\4"),
+            "01 02 01 08 02 31 31 32 72 6f 6f 6d 3a 62 69 6e 6f 6b 01 02 03 04",
+        ),
+        (("1", ""), "edge:b", Reply("ok", b"abc"), "01 01 00 06 02 31 65 64 67 65 3a 62 6f 6b 61 62 63"),
+    ],
+    ids=["B9", "B10", "B11", "B12", "B15", "empty ref"],
+)
+def test_v2_writes_a_binary_reply(refs: tuple[Any, Any], topic: str, reply: Reply, frame: str) -> None:
+    assert V2.encode_reply(*refs, topic, reply) == bytes.fromhex(frame)
+
+
+@pytest.mark.parametrize(
+    ("broadcast", "frame"),
+    [
+        (Broadcast("room:1", "blob", b"\xde\xad\xbe\xef"), "02 06 04 72 6f 6f 6d 3a 31 62 6c 6f 62 de ad be ef"),
+        (Broadcast("topic", "event", b"efg"), "02 05 05 74 6f 70 69 63 65 76 65 6e 74 65 66 67"),
+    ],
+    ids=["B13", "B14"],
+)
+def test_v2_writes_a_binary_broadcast(broadcast: Broadcast, frame: str) -> None:
+    assert V2.encode_broadcast(broadcast) == bytes.fromhex(frame)
+
+
+@pytest.mark.parametrize("field", ["join_ref", "topic", "event"])
+@pytest.mark.parametrize("value", ["x" * 256, "\u03c0" * 128])
+def test_v2_names_the_field_of_a_push_that_is_too_long(field: str, value: str) -> None:
+    message = Message("1", None, "t", "e", b"")
+    with pytest.raises(InvalidPayload, match=f"the {field} of a binary frame must have at most 255 bytes, but has 256"):
+        V2.encode(message._replace(**{field: value}))
+    assert isinstance(V2.encode(message._replace(**{field: value[:-1]})), bytes)
+
+
+@pytest.mark.parametrize("field", ["join_ref", "ref", "topic", "status"])
+def test_v2_names_the_field_of_a_reply_that_is_too_long(field: str) -> None:
+    fields = {"join_ref": "1", "ref": "2", "topic": "t", "status": "ok"} | {field: "x" * 256}
+    with pytest.raises(InvalidPayload, match=f"the {field} of a binary frame must have at most 255 bytes"):
+        V2.encode_reply(fields["join_ref"], fields["ref"], fields["topic"], Reply(fields["status"], b""))
+
+
+@pytest.mark.parametrize("field", ["topic", "event"])
+def test_v2_names_the_field_of_a_broadcast_that_is_too_long(field: str) -> None:
+    with pytest.raises(InvalidPayload, match=f"the {field} of a binary frame must have at most 255 bytes"):
+        V2.encode_broadcast(Broadcast("t", "e", b"")._replace(**{field: "x" * 256}))
+
+
+@pytest.mark.parametrize("ref", [True, {"a": 1}, [], b"1"])
+def test_v2_cannot_write_a_ref_that_is_no_string_in_binary(ref: Any) -> None:
+    with pytest.raises(InvalidPayload, match=f"the ref of a binary frame must be a string, got {type(ref).__name__}"):
+        V2.encode_reply("1", ref, "t", Reply("ok", b""))
+
+
+def test_v2_cannot_write_a_lone_surrogate_in_binary() -> None:
+    with pytest.raises(InvalidPayload, match="the topic of a binary frame must be writable in UTF-8"):
+        V2.encode_broadcast(Broadcast("\ud800", "e", b""))
+
+
+# Version 1
+
+
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        ('{"topic":"t","event":"phx_join","payload":{"a":1},"ref":"1"}', (None, "1", "t", "phx_join", {"a": 1})),
+        ('{"topic":"t","event":"e","payload":null,"ref":null,"join_ref":"4","x":1}', ("4", None, "t", "e", None)),
+        ('{"topic":"é","event":"e","payload":[1],"ref":7}'.encode(), (None, 7, "é", "e", [1])),
+    ],
+)
+def test_v1_reads_an_object(frame: str | bytes, message: tuple[Any, ...]) -> None:
+    assert V1.decode(frame) == message
+    assert isinstance(V1.decode(frame), Message)
+
+
+@pytest.mark.parametrize("missing", ["topic", "event", "payload", "ref"])
+def test_v1_names_the_missing_key(missing: str) -> None:
+    fields = {key: "x" for key in ("topic", "event", "payload", "ref") if key != missing}
+    with pytest.raises(
+        InvalidMessage, match=f"expects an object with topic, event, payload, ref: KeyError.'{missing}'"
+    ):
+        V1.decode(json.dumps(fields))
+
+
+@pytest.mark.parametrize(
+    "frame", ["", "{", "null", "1", '"x"', '[null,null,"t","e",{"m":1}]', b'{"topic":"\xff"}', b"\x00\x01"]
+)
+def test_v1_refuses_other_frames(frame: str | bytes) -> None:
+    with pytest.raises(InvalidMessage):
+        V1.decode(frame)
+
+
+def test_v1_writes_exactly_four_keys() -> None:
+    push = Message("3", None, "room:1", "joined", {"status": "connected"})
+    error = Message(None, None, "room:1", "phx_error", {"reason": "channel_crash"})
+    assert V1.encode(push) == '{"topic":"room:1","event":"joined","ref":null,"payload":{"status":"connected"}}'
+    assert V1.encode(error) == '{"topic":"room:1","event":"phx_error","ref":null,"payload":{"reason":"channel_crash"}}'
+    assert (
+        V1.encode_reply("3", "7", "phoenix", Reply())
+        == '{"topic":"phoenix","event":"phx_reply","ref":"7","payload":{"status":"ok","response":{}}}'
+    )
+    assert (
+        V1.encode_broadcast(Broadcast("room:1", "e", {"user": None}))
+        == '{"topic":"room:1","event":"e","ref":null,"payload":{"user":null}}'
+    )
+
+
+@pytest.mark.parametrize("payload", ["invalid", [1, 2], 1, None, {}])
+def test_v1_takes_any_json_value_for_a_payload(payload: Any) -> None:
+    text = json.dumps(payload, separators=(",", ":"))
+    assert (
+        V1.encode(Message("1", None, "t", "e", payload)) == f'{{"topic":"t","event":"e","ref":null,"payload":{text}}}'
+    )
+    assert V1.encode_broadcast(Broadcast("t", "e", payload)) == V1.encode(Message("1", None, "t", "e", payload))
+
+
+def test_v1_has_no_binary() -> None:
+    with pytest.raises(InvalidPayload, match=r"bytes cannot go to a client of vsn 1\.0\.0"):
+        V1.encode(Message("1", None, "t", "e", b""))
+    with pytest.raises(InvalidPayload, match=r"vsn=2\.0\.0"):
+        V1.encode_reply("1", "2", "t", Reply("ok", b""))
+    with pytest.raises(InvalidPayload):
+        V1.encode_broadcast(Broadcast("t", "e", b""))
+
+
+# Both, at length
+
+
+@given(st.binary() | st.binary().map(lambda tail: b"\x00" + tail) | ALMOST_JSON | ANY_TEXT)
+def test_a_frame_is_a_message_or_invalid(frame: str | bytes) -> None:
+    for serializer in (V1, V2):
+        try:
+            message = serializer.decode(frame)
+        except InvalidMessage:
+            continue
+        assert isinstance(message, Message)
+
+
+@given(VALUES, VALUES, VALUES, VALUES, VALUES)
+def test_what_was_said_in_text_comes_back(join_ref: Any, ref: Any, topic: Any, event: Any, payload: Any) -> None:
+    said = Message(join_ref, ref, topic, event, {"payload": payload})
+    assert exactly(V2.decode(V2.encode(said))) == exactly(said)
+    assert exactly(V1.decode(V1.encode(said))) == exactly(said._replace(join_ref=None))
+    answer = Message(join_ref, ref, topic, "phx_reply", {"status": "ok", "response": payload})
+    assert exactly(V2.decode(V2.encode_reply(join_ref, ref, topic, Reply("ok", payload)))) == exactly(answer)
+
+
+SHORT = st.text(max_size=60)
+
+
+@given(SHORT, SHORT, SHORT, SHORT, st.binary())
+def test_a_binary_push_of_a_client_is_read_back(
+    join_ref: str, ref: str, topic: str, event: str, payload: bytes
+) -> None:
+    header = [text.encode() for text in (join_ref, ref, topic, event)]
+    frame = bytes([0, *map(len, header)]) + b"".join(header) + payload
+    assert V2.decode(frame) == Message(join_ref or None, ref, topic, event, payload)
+
+
+# The choice
+
+
+@pytest.mark.parametrize(
+    ("vsn", "version"),
+    [
+        (None, "1.0.0"),
+        ("1.0.0", "1.0.0"),
+        ("1.0.5", "1.0.0"),
+        ("2.0.0", "2.0.0"),
+        ("2.0.9", "2.0.0"),
+        ("2.0.10", "2.0.0"),
+        ("2.0.0+build.7", "2.0.0"),
+    ],
+)
+def test_the_version_is_chosen(vsn: Any, version: str) -> None:
+    assert negotiate(vsn, default_table(JSON)).version == version
+
+
+@pytest.mark.parametrize("vsn", ["123.1.1", "1.1.0", "2.1.0", "3.0.0", "0.9.0", "2.0.0-rc.1", "2.0.1-rc.1"])
+def test_an_unknown_version_is_refused(vsn: str) -> None:
+    with pytest.raises(UnknownVersion) as caught:
+        negotiate(vsn, default_table(JSON))
+    expected = f"The client's requested transport version \"{vsn}\" does not match server's version requirements of "
+    assert str(caught.value) == expected + "['~> 1.0.0', '~> 2.0.0']"
+
+
+@pytest.mark.parametrize(
+    "vsn",
+    [
+        *["", "2", "2.0", "2.0.0.0", "abc", "v2.0.0", " 2.0.0", "2.0.0\n", "02.0.0", "2.00.0", "2.0.0-", "2.0.0+"],
+        *["\uff12.0.0", ["2.0.0"], {"a": "b"}, 2, b"2.0.0", True],
+    ],
+)
+def test_what_is_no_version_is_refused(vsn: Any) -> None:
+    with pytest.raises(UnknownVersion, match="The client's requested transport version is invalid"):
+        negotiate(vsn, default_table(JSON))
+
+
+def test_a_table_of_ones_own() -> None:
+    class V3Serializer(V2Serializer):
+        version = "3.0.0"
+
+    table: list[tuple[Serializer, str]] = [(V3Serializer(JSON), "~> 3.0.2"), *default_table(JSON)]
+    assert negotiate("3.0.2", table).version == "3.0.0"
+    assert negotiate("2.0.0", table).version == "2.0.0"
+    with pytest.raises(UnknownVersion):
+        negotiate("3.0.1", table)
+    with pytest.raises(UnknownVersion):
+        negotiate("2.0.0", [])
+
+
+@pytest.mark.parametrize("requirement", ["3.0.0", "~> 3.0", "", ">= 3.0.0", "~>3.0.0"])
+def test_a_requirement_has_one_form(requirement: str) -> None:
+    with pytest.raises(InvalidOption, match=r'must look like "~> 2\.0\.0"'):
+        negotiate("3.0.0", [(V2, requirement)])
+
+
+def test_the_base_only_names_the_verbs() -> None:
+    base = Serializer(JSON)
+    with pytest.raises(NotImplementedError):
+        base.decode("")
+    with pytest.raises(NotImplementedError):
+        base.encode(Message("1", None, "t", "e", {}))
+    with pytest.raises(NotImplementedError):
+        base.encode_reply("1", "2", "t", Reply())
+    with pytest.raises(NotImplementedError):
+        base.encode_broadcast(Broadcast("t", "e", {}))
