@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 #: What a rule of Werkzeug takes for WebSockets, and what is left, which is answered with HTTP 400.
 WEBSOCKET_METHODS = ["GET", "HEAD", "OPTIONS"]
+NAME = "phoenix "
 OTHER_METHODS = [*WEBSOCKET_METHODS, "POST", "PUT", "PATCH", "DELETE", "TRACE"]
 
 
@@ -33,13 +34,22 @@ class Endpoint:
         self.mount = mount
         self.serializers = _serializers(mount, json)
 
+    @property
+    def url(self) -> str:
+        """Where the WebSocket is."""
+        return self.mount.url(self.mount.options.path)
+
+    @property
+    def name(self) -> str:
+        """Flask's name for the endpoint; no other one can have a space in it by accident."""
+        return f"{NAME}{self.url}"
+
     def register(self, app: Flask) -> None:
         """Add the rules of this mount to an app, with and without a slash at the end."""
-        url = self.mount.url(self.mount.options.path)
         for websocket, methods in ((True, WEBSOCKET_METHODS), (False, OTHER_METHODS)):
             app.add_url_rule(
-                url,
-                endpoint=f"phoenix {url}",
+                self.url,
+                endpoint=self.name,
                 view_func=self.websocket,
                 methods=methods,
                 websocket=websocket,
@@ -57,13 +67,23 @@ class Endpoint:
                 refuse(403)
             offered, token = offered_protocols(self.mount)
             protocol = choose_protocol(self.mount, offered)
-            entrance = self._enter("websocket", token, variables)
-            if isinstance(entrance, Response):
-                return entrance
+            try:
+                entrance = self._enter("websocket", token, variables)
+            except Refused as refused:
+                return self._answer(refused)
             return self._upgrade(entrance, protocol)
 
-    def connect(self, entrance: Entrance, carrier: Carrier) -> Connection:
-        """Make the connection of a client that was let in."""
+    def accept(self, carrier: Carrier, variables: dict[str, Any]) -> Connection:
+        """Make a connection from the request at hand, without an upgrade: for carriers that have no socket.
+
+        :raises Refused: by the author.
+        """
+        if not check_origin(self.mount):
+            refuse(403)
+        _, token = offered_protocols(self.mount)
+        return self._connect(self._enter(carrier.transport, token, variables), carrier)
+
+    def _connect(self, entrance: Entrance, carrier: Carrier) -> Connection:
         socket, name, serializer = entrance
         if isinstance(socket, RawSocket):
             return RawConnection(self.engine, socket, name, carrier)
@@ -71,7 +91,7 @@ class Endpoint:
         protocol = Protocol(serializer, socket.match, self.mount.options.max_channels)
         return ChannelConnection(self.engine, socket, name, carrier, protocol)
 
-    def _enter(self, transport: str, token: str | None, variables: dict[str, Any]) -> Entrance | Response:
+    def _enter(self, transport: str, token: str | None, variables: dict[str, Any]) -> Entrance:
         try:
             return enter(self.mount, transport, self.serializers, token, variables)
         except UnknownVersion as error:
@@ -80,11 +100,12 @@ class Endpoint:
         except InvalidReturn as error:
             log.error("refused a client of %s: %s", self.mount.path, error)
             refuse(403)
-        except Refused as refused:
-            handler = self.mount.options.error_handler
-            if handler is None:
-                refuse(403)
-            return make_response(handler(refused))
+
+    def _answer(self, refused: Refused) -> Response:
+        handler = self.mount.options.error_handler
+        if handler is None:
+            refuse(403)
+        return make_response(handler(refused))
 
     def _upgrade(self, entrance: Entrance, protocol: str | None) -> Response:
         options = self.mount.options
@@ -98,7 +119,7 @@ class Endpoint:
             refuse(501, str(error))
         limits = Limits(options.timeout, options.max_frame_size, options.outbox_limit)
         carrier = WebSocketCarrier(sock, upgrade.extensions, limits)
-        connection = self.connect(entrance, carrier)
+        connection = self._connect(entrance, carrier)
         engine = self.engine
 
         def carry() -> None:

@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 
 from .channel import Channel
 from .connection import FAILURES, Engine
-from .endpoint import Endpoint
+from .endpoint import NAME, Endpoint
 from .exceptions import InvalidOption, PhoenixError
 from .handshake import csrf_token
 from .inbox import Inbox
@@ -45,6 +45,16 @@ class State:
         endpoint.register(self.app)
         self.endpoints.append(endpoint)
 
+    def endpoint(self, name: str | None) -> Endpoint:
+        """Return the mount that Flask routed a request to.
+
+        :raises PhoenixError: it is none of ours.
+        """
+        for endpoint in self.endpoints:
+            if endpoint.name == name:
+                return endpoint
+        raise PhoenixError(f"no socket is mounted there; there are {[endpoint.url for endpoint in self.endpoints]}")
+
     def upgrades(self, environ: dict[str, Any]) -> bool:
         """Tell whether a request is for a WebSocket route of the app that is not ours."""
         if "HTTP_UPGRADE" not in environ:
@@ -53,7 +63,7 @@ class State:
             rule, _ = self.app.url_map.bind_to_environ(environ).match(return_rule=True)
         except HTTPException:
             return False
-        return bool(rule.websocket) and not rule.endpoint.startswith("phoenix ")
+        return bool(rule.websocket) and not rule.endpoint.startswith(NAME)
 
     def notify(self, function: Callable[[Broadcast], Any]) -> Notify:
         """Make a function of the app's hear broadcasts: in order, in an app context, in nobody's way."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import ujson
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flask_phoenix.exceptions import InvalidMessage, InvalidOption, InvalidPayload, UnknownVersion
@@ -164,6 +164,7 @@ VALUES = st.recursive(
 )
 
 
+@settings(max_examples=500)
 @given(ALMOST_JSON | ALMOST_JSON.map("[{}]".format) | ALMOST_JSON.map('{{"k":{}}}'.format) | ANY_TEXT)
 def test_reading_is_as_strict_as_the_reference(text: str) -> None:
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from tests.processes import DEADLINE, HOST, ROOT, Server, Servers
 
 PYTHON = (sys.executable, "-m")
 APP = "tests.clients.server_app"
-GUNICORN = (*PYTHON, "gunicorn", "-b", "127.0.0.1:{port}", f"{APP}:app")
+GUNICORN = (*PYTHON, "gunicorn", "--no-control-socket", "-b", "127.0.0.1:{port}", f"{APP}:app")
 
 
 class Way(NamedTuple):
@@ -125,11 +126,11 @@ def small_app(folder: Path, last_lines: str = "") -> Path:
         "binary_push_and_reply",
         "broadcast",
         "announcement_from_a_view",
-        "compressed",
         "crash_and_rejoin",
         "forced_disconnect",
         "heartbeats_during_a_slow_join",
         "join",
+        "packed_mount",
         "push_and_reply",
         "refused_join_is_tried_again",
     ],
@@ -183,22 +184,41 @@ def test_debugger(servers: Servers, tmp_path: Path) -> None:
     assert "Werkzeug Debugger" in body
 
 
-def test_tls(servers: Servers, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["phoenix.run", "flask run", "gunicorn -k gevent"])
+def test_tls(servers: Servers, tmp_path: Path, name: str) -> None:
     certificate, key = str(tmp_path / "certificate.pem"), str(tmp_path / "key.pem")
-    subprocess.run(
-        (*CERTIFY.split(), "-keyout", key, "-out", certificate),
-        check=True,
-        capture_output=True,
+    subprocess.run((*CERTIFY.split(), "-keyout", key, "-out", certificate), check=True, capture_output=True)
+    options = (
+        ("--cert", certificate, "--key", key) if name == "flask run" else ("--certfile", certificate, "--keyfile", key)
     )
-    server = servers.start(*PYTHON, APP, "{port}", "--certfile", certificate, "--keyfile", key)
+    server = servers.start(*WAYS[name].command, *options)
     for story in ("push_and_reply", "broadcast", "large_message"):
         driver.play(driver.base(server, "https"), story)
 
 
-def test_several_workers_without_an_adapter_are_warned(servers: Servers) -> None:
+def test_unix_socket_of_gunicorn(servers: Servers, tmp_path: Path) -> None:
+    path = tmp_path / "listener"
+    servers.start(*WAYS["gunicorn -k gevent"].command, "-b", f"unix:{path}")
+    driver.play(f"ws+unix:{path}:", "broadcast")
+
+
+def test_reload_of_gunicorn(servers: Servers) -> None:
+    server = servers.start(*WAYS["gunicorn -k gevent"].command)
+    driver.play(driver.base(server), "server_restart", helpers={"restart": lambda: os.kill(server.pid, signal.SIGHUP)})
+
+
+@pytest.mark.parametrize("name", ["phoenix.run", "flask run"])
+def test_interrupt(servers: Servers, name: str) -> None:
+    server = servers.start(*WAYS[name].command)
+    driver.play(driver.base(server), "join")
+    assert server.stop(signal.SIGINT) == 0
+    assert "Traceback" not in server.logs()
+
+
+def test_several_workers_that_nothing_joins_are_warned_of(servers: Servers) -> None:
     server = servers.start(*GUNICORN, "-k", "gevent", "-w", "2")
     driver.play(driver.base(server), "join")
-    server.wait_for_log("adapter")
+    server.wait_for_log("several processes serve this app")
 
 
 def test_server_without_gevent_is_told_the_remedy(servers: Servers, tmp_path: Path) -> None:

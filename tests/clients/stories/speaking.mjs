@@ -117,15 +117,20 @@ export async function large_message(stage) {
   equal(await ok(channel.push("echo", said)), said, "echo")
 }
 
-export async function compressed(stage) {
-  const plain = stage.socket()
-  const packed = stage.socket({ path: "/packed" })
-  const said = { text: "again and ".repeat(5_000) }
-  for (const socket of [plain, packed]) {
-    const channel = await stage.joined(socket, stage.own("room"))
-    equal(await ok(channel.push("echo", said)), said, "echo")
-  }
-  equal(plain.conn.extensions, "", "extensions where nothing was asked for")
+const REPETITIVE = { text: "again and ".repeat(5_000) }
+
+export async function packed_mount(stage) {
+  const channel = await stage.joined(stage.socket({ path: "/packed" }), stage.own("room"))
+  equal(await ok(channel.push("echo", REPETITIVE)), REPETITIVE, "echo")
+  const heard = next(channel, "shout")
+  await ok(channel.push("shout", REPETITIVE))
+  equal(await heard, REPETITIVE, "broadcast")
+}
+
+export async function compression_where_asked_for(stage) {
+  const [plain, packed] = [stage.socket(), stage.socket({ path: "/packed" })]
+  await Promise.all([plain.opens.until(1), packed.opens.until(1)])
+  equal(plain.conn.extensions, "", "extensions of the ordinary mount")
   check(packed.conn.extensions.includes("permessage-deflate"), "the other mount compresses")
 }
 
