@@ -62,6 +62,8 @@ class Engine:
         self.connections: set[Connection] = set()
         #: The server of this process has been looked at.
         self.joined_server = False
+        #: The process is about to end: nobody is let in any more.
+        self.draining = False
         self._roads = 0
         self._quiet = Event()
 

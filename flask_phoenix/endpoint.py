@@ -62,7 +62,9 @@ class Endpoint:
         if request.method != "GET":
             refuse(400)
         join_server(self.engine, request.environ)
-        with close_refused(request.environ):
+        with close_refused(self.engine, request.environ):
+            if self.engine.draining:
+                refuse(503)
             if not check_origin(self.mount):
                 refuse(403)
             offered, token = offered_protocols(self.mount)
@@ -118,7 +120,8 @@ class Endpoint:
             log.error("%s", error)
             refuse(501, str(error))
         limits = Limits(options.timeout, options.max_frame_size, options.outbox_limit)
-        carrier = WebSocketCarrier(sock, upgrade.extensions, limits)
+        # A server that has sent its own 101 has agreed on no extensions.
+        carrier = WebSocketCarrier(sock, [] if upgraded else upgrade.extensions, limits)
         connection = self._connect(entrance, carrier)
         engine = self.engine
 

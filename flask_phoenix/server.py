@@ -140,7 +140,8 @@ class Server(WSGIServer):
 
 
 def drain(engine: Engine) -> None:
-    """Close every connection with 1012 and wait, for :data:`GRACE` seconds at most, until they are gone."""
+    """Close every connection with 1012, let no new one in, and wait, :data:`GRACE` seconds at most, until they are gone."""
+    engine.draining = True
     for connection in list(engine.connections):
         connection.close(SERVICE_RESTART, "draining")
     engine.wait_until_quiet(GRACE)
@@ -170,7 +171,7 @@ def _drain_with_gunicorn(engine: Engine) -> None:
 
 
 @contextmanager
-def close_refused(environ: dict[str, Any]) -> Iterator[None]:
+def close_refused(engine: Engine, environ: dict[str, Any]) -> Iterator[None]:
     """Refuse with a close frame where gevent-websocket has said 101 before anybody was asked.
 
     Its own code, 1000, would keep older clients from trying again.
@@ -180,7 +181,8 @@ def close_refused(environ: dict[str, Any]) -> Iterator[None]:
         yield
     except Exception as error:
         if websocket is not None:
-            websocket.close(POLICY_VIOLATION if isinstance(error, HTTPException) else INTERNAL_ERROR)
+            refusal = SERVICE_RESTART if engine.draining else POLICY_VIOLATION
+            websocket.close(refusal if isinstance(error, HTTPException) else INTERNAL_ERROR)
         raise
 
 

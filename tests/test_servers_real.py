@@ -93,7 +93,7 @@ class Served(NamedTuple):
     way: Way
 
 
-@pytest.fixture(scope="module", params=WAYS.values(), ids=WAYS)
+@pytest.fixture(scope="module", params=WAYS.values(), ids=list(WAYS))
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Return a server of each kind, for many tests."""
     way: Way = request.param
