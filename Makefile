@@ -25,7 +25,7 @@ format: .venv/.installed  ## Mend the style.
 	$(bin) ruff format
 
 cover: services .venv/.installed example_app/node_modules tests/clients/node_modules  ## Run the tests, and list lines they miss.
-	$(bin) pytest --cov $(ARGS)
+	$(bin) pytest $(ARGS) --cov
 
 clean:  ## Remove everything that make and the tools made.
 	rm -rf .venv example_app/node_modules tests/clients/node_modules build dist site *.egg-info

@@ -38,7 +38,7 @@ setup(
         "redis": ["redis>=5.0"],
         "docs": ["mkdocs>=1.6"],
         "dev": [
-            "gunicorn>=23.0",
+            "gunicorn>=27.0",
             "hypothesis>=6.100",
             "mypy==2.4.*",
             "pytest>=8.4",

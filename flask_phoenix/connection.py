@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -110,6 +110,8 @@ class Connection:
         self.carrier = carrier
         #: What the socket's id names, for ``phoenix.disconnect``.
         self.id = name
+        #: The topics whose broadcasts go to this client.
+        self.topics: Collection[str] = ()
         self.open = False
         self._disconnect = Subscriber(self._told)
 
@@ -132,14 +134,10 @@ class Connection:
         """Send a frame behind everything that was caused before it; from any thread."""
         hub, carrier = self.engine.hub, self.carrier
         data = carrier.frame(frame)
-        if hub.elsewhere or hub.owes(carrier.write, self.topics()):
+        if hub.owes(carrier.write, self.topics):
             hub.put(Delivery(carrier.write, data, [carrier.write], carrier.stream))
         else:
             carrier.write(data)
-
-    def topics(self) -> Iterable[str]:
-        """Return the topics whose broadcasts go to this client."""
-        return ()
 
     def close(self, code: int, reason: str) -> None:
         """Close the connection from this side; its channels end at once. The reason is for ``terminate`` and the client."""

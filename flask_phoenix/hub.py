@@ -70,8 +70,10 @@ class Hub:
         self.call(self._put, delivery)
 
     def owes(self, receiver: Any, topics: Iterable[Any]) -> bool:
-        """Tell whether something for this receiver may wait here, so that a later frame must queue behind it."""
-        return bool(self._owed) and (receiver in self._owed or not self._owed.keys().isdisjoint(topics))
+        """Tell whether a frame for this receiver must queue here, behind what it is owed or because of the thread."""
+        if not self._owed:
+            return self.elsewhere
+        return receiver in self._owed or not self._owed.keys().isdisjoint(topics) or self.elsewhere
 
     def _put(self, delivery: Delivery) -> None:
         if self._greenlet is None:

@@ -35,29 +35,29 @@ class Worker:
         self._resumption: Any = None
         self.greenlet = greenlet(self._run, gevent.get_hub())
 
-    def hand_off(self, task: Callable[[], None]) -> None:
+    def hand_off(self, call: Call, argument: Any) -> None:
         """Do a task; return when it has ended, or as soon as it blocks. Not for the event loop's own greenlet."""
         caller = self._caller = getcurrent()
         resumption = self._resumption = gevent.get_hub().loop.run_callback(caller.switch)
         try:
-            self.greenlet.switch(task)
+            self.greenlet.switch(call, argument)
         finally:
             resumption.stop()
 
-    def _run(self, task: Callable[[], None]) -> None:
+    def _run(self, call: Call, argument: Any) -> None:
         hub = gevent.get_hub()
         while True:
             try:
-                task()
+                call(argument)
             except Exception:  # a task reports its own failures; a bug there must not end the event loop
-                hub.handle_error(task, *sys.exc_info())
+                hub.handle_error(call, *sys.exc_info())
             caller, resumption = self._caller, self._resumption
             self._caller = self._resumption = None
             waiting = resumption is not None and resumption.pending
             if len(self._parked) >= PARKED:
                 return  # to the loop, which resumes a waiting caller
             self._parked.append(self)
-            task = caller.switch() if waiting else hub.switch()
+            call, argument = caller.switch() if waiting else hub.switch()
 
 
 class Workers:
@@ -68,16 +68,13 @@ class Workers:
     def __init__(self) -> None:
         self._parked: list[Worker] = []
 
-    def hand_off(self, task: Callable[[], None]) -> None:
-        """Run a task now; return when it has ended or as soon as it blocks."""
-        self._take().hand_off(task)
-
-    def spawn(self, task: Callable[[], None]) -> None:
-        """Run a task soon."""
-        gevent.get_hub().loop.run_callback(self._take().greenlet.switch, task)
-
-    def _take(self) -> Worker:
+    def take(self) -> Worker:
+        """Return a worker that has nothing to do."""
         return self._parked.pop() if self._parked else Worker(self._parked)
+
+    def spawn(self, call: Call, argument: Any) -> None:
+        """Run a task soon."""
+        gevent.get_hub().loop.run_callback(self.take().greenlet.switch, call, argument)
 
 
 class Inbox:
@@ -101,17 +98,19 @@ class Inbox:
 
     def put(self, call: Call, argument: Any = None) -> None:
         """Queue a call; somebody else runs it, soon."""
-        self._queue(call, argument)
-        if not self.running:
+        if self.running:
+            self._queue((call, argument))
+        else:
             self.running = True
-            self._workers.spawn(self._drain)
+            self._workers.spawn(self._work, (call, argument))
 
     def hand_off(self, call: Call, argument: Any) -> None:
         """Queue a call; if nothing runs, run it now and come back when it ends or blocks."""
-        self._queue(call, argument)
-        if not self.running:
+        if self.running:
+            self._queue((call, argument))
+        else:
             self.running = True
-            self._workers.hand_off(self._drain)
+            self._workers.take().hand_off(self._work, (call, argument))
 
     def clear(self) -> None:
         """Forget the calls that wait."""
@@ -122,19 +121,24 @@ class Inbox:
         self._room = self._room or Event()
         self._room.wait()
 
-    def _queue(self, call: Call, argument: Any) -> None:
+    def _queue(self, task: tuple[Call, Any]) -> None:
         if self._calls is None:
             self._calls = deque()
-        self._calls.append((call, argument))
+        self._calls.append(task)
 
-    def _drain(self) -> None:
+    def _work(self, task: tuple[Call, Any]) -> None:
+        """Do a call, and those that come meanwhile."""
         try:
-            while self._calls:
-                call, argument = self._calls.popleft()
+            while True:
+                call, argument = task
                 call(argument)
                 if self._after is not None:
                     self._after()
-                self._make_room()
+                if self._room is not None:
+                    self._make_room()
+                if not self._calls:
+                    return
+                task = self._calls.popleft()
         finally:
             self._calls = None
             self.running = False

@@ -95,6 +95,8 @@ class ChannelLink(Link):
 
     def handle_in(self, message: Message) -> None:
         """Let the author handle an event, and answer."""
+        if self.ended:
+            return
         self._message = message
         try:
             with self.connection.engine.context():
@@ -110,7 +112,8 @@ class ChannelLink(Link):
 
     def leave(self, message: Message) -> None:
         """Let the client go."""
-        self._answer(message.ref, OK)
+        if not self.ended:
+            self._answer(message.ref, OK)
         self._close("left")
 
     def end(self, reason: Any) -> None:
@@ -222,7 +225,8 @@ class ChannelLink(Link):
         """Do nothing: :meth:`_settle` follows."""
 
     def _inform(self, message: Any) -> None:
-        self._run(self.channel.handle_info, message)
+        if not self.ended:
+            self._run(self.channel.handle_info, message)
 
     def _intercepted(self, broadcast: Broadcast) -> None:
         if len(self.inbox) >= LIMIT:
@@ -231,7 +235,8 @@ class ChannelLink(Link):
             self._later(self._pass_out, broadcast)
 
     def _pass_out(self, broadcast: Broadcast) -> None:
-        self._run(self.channel.dispatch_out, broadcast.event, broadcast.payload)
+        if not self.ended:
+            self._run(self.channel.dispatch_out, broadcast.event, broadcast.payload)
 
     def _settle(self) -> None:
         """Do what a stop asked for, behind the callback that asked."""

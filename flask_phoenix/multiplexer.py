@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from .connection import Carrier, Connection, Engine
@@ -24,6 +24,7 @@ class ChannelConnection(Connection):
     def __init__(self, engine: Engine, socket: Socket, name: str | None, carrier: Carrier, protocol: Protocol) -> None:
         super().__init__(engine, socket, name, carrier)
         self.protocol = protocol
+        self.topics = protocol.memberships
         self.lane = carrier.lane(protocol.serializer)
 
     def receive(self, frame: Frame) -> None:
@@ -56,10 +57,6 @@ class ChannelConnection(Connection):
         elif not isinstance(event, Held):
             link: ChannelLink = event.membership.channel
             start(link.inbox, link.leave if isinstance(event, LeaveReceived) else link.handle_in, event.message)
-
-    def topics(self) -> Iterable[str]:
-        """Return the topics whose broadcasts go to this client."""
-        return self.protocol.memberships
 
     def _join(self, join: JoinReceived, start: Callable[[Inbox, Any, Any], None]) -> None:
         if join.replaced is not None:

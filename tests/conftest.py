@@ -16,6 +16,7 @@ import pytest
 from gevent.hub import Hub
 from greenlet import getcurrent, greenlet
 
+from flask_phoenix.inbox import Worker
 from tests import processes
 
 #: How long a test's greenlets and descriptors may take to end after it.
@@ -69,10 +70,16 @@ def _settle(leaks: Callable[[], list[str]]) -> list[str]:
 
 
 def _greenlets() -> list[greenlet]:
-    """Return the started, unfinished greenlets of this thread, but for its main one and the event loop's."""
+    """Return the started, unfinished greenlets of this thread that do a test's work."""
     # issubclass: isinstance would ask proxies, which answer for others or raise.
     every: list[greenlet] = [each for each in gc.get_objects() if issubclass(type(each), greenlet)]
-    return [each for each in every if each and each.parent and not isinstance(each, Hub) and _root(each) is _root()]
+    return [each for each in every if each and _root(each) is _root() and not _belongs_to_process(each)]
+
+
+def _belongs_to_process(each: greenlet) -> bool:
+    """Tell the main greenlet, the event loop's, and workers that wait for their next task."""
+    parked = each.gr_frame is not None and each.gr_frame.f_code is Worker._run.__code__
+    return each.parent is None or isinstance(each, Hub) or parked
 
 
 def _root(start: greenlet | None = None) -> greenlet:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
+#: A server's log is read while it runs, and gunicorn's control socket would be one for all, in the home folder.
+ENVIRONMENT = {"GUNICORN_CMD_ARGS": "--no-control-socket", "PYTHONUNBUFFERED": "1"}
 #: The unit of all waiting: seconds after which what has not happened counts as lost. A slow machine stretches it.
 DEADLINE = 10 * float(os.environ.get("PHOENIX_TEST_STRETCH", "1"))
 
@@ -48,7 +50,7 @@ class Server:
             self.process = subprocess.Popen(
                 self.command,
                 cwd=ROOT,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+                env={**os.environ, **ENVIRONMENT, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
