@@ -2,7 +2,7 @@
 
 from gevent import monkey
 
-monkey.patch_all()  # before anything else binds the functions that must yield
+monkey.patch_all()  # before anything starts; the import of the package, which came first, starts nothing
 
 import click  # noqa: E402
 

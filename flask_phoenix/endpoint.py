@@ -20,10 +20,8 @@ from .websocket import Limits, WebSocketCarrier, negotiate
 
 log = logging.getLogger(__name__)
 
-#: What a rule of Werkzeug takes for WebSockets, and what is left, which is answered with HTTP 400.
-WEBSOCKET_METHODS = ["GET", "HEAD", "OPTIONS"]
+#: How the names of our endpoints begin in Flask; no other one has a space in it by accident.
 NAME = "phoenix "
-OTHER_METHODS = [*WEBSOCKET_METHODS, "POST", "PUT", "PATCH", "DELETE", "TRACE"]
 
 
 class Endpoint:
@@ -41,20 +39,16 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        """Flask's name for the endpoint; no other one can have a space in it by accident."""
+        """Flask's name for this endpoint."""
         return f"{NAME}{self.url}"
 
     def register(self, app: Flask) -> None:
         """Add the rules of this mount to an app, with and without a slash at the end."""
-        for websocket, methods in ((True, WEBSOCKET_METHODS), (False, OTHER_METHODS)):
-            app.add_url_rule(
-                self.url,
-                endpoint=self.name,
-                view_func=self.websocket,
-                methods=methods,
-                websocket=websocket,
-                strict_slashes=False,
-                provide_automatic_options=False,
+        app.endpoint(self.name)(self.websocket)
+        for websocket in (True, False):
+            # Past add_url_rule, which lets no WebSocket rule take every method: wrong ones are to get our own answer.
+            app.url_map.add(
+                app.url_rule_class(self.url, endpoint=self.name, websocket=websocket, strict_slashes=False)
             )
 
     def websocket(self, **variables: Any) -> Response:

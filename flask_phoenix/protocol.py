@@ -121,8 +121,9 @@ class Protocol:
             return Held(membership)
         if event == JOIN:
             return self._join(message, self.match(topic), membership)
-        if message.join_ref is not None and not same_ref(message.join_ref, membership.join_ref):
-            return None
+        ref, expected = message.join_ref, membership.join_ref
+        if ref is not None and (ref != expected or type(ref) is not type(expected)):
+            return None  # "1", 1 and true are three refs
         if event == LEAVE:
             membership.status = Status.LEAVING
             return LeaveReceived(membership, message)
@@ -214,8 +215,3 @@ class Protocol:
         return self.serializer.encode(
             Message(membership.join_ref, membership.join_ref, membership.topic, event, payload)
         )
-
-
-def same_ref(one: Any, other: Any) -> bool:
-    """Compare two refs as Phoenix does: strictly, so that ``"1"``, ``1`` and ``true`` are three."""
-    return type(one) is type(other) and bool(one == other)

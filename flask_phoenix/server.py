@@ -154,7 +154,7 @@ def join_server(engine: Engine, environ: dict[str, Any]) -> None:
     engine.joined_server = True
     if environ.get("wsgi.multiprocess"):
         log.warning(MANY_PROCESSES)
-    if str(environ.get("SERVER_SOFTWARE", "")).startswith("gunicorn") or "gunicorn.sock" in environ:
+    if "gunicorn" in str(environ.get("SERVER_SOFTWARE", "")):
         _drain_with_gunicorn(engine)
 
 

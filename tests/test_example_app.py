@@ -204,12 +204,13 @@ def test_code_opens_the_locked_room(enter: Enter) -> None:
     assert bodies(grace.join(STAFF, {"code": CODE})) == ["between us"]
 
 
-def test_refused_client_hears_nothing_of_the_room(enter: Enter) -> None:
+def test_refused_client_hears_nothing_of_the_room(enter: Enter, caplog: pytest.LogCaptureFixture) -> None:
     ada, grace = enter("Ada").join(STAFF, {"code": CODE}), enter("Grace")
     with pytest.raises(Refused):
         grace.join(STAFF)
     ada.call("new_msg", {"body": "between us"})
     grace.refute(lambda message: True)
+    assert caplog.messages == []
 
 
 def test_code_comes_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:

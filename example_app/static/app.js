@@ -1,15 +1,17 @@
 /* The chat in the browser: what happens. room.js keeps what is known, view.js draws it.
 
    For tests, these names stay as they are:
-   #nickname #enter #entry-error     the entrance; #entrance and #chat carry [hidden] in turn; #chat is shown once the lobby
-                                     was joined. The nickname is remembered, so that a reload enters at once; #leave forgets it
-   [data-room="lobby"]               a room's button: .unread inside it is the count ([hidden] at none), aria-current="true" on
-                                     the room shown, data-locked while its code is wanted. On a phone #menu opens the list
+   #nickname #enter #entry-error     the entrance; #entrance and #chat carry [hidden] in turn; #chat is shown once the
+                                     lobby was joined. A reload enters at once, as the nickname is remembered; #leave
+                                     forgets it
+   [data-room="lobby"]               a room's button: .unread inside it is the count ([hidden] at none),
+                                     aria-current="true" on the room shown, data-locked while its code is wanted. On a
+                                     phone #menu opens the list
    #room-title                       the room shown
-   #messages                         its lines: li.message[data-id][data-nickname] (.mine too) with .bubble, and li.system
+   #messages                         its lines: li.message[data-id][data-nickname] (.mine too) with .bubble; li.system
    #composer #body #send             writing: Enter sends; #notice says why a message was not taken
    #typing                           "Ada is typing", or empty
-   #unlock #code #unlock-enter       instead of #composer while a join is refused, with data-reason="locked" or "wrong code"
+   #unlock #code #unlock-enter       instead of #composer while a join is refused; data-reason="locked" or "wrong code"
    #banner                           [hidden] while connected; html[data-online] is "true" or "false"
    #announcement #announcement-text  the last announcement; #announcement-close hides it
    #announce-open #announce-text #announce-send   making one */
@@ -22,7 +24,9 @@ import * as view from "./view.js"
 const NICKNAME = "hearth.nickname"
 const TYPING_EVERY = 2000
 
-const rooms = new Map(view.roomButtons().map((button) => [button.dataset.room, new Room(button.dataset.room, "locked" in button.dataset)]))
+const rooms = new Map(
+  view.roomButtons().map(({ dataset }) => [dataset.room, new Room(dataset.room, "locked" in dataset)]),
+)
 const lobby = rooms.get("lobby")
 let current = lobby
 let nickname = null

@@ -8,6 +8,7 @@ const REASONS = {
 }
 const timeOf = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" })
 const dayOf = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeric", month: "long" })
+let shown = "" // the room and its door, so that a reconnect does not take the focus from somebody
 let atBottom = true
 let height = 0
 const narrow = matchMedia("(max-width: 760px)")
@@ -70,6 +71,7 @@ export function enterChat(nickname) {
 export function leaveChat(nickname, error) {
   drawer(false)
   entering(false)
+  shown = ""
   page.chat.hidden = true
   page.announcement.hidden = true
   page.entrance.hidden = false
@@ -116,7 +118,10 @@ function showLock(room) {
   page["unlock-text"].textContent = text
   page.code.value = ""
   fit()
-  if (!narrow.matches) (room.refusal ? page.code : page.body).focus()
+  const state = [room.name, room.refusal, room.shut()].join()
+  const field = room.refusal ? page.code : page.body
+  if (!narrow.matches && (state !== shown || page.unlock.contains(document.activeElement))) field.focus()
+  shown = state
 }
 
 function drawer(open) {
@@ -135,7 +140,8 @@ export function drawRoom(room, me) {
   const list = page.messages
   list.setAttribute("aria-busy", "true")
   const firstUnread = room.unread ? room.entries.filter((entry) => entry.body).at(-room.unread) : undefined
-  list.replaceChildren(...room.entries.flatMap((entry, index) => lines(room.entries[index - 1], entry, me, entry === firstUnread)))
+  const drawn = room.entries.map((entry, index) => lines(room.entries[index - 1], entry, me, entry === firstUnread))
+  list.replaceChildren(...drawn.flat())
   list.removeAttribute("aria-busy")
   page.empty.hidden = !room.loaded || room.entries.some((entry) => entry.body)
   toBottom()
@@ -261,7 +267,12 @@ export function listen({ enter, leave, choose, unlock, typed, send, seen }) {
   onClick("announce-cancel", () => page.announce.close())
   onClick("announcement-close", () => (page.announcement.hidden = true))
   onClick("jump", toBottom)
-  roomButtons().forEach((button) => button.addEventListener("click", () => (drawer(false), choose(button.dataset.room))))
+  for (const button of roomButtons()) {
+    button.addEventListener("click", () => {
+      drawer(false)
+      choose(button.dataset.room)
+    })
+  }
   page.messages.addEventListener("scroll", ({ target }) => {
     if (target.clientHeight !== height) return // a banner or the keyboard took the room: nobody scrolled
     atBottom = target.scrollHeight - target.scrollTop - height < 80

@@ -1,0 +1,154 @@
+"""The far end of a WebSocket, for tests: frames, well-formed or not, over a gevent socket."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import gevent
+from gevent import socket
+from gevent.ssl import PROTOCOL_TLS_CLIENT, PROTOCOL_TLS_SERVER, SSLContext
+from websockets.extensions.base import Extension
+from websockets.frames import Close, Frame, Opcode
+
+from tests.processes import DEADLINE, HOST
+
+#: The headers by which a client asks for a WebSocket; the key and its answer are those of RFC 6455, 1.3.
+UPGRADE = {
+    "Connection": "Upgrade",
+    "Upgrade": "websocket",
+    "Sec-WebSocket-Version": "13",
+    "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+ACCEPT = "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
+
+CERTIFY = f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN={HOST}"
+
+
+class Wire:
+    """A client that says exactly what it is told to, and answers nothing by itself.
+
+    :param sock: a gevent socket; every wait for it has a deadline.
+    """
+
+    def __init__(self, sock: Any) -> None:
+        self.sock = sock
+        sock.settimeout(DEADLINE)
+
+    def send(self, opcode: int, data: bytes = b"", **bits: Any) -> None:
+        """Send one frame."""
+        self.sock.sendall(write(opcode, data, **bits))
+
+    def text(self, text: str) -> None:
+        """Send a text frame."""
+        self.send(Opcode.TEXT, text.encode())
+
+    def close(self, code: int | None = 1000, reason: str = "") -> None:
+        """Send a close frame, whatever its code; None: an empty one."""
+        self.send(Opcode.CLOSE, b"" if code is None else code.to_bytes(2, "big") + reason.encode())
+
+    def frame(self) -> Frame:
+        """Receive one frame.
+
+        :raises EOFError: the stream has ended.
+        """
+        first, size = self.take(2)
+        assert not size & 0x80, "a server's frame is masked"
+        if size > 125:
+            size = int.from_bytes(self.take(2 if size == 126 else 8), "big")
+        return Frame(Opcode(first & 0x0F), self.take(size), bool(first & 0x80), bool(first & 0x40))
+
+    def data(self) -> str | bytes:
+        """Receive a message."""
+        frame = self.frame()
+        assert frame.fin
+        assert frame.opcode in (Opcode.TEXT, Opcode.BINARY), frame
+        return bytes(frame.data).decode() if frame.opcode is Opcode.TEXT else bytes(frame.data)
+
+    def close_code(self) -> int:
+        """Receive frames up to a close frame; return its code. The close frame is not answered."""
+        while (frame := self.frame()).opcode is not Opcode.CLOSE:
+            pass
+        return Close.parse(frame.data).code
+
+    def closed(self) -> int:
+        """Receive frames up to a close frame, answer it and see the stream end; return its code."""
+        code = self.close_code()
+        self.close(None if code == 1005 else code)
+        self.ended()
+        return code
+
+    def ended(self) -> None:
+        """See that the stream ends, and that nothing comes before."""
+        assert self.sock.recv(1) == b""
+
+    def take(self, size: int) -> bytes:
+        """Receive so many bytes.
+
+        :raises EOFError: the stream has ended.
+        """
+        data = b""
+        while len(data) < size:
+            piece = self.sock.recv(size - len(data))
+            if not piece:
+                raise EOFError
+            data += piece
+        return data
+
+    def silent(self, seconds: float) -> bool:
+        """Tell whether nothing comes for a while."""
+        self.sock.settimeout(seconds)
+        try:
+            self.sock.recv(1)
+        except TimeoutError:
+            return True
+        finally:
+            self.sock.settimeout(DEADLINE)
+        return False
+
+
+def write(
+    opcode: int,
+    data: bytes = b"",
+    *,
+    fin: bool = True,
+    rsv: int = 0,
+    mask: bool = True,
+    extensions: list[Extension] | None = None,
+) -> bytes:
+    """Write a frame, well-formed or not."""
+    known = opcode in list(Opcode)
+    frame = Frame(Opcode(opcode) if known else Opcode.TEXT, data, fin)
+    first, *rest = frame.serialize(mask=mask, extensions=extensions or [])
+    return bytes([first & 0xF0 | rsv << 4 | opcode, *rest])
+
+
+def certify(folder: Path) -> tuple[str, str]:
+    """Make a certificate for this host; return its file and that of its key."""
+    certificate, key = str(folder / "certificate.pem"), str(folder / "key.pem")
+    subprocess.run((*CERTIFY.split(), "-keyout", key, "-out", certificate), check=True, capture_output=True)
+    return certificate, key
+
+
+def tls_pair(folder: Path) -> tuple[Any, Any]:
+    """Return the server's and the client's end of a TLS connection."""
+    certificate, key = certify(folder)
+    server, client = SSLContext(PROTOCOL_TLS_SERVER), SSLContext(PROTOCOL_TLS_CLIENT)
+    server.load_cert_chain(certificate, key)
+    client.load_verify_locations(certificate)
+    client.check_hostname = False
+    ours, theirs = socket.socketpair()
+    accepting = gevent.spawn(server.wrap_socket, ours, server_side=True)
+    wrapped = client.wrap_socket(theirs)
+    return accepting.get(timeout=DEADLINE), wrapped
+
+
+def fill(sock: Any) -> int:
+    """Write to a socket until the kernel takes no more; return how much it took."""
+    filled = 0
+    try:
+        while True:
+            filled += sock.send(b"-" * 4096, 0, 0.0)
+    except BlockingIOError:
+        return filled
