@@ -67,6 +67,11 @@ class Engine:
         self._roads = 0
         self._quiet = Event()
 
+    def stop(self) -> None:
+        """Stop what runs for the connections, which are to be closed by then."""
+        self.hub.stop()
+        self.workers.close()
+
     @contextmanager
     def carrying(self) -> Iterator[None]:
         """Count a road from its begin to its very end, behind that of its connection."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from contextlib import suppress
+from typing import Any, NoReturn
 
-from flask import Flask, Response, make_response, request
+from flask import Flask, Response, abort, make_response, request
 
 from .connection import Carrier, Connection, Engine, RawConnection
 from .exceptions import InvalidMessage, InvalidReturn, Refused, UnknownVersion, Unsupported
@@ -14,6 +15,7 @@ from .mount import Mount
 from .multiplexer import ChannelConnection
 from .protocol import Protocol
 from .serializer import Json, Serializer, default_table
+from .serializer import negotiate as choose_serializer
 from .server import UpgradeResponse, close_refused, join_server, take_socket
 from .socket import RawSocket, Socket
 from .websocket import Limits, WebSocketCarrier, negotiate
@@ -47,9 +49,7 @@ class Endpoint:
         app.endpoint(self.name)(self.websocket)
         for websocket in (True, False):
             # Past add_url_rule, which lets no WebSocket rule take every method: wrong ones are to get our own answer.
-            app.url_map.add(
-                app.url_rule_class(self.url, endpoint=self.name, websocket=websocket, strict_slashes=False)
-            )
+            app.url_map.add(app.url_rule_class(self.url, endpoint=self.name, websocket=websocket, strict_slashes=False))
 
     def websocket(self, **variables: Any) -> Response:
         """Answer a request for a WebSocket; each step may refuse, in Phoenix's order (``transports/websocket.ex``)."""
@@ -66,7 +66,7 @@ class Endpoint:
             try:
                 entrance = self._enter("websocket", token, variables)
             except Refused as refused:
-                return self._answer(refused)
+                self._answer(refused)
             return self._upgrade(entrance, protocol)
 
     def accept(self, carrier: Carrier, variables: dict[str, Any]) -> Connection:
@@ -97,11 +97,11 @@ class Endpoint:
             log.error("refused a client of %s: %s", self.mount.path, error)
             refuse(403)
 
-    def _answer(self, refused: Refused) -> Response:
+    def _answer(self, refused: Refused) -> NoReturn:
         handler = self.mount.options.error_handler
         if handler is None:
             refuse(403)
-        return make_response(handler(refused))
+        abort(make_response(handler(refused)))
 
     def _upgrade(self, entrance: Entrance, protocol: str | None) -> Response:
         options = self.mount.options
@@ -132,4 +132,7 @@ def _serializers(mount: Mount, json: Json) -> list[tuple[Serializer, str]]:
     table = mount.options.serializer
     if table is None:
         return default_table(json)
-    return [(entry(json) if isinstance(entry, type) else entry, versions) for entry, versions in table]
+    made = [(entry(json) if isinstance(entry, type) else entry, versions) for entry, versions in table]
+    with suppress(UnknownVersion):
+        choose_serializer("0.0.0", made)  # looks at every entry
+    return made

@@ -76,7 +76,14 @@ class State:
             except FAILURES:
                 log.exception("%r failed at a broadcast on %r", function, broadcast.topic)
 
-        return lambda broadcast: inbox.put(call, broadcast)
+        def notify(broadcast: Broadcast) -> None:
+            # Where nothing is served, in a script or a shell, no event loop runs that would come round to it.
+            if self.engine.hub.running:
+                inbox.put(call, broadcast)
+            else:
+                call(broadcast)
+
+        return notify
 
 
 class Phoenix:
@@ -107,7 +114,7 @@ class Phoenix:
         app.jinja_env.globals["phoenix_csrf_token"] = csrf_token
         self._states.add(state)
 
-    def socket(self, path: str, **options: Any) -> Callable[[SocketClass], SocketClass]:
+    def socket(self, path: str, /, **options: Any) -> Callable[[SocketClass], SocketClass]:
         """Mount a socket: ``@phoenix.socket("/socket")`` serves WebSockets at ``/socket/websocket``.
 
         Variables in the path (``/shop/<shop_id>``) become parameters of the connect. The options are the attributes of
@@ -166,9 +173,14 @@ class Phoenix:
         """Return how many clients are connected to this process."""
         return len(self._state().engine.connections)
 
-    def csrf_token(self) -> str:
-        """Return the CSRF token of this session, for the client's parameter ``_csrf_token``; in templates ``phoenix_csrf_token()``."""
-        return csrf_token()
+    def csrf_token(self, key: str = "_csrf_token") -> str:
+        """Return the CSRF token of this session, for the client's parameter ``_csrf_token``.
+
+        In templates it is ``phoenix_csrf_token()``.
+
+        :param key: the mount's ``csrf_token_key``.
+        """
+        return csrf_token(key)
 
     def run(self, app: Flask, host: str = "127.0.0.1", port: int = 4000, **options: Any) -> None:
         """Serve an app until SIGINT or SIGTERM, then close its clients with 1012, which tells them to come back.

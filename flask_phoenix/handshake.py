@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import hmac
 import logging
 import re
@@ -15,7 +14,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from flask import Response, abort, request, session
 
 from .exceptions import InvalidReturn
-from .mount import Mount
+from .mount import INFO_KEYS, Mount
 from .origin import RequestOrigin
 from .serializer import Serializer, negotiate
 from .socket import BaseSocket
@@ -44,7 +43,13 @@ class ConnectInfo(dict[str, Any]):
     """What ``connect`` is told about the request: the keys that the mount's ``connect_info`` lists."""
 
     def __missing__(self, key: str) -> NoReturn:
-        raise KeyError(f"{key!r} is not told; ask for it: phoenix.socket(path, connect_info=[{key!r}])")
+        if key == "auth_token":
+            remedy = "mount with phoenix.socket(path, auth_token=True)"
+        elif key in INFO_KEYS:
+            remedy = f"mount with phoenix.socket(path, connect_info=[{key!r}])"
+        else:
+            remedy = f"connect_info lists {', '.join(INFO_KEYS)}, and dicts of constants"
+        raise KeyError(f"{key!r} is not told to connect: {remedy}")
 
 
 def refuse(status: int, body: str = "") -> NoReturn:
@@ -83,7 +88,7 @@ def decode_token(text: str) -> str:
     standard = text.rstrip("=").replace("-", "+").replace("_", "/")
     try:
         return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True).decode()
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:
         log.error("refused a client: its auth token is not base64 of UTF-8")
         refuse(403)
 
@@ -229,15 +234,15 @@ def _put(params: dict[str, Any], name: str, value: str) -> None:
     head, bracket, rest = name.partition("[")
     keys = BRACKETS.findall(bracket + rest)
     if not head or "".join(f"[{key}]" for key in keys) != bracket + rest:
-        params[name] = value
-        return
+        head, keys = name, []
     place: Any = params
-    for key, following in zip([head, *keys], [*keys, None], strict=False):
-        if isinstance(place, list):
-            place.append(value if following is None else {})
-            place = place[-1]
-        elif following is None:
-            place[key] = value
+    for key, following in zip([head, *keys], [*keys, None], strict=True):
+        found = place.get(key) if isinstance(place, dict) else None
+        wanted: Any = value if following is None else [] if following == "" else {}
+        if following is not None and isinstance(found, type(wanted)):
+            wanted = found
+        elif isinstance(place, dict):
+            place[key] = wanted
         else:
-            empty: Any = [] if following == "" else {}
-            place = place[key] if isinstance(place.get(key), type(empty)) else place.setdefault(key, empty)
+            place.append(wanted)
+        place = wanted

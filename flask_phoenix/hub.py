@@ -54,6 +54,11 @@ class Hub:
             self._owed.clear()
 
     @property
+    def running(self) -> bool:
+        """True from :meth:`start` to :meth:`stop`."""
+        return self._greenlet is not None
+
+    @property
     def elsewhere(self) -> bool:
         """True in any thread but the one that delivers."""
         return self._greenlet is not None and thread_id() != self._thread

@@ -9,6 +9,7 @@ from typing import Any
 
 from .exceptions import InvalidOption
 from .origin import OriginPolicy
+from .serializer import Serializer
 from .socket import BaseSocket
 
 #: What ``connect_info`` may list.
@@ -124,12 +125,28 @@ def _check(options: Options, path: str) -> None:
             f"one of check_origin and check_csrf must be set for {path!r}: with neither, any web page could use the"
             " sessions of your users; list the origins that may connect: check_origin=['//example.com']"
         )
-    if options.timeout is not None and not options.timeout > 0:
+    if options.timeout is not None and not _is_above_zero(options.timeout, (int, float)):
         raise InvalidOption(f"timeout is a number of seconds above 0, or None for no limit; got {options.timeout!r}")
     for name in ("max_frame_size", "outbox_limit", "max_channels"):
-        value = getattr(options, name)
-        if not isinstance(value, int) or value < 1:
-            raise InvalidOption(f"{name} is a whole number above 0; got {value!r}")
+        if not _is_above_zero(getattr(options, name), int):
+            raise InvalidOption(f"{name} is a whole number above 0; got {getattr(options, name)!r}")
+    if options.error_handler is not None and not callable(options.error_handler):
+        raise InvalidOption(f"error_handler is a function of the Refused; got {options.error_handler!r}")
+    _check_serializers(options.serializer)
+
+
+def _is_above_zero(value: Any, kind: Any) -> bool:
+    return isinstance(value, kind) and not isinstance(value, bool) and bool(value > 0)
+
+
+def _check_serializers(table: Any) -> None:
+    def fits(entry: Any) -> bool:
+        if not isinstance(entry, (list, tuple)) or len(entry) != 2 or not isinstance(entry[1], str):
+            return False
+        return isinstance(entry[0], Serializer) or (isinstance(entry[0], type) and issubclass(entry[0], Serializer))
+
+    if table is not None and not (isinstance(table, (list, tuple)) and table and all(map(fits, table))):
+        raise InvalidOption(f"serializer is a list like [(MySerializer, '~> 3.0.0')]; got {table!r}")
 
 
 def _as_tuple(name: str, value: Any) -> tuple[Any, ...]:

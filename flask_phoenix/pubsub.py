@@ -111,7 +111,7 @@ class PubSub:
     def __init__(self, deliver: Callable[[Delivery], None]) -> None:
         self._deliver = deliver
         self._topics: dict[str, dict[tuple[Lane | None, frozenset[str]], Group]] = {}
-        self._taps: list[Notify] = []
+        self._taps: dict[Notify, None] = {}
 
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
         """Let a subscriber hear a topic from now on."""
@@ -139,8 +139,8 @@ class PubSub:
 
     def tap(self, notify: Notify) -> Callable[[], None]:
         """Tell of every broadcast of this node; the answer is a function that ends it."""
-        self._taps.append(notify)
-        return lambda: self._taps.remove(notify)
+        self._taps[notify] = None
+        return lambda: self._taps.pop(notify, None)
 
     def check(self, broadcast: Broadcast) -> None:
         """See whether everybody here can take a broadcast.

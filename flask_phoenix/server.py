@@ -137,6 +137,7 @@ class Server(WSGIServer):
         self.close()
         drain(self.engine)
         self.stop(timeout=1)
+        self.engine.stop()
 
 
 def drain(engine: Engine) -> None:

@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 import gevent
-from flask import Flask, request
+from flask import Flask, abort, request
 from gevent.queue import Queue
 
 from .connection import Carrier
@@ -48,7 +48,9 @@ class Client:
         state: State = app.extensions["phoenix"]
         query = {"vsn": "2.0.0", **(params or {})}
         with app.test_request_context(f"{path}/websocket", query_string=query, headers=headers):
-            app.preprocess_request()
+            answer = app.preprocess_request()
+            if answer is not None:
+                abort(app.make_response(answer))
             endpoint = state.endpoint(request.endpoint)
             self._connection = endpoint.accept(MemoryCarrier(self), request.view_args or {})
         self._connection.opened()
@@ -76,7 +78,9 @@ class Client:
 
         :raises AssertionError: it does not come.
         """
-        message = self.receive(lambda message: message.event == REPLY and message.ref == ref, f"a reply to {ref}", within)
+        message = self.receive(
+            lambda message: message.event == REPLY and message.ref == ref, f"a reply to {ref}", within
+        )
         return Reply(message.payload["status"], message.payload["response"])
 
     def receive(self, fits: Callable[[Message], bool], what: str = "a message", within: float = PATIENCE) -> Message:
@@ -101,6 +105,12 @@ class Client:
     def close(self) -> None:
         """Go away, as when a page is closed."""
         self._connection.closed("closed")
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _send(self, message: Message) -> None:
         self._connection.receive(write_client_frame(message))

@@ -167,7 +167,11 @@ class WebSocketCarrier(Carrier):
                 if not data:
                     return
                 self._heard = self._loop.now()
-                if self._plain and not codec.reader.buffer and (message := read_message(data, self._limits)) is not None:
+                if (
+                    self._plain
+                    and not codec.reader.buffer
+                    and (message := read_message(data, self._limits)) is not None
+                ):
                     self._hand_on(*message)
                 else:
                     self._decode(data)

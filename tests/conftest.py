@@ -13,14 +13,17 @@ from pathlib import Path
 
 import gevent
 import pytest
-from gevent.hub import Hub
+from gevent.hub import Hub as EventLoop
 from greenlet import getcurrent, greenlet
 
+from flask_phoenix.hub import Hub
 from flask_phoenix.inbox import Worker
 from tests import processes
 
 #: How long a test's greenlets and descriptors may take to end after it.
 GRACE = processes.DEADLINE / 5
+#: A greenlet that waits in one of these, and no deeper, is idle; like the event loop it lives as long as its process.
+IDLE = {Hub._run.__code__, Worker._run.__code__}
 
 
 @pytest.fixture
@@ -77,9 +80,8 @@ def _greenlets() -> list[greenlet]:
 
 
 def _belongs_to_process(each: greenlet) -> bool:
-    """Tell the main greenlet, the event loop's, and workers that wait for their next task."""
-    parked = each.gr_frame is not None and each.gr_frame.f_code is Worker._run.__code__
-    return each.parent is None or isinstance(each, Hub) or parked
+    idle = each.gr_frame is not None and each.gr_frame.f_code in IDLE
+    return idle or each.parent is None or isinstance(each, EventLoop)
 
 
 def _root(start: greenlet | None = None) -> greenlet:

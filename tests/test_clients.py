@@ -55,7 +55,7 @@ SERVE = (sys.executable, "-m", "tests.clients.server_app", "{port}")
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Return the address of a server for many stories, each on topics of its own."""
     servers = Servers(tmp_path_factory.mktemp("servers"))
-    yield driver.base(servers.start(*SERVE))
+    yield driver.base(servers.start(*SERVE, **driver.STRICT))
     servers.stop()
 
 
@@ -71,7 +71,7 @@ def browser() -> Iterator[driver.Script]:
 @pytest.fixture
 def keeper(servers: Servers) -> Iterator[driver.Keeper]:
     """Keep a server that is stopped and started on demand."""
-    keeper = driver.Keeper(servers.start(*SERVE))
+    keeper = driver.Keeper(servers.start(*SERVE, **driver.STRICT))
     yield keeper
     keeper.server.stop()
 
@@ -79,7 +79,7 @@ def keeper(servers: Servers) -> Iterator[driver.Keeper]:
 @pytest.fixture
 def chat_keeper(servers: Servers) -> Iterator[driver.Keeper]:
     """Keep the example app's server."""
-    keeper = driver.Keeper(servers.start(sys.executable, "-m", "example_app", "--port", "{port}"))
+    keeper = driver.Keeper(servers.start(sys.executable, "-m", "example_app", "--port", "{port}", **driver.STRICT))
     yield keeper
     keeper.server.stop()
 

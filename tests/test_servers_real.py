@@ -98,7 +98,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     """Return a server of each kind, for many tests."""
     way: Way = request.param
     servers = Servers(tmp_path_factory.mktemp("servers"))
-    yield Served(servers.start(*way.command), way)
+    yield Served(servers.start(*way.command, **driver.STRICT), way)
     servers.stop()
 
 
@@ -163,7 +163,7 @@ def test_refused_connect(served: Served) -> None:
 
 @EVERY_WAY
 def test_drains(servers: Servers, way: Way) -> None:
-    keeper = driver.Keeper(servers.start(*way.command))
+    keeper = driver.Keeper(servers.start(*way.command, **driver.STRICT))
     driver.play(driver.base(keeper.server), "server_stops", helpers=keeper.helpers)
     assert keeper.statuses == [0]
     assert "Traceback" not in keeper.server.logs()
@@ -191,25 +191,25 @@ def test_tls(servers: Servers, tmp_path: Path, name: str) -> None:
     options = (
         ("--cert", certificate, "--key", key) if name == "flask run" else ("--certfile", certificate, "--keyfile", key)
     )
-    server = servers.start(*WAYS[name].command, *options)
+    server = servers.start(*WAYS[name].command, *options, **driver.STRICT)
     for story in ("push_and_reply", "broadcast", "large_message"):
         driver.play(driver.base(server, "https"), story)
 
 
 def test_unix_socket_of_gunicorn(servers: Servers, tmp_path: Path) -> None:
     path = tmp_path / "listener"
-    servers.start(*WAYS["gunicorn -k gevent"].command, "-b", f"unix:{path}")
+    servers.start(*WAYS["gunicorn -k gevent"].command, "-b", f"unix:{path}", **driver.STRICT)
     driver.play(f"ws+unix:{path}:", "broadcast")
 
 
 def test_reload_of_gunicorn(servers: Servers) -> None:
-    server = servers.start(*WAYS["gunicorn -k gevent"].command)
+    server = servers.start(*WAYS["gunicorn -k gevent"].command, **driver.STRICT)
     driver.play(driver.base(server), "server_restart", helpers={"restart": lambda: os.kill(server.pid, signal.SIGHUP)})
 
 
 @pytest.mark.parametrize("name", ["phoenix.run", "flask run"])
 def test_interrupt(servers: Servers, name: str) -> None:
-    server = servers.start(*WAYS[name].command)
+    server = servers.start(*WAYS[name].command, **driver.STRICT)
     driver.play(driver.base(server), "join")
     assert server.stop(signal.SIGINT) == 0
     assert "Traceback" not in server.logs()

@@ -139,6 +139,7 @@ def tls_pair(folder: Path) -> tuple[Any, Any]:
     client.load_verify_locations(certificate)
     client.check_hostname = False
     ours, theirs = socket.socketpair()
+    theirs.settimeout(DEADLINE)
     accepting = gevent.spawn(server.wrap_socket, ours, server_side=True)
     wrapped = client.wrap_socket(theirs)
     return accepting.get(timeout=DEADLINE), wrapped

@@ -8,7 +8,7 @@ import assert from "node:assert/strict"
 import { launch } from "./chromium.mjs"
 import { ask, tell } from "./lines.mjs"
 
-const PATIENCE = 5000
+const PATIENCE = 10_000
 
 const [url, code] = process.argv.slice(2)
 

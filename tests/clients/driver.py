@@ -13,6 +13,8 @@ from typing import Any
 from tests.processes import DEADLINE, HOST, Server
 
 FOLDER = Path(__file__).parent
+#: The environment of a server in which no warning passes.
+STRICT = {"PYTHONWARNINGS": "error"}
 
 #: What a script may ask for, and what then is done.
 Helpers = Mapping[str, Callable[[], object]]
@@ -138,7 +140,7 @@ class _Successor(Server):
     """A server with the command and on the port of one that was stopped."""
 
     def __init__(self, older: Server) -> None:
-        super().__init__(tuple(older.command), older.log.with_suffix(".again.log"), {})
+        super().__init__(tuple(older.command), older.log.with_suffix(".again.log"), STRICT)
         self.port = older.port
 
 

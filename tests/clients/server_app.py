@@ -10,23 +10,26 @@ monkey.patch_all()
 
 import argparse  # noqa: E402
 import uuid  # noqa: E402
-from collections import Counter  # noqa: E402
+from collections import Counter, defaultdict  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any, NamedTuple  # noqa: E402
 
-import gevent  # noqa: E402
 from flask import Flask, Response, request, send_from_directory  # noqa: E402
 from flask.typing import ResponseReturnValue  # noqa: E402
+from gevent.event import Event  # noqa: E402
 
 from flask_phoenix import Channel, Phoenix, Refused, Socket, on  # noqa: E402
 
 #: Which process this is: clients see by it that a server was restarted.
 BOOT = uuid.uuid4().hex
 FOLDER = Path(__file__).parent
+#: Seconds that a slow handler waits for its bell.
+PATIENCE = 10
 
 app = Flask(__name__)
 phoenix = Phoenix(app)
 joins: Counter[str] = Counter()
+bells: defaultdict[str, Event] = defaultdict(Event)
 
 
 class Later(NamedTuple):
@@ -58,7 +61,8 @@ class RoomChannel(Channel):
     """Does what it is asked for."""
 
     def join(self, payload: Any) -> dict[str, Any]:
-        gevent.sleep(payload.get("nap", 0) / 1000)
+        if "bell" in payload:
+            bells[payload["bell"]].wait(PATIENCE)
         self.assigns["farewell"] = payload.get("farewell", False)
         return {"boot": BOOT, "payload": payload, "user": self.assigns["user"], "token": self.assigns["token"]}
 
@@ -96,9 +100,13 @@ class RoomChannel(Channel):
         self.broadcast_from("whisper", payload)
         return {}
 
-    @on("nap")
-    def nap(self, payload: dict[str, Any]) -> dict[str, Any]:
-        gevent.sleep(payload["ms"] / 1000)
+    @on("wait")
+    def wait(self, payload: dict[str, Any]) -> dict[str, Any]:
+        return {"rung": bells[payload["bell"]].wait(PATIENCE)}
+
+    @on("ring")
+    def ring(self, payload: dict[str, Any]) -> dict[str, Any]:
+        bells[payload["bell"]].set()
         return {}
 
     @on("crash")

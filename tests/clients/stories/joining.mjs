@@ -38,9 +38,11 @@ export async function refused_connect(stage) {
 }
 
 export async function pushes_before_the_join(stage) {
-  const channel = stage.socket().channel(stage.own("room"), { nap: 50 })
+  const channel = stage.socket().channel(stage.own("room"), { bell: stage.name })
   const joining = ok(channel.join(), "join")
   const early = channel.push("echo", { early: true })
+  const bell = await stage.joined(stage.socket(), stage.own("room:bell"))
+  await ok(bell.push("ring", { bell: stage.name }), "bell")
   await joining
   equal(await ok(early, "early push"), { early: true }, "reply to the early push")
 }

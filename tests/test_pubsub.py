@@ -1,0 +1,305 @@
+"""Who hears it: real subscribers, and a list in place of the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flask_phoenix.exceptions import InvalidPayload
+from flask_phoenix.message import Broadcast, Frame
+from flask_phoenix.pubsub import Delivery, Lane, PubSub, Subscriber
+from flask_phoenix.serializer import Json, Serializer, V1Serializer, V2Serializer
+
+HELLO = Broadcast("room:1", "hello", {"n": 1})
+HELLO_V2 = '[null,null,"room:1","hello",{"n":1}]'
+
+
+class Counting(V2Serializer):
+    """Counts what it writes."""
+
+    written = 0
+
+    def encode_broadcast(self, broadcast: Broadcast) -> Frame:
+        self.written += 1
+        return super().encode_broadcast(broadcast)
+
+
+def unchanged(frame: Frame) -> Frame:
+    """Frame nothing."""
+    return frame
+
+
+def lane(serializer: Serializer | None = None, frame: Callable[[Frame], Any] = unchanged, stream: bool = True) -> Lane:
+    """Make a lane; without a serializer, of vsn 2.0.0."""
+    return Lane(serializer or V2Serializer(Json()), frame, stream)
+
+
+class Ear:
+    """A subscriber, and what it hears."""
+
+    def __init__(self, lane: Lane | None = None, *intercepts: str) -> None:
+        self.told: list[Broadcast] = []
+        self.written: list[Any] = []
+        write = self.written.append if lane is not None else None
+        self.subscriber = Subscriber(self.told.append, lane, write, frozenset(intercepts))
+
+
+class Desk:
+    """A pubsub, and the deliveries that it hands over."""
+
+    def __init__(self) -> None:
+        self.due: list[Delivery] = []
+        self.pubsub = PubSub(self.due.append)
+
+    def listen(self, *ears: Ear, topic: str = "room:1") -> None:
+        """Subscribe all of them."""
+        for ear in ears:
+            self.pubsub.subscribe(topic, ear.subscriber)
+
+    def deliver(self) -> None:
+        """Do what the hub does."""
+        for delivery in self.due:
+            for receive in delivery.receivers:
+                receive(delivery.data)
+        self.due.clear()
+
+
+@pytest.fixture
+def desk() -> Desk:
+    return Desk()
+
+
+# Encoding
+
+
+def test_a_broadcast_is_encoded_once_for_all(desk: Desk) -> None:
+    serializer = Counting(Json())
+    ears = [Ear(lane(serializer)) for _ in range(3)]
+    desk.listen(*ears)
+    desk.pubsub.broadcast(HELLO)
+    desk.deliver()
+    assert [ear.written for ear in ears] == [[HELLO_V2]] * 3
+    assert serializer.written == 1
+
+
+def test_a_broadcast_is_encoded_once_for_each_lane(desk: Desk) -> None:
+    one, other = Counting(Json()), Counting(Json())
+    desk.listen(*(Ear(lane(serializer)) for serializer in (one, one, other, other)))
+    desk.pubsub.broadcast(HELLO)
+    assert (one.written, other.written, len(desk.due)) == (1, 1, 2)
+
+
+def test_each_lane_writes_in_its_own_way(desk: Desk) -> None:
+    old, new, loud = Ear(lane(V1Serializer(Json()))), Ear(lane()), Ear(lane(frame=lambda frame: f"{frame!s}!"))
+    desk.listen(old, new, loud)
+    desk.pubsub.broadcast(HELLO)
+    desk.deliver()
+    assert old.written == ['{"topic":"room:1","event":"hello","ref":null,"payload":{"n":1}}']
+    assert new.written == [HELLO_V2]
+    assert loud.written == [f"{HELLO_V2}!"]
+
+
+def test_nothing_is_encoded_for_nobody(desk: Desk) -> None:
+    serializer = Counting(Json())
+    ear = Ear(lane(serializer))
+    desk.pubsub.broadcast(HELLO)
+    desk.listen(ear, topic="room:2")
+    desk.pubsub.broadcast(HELLO)
+    desk.listen(ear)
+    desk.pubsub.broadcast(HELLO, ear.subscriber)
+    assert (serializer.written, desk.due) == (0, [])
+
+
+def test_a_delivery_tells_what_the_hub_must_know(desk: Desk) -> None:
+    stream, pieces, listener = Ear(lane()), Ear(lane(stream=False)), Ear()
+    desk.listen(stream, pieces, listener)
+    desk.pubsub.broadcast(HELLO)
+    assert [delivery.key for delivery in desk.due] == ["room:1"] * 3
+    assert [delivery.stream for delivery in desk.due] == [True, False, False]
+
+
+def test_broadcasts_to_the_same_receivers_can_be_told(desk: Desk) -> None:
+    shared = lane()
+    one, other = Ear(shared), Ear(shared)
+    desk.listen(one)
+    desk.pubsub.broadcast(HELLO)
+    desk.pubsub.broadcast(HELLO)
+    desk.listen(other)
+    desk.pubsub.broadcast(HELLO)
+    first, second, third = desk.due
+    assert first.receivers is second.receivers
+    assert first.receivers is not third.receivers
+
+
+# What cannot be taken
+
+
+@pytest.mark.parametrize(
+    ("serializer", "payload"), [(V1Serializer(Json()), b"\x01"), (V2Serializer(Json()), [1]), (V2Serializer(Json()), "no")]
+)
+def test_what_somebody_cannot_take_is_given_to_nobody(desk: Desk, serializer: Serializer, payload: Any) -> None:
+    desk.pubsub.tap(lambda broadcast: None)
+    desk.listen(Ear(), Ear(lane(frame=lambda frame: frame)), Ear(lane(), "hello"), Ear(lane(serializer)))
+    bad = HELLO._replace(payload=payload)
+    with pytest.raises(InvalidPayload):
+        desk.pubsub.broadcast(bad)
+    assert desk.due == []
+    with pytest.raises(InvalidPayload):
+        desk.pubsub.check(bad)
+
+
+def test_the_payload_is_checked_without_a_delivery(desk: Desk) -> None:
+    desk.listen(Ear(lane()), Ear())
+    desk.pubsub.check(HELLO)
+    desk.pubsub.check(HELLO._replace(topic="room:2", payload=[1]))
+    assert desk.due == []
+
+
+# Who hears
+
+
+def test_a_listener_is_told(desk: Desk) -> None:
+    ear = Ear()
+    desk.listen(ear)
+    desk.pubsub.broadcast(HELLO)
+    desk.deliver()
+    assert ear.told == [HELLO]
+
+
+def test_an_intercepted_event_takes_no_lane(desk: Desk) -> None:
+    serializer = Counting(Json())
+    direct, picky = Ear(lane(serializer)), Ear(lane(serializer), "secret")
+    desk.listen(direct, picky)
+    secret = Broadcast("room:1", "secret", {})
+    desk.pubsub.broadcast(secret)
+    desk.pubsub.broadcast(HELLO)
+    desk.deliver()
+    assert direct.written == ['[null,null,"room:1","secret",{}]', HELLO_V2]
+    assert picky.written == [HELLO_V2]
+    assert (direct.told, picky.told) == ([], [secret])
+
+
+def test_an_intercepted_event_may_be_what_a_lane_cannot_take(desk: Desk) -> None:
+    ear = Ear(lane(V1Serializer(Json())), "blob")
+    desk.listen(ear)
+    blob = Broadcast("room:1", "blob", b"\x01")
+    desk.pubsub.broadcast(blob)
+    desk.deliver()
+    assert ear.told == [blob]
+
+
+@pytest.mark.parametrize("event", ["hello", "secret"])
+def test_the_sender_may_be_left_out(desk: Desk, event: str) -> None:
+    shared = lane()
+    sender, other, listener = Ear(shared, "secret"), Ear(shared, "secret"), Ear()
+    desk.listen(sender, other, listener)
+    desk.pubsub.broadcast(Broadcast("room:1", event, {}), sender.subscriber)
+    desk.deliver()
+    assert (sender.written, sender.told) == ([], [])
+    assert len(other.written) + len(other.told) == 1
+    assert len(listener.told) == 1
+
+
+def test_a_listener_may_be_left_out(desk: Desk) -> None:
+    sender, other = Ear(), Ear()
+    desk.listen(sender, other)
+    desk.pubsub.broadcast(HELLO, sender.subscriber)
+    desk.deliver()
+    assert (sender.told, other.told) == ([], [HELLO])
+
+
+def test_a_sender_from_elsewhere_leaves_nobody_out(desk: Desk) -> None:
+    ear, stranger = Ear(lane()), Ear(lane())
+    desk.listen(ear)
+    desk.pubsub.broadcast(HELLO, stranger.subscriber)
+    desk.deliver()
+    assert ear.written == [HELLO_V2]
+
+
+def test_who_subscribes_twice_hears_twice(desk: Desk) -> None:
+    ear, once = Ear(), Ear()
+    desk.listen(ear, once, ear)
+    desk.pubsub.broadcast(HELLO)
+    desk.deliver()
+    assert (ear.told, once.told) == ([HELLO, HELLO], [HELLO])
+
+
+def test_one_unsubscription_ends_them_all(desk: Desk) -> None:
+    ear = Ear()
+    desk.listen(ear, ear)
+    desk.pubsub.unsubscribe("room:1", ear.subscriber)
+    desk.pubsub.broadcast(HELLO)
+    assert desk.due == []
+
+
+# When
+
+
+def test_a_broadcast_is_for_those_who_are_here_at_that_moment(desk: Desk) -> None:
+    shared = lane()
+    early, leaving, late = Ear(shared), Ear(shared), Ear(shared)
+    listener, late_listener = Ear(), Ear()
+    desk.listen(early, leaving, listener)
+    desk.pubsub.broadcast(HELLO)
+    desk.listen(late, late_listener)
+    desk.pubsub.unsubscribe("room:1", leaving.subscriber)
+    desk.deliver()
+    assert (early.written, leaving.written, late.written) == ([HELLO_V2], [HELLO_V2], [])
+    assert (listener.told, late_listener.told) == ([HELLO], [])
+
+
+def test_topics_are_forgotten_with_their_last_subscriber(desk: Desk) -> None:
+    shared = lane()
+    one, other, listener = Ear(shared), Ear(shared), Ear()
+    assert not desk.pubsub.subscribed("room:1")
+    desk.listen(one, other, listener)
+    for ear in (one, other, listener):
+        assert desk.pubsub.subscribed("room:1")
+        desk.pubsub.unsubscribe("room:1", ear.subscriber)
+    assert not desk.pubsub.subscribed("room:1")
+
+
+def test_whoever_did_not_subscribe_may_unsubscribe(desk: Desk) -> None:
+    shared = lane()
+    ear, stranger, listener = Ear(shared), Ear(shared), Ear()
+    desk.pubsub.unsubscribe("room:1", ear.subscriber)
+    desk.listen(ear)
+    desk.pubsub.unsubscribe("room:1", stranger.subscriber)
+    desk.pubsub.unsubscribe("room:1", listener.subscriber)
+    desk.pubsub.broadcast(HELLO)
+    desk.deliver()
+    assert ear.written == [HELLO_V2]
+
+
+def test_topics_are_apart(desk: Desk) -> None:
+    ear, other = Ear(lane()), Ear(lane())
+    desk.listen(ear)
+    desk.listen(other, topic="room:10")
+    desk.pubsub.broadcast(HELLO)
+    desk.deliver()
+    assert (ear.written, other.written) == ([HELLO_V2], [])
+
+
+# Taps
+
+
+def test_a_tap_hears_everything_until_it_ends(desk: Desk) -> None:
+    tapped: list[Broadcast] = []
+    end = desk.pubsub.tap(tapped.append)
+    elsewhere = HELLO._replace(topic="room:9")
+    desk.listen(Ear(lane()))
+    desk.pubsub.broadcast(HELLO)
+    desk.pubsub.broadcast(elsewhere)
+    desk.deliver()
+    end()
+    desk.pubsub.broadcast(HELLO)
+    desk.deliver()
+    assert tapped == [HELLO, elsewhere]
+
+
+def test_a_tap_can_be_ended_twice(desk: Desk) -> None:
+    end = desk.pubsub.tap(lambda broadcast: None)
+    end()
+    end()
