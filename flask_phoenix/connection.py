@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 #: What an author's code may end with. A handler that exits, or is killed, is a handler that crashed.
 FAILURES = (Exception, gevent.GreenletExit, SystemExit)
 
+#: So many frames, or a frame of so many bytes, are written before the turn ends.
+MANY = 32
+LARGE = 16384
+
 GOING_AWAY = 1001
 INTERNAL_ERROR = 1011
 
@@ -118,6 +122,7 @@ class Connection:
         #: The topics whose broadcasts go to this client.
         self.topics: Collection[str] = ()
         self.open = False
+        self._pieces: list[Any] = []
         self._disconnect = Subscriber(self._told)
 
     def opened(self) -> None:
@@ -139,15 +144,28 @@ class Connection:
         """Send a frame behind everything that was caused before it; from any thread."""
         hub, carrier = self.engine.hub, self.carrier
         data = carrier.frame(frame)
-        if hub.owes(carrier.write, self.topics):
-            hub.put(Delivery(carrier.write, data, [carrier.write], carrier.stream))
-        else:
+        if hub.owes(self, self.topics):
+            hub.put(Delivery(self, data, [carrier.write], carrier.stream))
+        elif not carrier.stream:
             carrier.write(data)
+        else:
+            if not self._pieces:
+                hub.at_turn(self.flush)
+            self._pieces.append(data)
+            if len(self._pieces) == MANY or len(data) > LARGE:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what was sent in this turn of the event loop, in one piece."""
+        pieces, self._pieces = self._pieces, []
+        if pieces:
+            self.carrier.write(b"".join(pieces) if len(pieces) > 1 else pieces[0])
 
     def close(self, code: int, reason: str) -> None:
         """Close the connection from this side; its channels end at once. The reason is for ``terminate`` and the client."""
         if self.open:
             self.closed(reason)
+            self.flush()
             self.carrier.close(code, reason)
 
     def closed(self, reason: str) -> None:

@@ -60,6 +60,14 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
+def node() -> Iterator[driver.Script]:
+    """Return a Node process that plays stories."""
+    script = driver.Script("stories.mjs")
+    yield script
+    script.close()
+
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[driver.Script]:
     """Return a browser that plays stories in pages."""
     script = driver.Script("browser.mjs")
@@ -91,37 +99,49 @@ def test_every_story_is_played() -> None:
     assert sorted(stories) == sorted((*COMMON, *SECOND, *TOKEN, *PLAIN, *HELPED))
 
 
+def test_command_line(url: str) -> None:
+    script = driver.Script("stories.mjs", url, "join", "--client", "oldest", "--vsn", "1.0.0")
+    driver.assert_good(script.result())
+    assert script.close() == 0
+
+
 @pytest.mark.parametrize("story", [*COMMON, *SECOND, *TOKEN, *PLAIN])
-def test_newest(url: str, story: str) -> None:
-    driver.play(url, story)
+def test_newest(node: driver.Script, url: str, story: str) -> None:
+    driver.play(node, url, story)
 
 
 @pytest.mark.parametrize("story", [*COMMON, *SECOND])
-def test_oldest(url: str, story: str) -> None:
-    driver.play(url, story, "--client", "oldest")
+def test_oldest(node: driver.Script, url: str, story: str) -> None:
+    driver.play(node, url, story, client="oldest")
 
 
+@pytest.mark.parametrize("client", ["newest", "oldest"])
 @pytest.mark.parametrize("story", COMMON)
-def test_version_1(url: str, story: str) -> None:
-    driver.play(url, story, "--vsn", "1.0.0")
+def test_version_1(node: driver.Script, url: str, story: str, client: str) -> None:
+    driver.play(node, url, story, client=client, vsn="1.0.0")
 
 
 @pytest.mark.parametrize("client", ["newest", "oldest"])
 @pytest.mark.parametrize("story", HELPED)
-def test_server_goes_away(keeper: driver.Keeper, story: str, client: str) -> None:
-    driver.play(driver.base(keeper.server), story, "--client", client, helpers=keeper.helpers)
+def test_server_goes_away(node: driver.Script, keeper: driver.Keeper, story: str, client: str) -> None:
+    driver.play(node, driver.base(keeper.server), story, client=client, helpers=keeper.helpers)
+    assert keeper.statuses == [0]
 
 
 @pytest.mark.parametrize("story", [*COMMON, *SECOND, *TOKEN, *PLAIN])
-def test_browser(url: str, browser: driver.Script, story: str) -> None:
-    browser.tell({"url": url, "story": story})
-    driver.assert_good(browser.result())
+def test_newest_in_a_browser(browser: driver.Script, url: str, story: str) -> None:
+    driver.play(browser, url, story)
+
+
+@pytest.mark.parametrize("story", [*COMMON, *SECOND])
+def test_oldest_in_a_browser(browser: driver.Script, url: str, story: str) -> None:
+    driver.play(browser, url, story, client="oldest")
 
 
 @pytest.mark.parametrize("story", HELPED)
-def test_server_goes_away_from_a_browser(keeper: driver.Keeper, browser: driver.Script, story: str) -> None:
-    browser.tell({"url": driver.base(keeper.server), "story": story})
-    driver.assert_good(browser.result(keeper.helpers))
+def test_server_goes_away_from_a_browser(browser: driver.Script, keeper: driver.Keeper, story: str) -> None:
+    driver.play(browser, driver.base(keeper.server), story, helpers=keeper.helpers)
+    assert keeper.statuses == [0]
 
 
 def test_two_people_chat_in_the_example_app(chat_keeper: driver.Keeper) -> None:

@@ -9,11 +9,14 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
 
 import flask_phoenix
+from flask_phoenix import Refused, Reply
+from flask_phoenix.testing import Client
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "flask_phoenix"
@@ -164,11 +167,18 @@ def test_the_face_is_public_and_documented(name: str) -> None:
 
 def test_the_readme_runs() -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL | re.MULTILINE)
-    namespace: dict[str, object] = {"__name__": "readme"}
+    namespace: dict[str, Any] = {"__name__": "readme"}
     for block in blocks:
         exec(compile(block, "README.md", "exec"), namespace)
-    apps = [value for value in namespace.values() if isinstance(value, Flask)]
-    assert any(rule.websocket for app in apps for rule in app.url_map.iter_rules())
+    app: Flask = namespace["app"]
+    with Client(app, params={"name": "Ada"}) as ada:
+        lobby = ada.join("room:lobby")
+        assert lobby.call("new_msg", {"body": "Hello"}) == Reply("ok", {"saved": True})
+        assert lobby.expect("new_msg") == {"from": "Ada", "body": "Hello"}
+        assert app.test_client().post("/announce").status_code == 204
+        assert lobby.expect("new_msg") == {"from": "the server", "body": "Lunch!"}
+        with pytest.raises(Refused, match="unauthorized"):
+            ada.join("room:secret")
 
 
 def test_nothing_is_left_lying_about() -> None:

@@ -196,8 +196,8 @@ def test_before_a_large_fan_out_it_gathers_what_is_on_its_way(hub: Hub) -> None:
 
     def chatter() -> None:
         for data in (b"2", b"3"):
-            turn(1)
             hub.put(stream(data, receivers))
+            turn(1)
 
     hub.put(stream(b"1", receivers))
     chatterer = gevent.spawn(chatter)

@@ -509,7 +509,9 @@ def test_vsn_1_with_a_join_ref() -> None:
 # What is no message
 
 
-@pytest.mark.parametrize("frame", ["", "nonsense", "{}", "[1,2,3,4]", "null", b"", b"\x01\x00\x00\x00\x00", b"\x00\x09"])
+@pytest.mark.parametrize(
+    "frame", ["", "nonsense", "{}", "[1,2,3,4]", "null", b"", b"\x01\x00\x00\x00\x00", b"\x00\x09"]
+)
 def test_x1_x3_a_frame_that_is_no_message(protocol: Protocol, frame: Frame) -> None:
     with pytest.raises(InvalidMessage):
         protocol.receive(frame)

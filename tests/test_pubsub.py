@@ -137,7 +137,8 @@ def test_broadcasts_to_the_same_receivers_can_be_told(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize(
-    ("serializer", "payload"), [(V1Serializer(Json()), b"\x01"), (V2Serializer(Json()), [1]), (V2Serializer(Json()), "no")]
+    ("serializer", "payload"),
+    [(V1Serializer(Json()), b"\x01"), (V2Serializer(Json()), [1]), (V2Serializer(Json()), "no")],
 )
 def test_what_somebody_cannot_take_is_given_to_nobody(desk: Desk, serializer: Serializer, payload: Any) -> None:
     desk.pubsub.tap(lambda broadcast: None)

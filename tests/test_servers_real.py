@@ -102,6 +102,14 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     servers.stop()
 
 
+@pytest.fixture(scope="module")
+def node() -> Iterator[driver.Script]:
+    """Return a Node process that plays stories."""
+    script = driver.Script("stories.mjs")
+    yield script
+    script.close()
+
+
 def get(server: Server, path: str, headers: dict[str, str] | None = None) -> tuple[int, str]:
     """Return the status and the body with which a request is answered."""
     connection = http.client.HTTPConnection(HOST, server.port, timeout=DEADLINE)
@@ -135,8 +143,8 @@ def small_app(folder: Path, last_lines: str = "") -> Path:
         "refused_join_is_tried_again",
     ],
 )
-def test_stories(served: Served, story: str) -> None:
-    driver.play(driver.base(served.server), story)
+def test_stories(node: driver.Script, served: Served, story: str) -> None:
+    driver.play(node, driver.base(served.server), story)
 
 
 def test_ordinary_view(served: Served) -> None:
@@ -145,35 +153,35 @@ def test_ordinary_view(served: Served) -> None:
     assert body.startswith("an ordinary page")
 
 
-def test_plain_websocket(served: Served) -> None:
+def test_plain_websocket(node: driver.Script, served: Served) -> None:
     if served.way.plain_websocket:
-        driver.play(driver.base(served.server), "plain_websocket")
+        driver.play(node, driver.base(served.server), "plain_websocket")
     else:
         assert get(served.server, "/plain-ws", UPGRADE)[0] == 501
 
 
-def test_refused_connect(served: Served) -> None:
+def test_refused_connect(node: driver.Script, served: Served) -> None:
     if served.way.handshake:
         assert get(served.server, "/socket/websocket?user=banned&vsn=2.0.0", UPGRADE)[0] == 403
-        driver.play(driver.base(served.server), "refused_connect")
-        driver.play(driver.base(served.server), "auth_token")
+        driver.play(node, driver.base(served.server), "refused_connect")
+        driver.play(node, driver.base(served.server), "auth_token")
     else:
         assert get(served.server, "/socket/websocket?user=banned&vsn=2.0.0", UPGRADE)[0] == 101
 
 
 @EVERY_WAY
-def test_drains(servers: Servers, way: Way) -> None:
+def test_drains(node: driver.Script, servers: Servers, way: Way) -> None:
     keeper = driver.Keeper(servers.start(*way.command, **driver.STRICT))
-    driver.play(driver.base(keeper.server), "server_stops", helpers=keeper.helpers)
+    driver.play(node, driver.base(keeper.server), "server_stops", helpers=keeper.helpers)
     assert keeper.statuses == [0]
     assert "Traceback" not in keeper.server.logs()
 
 
-def test_reloader(servers: Servers, tmp_path: Path) -> None:
+def test_reloader(node: driver.Script, servers: Servers, tmp_path: Path) -> None:
     small_app(tmp_path)
     command = (*PYTHON, "flask", "--app", "small_app", "run", "--debug", "--port", "{port}")
     server = servers.start(*command, PYTHONPATH=str(tmp_path))
-    driver.play(driver.base(server), "server_restart", helpers={"restart": lambda: small_app(tmp_path, "# new")})
+    driver.play(node, driver.base(server), "server_restart", helpers={"restart": lambda: small_app(tmp_path, "# new")})
 
 
 def test_debugger(servers: Servers, tmp_path: Path) -> None:
@@ -185,7 +193,7 @@ def test_debugger(servers: Servers, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["phoenix.run", "flask run", "gunicorn -k gevent"])
-def test_tls(servers: Servers, tmp_path: Path, name: str) -> None:
+def test_tls(node: driver.Script, servers: Servers, tmp_path: Path, name: str) -> None:
     certificate, key = str(tmp_path / "certificate.pem"), str(tmp_path / "key.pem")
     subprocess.run((*CERTIFY.split(), "-keyout", key, "-out", certificate), check=True, capture_output=True)
     options = (
@@ -193,31 +201,33 @@ def test_tls(servers: Servers, tmp_path: Path, name: str) -> None:
     )
     server = servers.start(*WAYS[name].command, *options, **driver.STRICT)
     for story in ("push_and_reply", "broadcast", "large_message"):
-        driver.play(driver.base(server, "https"), story)
+        driver.play(node, driver.base(server, "https"), story)
 
 
-def test_unix_socket_of_gunicorn(servers: Servers, tmp_path: Path) -> None:
+def test_unix_socket_of_gunicorn(node: driver.Script, servers: Servers, tmp_path: Path) -> None:
     path = tmp_path / "listener"
     servers.start(*WAYS["gunicorn -k gevent"].command, "-b", f"unix:{path}", **driver.STRICT)
-    driver.play(f"ws+unix:{path}:", "broadcast")
+    driver.play(node, f"ws+unix:{path}:", "broadcast")
 
 
-def test_reload_of_gunicorn(servers: Servers) -> None:
+def test_reload_of_gunicorn(node: driver.Script, servers: Servers) -> None:
     server = servers.start(*WAYS["gunicorn -k gevent"].command, **driver.STRICT)
-    driver.play(driver.base(server), "server_restart", helpers={"restart": lambda: os.kill(server.pid, signal.SIGHUP)})
+    driver.play(
+        node, driver.base(server), "server_restart", helpers={"restart": lambda: os.kill(server.pid, signal.SIGHUP)}
+    )
 
 
 @pytest.mark.parametrize("name", ["phoenix.run", "flask run"])
-def test_interrupt(servers: Servers, name: str) -> None:
+def test_interrupt(node: driver.Script, servers: Servers, name: str) -> None:
     server = servers.start(*WAYS[name].command, **driver.STRICT)
-    driver.play(driver.base(server), "join")
+    driver.play(node, driver.base(server), "join")
     assert server.stop(signal.SIGINT) == 0
     assert "Traceback" not in server.logs()
 
 
-def test_several_workers_that_nothing_joins_are_warned_of(servers: Servers) -> None:
+def test_several_workers_that_nothing_joins_are_warned_of(node: driver.Script, servers: Servers) -> None:
     server = servers.start(*GUNICORN, "-k", "gevent", "-w", "2")
-    driver.play(driver.base(server), "join")
+    driver.play(node, driver.base(server), "join")
     server.wait_for_log("several processes serve this app")
 
 

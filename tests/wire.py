@@ -70,7 +70,7 @@ class Wire:
         """Receive frames up to a close frame; return its code. The close frame is not answered."""
         while (frame := self.frame()).opcode is not Opcode.CLOSE:
             pass
-        return Close.parse(frame.data).code
+        return int(Close.parse(frame.data).code)
 
     def closed(self) -> int:
         """Receive frames up to a close frame, answer it and see the stream end; return its code."""
@@ -118,10 +118,10 @@ def write(
     extensions: list[Extension] | None = None,
 ) -> bytes:
     """Write a frame, well-formed or not."""
-    known = opcode in list(Opcode)
-    frame = Frame(Opcode(opcode) if known else Opcode.TEXT, data, fin)
+    # Written as what the codec lets pass, then given the bits that were asked for.
+    frame = Frame(Opcode(opcode) if extensions else Opcode.BINARY, data)
     first, *rest = frame.serialize(mask=mask, extensions=extensions or [])
-    return bytes([first & 0xF0 | rsv << 4 | opcode, *rest])
+    return bytes([fin << 7 | first & 0x70 | rsv << 4 | opcode, *rest])
 
 
 def certify(folder: Path) -> tuple[str, str]:
@@ -139,7 +139,8 @@ def tls_pair(folder: Path) -> tuple[Any, Any]:
     client.load_verify_locations(certificate)
     client.check_hostname = False
     ours, theirs = socket.socketpair()
-    theirs.settimeout(DEADLINE)
+    for end in (ours, theirs):
+        end.settimeout(DEADLINE)
     accepting = gevent.spawn(server.wrap_socket, ours, server_side=True)
     wrapped = client.wrap_socket(theirs)
     return accepting.get(timeout=DEADLINE), wrapped

@@ -1,8 +1,8 @@
-// Plays stories in pages of one headless Chromium:
+// Plays stories in a headless Chromium, each on a fresh page:
 //
 //     node browser.mjs
 //
-// Each line that comes in is {"url", "story", "client", "vsn"}; the answer is the story's result in one line. The page and its
+// Each line that comes in is {"url", "story", "client", "vsn"}, and is answered by the story's result. The page and its
 // modules come from that server, /blank and /clients. It ends when its standard input does.
 
 import { launch } from "./chromium.mjs"
@@ -17,19 +17,17 @@ async function playInPage({ url, story, client, vsn }) {
   return play(story, { Socket, WebSocket, url, vsn, ask: window.askOutside })
 }
 
-async function perform(browser, { url, story, client = "newest", vsn = "2.0.0" }) {
-  const page = await browser.newPage()
+async function perform(page, { url, story, client = "newest", vsn = "2.0.0" }) {
   try {
-    await page.exposeFunction("askOutside", ask)
     await page.goto(`${url}/blank`)
     return await page.evaluate(playInPage, { url, story, client: CLIENTS[client], vsn })
   } catch (error) {
     return { story, ok: false, error: String(error.stack) }
-  } finally {
-    await page.close()
   }
 }
 
 const browser = await launch()
+const page = await browser.newPage()
+await page.exposeFunction("askOutside", ask)
 await tell({ ready: browser.version() })
-for (;;) await tell(await perform(browser, await hear()))
+for (;;) await tell(await perform(page, await hear()))

@@ -90,18 +90,15 @@ class Script:
         self._lines.put(None)
 
 
-def play(url: str, story: str, *options: str, helpers: Helpers | None = None) -> None:
-    """Play one story with the npm client on Node.
+def play(player: Script, server: str, story: str, *, helpers: Helpers | None = None, **options: str) -> None:
+    """Play one story.
 
-    :raises AssertionError: it ended badly.
+    :param player: ``stories.mjs`` or ``browser.mjs``.
+    :param options: the ``client`` and the ``vsn``.
+    :raises AssertionError: the story ended badly.
     """
-    script = Script("stories.mjs", url, story, *options)
-    try:
-        result = script.result(helpers)
-    finally:
-        status = script.close()
-    assert_good(result)
-    assert status == 0
+    player.tell({"url": server, "story": story, **options})
+    assert_good(player.result(helpers))
 
 
 def assert_good(result: Mapping[str, Any]) -> None:

@@ -1,20 +1,21 @@
-// Plays one story with the npm client on Node:
+// Plays stories with the npm client on Node, one of them:
 //
 //     node stories.mjs URL STORY [--client newest|oldest] [--vsn 1.0.0]
 //
 // URL is the server's, http or https (whose certificate is not checked). One line of JSON tells the result, and so does
-// the exit code. With --list in place of both it names all stories.
+// the exit code. With --list it names all stories. Without a URL it plays what it is told: each line that comes in is
+// {"url", "story", "client", "vsn"}, and is answered by a result.
 
 import { parseArgs } from "node:util"
 import WebSocket from "ws"
-import { ask, tell } from "./lines.mjs"
+import { ask, hear, tell } from "./lines.mjs"
 import { play, stories } from "./stories/index.mjs"
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
   options: {
-    client: { type: "string", default: "newest" },
-    vsn: { type: "string", default: "2.0.0" },
+    client: { type: "string" },
+    vsn: { type: "string" },
     list: { type: "boolean", default: false },
   },
 })
@@ -25,16 +26,22 @@ class TrustingWebSocket extends WebSocket {
   }
 }
 
-async function main() {
-  if (values.list) {
-    await tell(Object.keys(stories))
-    return true
-  }
-  const { Socket } = await import(values.client === "oldest" ? "phoenix-oldest" : "phoenix")
-  const [url, story] = positionals
-  const result = await play(story, { Socket, WebSocket: TrustingWebSocket, url, vsn: values.vsn, ask })
+async function perform({ url, story, client = "newest", vsn = "2.0.0" }) {
+  const { Socket } = await import({ newest: "phoenix", oldest: "phoenix-oldest" }[client])
+  const result = await play(story, { Socket, WebSocket: TrustingWebSocket, url, vsn, ask })
   await tell(result)
   return result.ok
 }
 
-process.exit((await main()) ? 0 : 1)
+// What a story that has failed still waited for is no reason to end the others.
+process.on("unhandledRejection", (error) => console.error(error))
+
+const [url, story] = positionals
+if (values.list) {
+  await tell(Object.keys(stories))
+} else if (url) {
+  process.exitCode = (await perform({ ...values, url, story })) ? 0 : 1
+} else {
+  for (;;) await perform(await hear())
+}
+process.exit()

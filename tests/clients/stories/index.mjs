@@ -11,14 +11,14 @@ export const stories = { ...joining, ...speaking, ...lasting }
 export async function play(name, surroundings) {
   const lines = []
   const began = performance.now()
-  const log = (...line) => lines.push(`${Math.round(performance.now() - began)} ms ${line.map(readable).join(" ")}`)
+  const log = (...line) => lines.push([`${Math.round(performance.now() - began)} ms`, ...line])
   const stage = new Stage({ ...surroundings, log })
   try {
     if (!(name in stories)) throw new Error(`there is no story ${name}`)
     await stories[name](stage)
     return { story: name, ok: true, ms: Math.round(performance.now() - began) }
   } catch (error) {
-    return { story: name, ok: false, error: String(error?.stack ?? error), log: lines.slice(-60) }
+    return { story: name, ok: false, error: String(error?.stack ?? error), log: lines.slice(-60).map((line) => line.map(readable).join(" ")) }
   } finally {
     stage.clear()
   }

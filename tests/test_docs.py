@@ -1,0 +1,244 @@
+"""What the documents say is so: their Python runs, their tables equal the code, their links lead somewhere."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from flask import Flask
+
+from flask_phoenix import Channel, Phoenix, RawSocket, Refused, Reply, Socket, handshake, inbox, server, websocket
+from flask_phoenix.link import ChannelLink
+from flask_phoenix.mount import INFO_KEYS, PREFIX, Options
+from flask_phoenix.origin import CONN, OriginPolicy
+from flask_phoenix.testing import Client, Joined
+from tests.processes import DEADLINE, ROOT
+from tests.test_house import ROOMS
+
+DOCS = ROOT / "docs"
+PAGES = sorted(path.name for path in DOCS.glob("*.md"))
+
+#: What the engine calls, and no author.
+INTERNAL = {"dispatch", "dispatch_out", "handlers", "interceptors", "intercepts", "match", "channels", "bind"}
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+class Block(NamedTuple):
+    """A piece of code in a page: ``python`` is a whole file, ``py`` a part of one."""
+
+    language: str
+    line: int
+    code: str
+
+    @property
+    def filename(self) -> str:
+        """The name in the first line, if there is one."""
+        named = re.match(r"# (\w+\.py)\n", self.code)
+        return named[1] if named else f"block_{self.line}.py"
+
+
+def read(page: str) -> str:
+    return (DOCS / page).read_text("utf-8")
+
+
+def blocks(page: str, *languages: str) -> Iterator[Block]:
+    """Yield the pieces of code in some languages."""
+    text = read(page)
+    for match in FENCE.finditer(text):
+        if match[1] in languages:
+            yield Block(match[1], text.count("\n", 0, match.start()) + 2, match[2])
+
+
+def prose(page: str) -> str:
+    """Return a page without its pieces of code."""
+    return FENCE.sub("", read(page))
+
+
+def rows(page: str, *header: str) -> list[list[str]]:
+    """Return the rows of the table with this header; backticks are taken off."""
+    start = f"| {' | '.join(header)} |\n"
+    assert read(page).count(start) == 1
+    lines = read(page).partition(start)[2].splitlines()[1:]
+    table = lines[: next((number for number, line in enumerate(lines) if not line.startswith("|")), len(lines))]
+    return [[cell.strip().strip("`") for cell in line.strip("|").split(" | ")] for line in table]
+
+
+def run(folder: Path, *words: str) -> str:
+    """Run Python in a folder, and return what it writes."""
+    done = subprocess.run(
+        (sys.executable, *words),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=3 * DEADLINE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def public(cls: type) -> set[str]:
+    """Return what a class offers to authors."""
+    offered = {name for base in cls.__mro__[:-1] for name in {**vars(base), **vars(base).get("__annotations__", {})}}
+    return {name for name in offered if not name.startswith("_")} - INTERNAL
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "python"))])
+def test_python_runs(page: str, tmp_path: Path) -> None:
+    for block in blocks(page, "python"):
+        (tmp_path / block.filename).write_text(block.code)
+        if block.filename.startswith("test_"):
+            assert " passed" in run(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", "-q", block.filename)
+        else:
+            assert not run(tmp_path, "-W", "error", "-c", f"import {Path(block.filename).stem}")
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "py"))])
+def test_parts_of_python_compile(page: str) -> None:
+    for block in blocks(page, "py"):
+        compile(block.code, f"{page}:{block.line}", "exec")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in LINK.findall(prose(page)):
+        path, _, anchor = target.partition("#")
+        if "://" not in target:
+            other = path or page
+            assert (DOCS / other).is_file(), target
+            assert not anchor or anchor in anchors(other), target
+
+
+def anchors(page: str) -> set[str]:
+    """Return where links may lead within a page."""
+    headings = re.findall(r"^#+ (.*)$", prose(page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    assert sorted(re.findall(r": (\w+\.md)$", (ROOT / "mkdocs.yml").read_text("utf-8"), re.MULTILINE)) == PAGES
+
+
+def test_tutorial(tmp_path: Path) -> None:
+    whole = [block for block in blocks("index.md", "python") if block.filename == "app.py"][-1]
+    namespace: dict[str, Any] = {"__name__": "app"}
+    exec(compile(whole.code, "index.md", "exec"), namespace)
+    app: Flask = namespace["app"]
+    with Client(app, params={"name": "Ada"}) as ada, Client(app, params={"name": "Alan"}) as alan:
+        room = ada.join("room:lobby")
+        assert room.response == {"welcome": "Ada"}
+        assert room.call("new_msg", {"body": "Hello"}) == Reply("ok", {"saved": True})
+        assert alan.join("room:lobby").expect("new_msg") == {"from": "Ada", "body": "Hello"}
+        assert room.call("new_msg", {"body": ""}) == Reply("error", {"reason": "say something"})
+        assert app.test_client().post("/announce").status_code == 204
+        with pytest.raises(Refused, match="only the lobby"):
+            ada.join("room:attic")
+    first, announce = next(blocks("index.md", "python")), next(blocks("index.md", "py"))
+    assert announce.code in whole.code
+    assert first.code.splitlines()[-3:] == announce_free(whole.code, announce.code).splitlines()[-3:]
+
+
+def announce_free(code: str, view: str) -> str:
+    """Return a file without one of its views."""
+    return code.replace(view, "").rstrip()
+
+
+def test_options_are_those_of_a_mount() -> None:
+    said = {name: (key, ast.literal_eval(default)) for name, key, default, *_ in rows("options.md", *OPTIONS_HEADER)}
+    defaults = {field.name: (PREFIX + field.name.upper(), field.default) for field in fields(Options)}
+    assert said == defaults
+    assert list(said) == list(defaults)
+
+
+OPTIONS_HEADER = ("option", "key", "default", "unit", "meaning")
+
+
+def test_what_cannot_be_set() -> None:
+    said = {name: ast.literal_eval(value) for name, value, *_ in rows("options.md", "what", "value", "unit", "meaning")}
+    assert said == {
+        "drain": server.GRACE,
+        "close": websocket.CLOSE_TIMEOUT,
+        "inbox": inbox.LIMIT,
+        "query": handshake.QUERY_LIMIT,
+    }
+
+
+def test_connect_info() -> None:
+    assert tuple(name for name, _ in rows("options.md", "name", "value")) == INFO_KEYS
+
+
+@pytest.mark.parametrize(
+    ("rule", "origin"),
+    [
+        (True, "https://evil.example"),
+        (["//example.com"], "https://evil.example"),
+        (CONN, "https://evil.example"),
+        (True, "null"),
+    ],
+    ids=str,
+)
+def test_log_lines_of_refused_origins(rule: Any, origin: str) -> None:
+    line = f"refused a client of /socket: {OriginPolicy(rule).explain(origin)}\n"
+    assert line in [block.code for block in blocks("security.md", "text")]
+
+
+def test_warning_of_several_processes() -> None:
+    assert server.MANY_PROCESSES + "\n" in [block.code for block in blocks("deploy.md", "text")]
+
+
+@pytest.mark.parametrize(
+    ("page", "cls"),
+    [
+        ("channels.md", Channel),
+        ("channels.md", Socket),
+        ("channels.md", RawSocket),
+        ("channels.md", Phoenix),
+        ("testing.md", Client),
+        ("testing.md", Joined),
+    ],
+)
+def test_every_method_is_described(page: str, cls: type) -> None:
+    described = set(re.findall(r"\w+", prose(page)))
+    assert public(cls) <= described
+
+
+def test_reasons_of_terminate() -> None:
+    said = {reason for reason, _ in rows("channels.md", "reason", "why")}
+    mapped = {python for _, python, _ in rows("differences.md", "Elixir", "Python", "when")}
+    in_code = set(re.findall(r'(?:self\._close|self\.end|connection\.close\([\w.]+,|closed)\(?"?([a-z_ ]+)"', sources()))
+    named = {reason.strip('"') for reason in said & mapped if reason.startswith('"')}
+    assert in_code - {"crashed"} <= named
+    assert {reason.strip('"') for reason in said ^ mapped if reason.startswith('"')} == set()
+
+
+def sources() -> str:
+    """Return the rooms that end channels."""
+    return "".join((ROOT / "flask_phoenix" / f"{room}.py").read_text("utf-8") for room in ENDING)
+
+
+ENDING = ("connection", "link", "multiplexer", "server", "websocket")
+
+
+def test_every_quirk_is_decided() -> None:
+    conversations = json.loads((ROOT / "tests" / "golden" / "conversations.json").read_text("utf-8"))
+    quirks = {case["id"] for case in conversations if case.get("quirk") and case["section"] != "L"}
+    said = rows("differences.md", "case", "Phoenix", "flask_phoenix", "why")
+    assert {case for cases, *_ in said for case in cases.split(", ")} == quirks
+
+
+def test_rooms_stand_in_their_order() -> None:
+    assert [room for room, _ in rows("architecture.md", "room", "question that it answers") if room] == ROOMS
