@@ -92,7 +92,7 @@ def _mark(name: str, events: tuple[str, ...]) -> Callable[[Method], Method]:
         raise InvalidOption(f"expected names of events, as in @on('new_msg'), got {events!r}")
 
     def decorate(method: Method) -> Method:
-        setattr(method, name, events)
+        setattr(method, name, (*events, *getattr(method, name, ())))
         return method
 
     return decorate
@@ -126,8 +126,8 @@ class Channel:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.handlers = {**cls.handlers, **_gather(cls, "__phoenix_on__")}
-        cls.interceptors = {**cls.interceptors, **_gather(cls, "__phoenix_intercept__")}
+        cls.handlers = _gather(cls, "__phoenix_on__")
+        cls.interceptors = _gather(cls, "__phoenix_intercept__")
         cls.intercepts = frozenset(cls.interceptors)
 
     def __init__(self, link: Link, topic: str, subtopic: str, assigns: dict[str, Any]) -> None:
@@ -273,5 +273,6 @@ def as_reply(result: Any, channel: Channel, method: str) -> Reply | None:
 
 
 def _gather(cls: type, mark: str) -> dict[str, str]:
-    """Return the marked methods of one class body by event."""
-    return {event: name for name, method in vars(cls).items() for event in getattr(method, mark, ())}
+    """Return the marked methods of a class and its bases by event; the nearest class wins."""
+    bodies = [vars(base) for base in reversed(cls.__mro__)]
+    return {event: name for body in bodies for name, method in body.items() for event in getattr(method, mark, ())}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from copy import deepcopy
 from typing import Any
 
 import gevent
@@ -20,8 +21,8 @@ from .socket import BaseSocket, RawSocket
 
 log = logging.getLogger(__name__)
 
-#: What an author's code may end with. A handler that exits, or is killed, is a handler that crashed.
-FAILURES = (Exception, gevent.GreenletExit, SystemExit)
+#: What an author's code may end with. A handler that exits, is killed or runs out of time is a handler that crashed.
+FAILURES = (Exception, gevent.GreenletExit, gevent.Timeout, SystemExit)
 
 #: So many frames, or a frame of so many bytes, are written before the turn ends.
 MANY = 32
@@ -103,6 +104,8 @@ class Engine:
                 f"topic and event of a broadcast are strings; got {broadcast.topic!r}, {broadcast.event!r}"
             )
         if self.hub.elsewhere:
+            # It is delivered later: as it is now, and with its errors raised here.
+            broadcast = broadcast._replace(payload=deepcopy(broadcast.payload))
             self.pubsub.check(broadcast)
         self.hub.call(self.pubsub.broadcast, broadcast, sender)
 

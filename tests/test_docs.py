@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import textwrap
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -18,12 +17,11 @@ import pytest
 from flask import Flask
 
 from flask_phoenix import Channel, Phoenix, RawSocket, Refused, Reply, Socket, handshake, inbox, server, websocket
-from flask_phoenix.link import ChannelLink
 from flask_phoenix.mount import INFO_KEYS, PREFIX, Options
 from flask_phoenix.origin import CONN, OriginPolicy
 from flask_phoenix.testing import Client, Joined
 from tests.processes import DEADLINE, ROOT
-from tests.test_house import ROOMS
+from tests.test_house import ROOMS, tree
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
@@ -147,24 +145,15 @@ def test_tutorial(tmp_path: Path) -> None:
         assert app.test_client().post("/announce").status_code == 204
         with pytest.raises(Refused, match="only the lobby"):
             ada.join("room:attic")
-    first, announce = next(blocks("index.md", "python")), next(blocks("index.md", "py"))
-    assert announce.code in whole.code
-    assert first.code.splitlines()[-3:] == announce_free(whole.code, announce.code).splitlines()[-3:]
-
-
-def announce_free(code: str, view: str) -> str:
-    """Return a file without one of its views."""
-    return code.replace(view, "").rstrip()
+    assert next(blocks("index.md", "py")).code in whole.code
 
 
 def test_options_are_those_of_a_mount() -> None:
-    said = {name: (key, ast.literal_eval(default)) for name, key, default, *_ in rows("options.md", *OPTIONS_HEADER)}
+    table = rows("options.md", "option", "key", "default", "unit", "meaning")
+    said = {name: (key, ast.literal_eval(default)) for name, key, default, *_ in table}
     defaults = {field.name: (PREFIX + field.name.upper(), field.default) for field in fields(Options)}
     assert said == defaults
     assert list(said) == list(defaults)
-
-
-OPTIONS_HEADER = ("option", "key", "default", "unit", "meaning")
 
 
 def test_what_cannot_be_set() -> None:
@@ -217,20 +206,21 @@ def test_every_method_is_described(page: str, cls: type) -> None:
 
 
 def test_reasons_of_terminate() -> None:
-    said = {reason for reason, _ in rows("channels.md", "reason", "why")}
-    mapped = {python for _, python, _ in rows("differences.md", "Elixir", "Python", "when")}
-    in_code = set(re.findall(r'(?:self\._close|self\.end|connection\.close\([\w.]+,|closed)\(?"?([a-z_ ]+)"', sources()))
-    named = {reason.strip('"') for reason in said & mapped if reason.startswith('"')}
-    assert in_code - {"crashed"} <= named
-    assert {reason.strip('"') for reason in said ^ mapped if reason.startswith('"')} == set()
+    said = {reason for reason, _ in rows("channels.md", "reason", "why") if reason.startswith('"')}
+    mapped = {reason for _, reason, _ in rows("differences.md", "Elixir", "Python", "when") if reason.startswith('"')}
+    assert said == mapped == {f'"{reason}"' for reason in reasons() - {"crashed"}}
+    assert all(f'"{reason}"' in prose("channels.md") for reason in reasons())
 
 
-def sources() -> str:
-    """Return the rooms that end channels."""
-    return "".join((ROOT / "flask_phoenix" / f"{room}.py").read_text("utf-8") for room in ENDING)
+def reasons() -> set[str]:
+    """Return the reasons for which the engine ends a channel or a raw socket, as its code gives them."""
+    calls = [node for room in ROOMS for node in ast.walk(tree(room)) if isinstance(node, ast.Call) and node.args]
+    ends = [call.args[-1] for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in ENDING]
+    return {end.value for end in ends if isinstance(end, ast.Constant) and isinstance(end.value, str)}
 
 
-ENDING = ("connection", "link", "multiplexer", "server", "websocket")
+#: The methods that are given such a reason.
+ENDING = {"close", "closed", "end", "_close"}
 
 
 def test_every_quirk_is_decided() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -560,11 +561,21 @@ def test_what_waits_arrives_before_the_close(road: Road) -> None:
 # Slow clients
 
 
+def flood(road: Road, frame: str | bytes) -> None:
+    """Send until the client is closed for not reading."""
+    for _ in range(1000):
+        if not road.connection.open:
+            return
+        road.connection.send(frame)
+    pytest.fail("it was never closed")
+
+
 def test_slow_client_is_closed_and_delays_nobody(roads: Roads, caplog: pytest.LogCaptureFixture) -> None:
     slow, quick = roads.member(outbox=100_000), roads.member()
-    numbers, engine = iter(range(10_000)), roads.engine
-    while slow.connection.open:
-        number = next(numbers)
+    engine = roads.engine
+    for number in range(1000):
+        if not slow.connection.open:
+            break
         engine.broadcast(Broadcast("room:1", "news", {"number": number, "filling": "x" * 10_000}))
         assert f'"number":{number},' in str(quick.client.data())
     assert engine.connections == {quick.connection}
@@ -583,8 +594,7 @@ def test_slow_client_that_never_reads_is_cut(roads: Roads) -> None:
     road = roads.echo(outbox=1000)
     road.client.text("hello")
     assert road.client.data() == "hello"
-    while road.connection.open:
-        road.connection.send("x" * 10_000)
+    flood(road, "x" * 10_000)
     road.ended()
     assert road.reason() == "too slow"
 
@@ -660,8 +670,7 @@ def test_slow_client_with_compression(roads: Roads) -> None:
     road = roads.echo(extensions=[deflate()], outbox=1000)
     road.client.text("hello")
     road.client.frame()
-    while road.connection.open:
-        road.connection.send(bytes(range(256)) * 1000)
+    flood(road, random.Random(1).randbytes(10_000))
     road.connection.send("too late")
     assert road.client.closed() == 1013
 
@@ -686,8 +695,7 @@ def test_tls(roads: Roads, tmp_path: Path) -> None:
 
 def test_tls_slow_client(roads: Roads, tmp_path: Path) -> None:
     road = roads.member(pair=tls_pair(tmp_path), outbox=100_000)
-    while road.connection.open:
-        road.connection.send("x" * 10_000)
+    flood(road, "x" * 10_000)
     assert road.client.close_code() == 1013
     road.client.close(1013)
     road.ended()
