@@ -80,7 +80,7 @@ def take_socket(environ: dict[str, Any]) -> tuple[Any, bool]:
 
     :raises Unsupported: the server below has no socket to give.
     """
-    for key in (SOCKET, "gunicorn.socket"):
+    for key in (SOCKET, "gunicorn.socket", "gunicorn.sock"):  # ours, gunicorn's gevent worker, its gevent_pywsgi worker
         if key in environ:
             return environ[key], False
     if environ.get("wsgi.websocket") is not None:

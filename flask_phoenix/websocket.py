@@ -210,6 +210,9 @@ class WebSocketCarrier(Carrier):
         except InvalidMessage as error:
             log.error("a client of %s sent what is no message: %s", type(connection.socket).__name__, error)
             connection.close(CloseCode.INTERNAL_ERROR, "invalid message")
+        except Exception:
+            log.exception("a message to %s failed; its connection is closed", type(connection.socket).__name__)
+            connection.close(CloseCode.INTERNAL_ERROR, "crashed")
 
     def _write_due(self) -> None:
         """Write what the codec wants to say: answers to pings and closes, reasons to fail."""
