@@ -79,8 +79,8 @@ def on(*events: str) -> Callable[[Method], Method]:
 def intercept(*events: str) -> Callable[[Method], Method]:
     """Let broadcasts pass through a method instead of going straight to the client.
 
-    The method is given the payload and pushes what this client may see; a method named ``handle_out`` is given the event
-    too. It costs a call and an encoding for each subscriber, where other broadcasts cost one for all.
+    The method is given the payload and pushes what this client may see; a method named ``handle_out`` is given the
+    event too. It costs a call and an encoding for each subscriber, where other broadcasts cost one for all.
 
     :raises InvalidOption: an event is no string.
     """
@@ -141,8 +141,8 @@ class Channel:
     def join(self, payload: Any) -> Result:
         """Decide whether the client may enter.
 
-        Mandatory. Return the response of the ok reply (None is ``{}``), or raise Refused. The channel is not joined yet: to
-        push or broadcast, use :meth:`after_join`.
+        Mandatory. Return the response of the ok reply (None is ``{}``), or raise Refused. The channel is not joined
+        yet: to push or broadcast, use :meth:`after_join`.
         """
         raise NotImplementedError
 
@@ -168,8 +168,10 @@ class Channel:
     def terminate(self, reason: Any) -> None:
         """Clean up; the channel has ended, whatever the reason.
 
-        The reason is ``"left"``, ``"closed"`` (the connection ended), ``"disconnected"``, ``"draining"``, ``"timeout"``,
-        ``"duplicate_join"``, what :meth:`stop` was given, the exception of a crash, or ``"shutdown"`` behind a refused join.
+        The reason is ``"left"``, ``"closed"`` (the connection ended), ``"disconnected"``, ``"draining"``,
+        ``"timeout"``, ``"too slow"``, ``"invalid message"``, ``"duplicate_join"``, what :meth:`stop` was given, the
+        exception of a crash, or ``"shutdown"`` behind a refused join. Behind that, and where the connection ended
+        during the join, the channel is not joined: it cannot push.
         """
 
     # What authors call.
@@ -215,8 +217,8 @@ class Channel:
     def stop(self, reason: Any = "normal") -> None:
         """End this channel when the callback that runs has returned; what it returns is still sent.
 
-        ``"normal"``, ``"shutdown"`` and ``("shutdown", detail)`` end it on purpose: the client forgets the channel. Any other
-        reason is a crash: the client joins again.
+        ``"normal"``, ``"shutdown"`` and ``("shutdown", detail)`` end it on purpose: the client forgets the channel. Any
+        other reason is a crash: the client joins again.
         """
         self.link.stop(reason)
 
@@ -267,8 +269,9 @@ def as_reply(result: Any, channel: Channel, method: str) -> Reply | None:
     if isinstance(result, (dict, bytes)):
         return Reply("ok", result)
     raise InvalidReturn(
-        f"{type(channel).__name__}.{method} returned {result!r}; expected a dict or bytes (an ok reply), Reply(status, response),"
-        " or None (no reply). Any other JSON value goes as Reply('ok', value); to refuse, raise Refused(...)"
+        f"{type(channel).__name__}.{method} returned {result!r}; expected a dict or bytes (an ok reply),"
+        " Reply(status, response), or None (no reply). Any other JSON value goes as Reply('ok', value);"
+        " to refuse, raise Refused(...)"
     )
 
 

@@ -113,7 +113,8 @@ class Engine:
 class Connection:
     """One client, as the engine runs it.
 
-    Its carrier feeds :meth:`receive`, calls :meth:`closed` when the road has ended, and is written to through :meth:`send`.
+    Its carrier feeds :meth:`receive`, calls :meth:`closed` when the road has ended, and is written to through
+    :meth:`send`.
     """
 
     def __init__(self, engine: Engine, socket: BaseSocket, name: str | None, carrier: Carrier) -> None:
@@ -165,7 +166,7 @@ class Connection:
             self.carrier.write(b"".join(pieces) if len(pieces) > 1 else pieces[0])
 
     def close(self, code: int, reason: str) -> None:
-        """Close the connection from this side; its channels end at once. The reason is for ``terminate`` and the client."""
+        """Close the connection from this side; its channels end at once, for this reason."""
         if self.open:
             self.closed(reason)
             self.flush()

@@ -44,8 +44,8 @@ class Unsupported(PhoenixError):
 class Refused(PhoenixError):
     """A decision against a client: of a connect, a join or a message.
 
-    ``Refused("banned")`` and ``Refused(reason="banned")`` both answer ``{"reason": "banned"}``; further keywords join the
-    response, and a dict, a list or bytes given alone is the response itself.
+    ``Refused("banned")`` and ``Refused(reason="banned")`` both answer ``{"reason": "banned"}``; further keywords join
+    the response, and a dict, a list or bytes given alone is the response itself.
     """
 
     #: What the client is answered: the response of the error reply.

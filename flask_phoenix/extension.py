@@ -16,7 +16,7 @@ from .channel import Channel
 from .connection import FAILURES, Engine
 from .endpoint import NAME, Endpoint
 from .exceptions import InvalidOption, PhoenixError
-from .handshake import csrf_token
+from .handshake import PHOENIX_PROTOCOL, csrf_token
 from .inbox import Inbox
 from .message import DISCONNECT, Broadcast
 from .mount import make_mount
@@ -87,11 +87,12 @@ class State:
 
 
 class Phoenix:
-    """Makes a Flask app a Phoenix Channels server: ``Phoenix(app)``, or ``Phoenix()`` and :meth:`init_app` in a factory.
+    """Makes a Flask app a Phoenix Channels server.
 
-    Sockets are mounted by :meth:`socket`, before or behind ``init_app``; each app that is initialised gets them all. The
-    other methods speak for the current app, or, outside any context, for the only app there is. They may be called from a
-    view, a channel, a command, and from any OS thread.
+    ``Phoenix(app)``, or ``Phoenix()`` and :meth:`init_app` in a factory. Sockets are mounted by :meth:`socket`, before
+    or behind ``init_app``; each app that is initialised gets them all. The other methods speak for the current app, or,
+    outside any context, for the only app there is. They may be called from a view, a channel, a command, and from any
+    OS thread.
     """
 
     def __init__(self, app: Flask | None = None) -> None:
@@ -101,7 +102,9 @@ class Phoenix:
             self.init_app(app)
 
     def init_app(self, app: Flask) -> None:
-        """Serve the sockets in an app. Nothing is started: that happens with the first client, in the process that serves.
+        """Serve the sockets in an app.
+
+        Nothing is started: that happens with the first client, in the process that serves.
 
         :raises InvalidOption: the app has this extension already, or an option cannot be.
         """
@@ -112,6 +115,8 @@ class Phoenix:
             state.mount(path, socket, options)
         app.extensions["phoenix"] = state
         app.jinja_env.globals["phoenix_csrf_token"] = csrf_token
+        # gevent-websocket asks for it where it says 101 itself: the subprotocol to echo when the client offers it.
+        app.app_protocol = lambda path: PHOENIX_PROTOCOL  # type: ignore[attr-defined]
         self._states.add(state)
 
     def socket(self, path: str, /, **options: Any) -> Callable[[SocketClass], SocketClass]:
@@ -166,7 +171,7 @@ class Phoenix:
         return state.engine.pubsub.tap(state.notify(function))
 
     def disconnect(self, id: str) -> None:
-        """Close every connection whose socket has this id; its clients see close code 1001, and come back if they may."""
+        """Close every connection whose socket has this id, with 1001; its clients come back if they may."""
         self.broadcast(id, DISCONNECT, {})
 
     def connection_count(self) -> int:
@@ -186,7 +191,7 @@ class Phoenix:
         """Serve an app until SIGINT or SIGTERM, then close its clients with 1012, which tells them to come back.
 
         :param options: those of gevent's server: ``certfile`` and ``keyfile`` for TLS, ``log=None`` for no access log.
-        :raises Unsupported: gevent has not patched the standard library, so that a handler that waits would stop everybody.
+        :raises Unsupported: gevent has not patched the standard library.
         """
         require_patched()
         state: State = app.extensions["phoenix"]

@@ -71,8 +71,8 @@ def check_origin(mount: Mount) -> bool:
 def offered_protocols(mount: Mount) -> tuple[list[str], str | None]:
     """Return the subprotocols that the client offers, and the auth token that hides among them.
 
-    The token stands in one element, in base64 of either alphabet, padded or not (``socket/transport.ex`` and the JavaScript
-    client); none or several of them count as no token. A token that is not base64 is refused with HTTP 403.
+    The token stands in one element, in base64 of either alphabet, padded or not (``socket/transport.ex`` and the
+    JavaScript client); none or several of them count as no token. A token that is not base64 is refused with HTTP 403.
     """
     header = request.headers.get("Sec-WebSocket-Protocol", "")
     offered = [item.strip() for item in header.split(",") if item.strip()]
@@ -96,8 +96,8 @@ def decode_token(text: str) -> str:
 def choose_protocol(mount: Mount, offered: list[str]) -> str | None:
     """Choose the subprotocol to answer with: the first of the server's that the client offers.
 
-    ``phoenix`` is answered wherever it is offered, since browsers give up a connection that does not answer it. A client that
-    offers nothing known to a mount that negotiates is refused with HTTP 403.
+    ``phoenix`` is answered wherever it is offered, since browsers give up a connection that does not answer it. A
+    client that offers nothing known to a mount that negotiates is refused with HTTP 403.
     """
     accepted = (PHOENIX_PROTOCOL, *(mount.options.subprotocols or ()))
     chosen = next((item for item in accepted if item in offered), None)
@@ -164,7 +164,7 @@ def connect_info(mount: Mount, params: dict[str, Any], token: str | None) -> Con
 
 
 def session_of(mount: Mount, params: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the session, or None where the client has none or does not show its CSRF token: a page of another site cannot."""
+    """Return the session; None without one, or without its CSRF token, which a page of another site cannot show."""
     if not session:
         return None
     shown, kept = params.get("_csrf_token"), session.get(mount.options.csrf_token_key)

@@ -78,8 +78,9 @@ class Hub:
     def at_turn(self, call: Callable[[], None]) -> None:
         """Call back at the end of this turn of the event loop, and before anything is delivered.
 
-        What all clients are to get of one turn is written in one go then. A client that waits is woken by its first frame;
-        written one by one as their handlers end, each of many replies would have to wake the machine's other side anew.
+        What all clients are to get of one turn is written in one go then. A client that waits is woken by its first
+        frame; written one by one as their handlers end, each of many replies would have to wake the machine's other
+        side anew.
         """
         if not self._at_turn:
             self._loop.run_callback(self._turn)

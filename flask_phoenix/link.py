@@ -6,15 +6,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import gevent
-
-from .channel import GRACEFUL, Link, SocketRef, as_reply
+from .channel import GRACEFUL, Channel, Link, SocketRef, as_reply
 from .connection import FAILURES, Connection
 from .exceptions import InvalidPayload, NotJoined, PhoenixError, Refused
 from .inbox import LIMIT, Inbox
 from .message import Broadcast, Frame, Message, Reply
 from .protocol import JOIN_CRASHED, OK, JoinReceived, Protocol
 from .pubsub import Lane, Subscriber
+from .ties import Ties
 
 log = logging.getLogger(__name__)
 
@@ -26,11 +25,10 @@ class ChannelLink(Link):
     """
 
     __slots__ = (
-        "_listener",
         "_message",
-        "_timers",
         "_redo",
-        "_topics",
+        "_route",
+        "_ties",
         "channel",
         "connection",
         "ended",
@@ -50,25 +48,21 @@ class ChannelLink(Link):
         join: JoinReceived,
         redo: Callable[[Message], None],
     ) -> None:
-        route, socket = join.route, connection.socket
         self.connection = connection
         self.protocol = protocol
         self.membership = join.membership
         self._redo = redo
         self.inbox = Inbox(connection.engine.workers, self._settle)
-        topic = join.membership.topic
-        self.channel = route.channel(self, topic, route.subtopic(topic), {**socket.assigns, **route.assigns})
-        self.channel.params, self.channel.transport = socket.params, socket.transport
+        self._route = join.route
+        #: The author's object, made by the join.
+        self.channel: Any = None
         self.joined = False
         self.ended = False
         #: What :meth:`stop` was given, in a tuple.
         self.stopping: tuple[Any] | None = None
         self._message: Message | None = None
-        self.subscriber = Subscriber(self._intercepted, lane, connection.carrier.write, route.channel.intercepts)
-        #: Other topics that the author subscribed to, heard by one more subscriber.
-        self._listener: Subscriber | None = None
-        self._topics: set[str] = set()
-        self._timers: set[Any] = set()
+        self.subscriber = Subscriber(self._intercepted, lane, connection.carrier.write, join.route.channel.intercepts)
+        self._ties = Ties(connection.engine.pubsub, self.membership.topic, self.subscriber, Subscriber(self._heard))
 
     # What the connection asks for; each is a call in the inbox, but for the end.
 
@@ -86,11 +80,16 @@ class ChannelLink(Link):
         connection.send(frame)
         if join.replaced is not None:
             connection.send(protocol.close(join.replaced))
+        if not self.joined:
+            protocol.forget(self.membership)
         for message in protocol.release(self.membership):
             self._redo(message)
         if self.joined:
             self._run(self.channel.after_join)
-        elif reply is not JOIN_CRASHED:
+        elif reply is JOIN_CRASHED:
+            self.ended = True
+            self._forget()
+        else:
             self.end("shutdown")
 
     def handle_in(self, message: Message) -> None:
@@ -116,13 +115,13 @@ class ChannelLink(Link):
             self._answer(message.ref, OK)
         self._close("left")
 
-    def end(self, reason: Any) -> None:
+    def end(self, reason: Any, start: Callable[[Inbox, Any, Any], None] = Inbox.put) -> None:
         """End without a word on the wire; what runs may finish, then the author cleans up."""
         if self.ended:
             return
         self.ended = True
         self._forget()
-        self.inbox.put(self._terminate, reason)
+        start(self.inbox, self._terminate, reason)
 
     # What the author asks for.
 
@@ -151,7 +150,7 @@ class ChannelLink(Link):
     def stop(self, reason: Any) -> None:
         """End the channel behind the callback that runs."""
         self.stopping = (reason,)
-        self._later(self._nothing)
+        self._later(lambda _: None)  # _settle comes behind it
 
     def send(self, message: Any) -> None:
         """Queue a message for the channel's own ``handle_info``."""
@@ -159,51 +158,40 @@ class ChannelLink(Link):
 
     def send_after(self, seconds: float, message: Any) -> Callable[[], None]:
         """Queue a message later; the answer is a function that cancels it."""
-        timer = gevent.get_hub().loop.timer(seconds)
-
-        def cancel() -> None:
-            self._timers.discard(timer)
-            timer.close()
-
-        def ring() -> None:
-            cancel()
-            self.send(message)
-
-        if not self.ended:
-            self._timers.add(timer)
-            timer.start(ring)
-        return cancel
+        return self._ties.after(seconds, lambda: self.send(message))
 
     def subscribe(self, topic: str) -> None:
         """Hear another topic."""
-        if self.ended:
-            return
-        self._listener = self._listener or Subscriber(self.send)
-        self._topics.add(topic)
-        self.connection.engine.pubsub.subscribe(topic, self._listener)
+        self._ties.subscribe(topic)
 
     def unsubscribe(self, topic: str) -> None:
         """Hear another topic no more."""
-        if self._listener is not None:
-            self._topics.discard(topic)
-            self.connection.engine.pubsub.unsubscribe(topic, self._listener)
+        self._ties.unsubscribe(topic)
 
     # How it is done.
 
     def _decide(self, join: JoinReceived) -> Reply:
         try:
             with self.connection.engine.context():
-                return as_reply(self.channel.join(join.message.payload), self.channel, "join") or OK
+                channel = self._make()
+                return as_reply(channel.join(join.message.payload), channel, "join") or OK
         except Refused as refused:
             return Reply("error", refused.response)
         except FAILURES:
             self._log("crashed in its join")
             return JOIN_CRASHED
 
+    def _make(self) -> Channel:
+        socket, route, topic = self.connection.socket, self._route, self.membership.topic
+        channel: Channel = route.channel(self, topic, route.subtopic(topic), {**socket.assigns, **route.assigns})
+        channel.params, channel.transport = socket.params, socket.transport
+        self.channel = channel
+        return channel
+
     def _admit(self, join: JoinReceived, reply: Reply) -> Frame:
         frame = self.protocol.accept(join, reply)
         self.joined = True
-        self.connection.engine.pubsub.subscribe(self.membership.topic, self.subscriber)
+        self._ties.join()
         return frame
 
     def _answer(self, ref: Any, reply: Reply) -> None:
@@ -221,18 +209,22 @@ class ChannelLink(Link):
         if not self.ended:
             self.connection.engine.hub.call(self.inbox.put, call, argument)
 
-    def _nothing(self, _: Any) -> None:
-        """Do nothing: :meth:`_settle` follows."""
-
     def _inform(self, message: Any) -> None:
         if not self.ended:
             self._run(self.channel.handle_info, message)
 
     def _intercepted(self, broadcast: Broadcast) -> None:
-        if len(self.inbox) >= LIMIT:
+        self._told(self._pass_out, broadcast)
+
+    def _heard(self, broadcast: Broadcast) -> None:
+        self._told(self._inform, broadcast)
+
+    def _told(self, call: Callable[[Any], None], broadcast: Broadcast) -> None:
+        """Queue a broadcast, within bounds."""
+        if len(self.inbox) < LIMIT:
+            self._later(call, broadcast)
+        elif self.stopping is None:
             self.stop(PhoenixError(f"{LIMIT} messages wait: its callbacks are slower than its broadcasts"))
-        else:
-            self._later(self._pass_out, broadcast)
 
     def _pass_out(self, broadcast: Broadcast) -> None:
         if not self.ended:
@@ -268,18 +260,14 @@ class ChannelLink(Link):
         self._forget()
 
     def _forget(self) -> None:
-        """Let go of the topic, the subscriptions, the timers and what waits."""
-        pubsub = self.connection.engine.pubsub
+        """Let go of the topic, of all ties, and of what waits."""
         self.protocol.forget(self.membership)
         self.inbox.clear()
-        pubsub.unsubscribe(self.membership.topic, self.subscriber)
-        for topic in list(self._topics):
-            self.unsubscribe(topic)
-        for timer in self._timers:
-            timer.close()
-        self._timers.clear()
+        self._ties.close()
 
     def _terminate(self, reason: Any) -> None:
+        if self.channel is None:
+            return
         try:
             with self.connection.engine.context():
                 self.channel.terminate(reason)
@@ -289,10 +277,22 @@ class ChannelLink(Link):
     def _require_joined(self, verb: str) -> None:
         if not self.joined:
             raise NotJoined(
-                f"{type(self.channel).__name__} may not {verb} before its join is over: do it in after_join(self),"
+                f"{self._name} may not {verb} before its join is over: do it in after_join(self),"
                 " which runs behind the join's reply"
             )
 
     def _log(self, what: str, reason: Any = None) -> None:
-        failure = reason if isinstance(reason, BaseException) else reason is None
-        log.error("%s %s on topic %r", type(self.channel).__name__, what, self.membership.topic, exc_info=failure)
+        failed = isinstance(reason, BaseException)
+        because = "" if failed or reason is None else f", for the reason {reason!r}"
+        log.error(
+            "%s %s on topic %r%s",
+            self._name,
+            what,
+            self.membership.topic,
+            because,
+            exc_info=reason if failed else reason is None,
+        )
+
+    @property
+    def _name(self) -> str:
+        return str(self._route.channel.__name__)

@@ -25,7 +25,8 @@ DISCONNECT = "disconnect"
 class Message(NamedTuple):
     """One event on one topic.
 
-    What a client sent is kept as it came: refs, topic and event may be any JSON value, because replies echo them verbatim.
+    What a client sent is kept as it came: refs, topic and event may be any JSON value, because replies echo them
+    verbatim.
     """
 
     join_ref: Any
@@ -38,7 +39,8 @@ class Message(NamedTuple):
 class Reply(NamedTuple):
     """The answer to one message: a status and a response.
 
-    The status is usually ``"ok"`` or ``"error"``, but any string is sent as it is. The response is any JSON value, or bytes.
+    The status is usually ``"ok"`` or ``"error"``, but any string is sent as it is. The response is any JSON value, or
+    bytes.
     """
 
     status: str = "ok"

@@ -33,7 +33,8 @@ class Options:
 
     #: Where the WebSocket is, below the mount.
     path: str = "/websocket"
-    #: Who may connect, by the Origin header: True (the same host), a list, ``":conn"``, a function of the parsed origin, False.
+    #: Which pages may connect: True (of the same host), a list, ``":conn"``, a function of the parsed origin, False
+    #: (any).
     check_origin: Any = True
     #: Whether ``connect_info``'s session asks for the CSRF token in the parameter ``_csrf_token``.
     check_csrf: bool = True

@@ -61,7 +61,7 @@ class ChannelConnection(Connection):
     def _join(self, join: JoinReceived, start: Callable[[Inbox, Any, Any], None]) -> None:
         if join.replaced is not None:
             log.debug("duplicate join of %r: the newer one wins", join.membership.topic)
-            join.replaced.channel.end("duplicate_join")
+            join.replaced.channel.end("duplicate_join", start)
         link = join.membership.channel = ChannelLink(self, self.protocol, self.lane, join, self._redo)
         start(link.inbox, link.join, join)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import ssl
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import gevent
+from gevent.ssl import SSLSocket
 
 
 class Outbox:
@@ -17,17 +17,18 @@ class Outbox:
     :param overflow: called when more waits.
     """
 
-    __slots__ = ("_direct", "_flusher", "_limit", "_overflow", "_queue", "_size", "_sock", "shut")
+    __slots__ = ("_direct", "_flusher", "_limit", "_overflow", "_overflowed", "_queue", "_size", "_sock", "shut")
 
     def __init__(self, sock: Any, limit: int, overflow: Callable[[], None]) -> None:
         self._sock = sock
         self._limit = limit
         self._overflow = overflow
         # A TLS record cannot be half written: there everything goes through the queue.
-        self._direct = not isinstance(sock, ssl.SSLSocket)
+        self._direct = not isinstance(sock, SSLSocket)
         self._queue: deque[bytes] | None = None
         self._flusher: gevent.Greenlet[..., None] | None = None
         self._size = 0
+        self._overflowed = False
         #: Nothing more is taken: the close frame is out, or the socket is broken.
         self.shut = False
 
@@ -60,7 +61,8 @@ class Outbox:
             self._flusher = gevent.spawn(self._flush, self._queue)
         else:
             self._queue.append(data)
-        if self._size > self._limit:
+        if self._size > self._limit and not self._overflowed:
+            self._overflowed = True
             self._overflow()
 
     def _flush(self, queue: deque[bytes]) -> None:

@@ -139,11 +139,10 @@ class Protocol:
         return frame
 
     def refuse(self, join: JoinReceived, reply: Reply) -> Frame:
-        """End a join with no.
+        """Write that a join has ended with no; :meth:`forget` it then.
 
         :raises InvalidPayload: as :meth:`accept`.
         """
-        self.forget(join.membership)
         return self._reply(join.message.join_ref, join.message, reply)
 
     def release(self, membership: Membership) -> list[Message]:

@@ -78,7 +78,7 @@ class Group:
         self._writers = None
 
     def writers(self, sender: Subscriber | None) -> list[Write]:
-        """Return the roads to the clients; the same list as long as nobody comes or goes, so that frames can be joined."""
+        """Return the roads to the clients; the very same list as long as nobody comes or goes."""
         if sender in self.members:
             return [member.write for member in self.members if member is not sender and member.write]
         if self._writers is None:

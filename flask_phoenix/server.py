@@ -32,13 +32,13 @@ GRACE = 10.0
 SOCKET = "flask_phoenix.socket"
 
 UNPATCHED = (
-    "gevent has not patched the standard library: a handler that waits (time.sleep, a database, an HTTP request) would stop"
-    " every client. Put these two lines at the very top of the file that you start: from gevent import monkey;"
+    "gevent has not patched the standard library: a handler that waits (time.sleep, a database, an HTTP request) would"
+    " stop every client. Put these two lines at the very top of the file that you start: from gevent import monkey;"
     " monkey.patch_all() -- or start it with 'flask run' or 'gunicorn -k gevent', which patch by themselves"
 )
 NO_SOCKET = (
-    "the server that runs this app cannot carry WebSockets for flask_phoenix; start it with 'flask run', phoenix.run(app) or"
-    " 'gunicorn -k gevent'"
+    "the server that runs this app cannot carry WebSockets for flask_phoenix; start it with 'flask run',"
+    " phoenix.run(app) or 'gunicorn -k gevent'"
 )
 MANY_PROCESSES = (
     "several processes serve this app and nothing joins them: a broadcast reaches only the clients of its own process."
@@ -141,7 +141,7 @@ class Server(WSGIServer):
 
 
 def drain(engine: Engine) -> None:
-    """Close every connection with 1012, let no new one in, and wait, :data:`GRACE` seconds at most, until they are gone."""
+    """Close every connection with 1012, let no new one in, and wait for :data:`GRACE` seconds at most."""
     engine.draining = True
     for connection in list(engine.connections):
         connection.close(SERVICE_RESTART, "draining")
@@ -173,17 +173,17 @@ def _drain_with_gunicorn(engine: Engine) -> None:
 
 @contextmanager
 def close_refused(engine: Engine, environ: dict[str, Any]) -> Iterator[None]:
-    """Refuse with a close frame where gevent-websocket has said 101 before anybody was asked.
-
-    Its own code, 1000, would keep older clients from trying again.
-    """
+    """Refuse with a close frame where gevent-websocket has said 101 before anybody was asked."""
     websocket = environ.get("wsgi.websocket")
     try:
         yield
     except Exception as error:
         if websocket is not None:
             refusal = SERVICE_RESTART if engine.draining else POLICY_VIOLATION
-            websocket.close(refusal if isinstance(error, HTTPException) else INTERNAL_ERROR)
+            code = refusal if isinstance(error, HTTPException) else INTERNAL_ERROR
+            # Its own close() forgets the code.
+            websocket.send_frame(code.to_bytes(2, "big"), websocket.OPCODE_CLOSE)
+            websocket.closed = True
         raise
 
 

@@ -48,7 +48,8 @@ class BaseSocket:
     def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
         """Let the client in, or raise Refused: HTTP 403, or what the mount's ``error_handler`` answers.
 
-        Called in the handshake's request context, before the connection is upgraded: Flask's ``request`` and ``session`` work.
+        Called in the handshake's request context, before the connection is upgraded: Flask's ``request`` and
+        ``session`` work.
 
         :param info: what the mount's ``connect_info`` lists, and ``auth_token``.
         """
@@ -79,8 +80,8 @@ class Socket(BaseSocket):
         def register(channel: ChannelClass) -> ChannelClass:
             if channel.join is Channel.join:
                 raise InvalidOption(
-                    f"{channel.__name__} has no join(self, payload): who may enter must be decided. To let everybody in:"
-                    " def join(self, payload): return None"
+                    f"{channel.__name__} has no join(self, payload): who may enter must be decided."
+                    " To let everybody in: def join(self, payload): return None"
                 )
             cls.channels = (*cls.channels, Route(pattern, channel, assigns or {}))
             return channel
@@ -105,7 +106,7 @@ class RawSocket(BaseSocket):
         """Say something first: the connection is open."""
 
     def handle_frame(self, frame: Frame) -> None:
-        """Handle a frame from the client: text is ``str``, binary is ``bytes``. One at a time, in order; it may block."""
+        """Handle a frame from the client: ``str`` or ``bytes``. Called for one at a time, in order; it may block."""
         raise NotImplementedError
 
     def terminate(self, reason: Any) -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import ssl
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from socket import AF_UNIX, IPPROTO_TCP, SHUT_RDWR, SHUT_WR, TCP_NODELAY
 from typing import Any, NamedTuple
 
 import gevent
+from gevent.ssl import SSLSocket
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHandshake
 from websockets.extensions import Extension
@@ -99,6 +99,8 @@ def read_message(data: bytes, limits: Limits) -> tuple[int, bytes] | None:
     if len(data) < 6 or data[0] not in WHOLE:
         return None
     size, start = data[1] - 0x80, 6
+    if size > 126:
+        return None
     if size == 126:
         size, start = data[2] << 8 | data[3], 8
     if size != len(data) - start or size > min(limits.max_frame_size, 65535):
@@ -158,7 +160,7 @@ class WebSocketCarrier(Carrier):
     def _carry(self) -> None:
         hub, sock, codec = gevent.get_hub(), self._sock, self._codec
         readable = self._loop.io(sock.fileno(), READ)
-        direct = not isinstance(sock, ssl.SSLSocket)
+        direct = not isinstance(sock, SSLSocket)
         try:
             while not codec.eof_sent:
                 if direct:
@@ -181,10 +183,12 @@ class WebSocketCarrier(Carrier):
     def _decode(self, data: bytes) -> None:
         """Let the codec have it: it answers pings and closes, and fails what is wrong."""
         self._codec.receive_data(data)
-        self._write_due()
         for frame in self._codec.events_received():
             if isinstance(frame, WireFrame):
                 self._take(frame)
+        # Behind the answers to what came before: a close frame is the last word.
+        self._connection.flush()
+        self._write_due()
         self._plain = self.stream and self._codec.state is State.OPEN and self._codec.current_size is None
 
     def _take(self, frame: WireFrame) -> None:
@@ -232,7 +236,7 @@ class WebSocketCarrier(Carrier):
 
     def _overflow(self) -> None:
         log.warning(
-            "a client of %s reads too slowly: %d bytes wait (outbox_limit); it is closed",
+            "a client of %s reads too slowly: more than %d bytes wait (outbox_limit); it is closed",
             type(self._connection.socket).__name__,
             self._limits.outbox,
         )

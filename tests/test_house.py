@@ -23,7 +23,7 @@ PACKAGE = ROOT / "flask_phoenix"
 
 #: The house, from the ground up: a module imports only modules that stand before it.
 GROUND = ["exceptions", "message", "serializer", "origin", "protocol"]
-RUNTIME = ["pubsub", "hub", "inbox", "channel", "socket", "connection", "link", "multiplexer", "outbox"]
+RUNTIME = ["pubsub", "hub", "inbox", "channel", "socket", "connection", "ties", "link", "multiplexer", "outbox"]
 CARRIERS = ["mount", "handshake", "websocket"]
 FACE = ["server", "endpoint", "cli", "extension"]
 ROOMS = [*GROUND, *RUNTIME, *CARRIERS, *FACE, "testing", "__init__"]

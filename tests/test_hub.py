@@ -60,14 +60,18 @@ def test_a_hub_that_does_not_run_delivers_in_any_thread() -> None:
 def test_it_can_be_started_and_stopped_again_and_again() -> None:
     hub, heard = Hub(), list[bytes]()
     hub.stop()
+    runs = []
     for _ in range(2):
+        runs.append(hub.running)
         hub.start()
         hub.start()
+        runs.append(hub.running)
         hub.put(stream(b"a", [heard.append]))
         turn()
         hub.stop()
     hub.stop()
     assert heard == [b"a", b"a"]
+    assert runs == [False, True, False, True]
 
 
 def test_what_waits_when_it_stops_is_dropped(hub: Hub) -> None:

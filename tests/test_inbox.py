@@ -99,18 +99,18 @@ def test_a_worker_that_blocked_is_used_again(workers: Workers) -> None:
     seen: list[Any] = []
     gate = Gate()
 
-    def call(argument: Any) -> None:
+    def call(gate: Gate) -> None:
         seen.append(getcurrent())
-        gate(argument)
+        gate()
 
-    Inbox(workers).hand_off(call, None)
+    Inbox(workers).hand_off(call, gate)
     Inbox(workers).hand_off(lambda _: seen.append(getcurrent()), None)
     gate.open()
     turn()
     for _ in range(2):
-        blocked = Gate()
-        Inbox(workers).hand_off(lambda _, gate=blocked: (seen.append(getcurrent()), gate()), None)  # type: ignore[misc]
-        blocked.open()
+        gate = Gate()
+        Inbox(workers).hand_off(call, gate)
+        gate.open()
         turn()
     assert seen[0] is not seen[1]
     assert set(seen[2:]) <= set(seen[:2])

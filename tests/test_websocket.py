@@ -19,6 +19,8 @@ from hypothesis import strategies as st
 from websockets.extensions.base import Extension
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Close, Frame, Opcode
+from websockets.protocol import SERVER, State
+from websockets.protocol import Protocol as Codec
 
 from flask_phoenix import websocket
 from flask_phoenix.channel import Channel, on
@@ -29,7 +31,7 @@ from flask_phoenix.multiplexer import ChannelConnection
 from flask_phoenix.protocol import Protocol
 from flask_phoenix.serializer import Json, V2Serializer
 from flask_phoenix.socket import RawSocket, Socket
-from flask_phoenix.websocket import Limits, WebSocketCarrier, negotiate, write_frame
+from flask_phoenix.websocket import Limits, WebSocketCarrier, negotiate, read_message, write_frame
 from tests.processes import DEADLINE
 from tests.wire import ACCEPT, UPGRADE, Wire, tls_pair, write
 
@@ -83,7 +85,12 @@ class Road:
         self.serving = gevent.spawn(carrier.serve, connection)
 
     def ended(self) -> None:
-        """See that the server is through with this client."""
+        """Hang up, and see that the server is through with this client."""
+        self.client.sock.close()
+        self.given_up()
+
+    def given_up(self) -> None:
+        """See that the server is through with this client, who has not hung up."""
         self.serving.get(timeout=DEADLINE)
         assert not self.connection.open
         assert self.connection not in self.connection.engine.connections
@@ -94,6 +101,10 @@ class Road:
         return self.connection.socket.assigns["reason"]
 
 
+#: The server's end of a stream and the client's; None: those of a new socket pair.
+Ends = tuple[Any, Any] | None
+
+
 class Roads:
     """Makes connections over socket pairs."""
 
@@ -101,13 +112,13 @@ class Roads:
         self.engine = Engine(nullcontext)
         self.roads: list[Road] = []
 
-    def echo(self, pair: tuple[Any, Any] | None = None, extensions: list[Extension] | None = None, **limits: Any) -> Road:
+    def echo(self, pair: Ends = None, extensions: list[Extension] | None = None, **limits: Any) -> Road:
         """Serve an echo."""
         raw = EchoSocket({}, "websocket")
         raw.assigns["ended"] = Event()
         return self._serve(lambda carrier: RawConnection(self.engine, raw, None, carrier), pair, extensions, limits)
 
-    def rooms(self, pair: tuple[Any, Any] | None = None, extensions: list[Extension] | None = None, **limits: Any) -> Road:
+    def rooms(self, pair: Ends = None, extensions: list[Extension] | None = None, **limits: Any) -> Road:
         """Serve channels."""
 
         def make(carrier: WebSocketCarrier) -> Connection:
@@ -128,12 +139,12 @@ class Roads:
         for road in self.roads:
             road.client.sock.close()
         gevent.joinall([road.serving for road in self.roads], timeout=DEADLINE)
-        self.engine.hub.stop()
+        self.engine.stop()
 
     def _serve(
         self,
         make: Callable[[WebSocketCarrier], Connection],
-        pair: tuple[Any, Any] | None,
+        pair: Ends,
         extensions: list[Extension] | None,
         limits: dict[str, Any],
     ) -> Road:
@@ -170,7 +181,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 # The opening handshake
 
 
-def ask(compress: bool = False, **headers: str | None) -> websocket.Upgrade:
+def ask(compress: bool = False, **headers: Any) -> websocket.Upgrade:
     changed = {name.replace("_", "-"): value for name, value in headers.items()}
     sent = {name: value for name, value in {"Host": "localhost", **UPGRADE, **changed}.items() if value is not None}
     environ = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in sent.items()}
@@ -200,7 +211,7 @@ def test_negotiate_takes_what_browsers_send() -> None:
         ({"Sec_WebSocket_Key": "short"}, "Sec-WebSocket-Key"),
     ],
 )
-def test_negotiate_refuses(headers: dict[str, str | None], text: str) -> None:
+def test_negotiate_refuses(headers: dict[str, Any], text: str) -> None:
     with pytest.raises(InvalidMessage) as refused:
         ask(**headers)
     assert text in str(refused.value)
@@ -232,6 +243,38 @@ def test_write_frame_at_the_edges(size: int) -> None:
 def test_write_frame_as_the_codec_does(frame: str | bytes) -> None:
     opcode, data = (TEXT, frame.encode()) if isinstance(frame, str) else (BINARY, frame)
     assert write_frame(frame) == Frame(opcode, data).serialize(mask=False)
+
+
+@given(
+    st.sampled_from([TEXT, BINARY]),
+    st.integers(0, 140) | st.sampled_from([65535, 65536]),
+    st.binary(min_size=4, max_size=4),
+    st.sampled_from([0, 1, 2]),
+    st.integers(0, 4),
+)
+def test_read_message_agrees_with_the_codec(opcode: Opcode, size: int, key: bytes, form: int, cut: int) -> None:
+    """Whatever form a length is written in, and wherever the piece ends."""
+    length = b"\xff" + size.to_bytes(8, "big")
+    if form == 0 and size < 126:
+        length = bytes([0x80 | size])
+    elif form == 1 and size < 65536:
+        length = b"\xfe" + size.to_bytes(2, "big")
+    data = bytes([0x80 | opcode]) + length + key + bytes(size)
+    data = data[: len(data) - cut]
+    codec = Codec(SERVER, state=State.OPEN)
+    codec.receive_data(data)
+    read, frames = read_message(data, LIMITS), codec.events_received()
+    assert read is None or [(read[0], read[1])] == [(frame.opcode, bytes(frame.data)) for frame in frames]  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("first", [2, 10, 13, 14, 15, 133, 134, 1000])
+def test_long_frame_in_two_pieces(client: Wire, first: int) -> None:
+    whole = write(BINARY, bytes(70000))
+    client.sock.sendall(whole[:first])
+    gevent.idle()
+    gevent.idle()
+    client.sock.sendall(whole[first:])
+    assert client.data() == bytes(70000)
 
 
 @pytest.mark.parametrize("text", ["", "hello", "z\u00e9 \U0001f600", "x" * 126, "x" * 70000])
@@ -334,9 +377,15 @@ def test_malformed_close(road: Road, payload: bytes, code: int) -> None:
     road.ended()
 
 
-def test_nothing_is_read_behind_a_close(road: Road) -> None:
-    road.client.sock.sendall(write(TEXT, b"before") + write(CLOSE, b"\x03\xe8") + write(TEXT, b"behind"))
+def test_message_right_before_a_close(road: Road) -> None:
+    road.client.sock.sendall(write(TEXT, b"before") + write(CLOSE, b"\x03\xe8"))
+    assert road.client.data() == "before"
     assert road.client.close_code() == 1000
+
+
+def test_nothing_is_read_behind_a_close(road: Road) -> None:
+    road.client.sock.sendall(write(CLOSE, b"\x03\xe8") + write(TEXT, b"behind") + write(PING))
+    assert road.client.frame().opcode is CLOSE
     road.client.ended()
 
 
@@ -463,7 +512,7 @@ def test_pushes_do_not_keep_it_open(roads: Roads) -> None:
     def push() -> None:
         while road.connection.open:
             road.connection.send("are you there?")
-            gevent.sleep(0.02)
+            road.serving.join(0.02)
 
     pushing = gevent.spawn(push)
     assert road.client.data() == "are you there?"
@@ -493,8 +542,8 @@ def test_server_closes(road: Road, code: int) -> None:
     begin = time.monotonic()
     road.client.close(code)
     road.client.ended()
-    road.ended()
     assert time.monotonic() - begin < websocket.CLOSE_TIMEOUT
+    road.ended()
     assert road.reason() == "because"
 
 
@@ -515,7 +564,7 @@ def test_close_that_is_not_answered(road: Road) -> None:
     road.connection.close(1001, "disconnected")
     assert road.client.close_code() == 1001
     road.client.ended()
-    road.ended()
+    road.given_up()
 
 
 @pytest.mark.usefixtures("impatient")
@@ -527,7 +576,7 @@ def test_close_that_is_answered_with_chatter(road: Road) -> None:
     def chatter() -> None:
         while True:
             road.client.text("never handled")
-            gevent.sleep(0.005)
+            road.serving.join(0.005)
 
     chattering = gevent.spawn(chatter)
     assert road.client.close_code() == 1001
@@ -543,7 +592,7 @@ def test_client_that_neither_reads_nor_answers(road: Road) -> None:
     assert road.client.data() == "hello"
     road.connection.send("x" * 900_000)
     road.connection.close(1001, "disconnected")
-    road.ended()
+    road.given_up()
 
 
 def test_what_waits_arrives_before_the_close(road: Road) -> None:
@@ -595,7 +644,7 @@ def test_slow_client_that_never_reads_is_cut(roads: Roads) -> None:
     road.client.text("hello")
     assert road.client.data() == "hello"
     flood(road, "x" * 10_000)
-    road.ended()
+    road.given_up()
     assert road.reason() == "too slow"
 
 

@@ -4,21 +4,23 @@ Served by ``flask --app tests.clients.server_app run``, by gunicorn as ``tests.c
 ``python -m tests.clients.server_app PORT``.
 """
 
+# ruff: noqa: E402 - nothing is imported before gevent has patched the standard library
+
 from gevent import monkey
 
 monkey.patch_all()
 
-import argparse  # noqa: E402
-import uuid  # noqa: E402
-from collections import Counter, defaultdict  # noqa: E402
-from pathlib import Path  # noqa: E402
-from typing import Any, NamedTuple  # noqa: E402
+import argparse
+import uuid
+from collections import Counter, defaultdict
+from pathlib import Path
+from typing import Any, NamedTuple
 
-from flask import Flask, Response, request, send_from_directory  # noqa: E402
-from flask.typing import ResponseReturnValue  # noqa: E402
-from gevent.event import Event  # noqa: E402
+from flask import Flask, Response, request, send_from_directory
+from flask.typing import ResponseReturnValue
+from gevent.event import Event
 
-from flask_phoenix import Channel, Phoenix, Refused, Socket, on  # noqa: E402
+from flask_phoenix import Channel, Phoenix, Refused, Socket, on
 
 #: Which process this is: clients see by it that a server was restarted.
 BOOT = uuid.uuid4().hex
