@@ -9,7 +9,6 @@ from copy import deepcopy
 from typing import Any
 
 import gevent
-from gevent.event import Event
 
 from .exceptions import InvalidPayload
 from .hub import Hub
@@ -23,6 +22,9 @@ log = logging.getLogger(__name__)
 
 #: What an author's code may end with. A handler that exits, is killed or runs out of time is a handler that crashed.
 FAILURES = (Exception, gevent.GreenletExit, gevent.Timeout, SystemExit)
+
+#: Seconds between two looks at whether all is quiet.
+LOOK = 0.02
 
 #: So many frames, or a frame of so many bytes, are written before the turn ends.
 MANY = 32
@@ -70,7 +72,6 @@ class Engine:
         #: The process is about to end: nobody is let in any more.
         self.draining = False
         self._roads = 0
-        self._quiet = Event()
 
     def stop(self) -> None:
         """Stop what runs for the connections, which are to be closed by then."""
@@ -81,18 +82,16 @@ class Engine:
     def carrying(self) -> Iterator[None]:
         """Count a road from its begin to its very end, behind that of its connection."""
         self._roads += 1
-        self._quiet.clear()
         try:
             yield
         finally:
             self._roads -= 1
-            if not self._roads:
-                self._quiet.set()
 
     def wait_until_quiet(self, seconds: float) -> None:
-        """Wait, so long at most, until no road is left."""
-        if self._roads:
-            self._quiet.wait(seconds)
+        """Wait, so long at most, until no road is left and no author's code runs."""
+        while seconds > 0 and (self._roads or self.workers.busy):
+            gevent.sleep(LOOK)
+            seconds -= LOOK
 
     def broadcast(self, broadcast: Broadcast, sender: Subscriber | None = None) -> None:
         """Hand a broadcast to everybody who hears its topic; from any thread.

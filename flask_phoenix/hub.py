@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextvars import Context
 from itertools import groupby
 from typing import Any
 
@@ -32,7 +33,8 @@ class Hub:
     """
 
     def __init__(self) -> None:
-        self._queue: Queue[Delivery] = Queue()
+        # Made by start: a Queue brings gevent's event loop with it, which no process may have before it forks.
+        self._queue: Queue[Delivery]
         self._greenlet: gevent.Greenlet[[], None] | None = None
         self._thread = 0
         self._loop: Any = None
@@ -44,14 +46,15 @@ class Hub:
         """Start delivering, in this thread; a hub that runs is left alone."""
         if self._greenlet is None:
             self._thread, self._loop = thread_id(), gevent.get_hub().loop
-            self._greenlet = gevent.spawn(self._run)
+            self._queue = Queue()
+            # In an empty context: greenlets inherit that of their maker, which may be a request's.
+            self._greenlet = Context().run(gevent.spawn, self._run)
 
     def stop(self) -> None:
         """Stop delivering; what waits is dropped."""
         if self._greenlet is not None:
             self._greenlet.kill()
             self._greenlet = None
-            self._queue = Queue()
             self._owed.clear()
 
     @property

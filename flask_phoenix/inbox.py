@@ -19,6 +19,10 @@ PARKED = 64
 LIMIT = 1000
 
 
+#: The task of a worker that has none.
+IDLE: tuple[Call, Any] = (lambda _: None, None)
+
+
 class Worker:
     """A greenlet that does one task after another.
 
@@ -27,20 +31,21 @@ class Worker:
     caller at once. Measured against a greenlet for each message, this saves a third of the cost of an echo.
     """
 
-    __slots__ = ("_caller", "_parked", "_resumption", "_task", "greenlet")
+    __slots__ = ("_caller", "_hub", "_resumption", "_task", "_workers", "greenlet")
 
-    def __init__(self, parked: list[Worker]) -> None:
-        self._parked = parked
+    def __init__(self, workers: Workers) -> None:
+        self._workers = workers
+        self._hub = gevent.get_hub()
         self._caller: Any = None
         self._resumption: Any = None
-        self._task: tuple[Call, Any] | None = None
-        self.greenlet = greenlet(self._run, gevent.get_hub())
+        self._task = IDLE
+        self.greenlet = greenlet(self._run, self._hub)
 
     def hand_off(self, call: Call, argument: Any) -> None:
         """Do a task; return when it has ended, or as soon as it blocks. Not for the event loop's own greenlet."""
         self._task = (call, argument)
         caller = self._caller = getcurrent()
-        resumption = self._resumption = gevent.get_hub().loop.run_callback(caller.switch)
+        resumption = self._resumption = self._hub.loop.run_callback(caller.switch)
         try:
             self.greenlet.switch()
         finally:
@@ -49,51 +54,65 @@ class Worker:
     def spawn(self, call: Call, argument: Any) -> None:
         """Do a task soon."""
         self._task = (call, argument)
-        gevent.get_hub().loop.run_callback(self.greenlet.switch)
+        self._hub.loop.run_callback(self.greenlet.switch)
 
     def _run(self) -> None:
-        hub = gevent.get_hub()
+        workers = self._workers
         while True:
             self._work()
             caller, resumption = self._caller, self._resumption
             self._caller = self._resumption = None
             waiting = resumption is not None and resumption.pending
-            if len(self._parked) >= PARKED:
+            if not workers.park(self):
                 return  # to the loop, which resumes a waiting caller
-            self._parked.append(self)
             if waiting:
                 caller.switch()
             else:
-                hub.switch()
+                self._hub.switch()
 
     def _work(self) -> None:
         """Do the task. In a method of its own, so that a parked worker keeps nothing of it alive."""
-        task, self._task = self._task, None
-        if task is None:
-            return
-        call, argument = task
+        (call, argument), self._task = self._task, IDLE
         try:
             call(argument)
         except Exception:  # a task reports its own failures; a bug there must not end the event loop
-            gevent.get_hub().handle_error(call, *sys.exc_info())
+            self._hub.handle_error(call, *sys.exc_info())
 
 
 class Workers:
     """The workers of one process."""
 
-    __slots__ = ("_parked",)
+    __slots__ = ("_alive", "_parked")
 
     def __init__(self) -> None:
         self._parked: list[Worker] = []
+        self._alive = 0
+
+    @property
+    def busy(self) -> int:
+        """How many are at work, or blocked in it."""
+        return self._alive - len(self._parked)
 
     def take(self) -> Worker:
         """Return a worker that has nothing to do."""
-        return self._parked.pop() if self._parked else Worker(self._parked)
+        if self._parked:
+            return self._parked.pop()
+        self._alive += 1
+        return Worker(self)
+
+    def park(self, worker: Worker) -> bool:
+        """Keep a worker that has done its task for the next one, or tell it that there are enough."""
+        if len(self._parked) < PARKED:
+            self._parked.append(worker)
+            return True
+        self._alive -= 1
+        return False
 
     def close(self) -> None:
         """End the workers that have nothing to do."""
         while self._parked:
             del self._parked.pop().greenlet
+            self._alive -= 1
 
 
 class Inbox:

@@ -94,8 +94,6 @@ class ChannelLink(Link):
 
     def handle_in(self, message: Message) -> None:
         """Let the author handle an event, and answer."""
-        if self.ended:
-            return
         self._message = message
         try:
             with self.connection.engine.context():
@@ -111,8 +109,7 @@ class ChannelLink(Link):
 
     def leave(self, message: Message) -> None:
         """Let the client go."""
-        if not self.ended:
-            self._answer(message.ref, OK)
+        self._answer(message.ref, OK)
         self._close("left")
 
     def end(self, reason: Any, start: Callable[[Inbox, Any, Any], None] = Inbox.put) -> None:

@@ -116,8 +116,8 @@ def check_names(given: Mapping[str, Any]) -> None:
 
 
 def _check(options: Options, path: str) -> None:
-    for key in options.info_keys:
-        if key not in INFO_KEYS:
+    for key in options.connect_info:
+        if key not in INFO_KEYS and not isinstance(key, Mapping):
             raise InvalidOption(
                 f"connect_info knows no {key!r}; it lists {', '.join(INFO_KEYS)}, and dicts of constants"
             )

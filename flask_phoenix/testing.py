@@ -28,7 +28,8 @@ LAYOUTS = (("join_ref", "topic", "event"), ("join_ref", "ref", "topic", "status"
 class Client:
     """One connection to an app, through its handshake and its engine, without a network.
 
-    ``before_request`` functions run, cookies and headers count, every frame passes the real serializer.
+    ``before_request`` functions run, cookies and headers count, every frame passes the real serializer. It speaks vsn
+    2.0.0, and needs a socket with channels.
 
     :param path: where the socket is mounted, with its variables filled in: ``"/shop/7"``.
     :param params: the client's parameters.
@@ -93,7 +94,7 @@ class Client:
             raise AssertionError(f"expected {what} within {within} s; what came: {self._kept}")
         return message
 
-    def refute(self, fits: Callable[[Message], bool], what: str = "a message", within: float = QUIET) -> None:
+    def refute(self, fits: Callable[[Message], bool], what: str = "message", within: float = QUIET) -> None:
         """See that no message comes that fits.
 
         :raises AssertionError: one does.

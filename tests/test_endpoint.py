@@ -6,37 +6,20 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import gevent
 import pytest
 from flask import Blueprint, Flask, Response, g, request, session
 from flask.testing import FlaskClient
 from gevent import socket
 from websockets.frames import Opcode
-from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
-from werkzeug.test import EnvironBuilder, TestResponse
+from werkzeug.test import TestResponse
 
 from flask_phoenix import InvalidOption, Phoenix, RawSocket, Refused, Socket
 from flask_phoenix.serializer import V2Serializer
-from flask_phoenix.server import SOCKET
 from flask_phoenix.testing import Client
-from tests.processes import DEADLINE
-from tests.wire import ACCEPT, UPGRADE, Wire
+from tests.wire import ACCEPT, UPGRADE, Entry, Wire, open_foreign
 
 URL = "/socket/websocket?vsn=2.0.0"
-
-
-class Upgraded:
-    """Stands where gevent-websocket puts its WebSocket, after its own 101."""
-
-    def __init__(self, sock: Any = None) -> None:
-        self.handler = self
-        self.socket = sock
-        self.closed: list[int] = []
-
-    def close(self, code: int = 1000) -> None:
-        """Remember how it was closed."""
-        self.closed.append(code)
 
 
 @pytest.fixture
@@ -269,6 +252,14 @@ def test_order_of_the_questions(http: FlaskClient, mount: Mounting) -> None:
 # Behind a server that has said 101 before anybody was asked
 
 
+@pytest.fixture
+def foreign() -> Iterator[tuple[Any, Wire]]:
+    """Return gevent-websocket's WebSocket, and the client at its other end."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield open_foreign(ours), Wire(theirs)
+
+
 @pytest.mark.parametrize(
     ("connect", "headers", "code"),
     [
@@ -279,65 +270,41 @@ def test_order_of_the_questions(http: FlaskClient, mount: Mounting) -> None:
     ],
 )
 def test_refusal_behind_a_foreign_101(
-    http: FlaskClient, mount: Mounting, connect: Any, headers: dict[str, str], code: int
+    http: FlaskClient, mount: Mounting, foreign: tuple[Any, Wire], connect: Any, headers: dict[str, str], code: int
 ) -> None:
     mount(connect)
-    websocket = Upgraded()
+    websocket, client = foreign
     ask(http, websocket=websocket, **headers)
-    assert websocket.closed == [code]
+    assert client.close_code() == code
 
 
-def test_error_handler_behind_a_foreign_101(http: FlaskClient, mount: Mounting) -> None:
+def test_error_handler_behind_a_foreign_101(http: FlaskClient, mount: Mounting, foreign: tuple[Any, Wire]) -> None:
     mount(refuse, error_handler=lambda refused: ("Too many requests", 429))
-    websocket = Upgraded()
+    websocket, client = foreign
     assert ask(http, websocket=websocket).status_code == 429
-    assert websocket.closed == [1008]
+    assert client.close_code() == 1008
 
 
-def test_draining_behind_a_foreign_101(app: Flask, http: FlaskClient, mount: Mounting) -> None:
+def test_draining_behind_a_foreign_101(
+    app: Flask, http: FlaskClient, mount: Mounting, foreign: tuple[Any, Wire]
+) -> None:
     mount()
     app.extensions["phoenix"].engine.draining = True
-    websocket = Upgraded()
+    websocket, client = foreign
     ask(http, websocket=websocket)
-    assert websocket.closed == [1012]
+    assert client.close_code() == 1012
 
 
 # The upgrade
 
 
-class Opened:
-    """A WebSocket into an app, through its whole WSGI stack."""
-
-    def __init__(self, app: Flask, url: str, headers: dict[str, str], foreign: bool) -> None:
-        self.ours, theirs = socket.socketpair()
-        self.wire = Wire(theirs)
-        self.written: list[bytes] = []
-        self.status = ""
-        self.headers: dict[str, str] = {}
-        environ = EnvironBuilder(url, headers=Headers(headers)).get_environ()
-        environ["wsgi.websocket" if foreign else SOCKET] = Upgraded(self.ours) if foreign else self.ours
-        self.body = app(environ, self.start_response)
-        self.serving = gevent.spawn(list, self.body)
-
-    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-        """Take the head of the answer, as a server does."""
-        self.status, self.headers = status, dict(headers)
-        return self.written.append
-
-    def close(self) -> None:
-        """Go away."""
-        self.wire.sock.close()
-        self.serving.get(timeout=DEADLINE)
-        self.ours.close()
-
-
 @pytest.fixture
-def enter(app: Flask, http: FlaskClient) -> Iterator[Callable[..., Opened]]:
-    opened: list[Opened] = []
+def enter(app: Flask, http: FlaskClient) -> Iterator[Callable[..., Entry]]:
+    opened: list[Entry] = []
 
-    def enter(url: str = URL, foreign: bool = False, **headers: str) -> Opened:
+    def enter(url: str = URL, foreign: bool = False, **headers: str) -> Entry:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        opened.append(Opened(app, url, {**UPGRADE, **named}, foreign))
+        opened.append(Entry(app, url, named, foreign))
         return opened[-1]
 
     yield enter
@@ -349,23 +316,23 @@ HEARTBEAT = '[null,"1","phoenix","heartbeat",{}]'
 ALIVE = '[null,"1","phoenix","phx_reply",{"status":"ok","response":{}}]'
 
 
-def alive(opened: Opened) -> bool:
+def alive(opened: Entry) -> bool:
     """Tell whether the server answers on this WebSocket."""
     opened.wire.text(HEARTBEAT)
     return opened.wire.data() == ALIVE
 
 
-def test_upgrade(app: Flask, mount: Mounting, enter: Callable[..., Opened]) -> None:
+def test_upgrade(app: Flask, mount: Mounting, enter: Callable[..., Entry]) -> None:
     mount()
     opened = enter()
-    assert opened.status.startswith("101")
+    assert opened.status == "101 Switching Protocols"
     assert opened.headers == {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": ACCEPT}
     assert opened.written == [b""]  # the head leaves at once
     assert alive(opened)
 
 
 @pytest.mark.parametrize("url", ["/socket/websocket/?vsn=2.0.0", "/socket/websocket?vsn=2.0.0"])
-def test_slash_at_the_end(mount: Mounting, enter: Callable[..., Opened], url: str) -> None:
+def test_slash_at_the_end(mount: Mounting, enter: Callable[..., Entry], url: str) -> None:
     mount()
     assert alive(enter(url))
 
@@ -377,13 +344,13 @@ def test_nothing_else_is_there(http: FlaskClient, mount: Mounting, url: str) -> 
     assert ask(http, url).status_code == 404
 
 
-def test_subprotocol_is_answered(mount: Mounting, enter: Callable[..., Opened]) -> None:
+def test_subprotocol_is_answered(mount: Mounting, enter: Callable[..., Entry]) -> None:
     mount(subprotocols=["sip"])
     assert enter(Sec_WebSocket_Protocol="sip").headers["Sec-WebSocket-Protocol"] == "sip"
     assert "Sec-WebSocket-Protocol" not in enter().headers
 
 
-def test_auth_token_of_the_javascript_client(phoenix: Phoenix, enter: Callable[..., Opened]) -> None:
+def test_auth_token_of_the_javascript_client(phoenix: Phoenix, enter: Callable[..., Entry]) -> None:
     heard: list[Any] = []
 
     @phoenix.socket("/socket", auth_token=True)
@@ -396,7 +363,7 @@ def test_auth_token_of_the_javascript_client(phoenix: Phoenix, enter: Callable[.
     assert heard == ["1234"]
 
 
-def test_compression(mount: Mounting, enter: Callable[..., Opened]) -> None:
+def test_compression(mount: Mounting, enter: Callable[..., Entry]) -> None:
     mount(compress=True)
     opened = enter(Sec_WebSocket_Extensions="permessage-deflate; client_max_window_bits")
     assert opened.headers["Sec-WebSocket-Extensions"].startswith("permessage-deflate")
@@ -404,14 +371,14 @@ def test_compression(mount: Mounting, enter: Callable[..., Opened]) -> None:
     assert opened.wire.frame().rsv1
 
 
-def test_foreign_101(mount: Mounting, enter: Callable[..., Opened]) -> None:
+def test_foreign_101(mount: Mounting, enter: Callable[..., Entry]) -> None:
     mount(compress=True)
     opened = enter(foreign=True, Sec_WebSocket_Extensions="permessage-deflate")
     assert (opened.status, opened.written) == ("", [])
     assert alive(opened)  # uncompressed: the other server has agreed on nothing
 
 
-def test_limits_of_the_mount(mount: Mounting, enter: Callable[..., Opened]) -> None:
+def test_limits_of_the_mount(mount: Mounting, enter: Callable[..., Entry]) -> None:
     mount(max_frame_size=100, timeout=0.2)
     opened = enter()
     opened.wire.text("x" * 101)
@@ -419,14 +386,14 @@ def test_limits_of_the_mount(mount: Mounting, enter: Callable[..., Opened]) -> N
     assert enter().wire.close_code() == 1002
 
 
-def test_channels_of_the_mount(phoenix: Phoenix, enter: Callable[..., Opened]) -> None:
+def test_channels_of_the_mount(phoenix: Phoenix, enter: Callable[..., Entry]) -> None:
     phoenix.socket("/socket", max_channels=1)(Socket)
     opened = enter()
     opened.wire.text('["1","1","room:1","phx_join",{}]')
     assert "unmatched topic" in str(opened.wire.data())
 
 
-def test_versions_of_the_mount(phoenix: Phoenix, http: FlaskClient, enter: Callable[..., Opened]) -> None:
+def test_versions_of_the_mount(phoenix: Phoenix, http: FlaskClient, enter: Callable[..., Entry]) -> None:
     phoenix.socket("/socket", serializer=[(V2Serializer, "~> 3.0.0")])(Socket)
     assert alive(enter("/socket/websocket?vsn=3.0.0"))
     assert ask(http).status_code == 403
@@ -437,7 +404,7 @@ def test_versions_that_cannot_be(app: Flask, phoenix: Phoenix) -> None:
         phoenix.socket("/socket", serializer=[(V2Serializer, "2.0.0")])(Socket)
 
 
-def test_raw_socket(phoenix: Phoenix, enter: Callable[..., Opened]) -> None:
+def test_raw_socket(phoenix: Phoenix, enter: Callable[..., Entry]) -> None:
     @phoenix.socket("/socket")
     class EchoSocket(RawSocket):
         def open(self) -> None:
@@ -496,7 +463,7 @@ def test_ordinary_routes_are_untouched(app: Flask, http: FlaskClient, mount: Mou
     assert ask(http, "/ws").text == "another WebSocket"
 
 
-def test_functions_before_and_after_apply(app: Flask, mount: Mounting, enter: Callable[..., Opened]) -> None:
+def test_functions_before_and_after_apply(app: Flask, mount: Mounting, enter: Callable[..., Entry]) -> None:
     order: list[str] = []
 
     @app.before_request

@@ -499,6 +499,36 @@ def test_terminate_comes_before_the_notice_of_a_crash(engine: Engine) -> None:
     assert [frame[3] for frame in tab.rest()] == ["last words", "phx_error"]
 
 
+@pytest.mark.parametrize("then", ["close", "duplicate"])
+def test_what_happens_while_a_crashed_channel_cleans_up_ends_it_no_second_time(engine: Engine, then: str) -> None:
+    gate = Event()
+
+    class Cleaning(Room):
+        def terminate(self, reason: Any) -> None:
+            assert gate.wait(DEADLINE)
+            super().terminate(reason)
+
+    tab, ended = enter(engine, Cleaning)
+    tab.say("1", "2", "room:1", "unknown", {})
+    tab.say("1", "3", "room:1", "echo", {})
+    if then == "close":
+        tab.leave()
+    else:
+        tab.say("4", "4", "room:1", "phx_join", {})
+        assert [tab.hear()[:4] for _ in range(2)] == [
+            ["4", "4", "room:1", "phx_reply"],
+            ["1", "1", "room:1", "phx_close"],
+        ]
+    gate.set()
+    assert isinstance(ended.get(timeout=DEADLINE), PhoenixError)
+    turn()
+    assert ended.empty()
+    assert engine.pubsub.subscribed("room:1") is (then == "duplicate")
+    if then == "duplicate":
+        tab.say("4", "5", "room:1", "echo", {})
+        assert [frame for frame in tab.rest() if frame[0] == "4"] == [["4", "5", "room:1", "phx_reply", JOINED]]
+
+
 @pytest.mark.parametrize("failure", FAILURES)
 def test_a_terminate_that_fails(engine: Engine, failure: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
     class Failing(Room):

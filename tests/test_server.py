@@ -34,20 +34,15 @@ from flask_phoenix.server import (
 )
 from flask_phoenix.testing import Client
 from tests.processes import DEADLINE, HOST, ROOT
-from tests.wire import ACCEPT, UPGRADE, Wire
+from tests.wire import ACCEPT, UPGRADE, Wire, open_foreign
 
 
-class Upgraded:
-    """Stands where gevent-websocket puts its WebSocket, after its own 101."""
-
-    def __init__(self, sock: Any = None) -> None:
-        self.handler = self
-        self.socket = sock
-        self.closed: list[int] = []
-
-    def close(self, code: int = 1000) -> None:
-        """Remember how it was closed."""
-        self.closed.append(code)
+@pytest.fixture
+def foreign() -> Iterator[tuple[Any, Wire]]:
+    """Return gevent-websocket's WebSocket, and the client at its other end."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield open_foreign(ours), Wire(theirs)
 
 
 # The socket below
@@ -59,9 +54,9 @@ def test_take_socket(key: str) -> None:
     assert take_socket({key: sock}) == (sock, False)
 
 
-def test_take_socket_behind_a_foreign_101() -> None:
-    sock = object()
-    assert take_socket({"wsgi.websocket": Upgraded(sock)}) == (sock, True)
+def test_take_socket_behind_a_foreign_101(foreign: tuple[Any, Wire]) -> None:
+    websocket, _ = foreign
+    assert take_socket({"wsgi.websocket": websocket}) == (websocket.handler.socket, True)
 
 
 @pytest.mark.parametrize("environ", [{}, {"wsgi.websocket": None}])
@@ -124,21 +119,23 @@ def test_frames_are_carried_while_the_server_iterates() -> None:
         (RuntimeError(), True, 1011),
     ],
 )
-def test_close_refused(error: Exception, draining: bool, code: int) -> None:
-    engine, websocket = Engine(nullcontext), Upgraded()
+def test_close_refused(foreign: tuple[Any, Wire], error: Exception, draining: bool, code: int) -> None:
+    engine, (websocket, client) = Engine(nullcontext), foreign
     engine.draining = draining
     with pytest.raises(type(error)), close_refused(engine, {"wsgi.websocket": websocket}):
         raise error
-    assert websocket.closed == [code]
+    assert client.close_code() == code
+    assert websocket.closed
 
 
-def test_nothing_to_close() -> None:
-    engine, websocket = Engine(nullcontext), Upgraded()
+def test_nothing_to_close(foreign: tuple[Any, Wire]) -> None:
+    engine, (websocket, client) = Engine(nullcontext), foreign
     with close_refused(engine, {"wsgi.websocket": websocket}):
         pass
     with pytest.raises(Forbidden), close_refused(engine, {}):
         raise Forbidden
-    assert websocket.closed == []
+    websocket.send("still open")
+    assert client.data() == "still open"
 
 
 # Going down
@@ -318,35 +315,35 @@ def dial(port: int) -> Iterator[Callable[..., Wire]]:
         yield dial
 
 
-def head(wire: Wire) -> str:
+def head(client: Wire) -> str:
     """Read the head of an HTTP answer."""
     data = b""
     while not data.endswith(b"\r\n\r\n"):
-        data += wire.take(1)
+        data += client.take(1)
     return data.decode()
 
 
 def test_server_serves_pages(dial: Callable[..., Wire]) -> None:
-    wire = dial("/", {"Connection": "close"})
-    assert head(wire).startswith("HTTP/1.1 200")
-    assert wire.take(4) == b"home"
+    client = dial("/", {"Connection": "close"})
+    assert head(client).startswith("HTTP/1.1 200")
+    assert client.take(4) == b"home"
 
 
 def test_server_carries_frames(dial: Callable[..., Wire], engine: Engine) -> None:
-    wire = dial("/socket/websocket?vsn=2.0.0", UPGRADE)
-    answer = head(wire)
+    client = dial("/socket/websocket?vsn=2.0.0", UPGRADE)
+    answer = head(client)
     assert answer.startswith("HTTP/1.1 101 Switching Protocols\r\n")
     assert f"Sec-WebSocket-Accept: {ACCEPT}\r\n" in answer
     for header in ("Content-Length", "Content-Type", "Transfer-Encoding", "Connection: close"):
         assert header not in answer
-    wire.text('["1","1","room:1","phx_join",{}]')
-    assert wire.data() == '["1","1","room:1","phx_reply",{"status":"ok","response":{}}]'
-    wire.text('["1","2","room:1","echo",{"n":1}]')
-    assert wire.data() == '["1","2","room:1","phx_reply",{"status":"ok","response":{"n":1}}]'
+    client.text('["1","1","room:1","phx_join",{}]')
+    assert client.data() == '["1","1","room:1","phx_reply",{"status":"ok","response":{}}]'
+    client.text('["1","2","room:1","echo",{"n":1}]')
+    assert client.data() == '["1","2","room:1","phx_reply",{"status":"ok","response":{"n":1}}]'
     assert len(engine.connections) == 1
-    wire.close(1000)
-    assert wire.close_code() == 1000
-    wire.ended()
+    client.close(1000)
+    assert client.close_code() == 1000
+    client.ended()
 
 
 def test_server_refuses_by_http(dial: Callable[..., Wire]) -> None:
@@ -357,41 +354,41 @@ def test_server_refuses_by_http(dial: Callable[..., Wire]) -> None:
 
 
 def test_connection_goes_on_behind_a_refusal(dial: Callable[..., Wire]) -> None:
-    wire = dial("/socket/websocket?vsn=2.0.0&banned", UPGRADE | {"Connection": "keep-alive, Upgrade"})
-    answer = head(wire)
+    client = dial("/socket/websocket?vsn=2.0.0&banned", UPGRADE | {"Connection": "keep-alive, Upgrade"})
+    answer = head(client)
     assert "Content-Length: 0" in answer
-    wire.sock.sendall(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
-    assert head(wire).startswith("HTTP/1.1 200")
-    assert wire.take(4) == b"home"
+    client.sock.sendall(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+    assert head(client).startswith("HTTP/1.1 200")
+    assert client.take(4) == b"home"
 
 
 def test_other_websocket_routes_are_gevent_websockets(dial: Callable[..., Wire]) -> None:
-    wire = dial("/ws", UPGRADE)
-    assert head(wire).startswith("HTTP/1.1 101")
-    wire.text("hello")
-    assert wire.data() == "HELLO"
+    client = dial("/ws", UPGRADE)
+    assert head(client).startswith("HTTP/1.1 101")
+    client.text("hello")
+    assert client.data() == "HELLO"
 
 
 def test_server_drains(dial: Callable[..., Wire], engine: Engine, app: Flask) -> None:
-    wire = dial("/socket/websocket?vsn=2.0.0", UPGRADE)
-    head(wire)
-    wire.text('["1","1","room:1","phx_join",{}]')
-    wire.data()
+    client = dial("/socket/websocket?vsn=2.0.0", UPGRADE)
+    head(client)
+    client.text('["1","1","room:1","phx_join",{}]')
+    client.data()
     draining = gevent.spawn(drain, engine)
-    assert wire.closed() == 1012
-    wire.sock.close()
+    assert client.closed() == 1012
+    client.sock.close()
     draining.get(timeout=DEADLINE)
     assert head(dial("/socket/websocket?vsn=2.0.0", UPGRADE)).startswith("HTTP/1.1 503")
     assert app.config["ENDED"].get(timeout=DEADLINE) == "draining"
 
 
 def test_client_that_vanishes_is_forgotten(dial: Callable[..., Wire], engine: Engine, app: Flask) -> None:
-    wire = dial("/socket/websocket?vsn=2.0.0", UPGRADE)
-    head(wire)
-    wire.text('["1","1","room:1","phx_join",{}]')
-    wire.data()
+    client = dial("/socket/websocket?vsn=2.0.0", UPGRADE)
+    head(client)
+    client.text('["1","1","room:1","phx_join",{}]')
+    client.data()
     assert len(engine.connections) == 1
-    wire.sock.close()
+    client.sock.close()
     assert app.config["ENDED"].get(timeout=DEADLINE) == "closed"
     assert not engine.connections
     engine.wait_until_quiet(DEADLINE)
@@ -404,11 +401,11 @@ def test_serves_until_stopped(app: Flask, engine: Engine) -> None:
         serving = gevent.spawn(served.serve_until_stopped)
         gevent.idle()
         with socket.create_connection((HOST, port_of(served)), DEADLINE) as sock:
-            wire = Wire(sock)
+            client = Wire(sock)
             sock.sendall(get("/socket/websocket?vsn=2.0.0", UPGRADE))
-            assert head(wire).startswith("HTTP/1.1 101")
+            assert head(client).startswith("HTTP/1.1 101")
             os.kill(os.getpid(), signal.SIGTERM)
-            assert wire.closed() == 1012
+            assert client.closed() == 1012
         serving.get(timeout=DEADLINE)
     finally:
         for number, handler in before.items():

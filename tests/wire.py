@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
+from flask import Flask
 from gevent import socket
+from gevent.event import Event
 from gevent.ssl import PROTOCOL_TLS_CLIENT, PROTOCOL_TLS_SERVER, SSLContext
+from geventwebsocket.websocket import Stream, WebSocket
 from websockets.extensions.base import Extension
 from websockets.frames import Close, Frame, Opcode
+from werkzeug.datastructures import Headers
+from werkzeug.test import EnvironBuilder
 
+from flask_phoenix.server import SOCKET
 from tests.processes import DEADLINE, HOST
 
 #: The headers by which a client asks for a WebSocket; the key and its answer are those of RFC 6455, 1.3.
@@ -108,6 +116,46 @@ class Wire:
         return False
 
 
+class Entry:
+    """A WebSocket into an app, through all of its WSGI stack, in a greenlet as a server would have it.
+
+    :param foreign: stand behind gevent-websocket, which has said 101 before.
+    """
+
+    def __init__(
+        self, app: Flask, url: str = "/socket/websocket?vsn=2.0.0", headers: Any = None, foreign: bool = False
+    ) -> None:
+        self._sock, theirs = socket.socketpair()
+        self.wire = Wire(theirs)
+        # Kept, as the other server keeps it: it says goodbye when it is forgotten.
+        self._websocket = open_foreign(self._sock)
+        #: The head of the answer, and what was written behind it at once.
+        self.status, self.headers, self.written = "", dict[str, str](), list[bytes]()
+        environ = EnvironBuilder(url, headers=Headers({**UPGRADE, **(headers or {})})).get_environ()
+        environ["wsgi.websocket" if foreign else SOCKET] = self._websocket if foreign else self._sock
+        answered = Event()
+        self._serving = gevent.spawn(self._serve, app, environ, answered)
+        assert answered.wait(DEADLINE)
+
+    def close(self) -> None:
+        """Hang up, and see that the server is through."""
+        self.wire.sock.close()
+        self._serving.get(timeout=DEADLINE)
+        self._websocket.closed = True
+        self._sock.close()
+
+    def _serve(self, app: Flask, environ: dict[str, Any], answered: Event) -> None:
+        try:
+            body = app(environ, self._start_response)
+        finally:
+            answered.set()
+        assert list(body) == []
+
+    def _start_response(self, status: str, headers: list[tuple[str, str]], _: Any = None) -> Any:
+        self.status, self.headers = status, dict(headers)
+        return self.written.append
+
+
 def write(
     opcode: int,
     data: bytes = b"",
@@ -122,6 +170,12 @@ def write(
     frame = Frame(Opcode(opcode) if extensions else Opcode.BINARY, data)
     first, *rest = frame.serialize(mask=mask, extensions=extensions or [])
     return bytes([fin << 7 | first & 0x70 | rsv << 4 | opcode, *rest])
+
+
+def open_foreign(sock: Any) -> Any:
+    """Return what gevent-websocket puts into the environ behind its own 101."""
+    handler = SimpleNamespace(socket=sock, rfile=SimpleNamespace(read=None), logger=logging.getLogger("foreign"))
+    return WebSocket({}, Stream(handler), handler)
 
 
 def certify(folder: Path) -> tuple[str, str]:

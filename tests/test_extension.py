@@ -1,0 +1,739 @@
+"""The extension: factories, several apps, broadcasts from anywhere, contexts, and the app's JSON."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import datetime, timezone
+from threading import Thread
+from types import SimpleNamespace
+from typing import Any
+
+import gevent
+import pytest
+from flask import Flask, current_app, g, has_app_context, has_request_context, render_template_string
+from flask.json.provider import DefaultJSONProvider
+from gevent.event import Event
+from gevent.queue import Queue
+
+from flask_phoenix import (
+    Broadcast,
+    Channel,
+    InvalidOption,
+    InvalidPayload,
+    Message,
+    Phoenix,
+    PhoenixError,
+    Refused,
+    Socket,
+    on,
+)
+from flask_phoenix.serializer import V2Serializer
+from flask_phoenix.testing import Client
+from tests.processes import DEADLINE, ROOT
+from tests.wire import Entry
+
+
+def room(phoenix: Phoenix) -> type[Socket]:
+    """Mount a socket with rooms; a client is named by its parameter ``user``."""
+
+    @phoenix.socket("/socket")
+    class UserSocket(Socket):
+        def id(self) -> str | None:
+            return self.params.get("user")
+
+    @UserSocket.channel("room:*")
+    class RoomChannel(Channel):
+        def join(self, payload: Any) -> None:
+            return None
+
+        @on("shout")
+        def shout(self, payload: Any) -> Any:
+            phoenix.broadcast(self.topic, "shout", payload)
+            return {}
+
+        @on("shout_from")
+        def shout_from(self, payload: Any) -> Any:
+            phoenix.broadcast_from(self, self.topic, "shout", payload)
+            return {}
+
+    return UserSocket
+
+
+@pytest.fixture
+def make_app() -> Iterator[Callable[..., Flask]]:
+    """Make apps, and stop what runs for them in the end."""
+    apps: list[Flask] = []
+
+    def make_app(**config: Any) -> Flask:
+        apps.append(Flask(f"app{len(apps)}"))
+        apps[-1].secret_key = "a secret for tests"
+        apps[-1].config.update(config)
+        return apps[-1]
+
+    yield make_app
+    for app in apps:
+        if "phoenix" in app.extensions:
+            app.extensions["phoenix"].engine.stop()
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Flask]) -> Flask:
+    return make_app()
+
+
+@pytest.fixture
+def phoenix(app: Flask) -> Phoenix:
+    phoenix = Phoenix(app)
+    room(phoenix)
+    return phoenix
+
+
+@pytest.fixture
+def enter(app: Flask, phoenix: Phoenix) -> Iterator[Callable[..., Client]]:
+    """Connect clients to the app."""
+    with ExitStack() as stack:
+        yield lambda **arguments: stack.enter_context(Client(app, **arguments))
+
+
+def websocket_rules(app: Flask) -> set[str]:
+    return {rule.rule for rule in app.url_map.iter_rules() if rule.websocket}
+
+
+# Apps
+
+
+@pytest.mark.parametrize("order", ["mounts first", "app first"])
+def test_factory(make_app: Callable[..., Flask], order: str) -> None:
+    phoenix, app = Phoenix(), make_app()
+    steps: list[Callable[[], Any]] = [lambda: room(phoenix), lambda: phoenix.init_app(app)]
+    for step in steps if order == "mounts first" else reversed(steps):
+        step()
+    assert websocket_rules(app) == {"/socket/websocket"}
+    with Client(app) as client:
+        assert client.join("room:1").response == {}
+
+
+def test_each_app_gets_every_mount(make_app: Callable[..., Flask]) -> None:
+    phoenix, apps = Phoenix(), [make_app(), make_app()]
+    phoenix.init_app(apps[0])
+    room(phoenix)
+    phoenix.init_app(apps[1])
+    phoenix.socket("/other")(Socket)
+    assert [websocket_rules(app) for app in apps] == [{"/socket/websocket", "/other/websocket"}] * 2
+
+
+def test_each_app_has_its_own_configuration(make_app: Callable[..., Flask]) -> None:
+    phoenix = Phoenix()
+    phoenix.socket("/socket")(Socket)
+    phoenix.socket("/strict", timeout=5)(Socket)
+    patient, hasty = make_app(PHOENIX_TIMEOUT=None), make_app(PHOENIX_TIMEOUT=1.5)
+    timeouts = []
+    for app in (patient, hasty):
+        phoenix.init_app(app)
+        timeouts.append([endpoint.mount.options.timeout for endpoint in app.extensions["phoenix"].endpoints])
+    assert timeouts == [[None, 5], [1.5, 5]]
+
+
+def test_apps_of_one_extension_are_apart(make_app: Callable[..., Flask]) -> None:
+    phoenix, apps = Phoenix(), [make_app(), make_app()]
+    room(phoenix)
+    for app in apps:
+        phoenix.init_app(app)
+    with Client(apps[0]) as one, Client(apps[1]) as other:
+        rooms = [one.join("room:1"), other.join("room:1")]
+        for app in apps:
+            with app.app_context():
+                phoenix.broadcast("room:1", "news", {"app": app.name})
+                assert phoenix.connection_count() == 1
+        assert [each.expect("news") for each in rooms] == [{"app": app.name} for app in apps]
+        assert rooms[0].call("shout", {"n": 1}).status == "ok"  # a channel speaks for its own app
+        assert rooms[0].expect("shout") == {"n": 1}
+        rooms[1].refute("shout")
+
+
+def test_extensions_are_apart(make_app: Callable[..., Flask]) -> None:
+    pairs = [(Phoenix(), make_app()) for _ in range(2)]
+    for phoenix, app in pairs:
+        room(phoenix)
+        phoenix.init_app(app)
+    (one, one_app), (other, other_app) = pairs
+    with Client(one_app) as client, Client(other_app) as stranger:
+        joined, apart = client.join("room:1"), stranger.join("room:1")
+        with other_app.app_context():  # not one of its apps: the only one that it has is meant
+            one.broadcast("room:1", "news", {"n": 1})
+        assert joined.expect("news") == {"n": 1}
+        apart.refute("news")
+        assert other.connection_count() == 1
+
+
+def test_no_app() -> None:
+    with pytest.raises(PhoenixError, match="call init_app first"):
+        Phoenix().broadcast("room:1", "news", {})
+
+
+def test_several_apps_and_no_context(make_app: Callable[..., Flask]) -> None:
+    phoenix = Phoenix()
+    kept = [make_app() for _ in range(3)]
+    for app in kept:
+        phoenix.init_app(app)
+    with pytest.raises(PhoenixError) as ambiguous:
+        phoenix.connection_count()
+    assert "3 apps" in str(ambiguous.value)
+    assert "app.app_context()" in str(ambiguous.value)
+
+
+def test_apps_that_are_gone_do_not_count() -> None:
+    phoenix = Phoenix()
+    room(phoenix)
+    phoenix.init_app(Flask("gone"))
+    kept = Flask("kept")
+    phoenix.init_app(kept)
+    gc.collect()
+    phoenix.broadcast("room:1", "news", {})
+
+
+def test_init_twice(app: Flask, phoenix: Phoenix) -> None:
+    with pytest.raises(InvalidOption, match="already"):
+        phoenix.init_app(app)
+    with pytest.raises(InvalidOption, match="already"):
+        Phoenix(app)
+
+
+def test_mount_returns_the_class(phoenix: Phoenix) -> None:
+    assert phoenix.socket("/other")(Socket) is Socket
+
+
+def test_unknown_option_at_the_mount(phoenix: Phoenix) -> None:
+    with pytest.raises(InvalidOption, match="'compress'"):
+        phoenix.socket("/other", compres=True)(Socket)
+
+
+NOTHING_STARTS = """
+from gevent._hub_local import get_hub_if_exists
+from flask import Flask
+from flask_phoenix import Channel, Phoenix, Socket
+
+phoenix = Phoenix()
+
+
+@phoenix.socket("/socket")
+class UserSocket(Socket):
+    pass
+
+
+app = Flask(__name__)
+phoenix.init_app(app)
+assert get_hub_if_exists() is None, "gevent's event loop has begun"
+assert not app.extensions["phoenix"].engine.hub.running
+"""
+
+
+def test_nothing_starts_before_the_fork() -> None:
+    subprocess.run([sys.executable, "-c", NOTHING_STARTS], cwd=ROOT, timeout=DEADLINE, check=True)
+
+
+def test_it_starts_with_the_first_client(app: Flask, enter: Callable[..., Client]) -> None:
+    engine = app.extensions["phoenix"].engine
+    assert not engine.hub.running
+    enter()
+    assert engine.hub.running
+
+
+# Broadcasts
+
+
+def test_broadcast_from_a_view(app: Flask, phoenix: Phoenix, enter: Callable[..., Client]) -> None:
+    @app.post("/announce")
+    def announce() -> str:
+        phoenix.broadcast("room:1", "news", {"from": "a view"})
+        return ""
+
+    joined = enter().join("room:1")
+    assert app.test_client().post("/announce").status_code == 200
+    assert joined.expect("news") == {"from": "a view"}
+
+
+def test_broadcast_outside_any_context(phoenix: Phoenix, enter: Callable[..., Client]) -> None:
+    joined, elsewhere = enter().join("room:1"), enter().join("room:2")
+    assert not has_app_context()
+    phoenix.broadcast("room:1", "news", {"n": 1})
+    assert joined.expect("news") == {"n": 1}
+    elsewhere.refute("news")
+
+
+def test_broadcast_of_bytes(phoenix: Phoenix, enter: Callable[..., Client]) -> None:
+    joined = enter().join("room:1")
+    phoenix.broadcast("room:1", "blob", b"\xde\xad")
+    assert joined.expect("blob") == b"\xde\xad"
+
+
+def test_broadcast_from_another_thread(phoenix: Phoenix, enter: Callable[..., Client]) -> None:
+    joined = enter().join("room:1")
+
+    def work() -> None:
+        for number in range(100):
+            phoenix.broadcast("room:1", "news", {"n": number})
+
+    thread = Thread(target=work)
+    thread.start()
+    assert [joined.expect("news") for _ in range(100)] == [{"n": number} for number in range(100)]
+    thread.join(DEADLINE)
+
+
+def test_broadcast_from_another_thread_raises_there(phoenix: Phoenix, enter: Callable[..., Client]) -> None:
+    enter().join("room:1")
+    raised: list[Exception] = []
+
+    def work() -> None:
+        try:
+            phoenix.broadcast("room:1", "news", ["no dict"])
+        except InvalidPayload as error:
+            raised.append(error)
+
+    thread = Thread(target=work)
+    thread.start()
+    thread.join(DEADLINE)
+    assert len(raised) == 1
+
+
+def test_broadcast_from_a_channel(enter: Callable[..., Client]) -> None:
+    speaker, listener = enter().join("room:1"), enter().join("room:1")
+    assert speaker.call("shout", {"n": 1}).status == "ok"
+    assert [each.expect("shout") for each in (speaker, listener)] == [{"n": 1}] * 2
+    assert speaker.call("shout_from", {"n": 2}).status == "ok"
+    assert listener.expect("shout") == {"n": 2}
+    speaker.refute("shout")
+
+
+def test_local_broadcast(phoenix: Phoenix, enter: Callable[..., Client]) -> None:
+    joined = enter().join("room:1")
+    phoenix.local_broadcast("room:1", "news", {"n": 1})
+    assert joined.expect("news") == {"n": 1}
+
+
+@pytest.mark.parametrize("payload", [["a list"], "text", None, {"n": float("nan")}, {"n": object()}])
+def test_broadcast_that_a_client_cannot_take(phoenix: Phoenix, enter: Callable[..., Client], payload: Any) -> None:
+    joined = enter().join("room:1")
+    with pytest.raises(InvalidPayload):
+        phoenix.broadcast("room:1", "news", payload)
+    joined.refute("news")
+
+
+@pytest.mark.parametrize(("topic", "event"), [(7, "news"), ("room:1", 7), (None, "news"), ("room:1", b"news")])
+def test_broadcast_with_odd_names(phoenix: Phoenix, topic: Any, event: Any) -> None:
+    with pytest.raises(InvalidPayload, match="strings"):
+        phoenix.broadcast(topic, event, {})
+
+
+def test_broadcast_to_nobody(phoenix: Phoenix) -> None:
+    phoenix.broadcast("room:1", "news", {})
+
+
+# Functions that listen
+
+
+def test_subscribe(app: Flask, phoenix: Phoenix, enter: Callable[..., Client]) -> None:
+    heard: Queue[Any] = Queue()
+
+    def listen(broadcast: Broadcast) -> None:
+        assert current_app.name == app.name
+        assert not has_request_context()
+        heard.put(broadcast)
+
+    end = phoenix.subscribe("room:1", listen)
+    enter()
+    for number in range(3):
+        phoenix.broadcast("room:1", "news", {"n": number})
+        phoenix.broadcast("room:2", "news", {"n": number})
+    expected = [Broadcast("room:1", "news", {"n": number}) for number in range(3)]
+    assert [heard.get(timeout=DEADLINE) for _ in range(3)] == expected
+    end()
+    end()
+    phoenix.broadcast("room:1", "news", {"n": "late"})
+    gevent.idle()
+    assert heard.empty()
+
+
+def test_subscribe_where_nothing_is_served(phoenix: Phoenix) -> None:
+    heard: list[Any] = []
+    phoenix.subscribe("room:1", lambda broadcast: heard.append(broadcast.payload))
+    phoenix.broadcast("room:1", "news", {"n": 1})
+    assert heard == [{"n": 1}]
+
+
+def test_broadcast_from_a_thread_before_the_first_client(phoenix: Phoenix, enter: Callable[..., Client]) -> None:
+    heard: Queue[Any] = Queue()
+    phoenix.subscribe("room:1", lambda broadcast: heard.put(broadcast.payload))
+    thread = Thread(target=phoenix.broadcast, args=("room:1", "news", {"n": 1}))
+    thread.start()
+    thread.join(DEADLINE)
+    assert heard.get(timeout=DEADLINE) == {"n": 1}
+    enter()
+    phoenix.broadcast("room:1", "news", {"n": 2})
+    assert heard.get(timeout=DEADLINE) == {"n": 2}
+
+
+def test_subscribe_from_another_thread(phoenix: Phoenix, enter: Callable[..., Client]) -> None:
+    heard: Queue[Any] = Queue()
+    subscribed = gevent.get_hub().loop.async_()
+    enter()
+    waiting = Event()
+    subscribed.start(waiting.set)
+
+    def work() -> None:
+        phoenix.subscribe("room:1", lambda broadcast: heard.put(broadcast.payload))
+        subscribed.send()
+
+    thread = Thread(target=work)
+    thread.start()
+    assert waiting.wait(DEADLINE)
+    thread.join(DEADLINE)
+    subscribed.close()
+    gevent.idle()
+    phoenix.broadcast("room:1", "news", {"n": 1})
+    assert heard.get(timeout=DEADLINE) == {"n": 1}
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("no"), SystemExit(1), gevent.Timeout(1), gevent.GreenletExit()])
+def test_function_that_fails_is_logged_and_goes_on(
+    phoenix: Phoenix, enter: Callable[..., Client], caplog: pytest.LogCaptureFixture, failure: BaseException
+) -> None:
+    heard: Queue[Any] = Queue()
+
+    def listen(broadcast: Broadcast) -> None:
+        if broadcast.payload["n"] == 0:
+            raise failure
+        heard.put(broadcast.payload)
+
+    phoenix.subscribe("room:1", listen)
+    enter()
+    for number in range(2):
+        phoenix.broadcast("room:1", "news", {"n": number})
+    assert heard.get(timeout=DEADLINE) == {"n": 1}
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert "room:1" in record.getMessage()
+    assert "listen" in record.getMessage()
+
+
+def test_function_that_blocks_delays_nobody(phoenix: Phoenix, enter: Callable[..., Client]) -> None:
+    blocked, done = Event(), Event()
+
+    def listen(broadcast: Broadcast) -> None:
+        blocked.wait(DEADLINE)
+        done.set()
+
+    phoenix.subscribe("room:1", listen)
+    joined = enter().join("room:1")
+    phoenix.broadcast("room:1", "news", {"n": 1})
+    assert joined.expect("news") == {"n": 1}
+    assert not done.is_set()
+    blocked.set()
+    assert done.wait(DEADLINE)
+
+
+def test_tap(phoenix: Phoenix, enter: Callable[..., Client]) -> None:
+    heard: Queue[Any] = Queue()
+    enter()
+    end = phoenix.tap(heard.put)
+    phoenix.broadcast("room:1", "news", {"n": 1})
+    phoenix.local_broadcast("nobody:here", "blob", b"\x01")
+    assert heard.get(timeout=DEADLINE) == Broadcast("room:1", "news", {"n": 1})
+    assert heard.get(timeout=DEADLINE) == Broadcast("nobody:here", "blob", b"\x01")
+    end()
+    phoenix.broadcast("room:1", "news", {"n": 2})
+    gevent.idle()
+    assert heard.empty()
+
+
+def test_tap_ends_once(phoenix: Phoenix) -> None:
+    heard: list[Any] = []
+    ends = [phoenix.tap(heard.append) for _ in range(2)]
+    ends[0]()
+    ends[0]()
+    phoenix.broadcast("room:1", "news", {})
+    assert len(heard) == 1
+    ends[1]()
+
+
+def test_tap_that_fails(phoenix: Phoenix, enter: Callable[..., Client], caplog: pytest.LogCaptureFixture) -> None:
+    joined = enter().join("room:1")
+    phoenix.tap(lambda broadcast: broadcast.payload["missing"])
+    phoenix.broadcast("room:1", "news", {"n": 1})
+    assert joined.expect("news") == {"n": 1}
+    gevent.idle()
+    assert "KeyError" in caplog.text
+
+
+# Connections
+
+
+def test_disconnect(phoenix: Phoenix, enter: Callable[..., Client]) -> None:
+    ada = [enter(params={"user": "user:ada"}) for _ in range(2)]
+    grace, nobody = enter(params={"user": "user:grace"}), enter()
+    still_there = grace.join("room:1")
+    assert phoenix.connection_count() == 4
+    phoenix.disconnect("user:ada")
+    phoenix.broadcast("room:1", "news", {"n": 1})
+    assert still_there.expect("news") == {"n": 1}
+    assert [client.closed for client in ada] == [(1001, "disconnected")] * 2
+    assert grace.closed is nobody.closed is None
+    assert phoenix.connection_count() == 2
+
+
+def test_disconnect_of_nobody(phoenix: Phoenix) -> None:
+    phoenix.disconnect("user:ada")
+
+
+def test_other_events_on_an_id_close_nobody(phoenix: Phoenix, enter: Callable[..., Client]) -> None:
+    ada = enter(params={"user": "user:ada"})
+    phoenix.broadcast("user:ada", "news", {})
+    assert ada.join("room:1").response == {}
+    assert ada.closed is None
+
+
+def test_connection_count(phoenix: Phoenix, enter: Callable[..., Client]) -> None:
+    assert phoenix.connection_count() == 0
+    clients = [enter() for _ in range(3)]
+    assert phoenix.connection_count() == 3
+    clients[0].close()
+    clients[0].close()
+    assert phoenix.connection_count() == 2
+
+
+def test_connection_that_is_refused_does_not_count(app: Flask, phoenix: Phoenix) -> None:
+    @phoenix.socket("/closed")
+    class ClosedSocket(Socket):
+        def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
+            raise Refused
+
+    with pytest.raises(Refused):
+        Client(app, "/closed")
+    assert phoenix.connection_count() == 0
+
+
+def test_csrf_token_in_a_template(app: Flask, phoenix: Phoenix) -> None:
+    with app.test_request_context():
+        token = render_template_string("{{ phoenix_csrf_token() }}")
+        assert token == phoenix.csrf_token()
+        assert render_template_string("{{ phoenix_csrf_token('k') }}") == phoenix.csrf_token("k") != token
+
+
+# JSON
+
+MOMENT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone.utc)
+ID = uuid.UUID("12345678123456781234567812345678")
+
+
+def test_payload_of_the_apps_json_provider(phoenix: Phoenix, enter: Callable[..., Client]) -> None:
+    joined = enter().join("room:1")
+    phoenix.broadcast("room:1", "news", {"at": MOMENT, "id": ID})
+    assert joined.expect("news") == {"at": "Fri, 02 Jan 2026 03:04:05 GMT", "id": str(ID)}
+
+
+def test_default_of_a_provider_of_the_app(app: Flask) -> None:
+    class IsoProvider(DefaultJSONProvider):
+        default = staticmethod(lambda value: value.isoformat())
+
+    app.json = IsoProvider(app)
+    phoenix = Phoenix(app)
+    room(phoenix)
+    with Client(app) as client:
+        joined = client.join("room:1")
+        phoenix.broadcast("room:1", "news", {"at": MOMENT})
+        assert joined.expect("news") == {"at": MOMENT.isoformat()}
+        with pytest.raises(InvalidPayload):
+            phoenix.broadcast("room:1", "news", {"at": object()})
+
+
+@pytest.mark.parametrize("setting", ["json", json])
+def test_json_module(make_app: Callable[..., Flask], setting: Any) -> None:
+    app = make_app(PHOENIX_JSON=setting)
+    phoenix = Phoenix(app)
+    room(phoenix)
+    with Client(app) as client:
+        joined = client.join("room:1", {"n": 1.5})
+        assert joined.call("shout", {"text": "\u00e9"}).status == "ok"
+        assert joined.expect("shout") == {"text": "\u00e9"}
+        with pytest.raises(InvalidPayload):
+            phoenix.broadcast("room:1", "news", {"at": MOMENT})
+
+
+def test_json_module_does_the_work(make_app: Callable[..., Flask]) -> None:
+    written: list[Any] = []
+
+    def dumps(value: Any) -> str:
+        written.append(value)
+        return json.dumps(value)
+
+    phoenix = Phoenix(make_app(PHOENIX_JSON=SimpleNamespace(dumps=dumps, loads=json.loads)))
+    room(phoenix)
+    with Client(next(iter(phoenix._states)).app) as client:
+        joined = client.join("room:1")
+        phoenix.broadcast("room:1", "news", {"n": 1})
+        assert joined.expect("news") == {"n": 1}
+    assert {"n": 1} in written
+
+
+@pytest.mark.parametrize("setting", [7, object(), SimpleNamespace(dumps=json.dumps), "flask"])
+def test_json_module_that_is_none(make_app: Callable[..., Flask], setting: Any) -> None:
+    with pytest.raises(InvalidOption, match="PHOENIX_JSON"):
+        Phoenix(make_app(PHOENIX_JSON=setting))
+
+
+# Contexts
+
+
+class Diary:
+    """What happened, in order, and which contexts were open then."""
+
+    def __init__(self) -> None:
+        self.entries: list[str] = []
+
+    def note(self, what: str) -> None:
+        """Write down what happens, and the contexts."""
+        open_now = [name for name, has in (("app", has_app_context()), ("request", has_request_context())) if has()]
+        self.entries.append(f"{what} [{' '.join(open_now)}]")
+
+    def take(self) -> list[str]:
+        """Tear out what was written."""
+        entries, self.entries = self.entries, []
+        return entries
+
+
+@pytest.fixture
+def diary(app: Flask) -> Iterator[Diary]:
+    """Serve a channel all of whose methods write into a diary, and note each teardown."""
+    diary = Diary()
+    app.teardown_appcontext(lambda error: diary.entries.append("teardown"))
+
+    class NotingSerializer(V2Serializer):
+        def decode(self, frame: str | bytes) -> Message:
+            diary.note("frame")
+            return super().decode(frame)
+
+    phoenix = Phoenix(app)
+
+    @phoenix.socket("/socket", serializer=[(NotingSerializer, "~> 2.0.0")])
+    class UserSocket(Socket):
+        def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
+            diary.note("connect")
+
+    @UserSocket.channel("room:*")
+    class RoomChannel(Channel):
+        def join(self, payload: Any) -> None:
+            diary.note("join")
+
+        def after_join(self) -> None:
+            diary.note("after_join")
+
+        @on("event")
+        def event(self, payload: Any) -> Any:
+            assert current_app.name == app.name
+            assert "seen" not in g
+            g.seen = True
+            diary.note("event")
+            self.send("info")
+            return {}
+
+        @on("crash")
+        def crash(self, payload: Any) -> Any:
+            raise RuntimeError("crash")
+
+        def handle_info(self, message: Any) -> None:
+            assert "seen" not in g
+            diary.note("info")
+            self.push("informed", {})
+
+        def terminate(self, reason: Any) -> None:
+            diary.note("terminate")
+            ended.set()
+
+    ended = Event()
+    opened = Entry(app)
+    diary.entry, diary.ended = opened, ended  # type: ignore[attr-defined]
+    yield diary
+    opened.close()
+
+
+def say(diary: Diary, event: str, ref: int) -> str:
+    """Send an event over the WebSocket; return the reply."""
+    opened: Entry = diary.entry  # type: ignore[attr-defined]
+    opened.wire.text(json.dumps(["1", str(ref), "room:1", event, {}]))
+    return str(opened.wire.data())
+
+
+def test_handshake_is_torn_down_before_the_first_frame(diary: Diary) -> None:
+    assert diary.take() == ["connect [app request]", "teardown"]
+    say(diary, "phx_join", 1)
+    assert diary.take()[0] == "frame []"
+
+
+def test_each_callback_has_a_context_of_its_own(diary: Diary) -> None:
+    say(diary, "phx_join", 1)
+    diary.take()
+    for ref in (2, 3):
+        assert "ok" in say(diary, "event", ref)
+        opened: Entry = diary.entry  # type: ignore[attr-defined]
+        assert "informed" in str(opened.wire.data())
+        assert diary.take() == ["frame []", "event [app]", "teardown", "info [app]", "teardown"]
+
+
+def test_contexts_of_a_join_and_an_end(diary: Diary) -> None:
+    diary.take()
+    say(diary, "phx_join", 1)
+    say(diary, "phx_leave", 2)
+    assert diary.ended.wait(DEADLINE)  # type: ignore[attr-defined]
+    gevent.idle()
+    assert diary.take() == [
+        "frame []",
+        "join [app]",
+        "teardown",
+        "after_join [app]",
+        "teardown",
+        "frame []",
+        "terminate [app]",
+        "teardown",
+    ]
+
+
+def test_contexts_of_a_crash(diary: Diary) -> None:
+    say(diary, "phx_join", 1)
+    diary.take()
+    assert "channel_crash" in say(diary, "crash", 2)
+    assert diary.take() == ["frame []", "teardown", "terminate [app]", "teardown"]
+
+
+def test_teardown_hears_of_a_crash(app: Flask, phoenix: Phoenix, enter: Callable[..., Client]) -> None:
+    errors: list[Any] = []
+    app.teardown_appcontext(errors.append)
+    joined = enter().join("room:1")
+    errors.clear()
+    joined.push("unknown event")
+    joined.expect("phx_error")
+    assert "UnknownEvent" in repr(errors[0])
+
+
+def test_no_context_is_open_while_a_client_is_idle(diary: Diary) -> None:
+    say(diary, "phx_join", 1)
+    diary.take()
+    gevent.idle()
+    assert not has_app_context()
+    assert diary.take() == []
+
+
+def test_joins_of_many_leave_no_context(app: Flask, enter: Callable[..., Client]) -> None:
+    depth: list[int] = []
+    app.teardown_appcontext(lambda error: depth.append(1))
+    clients = [enter() for _ in range(20)]
+    for client in clients:
+        client.join("room:1")
+    assert len(depth) == 20 * 3  # the handshake, the join and what follows it
+    assert not has_app_context()
