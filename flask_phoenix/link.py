@@ -239,8 +239,6 @@ class ChannelLink(Link):
 
     def _close(self, reason: Any) -> None:
         """End on purpose: the notice first, then the author's cleaning up (``channel/server.ex``)."""
-        if self.ended:
-            return
         self.ended = True
         self.connection.send(self.protocol.close(self.membership))
         self._forget()

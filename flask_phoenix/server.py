@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -123,6 +124,11 @@ class Server(WSGIServer):
         upgrades: Callable[[dict[str, Any]], bool],
         **options: Any,
     ) -> None:
+        if "certfile" in options:
+            # Made once: gevent would make one for each connection, with a protocol that is deprecated.
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(options.pop("certfile"), options.pop("keyfile", None))
+            options["ssl_context"] = context
         super().__init__(address, app, spawn=Pool(), **options)
         self.engine = engine
         self.upgrades = upgrades

@@ -573,9 +573,10 @@ def test_json_module_does_the_work(make_app: Callable[..., Flask]) -> None:
         written.append(value)
         return json.dumps(value)
 
-    phoenix = Phoenix(make_app(PHOENIX_JSON=SimpleNamespace(dumps=dumps, loads=json.loads)))
+    app = make_app(PHOENIX_JSON=SimpleNamespace(dumps=dumps, loads=json.loads))
+    phoenix = Phoenix(app)
     room(phoenix)
-    with Client(next(iter(phoenix._states)).app) as client:
+    with Client(app) as client:
         joined = client.join("room:1")
         phoenix.broadcast("room:1", "news", {"n": 1})
         assert joined.expect("news") == {"n": 1}
@@ -592,20 +593,32 @@ def test_json_module_that_is_none(make_app: Callable[..., Flask], setting: Any) 
 
 
 class Diary:
-    """What happened, in order, and which contexts were open then."""
+    """What happened to one client, in order, and which contexts were open then."""
+
+    entry: Entry
 
     def __init__(self) -> None:
         self.entries: list[str] = []
+        self.ended = Event()
 
     def note(self, what: str) -> None:
         """Write down what happens, and the contexts."""
-        open_now = [name for name, has in (("app", has_app_context()), ("request", has_request_context())) if has()]
-        self.entries.append(f"{what} [{' '.join(open_now)}]")
+        contexts = {"app": has_app_context(), "request": has_request_context()}
+        self.entries.append(f"{what} [{' '.join(name for name, is_open in contexts.items() if is_open)}]")
 
     def take(self) -> list[str]:
         """Tear out what was written."""
         entries, self.entries = self.entries, []
         return entries
+
+    def say(self, event: str, ref: int) -> str:
+        """Send an event over the WebSocket; return what is answered."""
+        self.entry.wire.text(json.dumps(["1", str(ref), "room:1", event, {}]))
+        return self.hear()
+
+    def hear(self) -> str:
+        """Return the next thing that the client is sent."""
+        return str(self.entry.wire.data())
 
 
 @pytest.fixture
@@ -654,43 +667,33 @@ def diary(app: Flask) -> Iterator[Diary]:
 
         def terminate(self, reason: Any) -> None:
             diary.note("terminate")
-            ended.set()
+            diary.ended.set()
 
-    ended = Event()
-    opened = Entry(app)
-    diary.entry, diary.ended = opened, ended  # type: ignore[attr-defined]
+    diary.entry = Entry(app)
     yield diary
-    opened.close()
-
-
-def say(diary: Diary, event: str, ref: int) -> str:
-    """Send an event over the WebSocket; return the reply."""
-    opened: Entry = diary.entry  # type: ignore[attr-defined]
-    opened.wire.text(json.dumps(["1", str(ref), "room:1", event, {}]))
-    return str(opened.wire.data())
+    diary.entry.close()
 
 
 def test_handshake_is_torn_down_before_the_first_frame(diary: Diary) -> None:
     assert diary.take() == ["connect [app request]", "teardown"]
-    say(diary, "phx_join", 1)
+    diary.say("phx_join", 1)
     assert diary.take()[0] == "frame []"
 
 
 def test_each_callback_has_a_context_of_its_own(diary: Diary) -> None:
-    say(diary, "phx_join", 1)
+    diary.say("phx_join", 1)
     diary.take()
     for ref in (2, 3):
-        assert "ok" in say(diary, "event", ref)
-        opened: Entry = diary.entry  # type: ignore[attr-defined]
-        assert "informed" in str(opened.wire.data())
+        assert "ok" in diary.say("event", ref)
+        assert "informed" in diary.hear()
         assert diary.take() == ["frame []", "event [app]", "teardown", "info [app]", "teardown"]
 
 
 def test_contexts_of_a_join_and_an_end(diary: Diary) -> None:
     diary.take()
-    say(diary, "phx_join", 1)
-    say(diary, "phx_leave", 2)
-    assert diary.ended.wait(DEADLINE)  # type: ignore[attr-defined]
+    diary.say("phx_join", 1)
+    diary.say("phx_leave", 2)
+    assert diary.ended.wait(DEADLINE)
     gevent.idle()
     assert diary.take() == [
         "frame []",
@@ -705,9 +708,9 @@ def test_contexts_of_a_join_and_an_end(diary: Diary) -> None:
 
 
 def test_contexts_of_a_crash(diary: Diary) -> None:
-    say(diary, "phx_join", 1)
+    diary.say("phx_join", 1)
     diary.take()
-    assert "channel_crash" in say(diary, "crash", 2)
+    assert "channel_crash" in diary.say("crash", 2)
     assert diary.take() == ["frame []", "teardown", "terminate [app]", "teardown"]
 
 
@@ -722,7 +725,7 @@ def test_teardown_hears_of_a_crash(app: Flask, phoenix: Phoenix, enter: Callable
 
 
 def test_no_context_is_open_while_a_client_is_idle(diary: Diary) -> None:
-    say(diary, "phx_join", 1)
+    diary.say("phx_join", 1)
     diary.take()
     gevent.idle()
     assert not has_app_context()
