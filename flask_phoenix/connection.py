@@ -14,7 +14,7 @@ from .exceptions import InvalidPayload
 from .hub import Hub
 from .inbox import LIMIT, Inbox, Workers
 from .message import DISCONNECT, Broadcast, Frame
-from .pubsub import Delivery, Lane, PubSub, Subscriber, Write
+from .pubsub import Delivery, Each, Lane, PubSub, Subscriber, Write, call_each
 from .serializer import Serializer
 from .socket import BaseSocket, RawSocket
 
@@ -45,10 +45,12 @@ class Carrier:
     write: Write
     #: What :attr:`write` takes is bytes of a stream: pieces may be glued together.
     stream: bool
+    #: Writes the same to many clients of this carrier's kind.
+    each: Each = staticmethod(call_each)
 
     def lane(self, serializer: Serializer) -> Lane:
         """Return how broadcasts are written for this client; equal for all that can share the writing."""
-        return Lane(serializer, self.frame, self.stream)
+        return Lane(serializer, self.frame, self.stream, self.each)
 
     def close(self, code: int, reason: str) -> None:
         """Say goodbye and end."""

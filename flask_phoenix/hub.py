@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context
 from itertools import groupby
 from typing import Any
@@ -13,8 +12,6 @@ from gevent import monkey
 from gevent.queue import Queue
 
 from .pubsub import Delivery
-
-log = logging.getLogger(__name__)
 
 #: The identity of the OS thread; the patched function tells greenlets apart.
 thread_id = monkey.get_original("_thread", "get_ident")
@@ -136,33 +133,29 @@ class Hub:
 
     def _deliver(self, batch: list[Delivery]) -> None:
         served = 0
-        for data, receivers in plan(batch):
-            for receive in receivers:
-                try:
-                    receive(data)
-                except Exception:  # one receiver's failure is nobody else's
-                    log.exception("a broadcast failed at %r", receive)
-                served += 1
-                if served == STRIDE:
+        for run in plan(batch):
+            for start in range(0, len(run.receivers), STRIDE):
+                if served >= STRIDE:
                     served = 0
                     gevent.sleep(0)
+                some = run.receivers[start : start + STRIDE]
+                run.each(some, run.data)
+                served += len(some)
 
 
-def plan(batch: list[Delivery]) -> Iterator[tuple[Any, Collection[Any]]]:
-    """Turn a burst into calls: bytes of one receiver's stream in one call, in order; then everything else, in order."""
+def plan(batch: list[Delivery]) -> Iterator[Delivery]:
+    """Turn a burst into runs: bytes of one receiver's stream in one piece, in order; then everything else, in order."""
     runs = list(glued([delivery for delivery in batch if delivery.stream]))
     if len(runs) == 1:
-        yield runs[0].data, runs[0].receivers
+        yield runs[0]
     elif runs:
         shares: dict[Any, list[bytes]] = {}
         for run in runs:
             for receiver in run.receivers:
                 shares.setdefault(receiver, []).append(run.data)
         for receiver, pieces in shares.items():
-            yield b"".join(pieces), (receiver,)
-    for delivery in batch:
-        if not delivery.stream:
-            yield delivery.data, delivery.receivers
+            yield Delivery(None, b"".join(pieces), [receiver], True)
+    yield from (delivery for delivery in batch if not delivery.stream)
 
 
 def glued(batch: list[Delivery]) -> Iterator[Delivery]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import gevent
@@ -11,43 +11,45 @@ from gevent.ssl import SSLSocket
 
 
 class Outbox:
-    """The one way out to a socket: written at once while the kernel takes it, queued within bounds while it does not.
+    """What goes out to one socket: written while the kernel takes it, queued within bounds while it does not.
 
     :param limit: bytes that may wait.
-    :param overflow: called when more waits.
+    :param overflow: called, once, when more waits.
     """
 
-    __slots__ = ("_flusher", "_limit", "_overflow", "_overflowed", "_queue", "_send", "_size", "_sock", "shut")
+    __slots__ = ("_flusher", "_limit", "_overflow", "_queue", "_send", "_size", "_sock", "ready")
 
     def __init__(self, sock: Any, limit: int, overflow: Callable[[], None]) -> None:
         self._sock = sock
         self._limit = limit
-        self._overflow = overflow
-        # A TLS record cannot be half written: there everything goes through the queue. Elsewhere the system call is
-        # made on gevent's own non-blocking socket, past a wrapper that costs a tenth of each delivery.
-        self._send: Callable[[bytes], int] | None = None if isinstance(sock, SSLSocket) else sock._sock.send
-        self._queue: deque[bytes] | None = None
-        self._flusher: gevent.Greenlet[..., None] | None = None
+        self._overflow: Callable[[], None] | None = overflow
+        self._queue: deque[bytes] = deque()
         self._size = 0
-        self._overflowed = False
-        #: Nothing more is taken: the close frame is out, or the socket is broken.
-        self.shut = False
+        self._flusher: gevent.Greenlet[..., None] | None = None
+        # A TLS record cannot be half written: there everything is queued. Elsewhere the system call is made on gevent's
+        # own non-blocking socket, past a wrapper that costs a tenth of each delivery.
+        self._send: Callable[[bytes], int] = self._enqueue if isinstance(sock, SSLSocket) else sock._sock.send
+        #: Takes bytes and tells how many it took: the system call, or what stands in for it.
+        self.ready = self._send
+
+    @property
+    def shut(self) -> bool:
+        """Nothing more is taken: the last word is said, or the socket is broken."""
+        return self.ready == self._drop
+
+    def close(self) -> None:
+        """Take nothing more; what waits is still written."""
+        self.ready = self._drop
 
     def write(self, data: bytes) -> None:
         """Write or queue bytes; never block, never raise."""
-        if self.shut:
-            return
-        if self._queue is None and self._send is not None:
-            try:
-                sent = self._send(data)
-            except BlockingIOError:
-                sent = 0
-            except OSError:
-                self.shut = True
-                return
-            if sent == len(data):
-                return
-            data = data[sent:]
+        write_each((self,), data)
+
+    __call__ = write
+
+    def rest(self, data: bytes) -> None:
+        """Queue what the kernel did not take."""
+        self.ready = self._enqueue
         self._enqueue(data)
 
     def join(self) -> None:
@@ -55,22 +57,42 @@ class Outbox:
         if self._flusher is not None:
             self._flusher.join()
 
-    def _enqueue(self, data: bytes) -> None:
-        self._size += len(data)
-        if self._queue is None:
-            self._queue = deque((data,))
-            self._flusher = gevent.spawn(self._flush, self._queue)
-        else:
-            self._queue.append(data)
-        if self._size > self._limit and not self._overflowed:
-            self._overflowed = True
-            self._overflow()
+    def _drop(self, data: bytes) -> int:
+        return len(data)
 
-    def _flush(self, queue: deque[bytes]) -> None:
+    def _enqueue(self, data: bytes) -> int:
+        self._queue.append(data)
+        self._size += len(data)
+        if self._flusher is None:
+            self._flusher = gevent.spawn(self._flush)
+        if self._size > self._limit and self._overflow is not None:
+            overflow, self._overflow = self._overflow, None
+            overflow()
+        return len(data)
+
+    def _flush(self) -> None:
         try:
-            while queue:
-                self._sock.sendall(queue[0])
-                self._size -= len(queue.popleft())
+            while self._queue:
+                self._sock.sendall(self._queue[0])
+                self._size -= len(self._queue.popleft())
         except OSError:
-            self.shut = True
-        self._queue = self._flusher = None
+            self._queue.clear()
+            self.close()
+        self._flusher = None
+        if not self.shut:
+            self.ready = self._send
+
+
+def write_each(outboxes: Iterable[Outbox], data: bytes) -> None:
+    """Write the same bytes to many: the innermost loop of a broadcast."""
+    size = len(data)
+    for outbox in outboxes:
+        try:
+            sent = outbox.ready(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            outbox.close()
+            continue
+        if sent != size:
+            outbox.rest(data[sent:])

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .message import Broadcast, Frame
 from .serializer import Serializer
 
+log = logging.getLogger(__name__)
+
 #: Takes one piece of bytes (or whatever a lane makes) to one client, at once and without ever raising or blocking.
 Write = Callable[[Any], None]
 #: Told of a broadcast, at once; the work that follows is done elsewhere.
 Notify = Callable[[Broadcast], None]
+
+
+#: Gives the same data to many receivers.
+Each = Callable[[Sequence[Any], Any], None]
+
+
+def call_each(receivers: Sequence[Callable[[Any], Any]], data: Any) -> None:
+    """Call many receivers; what one of them fails at is nobody else's."""
+    for receive in receivers:
+        try:
+            receive(data)
+        except Exception:
+            log.exception("a broadcast failed at %r", receive)
 
 
 class Lane(NamedTuple):
@@ -24,6 +40,8 @@ class Lane(NamedTuple):
     frame: Callable[[Frame], Any]
     #: What :attr:`frame` makes is bytes of a stream: pieces may be glued together.
     stream: bool
+    #: How the same piece is written to many clients of this lane.
+    each: Each = call_each
 
     def encode(self, broadcast: Broadcast) -> Any:
         """Write a broadcast for every client of this lane.
@@ -100,6 +118,7 @@ class Delivery(NamedTuple):
     receivers: list[Any]
     #: The data is bytes of a stream and may be glued to what follows for the same receiver.
     stream: bool
+    each: Each = call_each
 
 
 class PubSub:
@@ -168,4 +187,4 @@ class PubSub:
             return Delivery(broadcast.topic, broadcast, group.listeners(sender), False)
         writers = group.writers(sender)
         data = group.lane.encode(broadcast) if writers else b""
-        return Delivery(broadcast.topic, data, writers, group.lane.stream)
+        return Delivery(broadcast.topic, data, writers, group.lane.stream, group.lane.each)

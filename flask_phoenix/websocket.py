@@ -24,7 +24,8 @@ from websockets.server import ServerProtocol
 from .connection import Carrier, Connection
 from .exceptions import InvalidMessage
 from .message import Frame
-from .outbox import Outbox
+from .outbox import Outbox, write_each
+from .pubsub import call_each
 
 try:
     from websockets.speedups import apply_mask
@@ -133,7 +134,8 @@ class WebSocketCarrier(Carrier):
         self._plain = self.stream
         # Without compression all clients share the bytes of a broadcast; with it, each client's differ.
         self.frame = write_frame if self.stream else unchanged
-        self.write = self._outbox.write if self.stream else self._write_compressed
+        self.write = self._outbox if self.stream else self._write_compressed
+        self.each = write_each if self.stream else call_each
 
     def serve(self, connection: Connection) -> None:
         """Carry frames until the client or the server ends the connection."""
@@ -154,7 +156,6 @@ class WebSocketCarrier(Carrier):
         if self._codec.state is State.OPEN:
             self._codec.send_close(code, reason)
             self._write_due()
-            self._outbox.shut = True
             self._watch(CLOSE_TIMEOUT, self._cut)
 
     def _carry(self) -> None:
@@ -224,7 +225,7 @@ class WebSocketCarrier(Carrier):
             if data:
                 self._outbox.write(data)
         if self._codec.state is not State.OPEN:
-            self._outbox.shut = True
+            self._outbox.close()
 
     def _write_compressed(self, frame: Frame) -> None:
         if self._codec.state is State.OPEN:
@@ -268,7 +269,7 @@ class WebSocketCarrier(Carrier):
     def _hang_up(self) -> None:
         """End the road so that the client gets what was written: all of it, then the end of the stream."""
         self._watch(CLOSE_TIMEOUT, self._cut)
-        self._outbox.shut = True
+        self._outbox.close()
         with suppress(OSError):  # it may have ended already
             self._outbox.join()
             self._sock.shutdown(SHUT_WR)

@@ -210,6 +210,28 @@ def test_mount_returns_the_class(phoenix: Phoenix) -> None:
     assert phoenix.socket("/other")(Socket) is Socket
 
 
+@pytest.mark.parametrize("path", ["/socket", "/socket/", "socket"])
+def test_two_mounts_at_one_place(phoenix: Phoenix, path: str) -> None:
+    with pytest.raises(InvalidOption, match="/socket/websocket"):
+        phoenix.socket(path)(Socket)
+
+
+def test_two_mounts_at_one_place_of_an_app_to_come(make_app: Callable[..., Flask]) -> None:
+    def build() -> None:
+        phoenix = Phoenix()
+        for _ in range(2):
+            phoenix.socket("/socket")(Socket)
+        phoenix.init_app(make_app())
+
+    with pytest.raises(InvalidOption, match="/socket/websocket"):
+        build()
+
+
+def test_mount_that_is_not_there(app: Flask, phoenix: Phoenix) -> None:
+    with pytest.raises(PhoenixError, match="/socket/websocket"):
+        Client(app, "/nowhere")
+
+
 def test_unknown_option_at_the_mount(phoenix: Phoenix) -> None:
     with pytest.raises(InvalidOption, match="'compress'"):
         phoenix.socket("/other", compres=True)(Socket)

@@ -216,8 +216,11 @@ def test_bad_value_of_the_configuration() -> None:
 
 
 def test_bad_requirement_is_found_at_the_mount() -> None:
+    app = Flask(__name__)
+    mounting = Phoenix(app).socket("/socket", serializer=[(V2Serializer, "~> 2")])
     with pytest.raises(InvalidOption, match="~> 2"):
-        Phoenix(Flask(__name__)).socket("/socket", serializer=[(V2Serializer, "~> 2")])(UserSocket)
+        mounting(UserSocket)
+    assert "phoenix" in app.extensions
 
 
 @pytest.mark.parametrize("key", ["cookies", "peer", "auth_token"])

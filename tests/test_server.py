@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -34,7 +35,7 @@ from flask_phoenix.server import (
 )
 from flask_phoenix.testing import Client
 from tests.processes import DEADLINE, HOST, ROOT
-from tests.wire import ACCEPT, UPGRADE, Wire, open_foreign
+from tests.wire import ACCEPT, UPGRADE, Wire, open_foreign, tls_contexts
 
 
 @pytest.fixture
@@ -163,6 +164,8 @@ def app() -> Iterator[Flask]:
 
         def terminate(self, reason: Any) -> None:
             ended.put(reason)
+            if self.subtopic == "slow":
+                app.config["RELEASED"].wait(DEADLINE)
 
     @app.route("/ws", websocket=True)
     def ws() -> str:
@@ -175,6 +178,7 @@ def app() -> Iterator[Flask]:
         return "home"
 
     ended: Queue[Any] = app.config.setdefault("ENDED", Queue())
+    app.config["RELEASED"] = Event()
     yield app
     app.extensions["phoenix"].engine.stop()
 
@@ -220,6 +224,17 @@ def test_drain_waits_until_the_roads_have_ended(engine: Engine) -> None:
     for greenlet in (*roads, draining):
         greenlet.get(timeout=DEADLINE)
     assert order == ["road", "road", "drained"]
+
+
+def test_drain_waits_for_the_authors_code(app: Flask, engine: Engine) -> None:
+    with Client(app) as client:
+        client.join("room:slow")
+        draining = gevent.spawn(drain, engine)
+        assert app.config["ENDED"].get(timeout=DEADLINE) == "draining"
+        gevent.idle()
+        assert not draining.ready()
+        app.config["RELEASED"].set()
+        draining.get(timeout=DEADLINE)
 
 
 def test_drain_does_not_wait_for_ever(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -392,6 +407,24 @@ def test_client_that_vanishes_is_forgotten(dial: Callable[..., Wire], engine: En
     assert app.config["ENDED"].get(timeout=DEADLINE) == "closed"
     assert not engine.connections
     engine.wait_until_quiet(DEADLINE)
+
+
+def test_server_carries_frames_over_tls(app: Flask, engine: Engine, tmp_path: Path) -> None:
+    here, there = tls_contexts(tmp_path)
+    served = Server((HOST, 0), app, engine, app.extensions["phoenix"].upgrades, log=None, ssl_context=here)
+    served.start()
+    try:
+        with socket.create_connection((HOST, port_of(served)), DEADLINE) as sock:
+            client = Wire(there.wrap_socket(sock))
+            client.sock.sendall(get("/socket/websocket?vsn=2.0.0", UPGRADE))
+            assert head(client).startswith("HTTP/1.1 101")
+            client.text('["1","1","room:1","phx_join",{}]')
+            assert client.data() == '["1","1","room:1","phx_reply",{"status":"ok","response":{}}]'
+            client.sock.close()
+            assert app.config["ENDED"].get(timeout=DEADLINE) == "closed"
+    finally:
+        drain(engine)
+        served.stop(timeout=DEADLINE)
 
 
 def test_serves_until_stopped(app: Flask, engine: Engine) -> None:

@@ -14,7 +14,7 @@ import gevent
 import pytest
 from gevent import socket
 from gevent.event import Event
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from websockets.extensions.base import Extension
 from websockets.extensions.permessage_deflate import PerMessageDeflate
@@ -26,10 +26,10 @@ from flask_phoenix import websocket
 from flask_phoenix.channel import Channel, on
 from flask_phoenix.connection import Connection, Engine, RawConnection
 from flask_phoenix.exceptions import InvalidMessage
-from flask_phoenix.message import Broadcast
+from flask_phoenix.message import Broadcast, Message
 from flask_phoenix.multiplexer import ChannelConnection
 from flask_phoenix.protocol import Protocol
-from flask_phoenix.serializer import Json, V2Serializer
+from flask_phoenix.serializer import Json, Serializer, V2Serializer
 from flask_phoenix.socket import RawSocket, Socket
 from flask_phoenix.websocket import Limits, WebSocketCarrier, negotiate, read_message, write_frame
 from tests.processes import DEADLINE
@@ -118,12 +118,18 @@ class Roads:
         raw.assigns["ended"] = Event()
         return self._serve(lambda carrier: RawConnection(self.engine, raw, None, carrier), pair, extensions, limits)
 
-    def rooms(self, pair: Ends = None, extensions: list[Extension] | None = None, **limits: Any) -> Road:
+    def rooms(
+        self,
+        pair: Ends = None,
+        extensions: list[Extension] | None = None,
+        serializer: Serializer = V2,
+        **limits: Any,
+    ) -> Road:
         """Serve channels."""
 
         def make(carrier: WebSocketCarrier) -> Connection:
             user = RoomSocket({}, "websocket")
-            return ChannelConnection(self.engine, user, None, carrier, Protocol(V2, user.match))
+            return ChannelConnection(self.engine, user, None, carrier, Protocol(serializer, user.match))
 
         return self._serve(make, pair, extensions, limits)
 
@@ -477,6 +483,47 @@ def test_what_is_no_message(roads: Roads, caplog: pytest.LogCaptureFixture) -> N
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert "RoomSocket" in record.getMessage()
+
+
+class FragileSerializer(V2Serializer):
+    """Has a mistake of its author's."""
+
+    def decode(self, frame: str | bytes) -> Message:
+        raise ZeroDivisionError
+
+
+def test_message_that_nobody_expected(roads: Roads, caplog: pytest.LogCaptureFixture) -> None:
+    road = roads.rooms(serializer=FragileSerializer(Json()))
+    road.client.text(JOIN)
+    assert road.client.closed() == 1011
+    road.ended()
+    assert "ZeroDivisionError" in caplog.text
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 15), st.binary(max_size=200), st.booleans(), st.sampled_from([0, 0, 0, 4]))
+        | st.binary(max_size=20),
+        max_size=8,
+    )
+)
+def test_whatever_a_client_sends(frames: list[tuple[int, bytes, bool, int] | bytes]) -> None:
+    roads = Roads()
+    try:
+        road = roads.rooms()
+        for frame in frames:
+            if isinstance(frame, bytes):
+                road.client.sock.sendall(frame)
+            else:
+                opcode, data, fin, rsv = frame
+                road.client.send(opcode, data, fin=fin, rsv=rsv)
+        road.client.sock.shutdown(socket.SHUT_WR)
+        while road.client.sock.recv(65536):
+            pass
+        road.ended()
+    finally:
+        roads.stop()
 
 
 # Time

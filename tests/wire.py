@@ -185,13 +185,19 @@ def certify(folder: Path) -> tuple[str, str]:
     return certificate, key
 
 
-def tls_pair(folder: Path) -> tuple[Any, Any]:
-    """Return the server's and the client's end of a TLS connection."""
+def tls_contexts(folder: Path) -> tuple[SSLContext, SSLContext]:
+    """Return the server's and the client's side of TLS, with gevent's sockets."""
     certificate, key = certify(folder)
     server, client = SSLContext(PROTOCOL_TLS_SERVER), SSLContext(PROTOCOL_TLS_CLIENT)
     server.load_cert_chain(certificate, key)
     client.load_verify_locations(certificate)
     client.check_hostname = False
+    return server, client
+
+
+def tls_pair(folder: Path) -> tuple[Any, Any]:
+    """Return the server's and the client's end of a TLS connection."""
+    server, client = tls_contexts(folder)
     ours, theirs = socket.socketpair()
     for end in (ours, theirs):
         end.settimeout(DEADLINE)
