@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context
 from itertools import groupby
+from time import perf_counter
 from typing import Any
 
 import gevent
@@ -20,6 +21,9 @@ thread_id = monkey.get_original("_thread", "get_ident")
 STRIDE = 256
 #: So many deliveries are gathered at most before a large one begins.
 MOST = 64
+#: In a burst, the hub waits for this part of the time that its last work took, and for so many seconds at most.
+LINGER = 0.05
+LONGEST = 0.002
 
 
 class Hub:
@@ -105,20 +109,34 @@ class Hub:
         self._queue.put(delivery)
 
     def _run(self) -> None:
+        spent = 0.0
         while True:
             batch = [self._queue.get()]
-            self._drain(batch)
-            # Before much work, look at what is on its way as long as something comes: it can share the writes.
-            while len(batch) < MOST and sum(len(delivery.receivers) for delivery in batch) > STRIDE:
-                before = len(batch)
-                gevent.sleep(0)
-                self._drain(batch)
-                if len(batch) == before:
-                    break
+            self._gather(batch, spent)
             self._turn()
+            began = perf_counter()
             self._deliver(batch)
+            spent = perf_counter() - began
             for delivery in batch:
                 self._settle(delivery.key)
+
+    def _gather(self, batch: list[Delivery], spent: float) -> None:
+        """Add what has come meanwhile; before much work, also what is on its way: it can share the writes.
+
+        :param spent: seconds that the last batch took.
+        """
+        self._drain(batch)
+        if sum(len(delivery.receivers) for delivery in batch) <= STRIDE:
+            return
+        before = 0
+        while before < len(batch) < MOST:
+            before = len(batch)
+            gevent.sleep(0)
+            self._drain(batch)
+        if len(batch) > 1:
+            # A burst: those who have just been served answer now, and a short wait lets their messages in.
+            gevent.sleep(min(spent * LINGER, LONGEST))
+            self._drain(batch)
 
     def _drain(self, batch: list[Delivery]) -> None:
         while not self._queue.empty():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from gevent import socket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_phoenix.outbox import Outbox
+from flask_phoenix.outbox import Outbox, write_each
 from tests.processes import DEADLINE
 from tests.wire import Wire, fill, tls_pair
 
@@ -31,11 +32,17 @@ def never() -> None:
     pytest.fail("an overflow where everything fits")
 
 
-@pytest.fixture
-def pair() -> Iterator[Pair]:
+@contextmanager
+def connected() -> Iterator[Pair]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         yield Pair(ours, Wire(theirs))
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with connected() as pair:
+        yield pair
 
 
 @pytest.fixture
@@ -94,9 +101,8 @@ def test_writes_at_once_again_when_nothing_waits(pair: Pair) -> None:
 @given(st.lists(st.integers(0, 400_000), max_size=10), st.integers())
 def test_order_is_kept(sizes: list[int], seed: int) -> None:
     dice = random.Random(seed)
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        outbox, wire = Outbox(ours, 10 * LIMIT, never), Wire(theirs)
+    with connected() as pair:
+        outbox, wire = Outbox(pair.ours, 10 * LIMIT, never), pair.theirs
         pieces = [dice.randbytes(size) for size in sizes]
         whole = b"".join(pieces)
         reader = gevent.spawn(wire.take, len(whole))
@@ -132,25 +138,58 @@ def test_what_was_taken_counts_no_more(pair: Pair) -> None:
 
 def test_overflow_may_write_a_last_word(pair: Pair) -> None:
     def overflow() -> None:
-        if not outbox.shut:
-            outbox.shut = True
+        outbox.write(b"last word")
+        outbox.close()
 
     outbox = Outbox(pair.ours, 10, overflow)
     filled = fill(pair.ours)
     outbox.write(b"x" * 11)
     outbox.write(b"never sent")
-    pair.theirs.take(filled + 11)
+    assert outbox.shut
+    assert pair.theirs.take(filled + 20).endswith(b"x" * 11 + b"last word")
+    outbox.join()
+    assert outbox.shut
+    pair.ours.shutdown(socket.SHUT_WR)
+    pair.theirs.ended()
+
+
+def test_closed_outbox_takes_nothing(pair: Pair) -> None:
+    outbox = Outbox(pair.ours, LIMIT, never)
+    outbox.close()
+    outbox.write(b"late")
+    pair.ours.shutdown(socket.SHUT_WR)
+    pair.theirs.ended()
+
+
+def test_closed_outbox_still_writes_what_waits(pair: Pair) -> None:
+    outbox = Outbox(pair.ours, LIMIT, never)
+    filled = fill(pair.ours)
+    outbox.write(b"waits")
+    outbox.close()
+    outbox.write(b"late")
+    assert pair.theirs.take(filled + 5).endswith(b"waits")
     outbox.join()
     pair.ours.shutdown(socket.SHUT_WR)
     pair.theirs.ended()
 
 
-def test_shut_takes_nothing(pair: Pair) -> None:
-    outbox = Outbox(pair.ours, LIMIT, never)
-    outbox.shut = True
-    outbox.write(b"late")
-    pair.ours.shutdown(socket.SHUT_WR)
-    pair.theirs.ended()
+def test_many_at_once() -> None:
+    """One that is full, one that is broken and one that is closed are nobody else's business."""
+    overflows: list[str] = []
+    with ExitStack() as stack:
+        pairs = {name: stack.enter_context(connected()) for name in ("first", "full", "broken", "closed", "last")}
+        outboxes = {name: Outbox(pair.ours, 4, lambda: overflows.append("full")) for name, pair in pairs.items()}
+        wires = {name: pair.theirs for name, pair in pairs.items()}
+        filled = fill(pairs["full"].ours)
+        wires["broken"].sock.close()
+        outboxes["closed"].close()
+        for data in (b"one", b"two"):
+            write_each(outboxes.values(), data)
+        assert overflows == ["full"]
+        assert [wires[name].take(6) for name in ("first", "last")] == [b"onetwo"] * 2
+        assert wires["full"].take(filled + 6).endswith(b"onetwo")
+        outboxes["full"].join()
+        assert [name for name, outbox in outboxes.items() if outbox.shut] == ["broken", "closed"]
 
 
 def test_broken_socket(pair: Pair) -> None:
