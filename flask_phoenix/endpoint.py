@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from flask import Flask, Response, abort, make_response, request
 
 from .connection import Carrier, Connection, Engine, RawConnection
-from .exceptions import InvalidMessage, InvalidReturn, Refused, UnknownVersion, Unsupported
+from .exceptions import InvalidMessage, InvalidOption, InvalidReturn, Refused, UnknownVersion, Unsupported
 from .handshake import Entrance, check_origin, choose_protocol, enter, offered_protocols, refuse
 from .mount import Mount
 from .multiplexer import ChannelConnection
@@ -45,7 +45,12 @@ class Endpoint:
         return f"{NAME}{self.url}"
 
     def register(self, app: Flask) -> None:
-        """Add the rules of this mount to an app, with and without a slash at the end."""
+        """Add the rules of this mount to an app, with and without a slash at the end.
+
+        :raises InvalidOption: another socket is mounted there.
+        """
+        if self.name in app.view_functions:
+            raise InvalidOption(f"two sockets are mounted at {self.url}; mount each at a path of its own")
         app.endpoint(self.name)(self.websocket)
         for websocket in (True, False):
             # Past add_url_rule, which lets no WebSocket rule take every method: wrong ones are to get our own answer.

@@ -13,7 +13,7 @@ from gevent.ssl import SSLSocket
 class Outbox:
     """What goes out to one socket: written while the kernel takes it, queued within bounds while it does not.
 
-    :param limit: bytes that may wait.
+    :param limit: bytes that may wait when more comes; one message may be larger.
     :param overflow: called, once, when more waits.
     """
 
@@ -43,7 +43,15 @@ class Outbox:
 
     def write(self, data: bytes) -> None:
         """Write or queue bytes; never block, never raise."""
-        write_each((self,), data)
+        try:
+            sent = self.ready(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        if sent != len(data):
+            self.rest(data[sent:])
 
     __call__ = write
 
@@ -61,13 +69,15 @@ class Outbox:
         return len(data)
 
     def _enqueue(self, data: bytes) -> int:
+        if self._size >= self._limit and self._overflow is not None:
+            overflow, self._overflow = self._overflow, None
+            overflow()
+            if self.shut:
+                return len(data)  # not behind the close frame
         self._queue.append(data)
         self._size += len(data)
         if self._flusher is None:
             self._flusher = gevent.spawn(self._flush)
-        if self._size > self._limit and self._overflow is not None:
-            overflow, self._overflow = self._overflow, None
-            overflow()
         return len(data)
 
     def _flush(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ from gevent import monkey
 from gevent.event import Event
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
+from gevent.ssl import Purpose, create_default_context
 from geventwebsocket.handler import WebSocketHandler
 from werkzeug.exceptions import HTTPException
 
@@ -126,7 +126,7 @@ class Server(WSGIServer):
     ) -> None:
         if "certfile" in options:
             # Made once: gevent would make one for each connection, with a protocol that is deprecated.
-            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context = create_default_context(Purpose.CLIENT_AUTH)
             context.load_cert_chain(options.pop("certfile"), options.pop("keyfile", None))
             options["ssl_context"] = context
         super().__init__(address, app, spawn=Pool(), **options)

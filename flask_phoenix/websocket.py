@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 #: Seconds that a client has to answer a close frame before the road is cut.
 CLOSE_TIMEOUT = 2.0
 #: How much is read at a time.
-CHUNK = 65536
+CHUNK = 16384
 READ = 1
 #: The first byte of a text and of a binary message in one frame.
 WHOLE = (0x81, 0x82)
@@ -70,6 +70,8 @@ def negotiate(environ: Mapping[str, Any], headers: list[tuple[str, str]], compre
         value = environ.get(f"HTTP_{name.upper()}", "")
         if token not in value.lower():
             raise InvalidMessage(f"'{name}' header must contain '{token}', got {[value] if value else []}")
+    if environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
+        raise InvalidMessage("a WebSocket needs HTTP/1.1")
     server = ServerProtocol(extensions=[ServerPerMessageDeflateFactory()] if compress else None)
     try:
         accept, extensions, _ = server.process_request(Request("/", Headers(headers)))

@@ -128,8 +128,8 @@ def test_a_burst_of_both_kinds(hub: Hub) -> None:
 def test_a_plan() -> None:
     ann, bob = ["ann"], ["ann", "bob"]
     batch = [stream(b"1", ann), stream(b"2", ann), piece("x", bob), stream(b"3", bob)]
-    assert [list(each) for each in plan(batch)] == [[b"123", ("ann",)], [b"3", ("bob",)], ["x", bob]]
-    assert list(plan(batch[:2])) == [(b"12", ann)]
+    assert [(run.data, run.receivers) for run in plan(batch)] == [(b"123", ["ann"]), (b"3", ["bob"]), ("x", bob)]
+    assert [(run.data, run.receivers) for run in plan(batch[:2])] == [(b"12", ann)]
     assert list(plan([])) == []
 
 

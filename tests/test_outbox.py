@@ -113,6 +113,13 @@ def test_order_is_kept(sizes: list[int], seed: int) -> None:
         assert reader.get(timeout=DEADLINE) == whole
 
 
+def test_one_message_may_be_larger_than_the_bound(pair: Pair) -> None:
+    outbox = Outbox(pair.ours, 1000, never)
+    filled = fill(pair.ours)
+    outbox.write(b"x" * 5000)
+    assert pair.theirs.take(filled + 5000)[-5000:] == b"x" * 5000
+
+
 def test_bound(pair: Pair) -> None:
     overflows: list[int] = []
     outbox = Outbox(pair.ours, 1000, lambda: overflows.append(1))
@@ -178,7 +185,7 @@ def test_many_at_once() -> None:
     overflows: list[str] = []
     with ExitStack() as stack:
         pairs = {name: stack.enter_context(connected()) for name in ("first", "full", "broken", "closed", "last")}
-        outboxes = {name: Outbox(pair.ours, 4, lambda: overflows.append("full")) for name, pair in pairs.items()}
+        outboxes = {name: Outbox(pair.ours, 3, lambda: overflows.append("full")) for name, pair in pairs.items()}
         wires = {name: pair.theirs for name, pair in pairs.items()}
         filled = fill(pairs["full"].ours)
         wires["broken"].sock.close()

@@ -1,6 +1,6 @@
-"""The application that the golden conversations were recorded from, on this package: ``python -m tests.golden.peer PORT``."""
+"""The application that the golden conversations were recorded from: ``python -m tests.golden.peer PORT``."""
 
-# ruff: noqa: E402, I001 - patching comes first
+# ruff: noqa: E402 - patching comes first
 from __future__ import annotations
 
 from gevent import monkey
