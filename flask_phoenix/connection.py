@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
@@ -10,12 +11,18 @@ from typing import Any
 
 import gevent
 
+from .envelope import pack, unpack
 from .exceptions import InvalidPayload
 from .hub import Hub
 from .inbox import LIMIT, Inbox, Workers
 from .message import DISCONNECT, Broadcast, Frame
-from .pubsub import Delivery, Each, Lane, PubSub, Subscriber, Write, call_each
-from .serializer import Serializer
+from .envelope import pack, unpack
+from .exceptions import InvalidPayload
+from .hub import Hub
+from .inbox import LIMIT, Inbox, Workers
+from .message import DISCONNECT, Broadcast, Frame
+from .pubsub import Adapter, Delivery, Each, Lane, PubSub, Subscriber, Write, call_each
+from .serializer import Json, Serializer
 from .socket import BaseSocket, RawSocket
 
 log = logging.getLogger(__name__)
@@ -61,24 +68,49 @@ class Engine:
     """What the connections of one app share in one process.
 
     :param context: makes the context in which each callback of an author runs.
+    :param adapter: the way to other nodes.
     """
 
-    def __init__(self, context: Callable[[], AbstractContextManager[Any]]) -> None:
+    def __init__(
+        self, context: Callable[[], AbstractContextManager[Any]], json: Json, adapter: Adapter | None = None
+    ) -> None:
         self.context = context
+        self.adapter = adapter
+        self._json = json
         self.hub = Hub()
-        self.pubsub = PubSub(self.hub.put)
+        self.pubsub = PubSub(self.hub.put, adapter)
         self.workers = Workers()
         self.connections: set[Connection] = set()
         #: The server of this process has been looked at.
         self.joined_server = False
         #: The process is about to end: nobody is let in any more.
         self.draining = False
+        #: The name of this process among all; made in it, and empty before it starts.
+        self.node = ""
         self._roads = 0
+
+    def serve(self) -> None:
+        """Start what connections need, in the process and the thread that serve them; a second call does nothing."""
+        self.hub.start()
+        self._start()
 
     def stop(self) -> None:
         """Stop what runs for the connections, which are to be closed by then."""
+        if self.adapter is not None and self.node:
+            self.adapter.stop()
+        self.node = ""
         self.hub.stop()
         self.workers.close()
+
+    def _start(self) -> None:
+        if not self.node:
+            self.node = secrets.token_hex(8)
+            if self.adapter is not None:
+                self.adapter.start(self.node, self._received)
+
+    def _received(self, topic: str, data: bytes) -> None:
+        """Deliver what another node has published."""
+        self.pubsub.broadcast(unpack(topic, data, self._json))
 
     @contextmanager
     def carrying(self) -> Iterator[None]:
@@ -95,10 +127,12 @@ class Engine:
             gevent.sleep(LOOK)
             seconds -= LOOK
 
-    def broadcast(self, broadcast: Broadcast, sender: Subscriber | None = None) -> None:
+    def broadcast(self, broadcast: Broadcast, sender: Subscriber | None = None, local: bool = False) -> None:
         """Hand a broadcast to everybody who hears its topic; from any thread.
 
-        :raises InvalidPayload: somebody cannot take the payload; nobody has been served then.
+        :param local: to nobody on other nodes.
+        :raises InvalidPayload: somebody here cannot take the payload; nobody has been served then.
+        :raises PhoenixError: it cannot be published; clients of this node have got it.
         """
         if not isinstance(broadcast.topic, str) or not isinstance(broadcast.event, str):
             raise InvalidPayload(
@@ -109,6 +143,9 @@ class Engine:
             broadcast = broadcast._replace(payload=deepcopy(broadcast.payload))
             self.pubsub.check(broadcast)
         self.hub.call(self.pubsub.broadcast, broadcast, sender)
+        if self.adapter is not None and not local:
+            self._start()
+            self.adapter.publish(broadcast.topic, pack(broadcast, self._json))
 
 
 class Connection:
@@ -132,7 +169,7 @@ class Connection:
 
     def opened(self) -> None:
         """Begin: the road is open."""
-        self.engine.hub.start()
+        self.engine.serve()
         self.open = True
         self.engine.connections.add(self)
         if self.id is not None:

@@ -20,7 +20,7 @@ from .handshake import PHOENIX_PROTOCOL, csrf_token
 from .inbox import Inbox
 from .message import DISCONNECT, Broadcast
 from .mount import make_mount
-from .pubsub import Notify, Subscriber
+from .pubsub import Adapter, Notify, Subscriber
 from .serializer import Json
 from .server import Server, require_patched
 from .socket import BaseSocket
@@ -33,10 +33,10 @@ SocketClass = TypeVar("SocketClass", bound=type[BaseSocket])
 class State:
     """What one app has of this extension; ``app.extensions["phoenix"]``."""
 
-    def __init__(self, app: Flask) -> None:
+    def __init__(self, app: Flask, adapter: Adapter | None) -> None:
         self.app = app
-        self.engine = Engine(app.app_context)
         self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), getattr(app.json, "default", None))
+        self.engine = Engine(app.app_context, self.json, adapter)
         self.endpoints: list[Endpoint] = []
 
     def mount(self, path: str, socket: type[BaseSocket], options: dict[str, Any]) -> None:
@@ -95,7 +95,8 @@ class Phoenix:
     OS thread.
     """
 
-    def __init__(self, app: Flask | None = None) -> None:
+    def __init__(self, app: Flask | None = None, adapter: Adapter | None = None) -> None:
+        self._adapter = adapter
         self._mounts: list[tuple[str, type[BaseSocket], dict[str, Any]]] = []
         self._states: WeakSet[State] = WeakSet()
         if app is not None:
@@ -110,7 +111,7 @@ class Phoenix:
         """
         if "phoenix" in app.extensions:
             raise InvalidOption("this app has been initialised already; call init_app once for each app")
-        state = State(app)
+        state = State(app, self._adapter)
         for path, socket, options in self._mounts:
             state.mount(path, socket, options)
         app.extensions["phoenix"] = state
@@ -156,7 +157,7 @@ class Phoenix:
 
         :raises InvalidPayload: as :meth:`broadcast`.
         """
-        self._state().engine.broadcast(Broadcast(topic, event, payload))
+        self._state().engine.broadcast(Broadcast(topic, event, payload), local=True)
 
     def subscribe(self, topic: str, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
         """Call a function with each broadcast on a topic, in order, in an app context; call the answer to end it."""

@@ -60,6 +60,12 @@ class Options:
     error_handler: Callable[[Any], Any] | None = None
     #: Channels that one client may join.
     max_channels: int = 100
+    #: Long polling: seconds that a poll waits. Who has not polled for one and a half of them is gone.
+    window: float = 10.0
+    #: Long polling: seconds in which another node has to say that it has a session.
+    pubsub_timeout: float = 2.0
+    #: Long polling: seconds for which a session's token is valid.
+    token_max_age: float = 1_209_600.0
 
     @property
     def info_keys(self) -> list[str]:

@@ -121,19 +121,58 @@ class Delivery(NamedTuple):
     each: Each = call_each
 
 
+class Adapter:
+    """Carries broadcasts between nodes. Subclass it, and hand it in: ``Phoenix(adapter=...)``.
+
+    It is started in the process that serves, never before a fork.
+    """
+
+    def start(self, node: str, receive: Callable[[str, bytes], None]) -> None:
+        """Begin.
+
+        :param node: the name of this node, unique among all.
+        :param receive: to be called, in the thread of the event loop and in order, with each topic and data that another
+            node has published on a topic that this one subscribes to; never with what this node has published.
+        """
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End."""
+        raise NotImplementedError
+
+    def subscribe(self, topic: str) -> None:
+        """Ask for a topic; may block. When it returns, nothing that is published from then on is missed."""
+        raise NotImplementedError
+
+    def unsubscribe(self, topic: str) -> None:
+        """Ask for a topic no more; never blocks."""
+        raise NotImplementedError
+
+    def publish(self, topic: str, data: bytes) -> None:
+        """Hand data to every other node that asks for a topic; never blocks, and may be called from any thread.
+
+        :raises PhoenixError: it cannot be published.
+        """
+        raise NotImplementedError
+
+
 class PubSub:
     """Topics, the subscribers of this node, and the way from a broadcast to what each of them gets.
 
     :param deliver: takes what is due, in order: the hub.
+    :param adapter: asked for the topics that somebody here hears.
     """
 
-    def __init__(self, deliver: Callable[[Delivery], None]) -> None:
+    def __init__(self, deliver: Callable[[Delivery], None], adapter: Adapter | None = None) -> None:
         self._deliver = deliver
+        self._adapter = adapter
         self._topics: dict[str, dict[tuple[Lane | None, frozenset[str]], Group]] = {}
         self._taps: dict[Notify, None] = {}
 
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
-        """Let a subscriber hear a topic from now on."""
+        """Let a subscriber hear a topic from now on; may block until the other nodes know."""
+        if self._adapter is not None and topic not in self._topics:
+            self._adapter.subscribe(topic)
         groups = self._topics.setdefault(topic, {})
         key = (subscriber.lane, subscriber.intercepts)
         if key not in groups:
@@ -151,6 +190,8 @@ class PubSub:
             del groups[key]
         if not groups:
             del self._topics[topic]
+            if self._adapter is not None:
+                self._adapter.unsubscribe(topic)
 
     def subscribed(self, topic: str) -> bool:
         """Tell whether anybody here hears a topic."""
