@@ -16,11 +16,6 @@ from .exceptions import InvalidPayload
 from .hub import Hub
 from .inbox import LIMIT, Inbox, Workers
 from .message import DISCONNECT, Broadcast, Frame
-from .envelope import pack, unpack
-from .exceptions import InvalidPayload
-from .hub import Hub
-from .inbox import LIMIT, Inbox, Workers
-from .message import DISCONNECT, Broadcast, Frame
 from .pubsub import Adapter, Delivery, Each, Lane, PubSub, Subscriber, Write, call_each
 from .serializer import Json, Serializer
 from .socket import BaseSocket, RawSocket

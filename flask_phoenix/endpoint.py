@@ -27,37 +27,76 @@ NAME = "phoenix "
 
 
 class Endpoint:
-    """One mount in one app."""
+    """One transport of one mount in one app."""
 
     def __init__(self, engine: Engine, json: Json, mount: Mount) -> None:
         self.engine = engine
+        self.json = json
         self.mount = mount
         self.serializers = _serializers(mount, json)
 
     @property
-    def url(self) -> str:
-        """Where the WebSocket is."""
-        return self.mount.url(self.mount.options.path)
-
-    @property
     def name(self) -> str:
         """Flask's name for this endpoint."""
-        return f"{NAME}{self.url}"
+        return f"{NAME}{self.mount.url}"
 
     def register(self, app: Flask) -> None:
-        """Add the rules of this mount to an app, with and without a slash at the end.
+        """Add the rules of this endpoint to an app, with and without a slash at the end.
 
         :raises InvalidOption: another socket is mounted there.
         """
         if self.name in app.view_functions:
-            raise InvalidOption(f"two sockets are mounted at {self.url}; mount each at a path of its own")
-        app.endpoint(self.name)(self.websocket)
+            raise InvalidOption(f"two sockets are mounted at {self.mount.url}; mount each at a path of its own")
+        app.endpoint(self.name)(self.view)
         for websocket in (True, False):
             # Past add_url_rule, which lets no WebSocket rule take every method: wrong ones are to get our own answer.
-            app.url_map.add(app.url_rule_class(self.url, endpoint=self.name, websocket=websocket, strict_slashes=False))
+            app.url_map.add(
+                app.url_rule_class(self.mount.url, endpoint=self.name, websocket=websocket, strict_slashes=False)
+            )
 
-    def websocket(self, **variables: Any) -> Response:
-        """Answer a request for a WebSocket; each step may refuse, in Phoenix's order (``transports/websocket.ex``)."""
+    def view(self, **variables: Any) -> Response:
+        """Answer a request."""
+        raise NotImplementedError
+
+    def accept(self, carrier: Carrier, variables: dict[str, Any]) -> Connection:
+        """Make a connection from the request at hand, without a socket: for carriers that need none.
+
+        :raises Refused: by the author.
+        """
+        if not check_origin(self.mount):
+            refuse(403)
+        _, token = offered_protocols(self.mount)
+        entrance = self.enter(token, variables)
+        return self.connect(entrance, carrier) if entrance else refuse(403)
+
+    def enter(self, token: str | None, variables: dict[str, Any]) -> Entrance | None:
+        """Let the author decide about the request at hand; None: refused for its version, or by a mistake.
+
+        :raises Refused: by the author.
+        """
+        try:
+            return enter(self.mount, self.mount.transport, self.serializers, token, variables)
+        except UnknownVersion as error:
+            log.warning("refused a client of %s: %s", self.mount.path, error)
+        except InvalidReturn as error:
+            log.error("refused a client of %s: %s", self.mount.path, error)
+        return None
+
+    def connect(self, entrance: Entrance, carrier: Carrier) -> Connection:
+        """Make the connection of a client that was let in."""
+        socket, name, serializer = entrance
+        if isinstance(socket, RawSocket):
+            return RawConnection(self.engine, socket, name, carrier)
+        assert isinstance(socket, Socket)
+        protocol = Protocol(serializer, socket.match, self.mount.options.max_channels)
+        return ChannelConnection(self.engine, socket, name, carrier, protocol)
+
+
+class WebSocketEndpoint(Endpoint):
+    """Answers requests for a WebSocket."""
+
+    def view(self, **variables: Any) -> Response:
+        """Take the steps of the handshake; each may refuse, in Phoenix's order (``transports/websocket.ex``)."""
         if request.method != "GET":
             refuse(400)
         join_server(self.engine, request.environ)
@@ -69,38 +108,12 @@ class Endpoint:
             offered, token = offered_protocols(self.mount)
             protocol = choose_protocol(self.mount, offered)
             try:
-                entrance = self._enter("websocket", token, variables)
+                entrance = self.enter(token, variables)
             except Refused as refused:
                 self._answer(refused)
+            if entrance is None:
+                refuse(403)
             return self._upgrade(entrance, protocol)
-
-    def accept(self, carrier: Carrier, variables: dict[str, Any]) -> Connection:
-        """Make a connection from the request at hand, without an upgrade: for carriers that have no socket.
-
-        :raises Refused: by the author.
-        """
-        if not check_origin(self.mount):
-            refuse(403)
-        _, token = offered_protocols(self.mount)
-        return self._connect(self._enter(carrier.transport, token, variables), carrier)
-
-    def _connect(self, entrance: Entrance, carrier: Carrier) -> Connection:
-        socket, name, serializer = entrance
-        if isinstance(socket, RawSocket):
-            return RawConnection(self.engine, socket, name, carrier)
-        assert isinstance(socket, Socket)
-        protocol = Protocol(serializer, socket.match, self.mount.options.max_channels)
-        return ChannelConnection(self.engine, socket, name, carrier, protocol)
-
-    def _enter(self, transport: str, token: str | None, variables: dict[str, Any]) -> Entrance:
-        try:
-            return enter(self.mount, transport, self.serializers, token, variables)
-        except UnknownVersion as error:
-            log.warning("refused a client of %s: %s", self.mount.path, error)
-            refuse(403)
-        except InvalidReturn as error:
-            log.error("refused a client of %s: %s", self.mount.path, error)
-            refuse(403)
 
     def _answer(self, refused: Refused) -> NoReturn:
         handler = self.mount.options.error_handler
@@ -121,7 +134,7 @@ class Endpoint:
         limits = Limits(options.timeout, options.max_frame_size, options.outbox_limit)
         # A server that has sent its own 101 has agreed on no extensions.
         carrier = WebSocketCarrier(sock, [] if upgraded else upgrade.extensions, limits)
-        connection = self._connect(entrance, carrier)
+        connection = self.connect(entrance, carrier)
         engine = self.engine
 
         def carry() -> None:

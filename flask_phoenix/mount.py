@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -22,6 +22,9 @@ INFO_KEYS = (
     "uri",
     "session",
 )
+
+#: The transports, and whether they are on where nothing is said.
+TRANSPORTS = {"websocket": True, "longpoll": False}
 
 #: What the app's configuration is asked for, as ``PHOENIX_TIMEOUT`` and so on, where ``phoenix.socket`` says nothing.
 PREFIX = "PHOENIX_"
@@ -83,41 +86,71 @@ NAMES = [field.name for field in fields(Options)]
 
 @dataclass(frozen=True)
 class Mount:
-    """A socket at a path of one app."""
+    """A socket at a path of one app, for one transport."""
 
     path: str
     socket: type[BaseSocket]
+    transport: str
     options: Options
     origin: OriginPolicy
 
-    def url(self, transport_path: str) -> str:
-        """Return the rule of a transport below this mount."""
-        return "/" + "/".join(part.strip("/") for part in (self.path, transport_path) if part.strip("/"))
+    @property
+    def url(self) -> str:
+        """The rule of the transport."""
+        return "/" + "/".join(part.strip("/") for part in (self.path, self.options.path) if part.strip("/"))
 
 
-def make_mount(path: str, socket: type[BaseSocket], given: Mapping[str, Any], config: Mapping[str, Any]) -> Mount:
-    """Settle what a mount does: what was given, else what the app's configuration says, else the default.
+def make_mounts(
+    path: str, socket: type[BaseSocket], given: Mapping[str, Any], config: Mapping[str, Any]
+) -> list[Mount]:
+    """Settle what a mount does, for each transport: what was given, else the app's configuration, else the default.
+
+    ``websocket`` and ``longpoll`` are True, False, or a dict of options for that transport alone.
 
     :raises InvalidOption: an option is unknown or cannot be.
     """
-    check_names(given)
-    chosen = {name: config[key] for name in NAMES if (key := PREFIX + name.upper()) in config} | dict(given)
+    check_names(given, [*NAMES, *TRANSPORTS])
+    common = {name: value for name, value in given.items() if name not in TRANSPORTS}
+    mounts = []
+    for transport, default in TRANSPORTS.items():
+        wanted = given.get(transport, config.get(PREFIX + transport.upper(), default))
+        if not isinstance(wanted, (bool, Mapping)):
+            raise InvalidOption(f"{transport} is True, False, or a dict of options; got {wanted!r}")
+        if wanted is not False:
+            own = {} if wanted is True else dict(wanted)
+            check_names(own, NAMES)
+            mounts.append(_make_mount(path, socket, transport, common, own, config))
+    return mounts
+
+
+def _make_mount(
+    path: str,
+    socket: type[BaseSocket],
+    transport: str,
+    common: dict[str, Any],
+    own: dict[str, Any],
+    config: Mapping[str, Any],
+) -> Mount:
+    configured = {name: config[key] for name in NAMES if (key := PREFIX + name.upper()) in config}
+    chosen = configured | common | own
+    if transport == "longpoll":
+        chosen["path"] = own.get("path", "/longpoll")
     for name in ("connect_info", "subprotocols"):
         chosen[name] = _as_tuple(name, chosen[name]) if chosen.get(name) is not None else getattr(Options, name)
     options = replace(Options(), **chosen)
     _check(options, path)
-    return Mount(path, socket, options, OriginPolicy(options.check_origin))
+    return Mount(path, socket, transport, options, OriginPolicy(options.check_origin))
 
 
-def check_names(given: Mapping[str, Any]) -> None:
+def check_names(given: Mapping[str, Any], known: Sequence[str]) -> None:
     """See that every option exists.
 
     :raises InvalidOption: one does not.
     """
     for name in given:
-        if name not in NAMES:
-            close = difflib.get_close_matches(name, NAMES, 1)
-            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(NAMES)}"
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
             raise InvalidOption(f"phoenix.socket has no option {name!r}; {hint}")
 
 
@@ -132,6 +165,9 @@ def _check(options: Options, path: str) -> None:
             f"one of check_origin and check_csrf must be set for {path!r}: with neither, any web page could use the"
             " sessions of your users; list the origins that may connect: check_origin=['//example.com']"
         )
+    for name in ("window", "pubsub_timeout", "token_max_age"):
+        if not _is_above_zero(getattr(options, name), (int, float)):
+            raise InvalidOption(f"{name} is a number of seconds above 0; got {getattr(options, name)!r}")
     if options.timeout is not None and not _is_above_zero(options.timeout, (int, float)):
         raise InvalidOption(f"timeout is a number of seconds above 0, or None for no limit; got {options.timeout!r}")
     for name in ("max_frame_size", "outbox_limit", "max_channels"):

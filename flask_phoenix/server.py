@@ -70,6 +70,28 @@ class UpgradeResponse(Response):
         return carry_frames(self._carry)
 
 
+class LateResponse(Response):
+    """A JSON answer whose body is made while the server iterates over it, after Flask has torn the request down.
+
+    :param make: waits as long as it has to, and returns the body.
+    """
+
+    def __init__(self, make: Callable[[], bytes]) -> None:
+        super().__init__(content_type="application/json; charset=utf-8")
+        self._make = make
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
+        """Name status and headers; the server writes them with the body."""
+        self.headers.pop("Content-Length", None)
+        start_response(self.status, self.headers.to_wsgi_list())
+        return late_body(self._make)
+
+
+def late_body(make: Callable[[], bytes]) -> Iterator[bytes]:
+    """Make a body when it is asked for."""
+    yield make()
+
+
 def carry_frames(carry: Callable[[], None]) -> Iterator[bytes]:
     """Carry frames for as long as the server iterates; there is no body. Nothing of the request is kept alive."""
     carry()
