@@ -17,6 +17,7 @@ from werkzeug.debug import DebuggedApplication
 from werkzeug.serving import generate_adhoc_ssl_context, is_running_from_reloader
 
 from .connection import Engine
+from .serializer import Json
 from .server import Server
 
 
@@ -78,7 +79,7 @@ def make_server(app: Flask | Callable[..., Any], wsgi: Any, host: str, port: int
     """Make the server of an app; one that failed to load has no sockets, but its error is to be seen."""
     state = app.extensions["phoenix"] if isinstance(app, Flask) else None
     if state is None:
-        return Server((host, port), wsgi, Engine(nullcontext), lambda environ: False, **options)
+        return Server((host, port), wsgi, Engine(nullcontext, Json()), lambda environ: False, **options)
     return Server((host, port), wsgi, state.engine, state.upgrades, **options)
 
 

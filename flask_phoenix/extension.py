@@ -14,18 +14,21 @@ from werkzeug.exceptions import HTTPException
 
 from .channel import Channel
 from .connection import FAILURES, Engine
-from .endpoint import NAME, Endpoint
+from .endpoint import NAME, Endpoint, WebSocketEndpoint
 from .exceptions import InvalidOption, PhoenixError
 from .handshake import PHOENIX_PROTOCOL, csrf_token
 from .inbox import Inbox
 from .message import DISCONNECT, Broadcast
-from .mount import make_mount
+from .mount import make_mounts
+from .polling import LongPollEndpoint
 from .pubsub import Adapter, Notify, Subscriber
 from .serializer import Json
 from .server import Server, require_patched
 from .socket import BaseSocket
 
 log = logging.getLogger(__name__)
+
+ENDPOINTS: dict[str, type[Endpoint]] = {"websocket": WebSocketEndpoint, "longpoll": LongPollEndpoint}
 
 SocketClass = TypeVar("SocketClass", bound=type[BaseSocket])
 
@@ -41,9 +44,10 @@ class State:
 
     def mount(self, path: str, socket: type[BaseSocket], options: dict[str, Any]) -> None:
         """Serve a socket in this app."""
-        endpoint = Endpoint(self.engine, self.json, make_mount(path, socket, options, self.app.config))
-        endpoint.register(self.app)
-        self.endpoints.append(endpoint)
+        for mount in make_mounts(path, socket, options, self.app.config):
+            endpoint = ENDPOINTS[mount.transport](self.engine, self.json, mount)
+            endpoint.register(self.app)
+            self.endpoints.append(endpoint)
 
     def endpoint(self, name: str | None) -> Endpoint:
         """Return the mount that Flask routed a request to.
@@ -53,7 +57,9 @@ class State:
         for endpoint in self.endpoints:
             if endpoint.name == name:
                 return endpoint
-        raise PhoenixError(f"no socket is mounted there; there are {[endpoint.url for endpoint in self.endpoints]}")
+        raise PhoenixError(
+            f"no socket is mounted there; there are {[endpoint.mount.url for endpoint in self.endpoints]}"
+        )
 
     def upgrades(self, environ: dict[str, Any]) -> bool:
         """Tell whether a request is for a WebSocket route of the app that is not ours."""
@@ -123,6 +129,9 @@ class Phoenix:
     def socket(self, path: str, /, **options: Any) -> Callable[[SocketClass], SocketClass]:
         """Mount a socket: ``@phoenix.socket("/socket")`` serves WebSockets at ``/socket/websocket``.
 
+        With ``longpoll=True`` it serves clients that poll too, at ``/socket/longpoll``; ``longpoll`` and ``websocket``
+        may also be a dict of options for that transport alone.
+
         Variables in the path (``/shop/<shop_id>``) become parameters of the connect. The options are the attributes of
         :class:`.mount.Options`; what is not given comes from the app's configuration (``PHOENIX_TIMEOUT`` and so on).
 
@@ -130,7 +139,7 @@ class Phoenix:
         """
 
         def mount(socket: SocketClass) -> SocketClass:
-            make_mount(path, socket, options, {})
+            make_mounts(path, socket, options, {})
             self._mounts.append((path, socket, options))
             for state in self._states:
                 state.mount(path, socket, options)

@@ -131,8 +131,8 @@ class Adapter:
         """Begin.
 
         :param node: the name of this node, unique among all.
-        :param receive: to be called, in the thread of the event loop and in order, with each topic and data that another
-            node has published on a topic that this one subscribes to; never with what this node has published.
+        :param receive: to be called, in the thread of the event loop and in order, with each topic and data that
+            another node has published on a topic that this one subscribes to; never with what this node has published.
         """
         raise NotImplementedError
 

@@ -16,12 +16,16 @@ from .connection import INTERNAL_ERROR, Engine
 from .exceptions import InvalidMessage, Unsupported
 from .longpoll import LongPollCarrier
 from .message import Broadcast, Frame
+from .mount import Options
 from .pubsub import Subscriber
 
 log = logging.getLogger(__name__)
 
 #: What a session answers: the statuses of ``transports/long_poll.ex``, which travel inside the body.
 TAKEN, NOTHING, NOT_TAKEN, GONE = 200, 204, 408, 410
+
+#: In front of a line that is text whatever it looks like; base64 has no such character.
+TEXT_MARK = "\t"
 
 #: Events on a session's private topic, and on the topic of one answer.
 POLL, DISPATCH, ACK, DONE = "poll", "dispatch", "ack", "done"
@@ -34,16 +38,17 @@ class Session:
         """Wait for frames: TAKEN with all there are, NOTHING, or GONE."""
         raise NotImplementedError
 
-    def dispatch(self, frames: list[Frame]) -> int:
-        """Hand frames to the session, in order: TAKEN, NOT_TAKEN in time, or GONE."""
+    def dispatch(self, lines: list[str]) -> int:
+        """Hand the lines of a batch to the session, in order: TAKEN, NOT_TAKEN in time, or GONE."""
         raise NotImplementedError
 
 
 class LocalSession(Session):
     """A session of this process."""
 
-    def __init__(self, carrier: LongPollCarrier) -> None:
+    def __init__(self, carrier: LongPollCarrier, max_frame_size: int) -> None:
         self.carrier = carrier
+        self._max_frame_size = max_frame_size
 
     def poll(self) -> tuple[int, list[str]]:
         """Wait for frames, for a window at most."""
@@ -52,15 +57,15 @@ class LocalSession(Session):
             return TAKEN, frames
         return (NOTHING if self.carrier.connection.open else GONE), []
 
-    def dispatch(self, frames: list[Frame]) -> int:
+    def dispatch(self, lines: list[str]) -> int:
         """Hand frames to the connection; a channel that is far behind holds them up, for a window at most."""
         connection = self.carrier.connection
         timeout = gevent.Timeout.start_new(self.carrier.window)
         try:
-            for frame in frames:
+            for line in lines:
                 if not connection.open:
                     return GONE
-                connection.receive(frame)
+                connection.receive(read_line(line, self._max_frame_size))
         except InvalidMessage as error:
             # Phoenix lets the POST run into its window; its answer is all that could be waited for.
             log.error("a client of %s sent what is no message: %s", type(connection.socket).__name__, error)
@@ -92,9 +97,9 @@ class RemoteSession(Session):
         answer = self._ask(POLL, {})
         return (answer["status"], answer["frames"]) if answer else (GONE, [])
 
-    def dispatch(self, frames: list[Frame]) -> int:
-        """Hand frames over."""
-        answer = self._ask(DISPATCH, {"frames": [write_frame(frame) for frame in frames]})
+    def dispatch(self, lines: list[str]) -> int:
+        """Hand the lines over."""
+        answer = self._ask(DISPATCH, {"lines": lines})
         return int(answer["status"]) if answer else GONE
 
     def _ask(self, event: str, payload: dict[str, Any]) -> dict[str, Any] | None:
@@ -123,54 +128,55 @@ class Sessions:
     """The sessions of one mount in this process, by their tokens.
 
     :param keys: returns the app's secret keys, the one to sign with last.
-    :param max_age: seconds for which a token is valid.
-    :param patience: seconds in which another node has to say that a session is there.
     """
 
-    def __init__(
-        self, engine: Engine, salt: str, keys: Callable[[], list[Any]], max_age: float, patience: float
-    ) -> None:
+    def __init__(self, engine: Engine, salt: str, keys: Callable[[], list[Any]], options: Options) -> None:
         self._engine = engine
         self._salt = salt
         self._keys = keys
-        self._max_age = max_age
-        self._patience = patience
-        self._carriers: dict[str, LongPollCarrier] = {}
+        self._options = options
+        self._local: dict[str, LocalSession] = {}
         self._relays: dict[str, Subscriber] = {}
 
-    def open(self, window: float, limit: int) -> tuple[LongPollCarrier, str]:
+    def open(self) -> tuple[LongPollCarrier, str]:
         """Make a carrier, and the token by which its client finds it again."""
-        id = secrets.token_urlsafe(16)
-        carrier = self._carriers[id] = LongPollCarrier(window, limit, lambda: self._forget(id))
+        id, options = secrets.token_urlsafe(16), self._options
+        token = self._signer().dumps([self._engine.node, id])
+        carrier = LongPollCarrier(options.window, options.outbox_limit, lambda: self._forget(id))
+        session = self._local[id] = LocalSession(carrier, options.max_frame_size)
         if self._engine.adapter is not None:
-            session = LocalSession(carrier)
-            relay = self._relays[id] = Subscriber(lambda asked: gevent.spawn(self._answer, session, asked))
+            relay = self._relays[id] = Subscriber(lambda asked: self._asked(session, asked))
             self._engine.pubsub.subscribe(topic_of(id), relay)
-        return carrier, self._signer().dumps([self._engine.node, id])
+        return carrier, token
 
-    def find(self, token: str, window: float) -> Session | None:
+    def find(self, token: str) -> Session | None:
         """Return the session of a token; None when it is gone, forged, too old, or out of reach."""
         try:
-            node, id = self._signer().loads(token, max_age=self._max_age)
+            node, id = self._signer().loads(token, max_age=int(self._options.token_max_age))
         except (BadData, ValueError):
             return None
-        if id in self._carriers:
-            return LocalSession(self._carriers[id])
+        if id in self._local:
+            return self._local[id]
         if node == self._engine.node or self._engine.adapter is None:
             return None
-        return RemoteSession(self._engine, id, window, self._patience)
+        return RemoteSession(self._engine, id, self._options.window, self._options.pubsub_timeout)
 
     def _signer(self) -> URLSafeTimedSerializer:
         keys = self._keys()
         if not keys[-1]:
-            raise Unsupported("long polling signs its tokens: set app.secret_key (SECRET_KEY), the same in every process")
+            raise Unsupported(
+                "long polling signs its tokens: set app.secret_key (SECRET_KEY), the same in every process"
+            )
         return URLSafeTimedSerializer(keys, salt=self._salt)
 
     def _forget(self, id: str) -> None:
-        self._carriers.pop(id, None)
+        self._local.pop(id, None)
         relay = self._relays.pop(id, None)
         if relay is not None:
             self._engine.pubsub.unsubscribe(topic_of(id), relay)
+
+    def _asked(self, session: Session, asked: Broadcast) -> None:
+        gevent.spawn(self._answer, session, asked)
 
     def _answer(self, session: Session, asked: Broadcast) -> None:
         """Do what a request that landed on another node asks of a session here."""
@@ -180,7 +186,7 @@ class Sessions:
             status, frames = session.poll()
             answer = {"status": status, "frames": frames}
         else:
-            answer = {"status": session.dispatch([read_frame(frame) for frame in asked.payload["frames"]])}
+            answer = {"status": session.dispatch(asked.payload["lines"])}
         self._engine.broadcast(Broadcast(reply, DONE, answer))
 
 
@@ -189,12 +195,23 @@ def topic_of(id: str) -> str:
     return f"phx:lp:{id}"
 
 
-def write_frame(frame: Frame) -> list[str]:
-    """Write a frame for another node."""
-    return ["text", frame] if isinstance(frame, str) else ["binary", base64.b64encode(frame).decode()]
+def text_line(text: str) -> str:
+    """Write a body that is one text frame as a line of a batch."""
+    return TEXT_MARK + text
 
 
-def read_frame(written: list[str]) -> Frame:
-    """Read a frame of another node."""
-    kind, content = written
-    return content if kind == "text" else base64.b64decode(content)
+def read_line(line: str, limit: int) -> Frame:
+    """Read a line of a batch: JSON of either version begins with a bracket, anything else is base64.
+
+    :raises InvalidMessage: it is neither, or too long.
+    """
+    if len(line) > limit:
+        raise InvalidMessage(f"a line of {len(line)} characters; max_frame_size is {limit}")
+    if line.startswith(TEXT_MARK):
+        return line.removeprefix(TEXT_MARK)
+    if line.startswith(("[", "{")):
+        return line
+    try:
+        return base64.b64decode(line, validate=True)
+    except ValueError as error:
+        raise InvalidMessage(f"a line that is neither JSON nor base64: {line[:40]!r}") from error

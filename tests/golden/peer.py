@@ -18,9 +18,14 @@ from flask_phoenix import Channel, Phoenix, RawSocket, Refused, Reply, Socket, i
 phoenix = Phoenix()
 
 
-@phoenix.socket("/socket", check_origin=False)
-@phoenix.socket("/origin", check_origin=["//allowed.example"])
-@phoenix.socket("/short", check_origin=False, timeout=1.0, max_frame_size=1024)
+@phoenix.socket("/socket", check_origin=False, longpoll=True)
+@phoenix.socket("/origin", check_origin=["//allowed.example"], longpoll=True)
+@phoenix.socket(
+    "/short",
+    check_origin=False,
+    websocket={"timeout": 1.0, "max_frame_size": 1024},
+    longpoll={"window": 0.7, "pubsub_timeout": 0.5},
+)
 @phoenix.socket("/deflate", compress=True)
 class UserSocket(Socket):
     """Lets everybody in; connections are named after the parameter ``user``."""
@@ -35,7 +40,7 @@ def refuse_with_status(refused: Refused) -> tuple[str, int]:
     return ("Too many requests", 429) if refused.reason == "rate_limit" else ("", 403)
 
 
-@phoenix.socket("/edge", check_origin=False, auth_token=True, error_handler=refuse_with_status)
+@phoenix.socket("/edge", check_origin=False, auth_token=True, error_handler=refuse_with_status, longpoll=True)
 class EdgeSocket(Socket):
     """Refuses on demand, and remembers what it was told."""
 
@@ -251,6 +256,7 @@ def expect_bytes(payload: Any) -> bytes:
 def create_app() -> Flask:
     """Make the app."""
     app = Flask(__name__)
+    app.secret_key = "the peer's secret key"
     phoenix.init_app(app)
     return app
 
