@@ -18,6 +18,7 @@ from .extension import Phoenix as Phoenix
 from .message import Broadcast as Broadcast
 from .message import Message as Message
 from .message import Reply as Reply
+from .pubsub import Adapter as Adapter
 from .serializer import Json as Json
 from .serializer import Serializer as Serializer
 from .socket import RawSocket as RawSocket

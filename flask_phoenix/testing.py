@@ -15,6 +15,7 @@ from .connection import Carrier
 from .exceptions import Refused
 from .extension import State
 from .message import JOIN, LEAVE, REPLY, Frame, Message, Reply
+from .pubsub import Adapter
 
 #: Seconds that something expected may take.
 PATIENCE = 2.0
@@ -177,6 +178,41 @@ class Joined:
         # What the JavaScript client checks: a frame with another join_ref belongs to a channel that is gone.
         refs = (None, self.join_ref)
         return lambda message: message.event == event and message.topic == self.topic and message.join_ref in refs
+
+
+class MemoryAdapter(Adapter):
+    """Joins several apps in one process, as another adapter joins the nodes of a network.
+
+    ``Phoenix(adapter=MemoryAdapter(network))`` with the same list for each app.
+    """
+
+    def __init__(self, network: list[MemoryAdapter]) -> None:
+        self._network = network
+        self._topics: set[str] = set()
+
+    def start(self, node: str, receive: Callable[[str, bytes], None]) -> None:
+        """Join the network."""
+        self.node = node
+        self._receive = receive
+        self._network.append(self)
+
+    def stop(self) -> None:
+        """Leave the network."""
+        self._network.remove(self)
+
+    def subscribe(self, topic: str) -> None:
+        """Ask for a topic."""
+        self._topics.add(topic)
+
+    def unsubscribe(self, topic: str) -> None:
+        """Ask for a topic no more."""
+        self._topics.discard(topic)
+
+    def publish(self, topic: str, data: bytes) -> None:
+        """Hand data to every other node that asks for the topic, in the next turns of the event loop."""
+        for adapter in self._network:
+            if adapter is not self and topic in adapter._topics:
+                gevent.get_hub().loop.run_callback(adapter._receive, topic, data)
 
 
 class MemoryCarrier(Carrier):
