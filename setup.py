@@ -31,6 +31,7 @@ setup(
         "flask>=3.0",
         "gevent>=24.10.1",
         "gevent-websocket>=0.10.1",
+        "itsdangerous>=2.1",
         "ujson>=5.12.1",  # older ones leak memory on input that a client chooses (CVE-2026-32874, CVE-2026-44660)
         "websockets>=14.0",
         "werkzeug>=3.0.3",  # older debuggers trust every host (CVE-2024-34069)

@@ -10,7 +10,7 @@ from flask_phoenix import Phoenix, Refused, Socket
 phoenix = Phoenix()
 
 
-@phoenix.socket("/socket")
+@phoenix.socket("/socket", longpoll=True)
 class UserSocket(Socket):
     """One browser."""
 

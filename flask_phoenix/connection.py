@@ -12,7 +12,7 @@ from typing import Any
 import gevent
 
 from .envelope import pack, unpack
-from .exceptions import InvalidPayload
+from .exceptions import InvalidPayload, PhoenixError
 from .hub import Hub
 from .inbox import LIMIT, Inbox, Workers
 from .message import DISCONNECT, Broadcast, Frame
@@ -105,7 +105,10 @@ class Engine:
 
     def _received(self, topic: str, data: bytes) -> None:
         """Deliver what another node has published."""
-        self.pubsub.broadcast(unpack(topic, data, self._json))
+        try:
+            self.pubsub.broadcast(unpack(topic, data, self._json))
+        except PhoenixError:
+            log.exception("a broadcast of another node on %r is lost", topic)
 
     @contextmanager
     def carrying(self) -> Iterator[None]:
@@ -137,10 +140,12 @@ class Engine:
             # It is delivered later: as it is now, and with its errors raised here.
             broadcast = broadcast._replace(payload=deepcopy(broadcast.payload))
             self.pubsub.check(broadcast)
+        adapter = None if local else self.adapter
+        packed = pack(broadcast, self._json) if adapter is not None else b""
         self.hub.call(self.pubsub.broadcast, broadcast, sender)
-        if self.adapter is not None and not local:
+        if adapter is not None:
             self._start()
-            self.adapter.publish(broadcast.topic, pack(broadcast, self._json))
+            adapter.publish(broadcast.topic, packed)
 
 
 class Connection:

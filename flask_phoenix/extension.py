@@ -117,6 +117,8 @@ class Phoenix:
         """
         if "phoenix" in app.extensions:
             raise InvalidOption("this app has been initialised already; call init_app once for each app")
+        if self._adapter is not None and self._states:
+            raise InvalidOption("an adapter serves one app: make a Phoenix with an adapter of its own for each app")
         state = State(app, self._adapter)
         for path, socket, options in self._mounts:
             state.mount(path, socket, options)

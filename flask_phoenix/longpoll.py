@@ -24,7 +24,7 @@ class LongPollCarrier(Carrier):
     """Keeps the frames of one client until it asks for them. It costs no greenlet; one timer sees to its end.
 
     :param window: seconds that a poll waits.
-    :param limit: bytes that may wait for a poll.
+    :param limit: characters that may wait for a poll when more comes; one message may be larger.
     :param ended: called when the connection has ended, by whichever side.
     """
 
@@ -57,11 +57,15 @@ class LongPollCarrier(Carrier):
         """
         self._polled = self._loop.now()
         poll = self._poll = Event()
-        if not self._frames and self.connection.open:
-            poll.wait(self.window)
-        if self._poll is not poll:
+        remembered = False
+        try:
+            if not self._frames and self.connection.open:
+                poll.wait(self.window)
+        finally:
+            if self._poll is poll:
+                remembered, self._poll = True, None
+        if not remembered:
             return []
-        self._poll = None
         frames, self._frames, self._size = self._frames, [], 0
         return frames
 
@@ -74,16 +78,17 @@ class LongPollCarrier(Carrier):
     def _keep(self, frame: str) -> None:
         if not self.connection.open:
             return
-        self._frames.append(frame)
-        self._size += len(frame)
-        self._wake()
-        if self._size > self._limit:
+        if self._size >= self._limit:
             log.warning(
                 "a client of %s polls too slowly: %d characters wait (outbox_limit); its session ends",
                 type(self.connection.socket).__name__,
                 self._size,
             )
             self.connection.close(TRY_AGAIN_LATER, "too slow")
+            return
+        self._frames.append(frame)
+        self._size += len(frame)
+        self._wake()
 
     def _wake(self) -> None:
         if self._poll is not None:

@@ -67,8 +67,8 @@ class Options:
     window: float = 10.0
     #: Long polling: seconds in which another node has to say that it has a session.
     pubsub_timeout: float = 2.0
-    #: Long polling: seconds for which a session's token is valid.
-    token_max_age: float = 1_209_600.0
+    #: Long polling: whole seconds for which a session's token is valid.
+    token_max_age: int = 1_209_600
 
     @property
     def info_keys(self) -> list[str]:
@@ -120,6 +120,8 @@ def make_mounts(
             own = {} if wanted is True else dict(wanted)
             check_names(own, NAMES)
             mounts.append(_make_mount(path, socket, transport, common, own, config))
+    if not mounts:
+        raise InvalidOption(f"{path!r} serves nothing: websocket is False, and longpoll is off")
     return mounts
 
 
@@ -165,12 +167,12 @@ def _check(options: Options, path: str) -> None:
             f"one of check_origin and check_csrf must be set for {path!r}: with neither, any web page could use the"
             " sessions of your users; list the origins that may connect: check_origin=['//example.com']"
         )
-    for name in ("window", "pubsub_timeout", "token_max_age"):
+    for name in ("window", "pubsub_timeout"):
         if not _is_above_zero(getattr(options, name), (int, float)):
             raise InvalidOption(f"{name} is a number of seconds above 0; got {getattr(options, name)!r}")
     if options.timeout is not None and not _is_above_zero(options.timeout, (int, float)):
         raise InvalidOption(f"timeout is a number of seconds above 0, or None for no limit; got {options.timeout!r}")
-    for name in ("max_frame_size", "outbox_limit", "max_channels"):
+    for name in ("max_frame_size", "outbox_limit", "max_channels", "token_max_age"):
         if not _is_above_zero(getattr(options, name), int):
             raise InvalidOption(f"{name} is a whole number above 0; got {getattr(options, name)!r}")
     if options.error_handler is not None and not callable(options.error_handler):

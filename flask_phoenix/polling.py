@@ -14,7 +14,7 @@ from .exceptions import Refused
 from .handshake import check_origin, refuse
 from .mount import Mount
 from .serializer import Json
-from .server import LateResponse, join_server
+from .server import join_server, late_body
 from .session import GONE, NOT_TAKEN, Session, Sessions, text_line
 
 log = logging.getLogger(__name__)
@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 TOKEN_HEADER = "x-phoenix-longpoll-token"
 AUTH_HEADER = "x-phoenix-authtoken"
 FORBIDDEN = 403
+JSON_TYPE = "application/json; charset=utf-8"
 
 #: Bytes of one POST, and lines of one batch; further lines are ignored (``transports/long_poll.ex``).
 BODY_LIMIT = 8_000_000
@@ -67,7 +68,7 @@ class LongPollEndpoint(Endpoint):
             status, frames = session.poll()
             return self._body({"status": status, "token": token, "messages": frames})
 
-        return _uncached(LateResponse(body))
+        return _uncached(Response(late_body(body), content_type=JSON_TYPE))
 
     def _open(self, variables: dict[str, Any]) -> Response:
         """Begin a session, if the author lets the client in. Here the mount's error_handler is not asked."""
@@ -100,7 +101,8 @@ class LongPollEndpoint(Endpoint):
 
     def _lines(self) -> list[str] | None:
         """Read the body: in a batch, each line is text, or base64 of a binary frame; None: it is not UTF-8."""
-        if (request.content_length or 0) > BODY_LIMIT or len(body := request.stream.read(BODY_LIMIT + 1)) > BODY_LIMIT:
+        # get_data, since a before_request may have read the body already.
+        if (request.content_length or 0) > BODY_LIMIT or len(body := request.get_data()) > BODY_LIMIT:
             refuse(400)
         try:
             text = body.decode()
@@ -112,7 +114,7 @@ class LongPollEndpoint(Endpoint):
         return [line for line in text.replace("\r\n", "\n").split("\n")[:BATCH] if line]
 
     def _answer(self, content: dict[str, Any]) -> Response:
-        return _uncached(Response(self._body(content), content_type="application/json; charset=utf-8"))
+        return _uncached(Response(self._body(content), content_type=JSON_TYPE))
 
     def _body(self, content: dict[str, Any]) -> bytes:
         return self.json.dumps(content).encode()

@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any
 
 import gevent
@@ -70,25 +71,8 @@ class UpgradeResponse(Response):
         return carry_frames(self._carry)
 
 
-class LateResponse(Response):
-    """A JSON answer whose body is made while the server iterates over it, after Flask has torn the request down.
-
-    :param make: waits as long as it has to, and returns the body.
-    """
-
-    def __init__(self, make: Callable[[], bytes]) -> None:
-        super().__init__(content_type="application/json; charset=utf-8")
-        self._make = make
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
-        """Name status and headers; the server writes them with the body."""
-        self.headers.pop("Content-Length", None)
-        start_response(self.status, self.headers.to_wsgi_list())
-        return late_body(self._make)
-
-
 def late_body(make: Callable[[], bytes]) -> Iterator[bytes]:
-    """Make a body when it is asked for."""
+    """Make a body while the server iterates over the answer, after Flask has torn the request down."""
     yield make()
 
 
@@ -155,6 +139,11 @@ class Server(WSGIServer):
         self.engine = engine
         self.upgrades = upgrades
 
+    def init_socket(self) -> None:
+        """Listen, on a socket whose connections send at once: an answer goes out as head and body, in two writes."""
+        super().init_socket()
+        self.socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+
     def serve_until_stopped(self) -> None:
         """Serve until SIGINT or SIGTERM, then let the clients go: with 1012, which tells them to come back."""
         stopping = Event()
@@ -181,7 +170,7 @@ def join_server(engine: Engine, environ: dict[str, Any]) -> None:
     if engine.joined_server:
         return
     engine.joined_server = True
-    if environ.get("wsgi.multiprocess"):
+    if environ.get("wsgi.multiprocess") and engine.adapter is None:
         log.warning(MANY_PROCESSES)
     if "gunicorn" in str(environ.get("SERVER_SOFTWARE", "")):
         _drain_with_gunicorn(engine)

@@ -28,7 +28,7 @@ TAKEN, NOTHING, NOT_TAKEN, GONE = 200, 204, 408, 410
 TEXT_MARK = "\t"
 
 #: Events on a session's private topic, and on the topic of one answer.
-POLL, DISPATCH, ACK, DONE = "poll", "dispatch", "ack", "done"
+PING, POLL, DISPATCH, ACK, DONE = "ping", "poll", "dispatch", "ack", "done"
 
 
 class Session:
@@ -92,6 +92,10 @@ class RemoteSession(Session):
         self._window = window
         self._patience = patience
 
+    def alive(self) -> bool:
+        """Ask whether the other node still has the session."""
+        return self._ask(PING, {}) is not None
+
     def poll(self) -> tuple[int, list[str]]:
         """Wait for frames there."""
         answer = self._ask(POLL, {})
@@ -104,6 +108,7 @@ class RemoteSession(Session):
 
     def _ask(self, event: str, payload: dict[str, Any]) -> dict[str, Any] | None:
         """Ask the session's node; None when nobody answers."""
+        self._engine.serve()
         replies: Queue[Broadcast] = Queue()
         subscriber, reply_topic = Subscriber(replies.put), topic_of(secrets.token_urlsafe(16))
         self._engine.pubsub.subscribe(reply_topic, subscriber)
@@ -152,14 +157,15 @@ class Sessions:
     def find(self, token: str) -> Session | None:
         """Return the session of a token; None when it is gone, forged, too old, or out of reach."""
         try:
-            node, id = self._signer().loads(token, max_age=int(self._options.token_max_age))
+            node, id = self._signer().loads(token, max_age=self._options.token_max_age)
         except (BadData, ValueError):
             return None
         if id in self._local:
             return self._local[id]
         if node == self._engine.node or self._engine.adapter is None:
             return None
-        return RemoteSession(self._engine, id, self._options.window, self._options.pubsub_timeout)
+        remote = RemoteSession(self._engine, id, self._options.window, self._options.pubsub_timeout)
+        return remote if remote.alive() else None
 
     def _signer(self) -> URLSafeTimedSerializer:
         keys = self._keys()
@@ -182,10 +188,11 @@ class Sessions:
         """Do what a request that landed on another node asks of a session here."""
         reply = asked.payload["reply"]
         self._engine.broadcast(Broadcast(reply, ACK, {}))
+        answer: dict[str, Any] = {}
         if asked.event == POLL:
             status, frames = session.poll()
             answer = {"status": status, "frames": frames}
-        else:
+        elif asked.event == DISPATCH:
             answer = {"status": session.dispatch(asked.payload["lines"])}
         self._engine.broadcast(Broadcast(reply, DONE, answer))
 

@@ -46,6 +46,7 @@ class Server:
         self.port = free_port()
         self.command = [word.format(port=self.port) for word in command]
         self.log = log
+        self.environment = environment
         with log.open("wb") as output:
             self.process = subprocess.Popen(
                 self.command,

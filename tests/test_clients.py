@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.clients import driver
-from tests.processes import Servers
+from tests.processes import Server, Servers
 
 #: Stories for every client and both versions of the wire format.
 COMMON = (
@@ -40,23 +40,57 @@ COMMON = (
     "unmatched_topic",
 )
 #: Stories of version 2 only, which has binary frames, and tells by the join_ref which join a close belongs to.
-SECOND = ("binary_broadcast", "binary_push_and_reply", "empty_binary", "two_channels_on_one_topic")
+SECOND = ("binary_broadcast", "binary_push", "binary_push_and_reply", "empty_binary", "two_channels_on_one_topic")
 #: Stories of the newest client only: the oldest knows no token.
 TOKEN = ("auth_token", "no_auth_token")
 #: A story without any Phoenix client.
 PLAIN = ("plain_websocket",)
 #: Stories that ask for help with their server: each has one of its own.
 HELPED = ("server_restart", "server_stops")
+#: Stories of the newest client only: the oldest does not fall back.
+FALLBACK = (
+    "falls_back_where_websockets_are_mute",
+    "falls_back_where_websockets_are_refused",
+    "stays_with_a_healthy_websocket",
+)
+#: Stories of pages at another origin, for browsers only.
+ABROAD = ("another_origin", "another_origin_is_refused")
+
+#: Stories that make no sense without a WebSocket: compression, heartbeats (a client that polls sends none), and bytes
+#: from the server.
+WEBSOCKET_ONLY = {
+    "binary_broadcast",
+    "binary_push_and_reply",
+    "compression_where_asked_for",
+    "empty_binary",
+    "heartbeats_during_a_slow_handler",
+    "heartbeats_during_a_slow_join",
+    "packed_mount",
+}
+#: Stories without one.
+POLLING_ONLY = ("batches_keep_their_order", "session_token_expires")
+#: What the oldest client gets wrong over polls: it sends more lines at a time than are read, writes no base64, and
+#: does not join again when its session is gone.
+TOO_OLD = {"binary_push", "forced_disconnect", "many_in_order"}
+#: Stories for clients that poll.
+POLLED_BY_OLDEST = [story for story in (*COMMON, *SECOND) if story not in WEBSOCKET_ONLY | TOO_OLD]
+POLLED = [story for story in (*COMMON, *SECOND, *TOKEN, *POLLING_ONLY) if story not in WEBSOCKET_ONLY]
 
 SERVE = (sys.executable, "-m", "tests.clients.server_app", "{port}")
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Return the address of a server for many stories, each on topics of its own."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Return a server for many stories, each on topics of its own."""
     servers = Servers(tmp_path_factory.mktemp("servers"))
-    yield driver.base(servers.start(*SERVE, **driver.STRICT))
+    yield servers.start(*SERVE, **driver.STRICT)
     servers.stop()
+
+
+@pytest.fixture(scope="module")
+def url(server: Server) -> str:
+    """Return that server's address."""
+    return driver.base(server)
 
 
 @pytest.fixture(scope="module")
@@ -84,28 +118,21 @@ def keeper(servers: Servers) -> Iterator[driver.Keeper]:
     keeper.server.stop()
 
 
-@pytest.fixture
-def chat_keeper(servers: Servers) -> Iterator[driver.Keeper]:
-    """Keep the example app's server."""
-    keeper = driver.Keeper(servers.start(sys.executable, "-m", "example_app", "--port", "{port}", **driver.STRICT))
-    yield keeper
-    keeper.server.stop()
-
-
 def test_every_story_is_played() -> None:
     script = driver.Script("stories.mjs", "--list")
     stories = script.hear()
     script.close()
-    assert sorted(stories) == sorted((*COMMON, *SECOND, *TOKEN, *PLAIN, *HELPED))
+    assert sorted(stories) == sorted((*COMMON, *SECOND, *TOKEN, *PLAIN, *HELPED, *FALLBACK, *ABROAD, *POLLING_ONLY))
 
 
-def test_command_line(url: str) -> None:
-    script = driver.Script("stories.mjs", url, "join", "--client", "oldest", "--vsn", "1.0.0")
+@pytest.mark.parametrize("options", ["--client oldest --vsn 1.0.0", "--transport longpoll"])
+def test_command_line(url: str, options: str) -> None:
+    script = driver.Script("stories.mjs", url, "join", *options.split())
     driver.assert_good(script.result())
     assert script.close() == 0
 
 
-@pytest.mark.parametrize("story", [*COMMON, *SECOND, *TOKEN, *PLAIN])
+@pytest.mark.parametrize("story", [*COMMON, *SECOND, *TOKEN, *PLAIN, *FALLBACK])
 def test_newest(node: driver.Script, url: str, story: str) -> None:
     driver.play(node, url, story)
 
@@ -128,7 +155,7 @@ def test_server_goes_away(node: driver.Script, keeper: driver.Keeper, story: str
     assert keeper.statuses == [0]
 
 
-@pytest.mark.parametrize("story", [*COMMON, *SECOND, *TOKEN, *PLAIN])
+@pytest.mark.parametrize("story", [*COMMON, *SECOND, *TOKEN, *PLAIN, *FALLBACK])
 def test_newest_in_a_browser(browser: driver.Script, url: str, story: str) -> None:
     driver.play(browser, url, story)
 
@@ -144,9 +171,51 @@ def test_server_goes_away_from_a_browser(browser: driver.Script, keeper: driver.
     assert keeper.statuses == [0]
 
 
-def test_two_people_chat_in_the_example_app(chat_keeper: driver.Keeper) -> None:
-    script = driver.Script("chat.mjs", driver.base(chat_keeper.server), "ember")
+@pytest.mark.parametrize("story", POLLED)
+def test_newest_polls(node: driver.Script, url: str, story: str) -> None:
+    driver.play(node, url, story, transport="longpoll")
+
+
+@pytest.mark.parametrize("story", POLLED)
+def test_newest_polls_in_a_browser(browser: driver.Script, url: str, story: str) -> None:
+    driver.play(browser, url, story, transport="longpoll")
+
+
+@pytest.mark.parametrize("story", POLLED_BY_OLDEST)
+def test_oldest_polls_in_a_browser(browser: driver.Script, url: str, story: str) -> None:
+    driver.play(browser, url, story, client="oldest", transport="longpoll")
+
+
+@pytest.mark.parametrize("story", HELPED)
+def test_server_of_a_client_that_polls_goes_away(node: driver.Script, keeper: driver.Keeper, story: str) -> None:
+    driver.play(node, driver.base(keeper.server), story, transport="longpoll", helpers=keeper.helpers)
+    assert keeper.statuses == [0]
+
+
+@pytest.mark.parametrize("transport", ["websocket", "longpoll"])
+@pytest.mark.parametrize("story", ABROAD)
+def test_page_of_another_origin(browser: driver.Script, server: Server, story: str, transport: str) -> None:
+    origin = f"http://localhost:{server.port}"
+    driver.play(browser, driver.base(server), story, transport=transport, origin=origin)
+
+
+def test_browser_asks_before_a_page_of_another_origin_polls(browser: driver.Script, server: Server) -> None:
+    origin = f"http://localhost:{server.port}"
+    driver.play(browser, driver.base(server), "another_origin", transport="longpoll", origin=origin)
+    server.wait_for_log("preflight of /abroad/longpoll")
+
+
+#: How the two are connected, and what makes it so, beside the script.
+ROADS = {"websocket": {}, "refused": {"FLASK_PHOENIX_WEBSOCKET": "false"}, "mute": {}}
+
+
+@pytest.mark.parametrize("road", ROADS)
+def test_two_people_chat_in_the_example_app(servers: Servers, road: str) -> None:
+    command = (sys.executable, "-m", "example_app", "--port", "{port}")
+    keeper = driver.Keeper(servers.start(*command, **driver.STRICT, **ROADS[road]))
+    script = driver.Script("chat.mjs", driver.base(keeper.server), "ember", road)
     try:
-        driver.assert_good(script.result(chat_keeper.helpers))
+        driver.assert_good(script.result(keeper.helpers))
     finally:
         script.close()
+        keeper.server.stop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -12,10 +12,11 @@ import pytest
 from gevent.event import Event
 
 from flask_phoenix.connection import Carrier, Connection, Engine, RawConnection
-from flask_phoenix.exceptions import InvalidPayload
+from flask_phoenix.exceptions import InvalidPayload, PhoenixError
 from flask_phoenix.inbox import LIMIT
 from flask_phoenix.message import Broadcast, Frame
-from flask_phoenix.pubsub import Subscriber
+from flask_phoenix.pubsub import Adapter, Subscriber
+from flask_phoenix.serializer import Json
 from flask_phoenix.socket import RawSocket, Socket
 from tests.processes import DEADLINE
 from tests.roads import V1, V2, Road, in_thread, turn
@@ -23,7 +24,7 @@ from tests.roads import V1, V2, Road, in_thread, turn
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    engine = Engine(nullcontext)
+    engine = Engine(nullcontext, Json())
     yield engine
     engine.stop()
 
@@ -445,7 +446,7 @@ def test_each_call_has_a_context_of_its_own() -> None:
         def terminate(self, reason: Any) -> None:
             log.append("terminate")
 
-    engine = Engine(context)
+    engine = Engine(context, Json())
     client = Raw(engine, Noting)
     turn()
     client.connection.receive("a")
@@ -453,3 +454,128 @@ def test_each_call_has_a_context_of_its_own() -> None:
     turn()
     engine.stop()
     assert log == ["in", "open", "out", "in", "frame", "out", "in", "terminate", "out"]
+
+
+# Other nodes
+
+
+class Recording(Adapter):
+    """Remembers what it is asked for, and can be told what another node has published."""
+
+    def __init__(self) -> None:
+        self.asked: list[Any] = []
+
+    def start(self, node: str, receive: Callable[[str, bytes], None]) -> None:
+        self.asked.append(("start", node))
+        self.receive = receive
+
+    def stop(self) -> None:
+        self.asked.append("stop")
+
+    def subscribe(self, topic: str) -> None:
+        self.asked.append(("subscribe", topic))
+
+    def unsubscribe(self, topic: str) -> None:
+        self.asked.append(("unsubscribe", topic))
+
+    def publish(self, topic: str, data: bytes) -> None:
+        self.asked.append((topic, data))
+
+
+@pytest.fixture
+def adapter() -> Recording:
+    return Recording()
+
+
+@pytest.fixture
+def joined(adapter: Recording) -> Iterator[Engine]:
+    """Return an engine that has a way to other nodes."""
+    engine = Engine(nullcontext, Json(), adapter)
+    yield engine
+    engine.stop()
+
+
+def test_a_node_has_its_name_while_it_serves(engine: Engine) -> None:
+    assert engine.node == ""
+    engine.serve()
+    name = engine.node
+    engine.serve()
+    assert engine.node == name != ""
+    engine.stop()
+    assert engine.node == ""
+    engine.serve()
+    assert engine.node not in ("", name)
+
+
+def test_the_adapter_is_started_once(joined: Engine, adapter: Recording) -> None:
+    assert adapter.asked == []
+    joined.serve()
+    joined.serve()
+    assert adapter.asked == [("start", joined.node)]
+    joined.stop()
+    joined.stop()
+    assert adapter.asked[1:] == ["stop"]
+
+
+def test_a_broadcast_is_published(joined: Engine, adapter: Recording) -> None:
+    joined.serve()
+    told = heard(joined, "room:1")
+    joined.broadcast(Broadcast("room:1", "said", {"n": 1}))
+    joined.broadcast(Broadcast("room:1", "said", b"\x01"), None)
+    joined.broadcast(Broadcast("nobody", "said", {}))
+    turn()
+    assert told == [Broadcast("room:1", "said", {"n": 1}), Broadcast("room:1", "said", b"\x01")]
+    assert adapter.asked[2:] == [
+        ("room:1", b'J\x00\x04said{"n":1}'),
+        ("room:1", b"B\x00\x04said\x01"),
+        ("nobody", b"J\x00\x04said{}"),
+    ]
+
+
+def test_a_local_broadcast_is_not(joined: Engine, adapter: Recording) -> None:
+    told = heard(joined, "room:1")
+    joined.broadcast(Broadcast("room:1", "said", {}), local=True)
+    assert told == [Broadcast("room:1", "said", {})]
+    assert adapter.asked == [("subscribe", "room:1")]
+
+
+def test_who_only_speaks_joins_the_network_too(joined: Engine, adapter: Recording) -> None:
+    joined.broadcast(Broadcast("room:1", "said", {}))
+    assert adapter.asked == [("start", joined.node), ("room:1", b"J\x00\x04said{}")]
+    assert not joined.hub.running
+
+
+def test_what_another_node_has_published_is_delivered_here_alone(joined: Engine, adapter: Recording) -> None:
+    joined.serve()
+    told = heard(joined, "room:1")
+    adapter.receive("room:1", b'J\x00\x04said{"n":1}')
+    adapter.receive("room:2", b"J\x00\x04said{}")
+    turn()
+    assert told == [Broadcast("room:1", "said", {"n": 1})]
+    assert len(adapter.asked) == 2
+
+
+def test_a_broadcast_that_cannot_be_published_was_delivered_here(joined: Engine, adapter: Recording) -> None:
+    def publish(topic: str, data: bytes) -> None:
+        raise PhoenixError("out of reach")
+
+    adapter.publish = publish  # type: ignore[method-assign]
+    told = heard(joined, "room:1")
+    with pytest.raises(PhoenixError, match="out of reach"):
+        joined.broadcast(Broadcast("room:1", "said", {}))
+    assert told == [Broadcast("room:1", "said", {})]
+
+
+def test_a_broadcast_from_another_thread_is_published(joined: Engine, adapter: Recording) -> None:
+    joined.serve()
+    in_thread(joined.broadcast, Broadcast("room:1", "said", {}))
+    assert adapter.asked[1:] == [("room:1", b"J\x00\x04said{}")]
+
+
+def test_disconnecting_from_another_node(joined: Engine, adapter: Recording) -> None:
+    client = Line(joined, "user:7")
+    assert adapter.asked[1:] == [("subscribe", "user:7")]
+    adapter.receive("user:7", b"J\x00\x0adisconnect{}")
+    turn()
+    assert client.road.closed == (1001, "disconnected")
+    assert adapter.asked[2:] == [("unsubscribe", "user:7")]

@@ -35,7 +35,7 @@ from flask_phoenix import (
     on,
 )
 from flask_phoenix.serializer import V2Serializer
-from flask_phoenix.testing import Client
+from flask_phoenix.testing import Client, MemoryAdapter
 from tests.processes import DEADLINE, ROOT
 from tests.wire import Entry
 
@@ -762,3 +762,61 @@ def test_joins_of_many_leave_no_context(app: Flask, enter: Callable[..., Client]
         client.join("room:1")
     assert len(depth) == 20 * 3  # the handshake, the join and what follows it
     assert not has_app_context()
+
+
+# Several nodes
+
+
+@pytest.fixture
+def network(make_app: Callable[..., Flask]) -> list[tuple[Phoenix, Flask]]:
+    """Return two apps that hear each other."""
+    adapters: list[MemoryAdapter] = []
+    nodes = []
+    for _ in range(2):
+        app = make_app()
+        phoenix = Phoenix(app, adapter=MemoryAdapter(adapters))
+        room(phoenix)
+        nodes.append((phoenix, app))
+    return nodes
+
+
+def test_a_broadcast_reaches_clients_of_every_node(network: list[tuple[Phoenix, Flask]]) -> None:
+    (here, app), (_, other) = network
+    with Client(app) as one, Client(other) as two:
+        rooms = [one.join("room:1"), two.join("room:1")]
+        here.broadcast("room:1", "shout", {"n": 1})
+        assert [each.expect("shout") for each in rooms] == [{"n": 1}] * 2
+        assert rooms[1].call("shout_from", {"n": 2}).status == "ok"
+        assert rooms[0].expect("shout") == {"n": 2}
+        rooms[1].refute("shout")
+
+
+def test_a_local_broadcast_reaches_clients_of_this_node(network: list[tuple[Phoenix, Flask]]) -> None:
+    (here, app), (_, other) = network
+    with Client(app) as one, Client(other) as two:
+        rooms = [one.join("room:1"), two.join("room:1")]
+        here.local_broadcast("room:1", "shout", {"n": 1})
+        assert rooms[0].expect("shout") == {"n": 1}
+        rooms[1].refute("shout")
+
+
+def test_listeners_and_taps_of_other_nodes(network: list[tuple[Phoenix, Flask]]) -> None:
+    (here, app), (there, other) = network
+    heard: Queue[Broadcast] = Queue()
+    stops = [there.subscribe("room:1", heard.put), there.tap(heard.put)]
+    with Client(app), Client(other):
+        here.broadcast("room:1", "shout", {"n": 1})
+        here.broadcast("nobody hears it there", "shout", {"n": 2})
+        assert [heard.get(timeout=DEADLINE) for _ in range(2)] == [Broadcast("room:1", "shout", {"n": 1})] * 2
+        assert heard.empty()
+        for stop in stops:
+            stop()
+
+
+def test_disconnecting_on_another_node(network: list[tuple[Phoenix, Flask]]) -> None:
+    (here, app), (_, other) = network
+    with Client(app, params={"user": "ann"}) as one, Client(other, params={"user": "ann"}) as two:
+        here.disconnect("ann")
+        for client in (one, two):
+            client.refute(lambda message: True)
+            assert client.closed == (1001, "disconnected")

@@ -27,7 +27,7 @@ from flask_phoenix.handshake import (
     offered_protocols,
     parse_query,
 )
-from flask_phoenix.mount import INFO_KEYS, Mount, make_mount
+from flask_phoenix.mount import INFO_KEYS, Mount, make_mounts
 from flask_phoenix.serializer import Json, V1Serializer, V2Serializer, default_table
 from flask_phoenix.testing import Client
 
@@ -52,8 +52,9 @@ def requested(app: Flask) -> Iterator[None]:
         yield
 
 
-def mount(**options: Any) -> Mount:
-    return make_mount("/socket", UserSocket, options, {})
+def mount(socket: type[Socket] = UserSocket, **options: Any) -> Mount:
+    (only,) = make_mounts("/socket", socket, options, {})
+    return only
 
 
 def status_of(refusal: pytest.ExceptionInfo[HTTPException]) -> int:
@@ -296,7 +297,7 @@ def told(app: Flask, query: str = "", token: str | None = None, **options: Any) 
             heard.append(info)
 
     there = {"REMOTE_ADDR": "127.0.0.1", "REMOTE_PORT": "4711"}
-    listening = make_mount("/socket", Listener, options, {})
+    listening = mount(Listener, **options)
     path = f"/socket/websocket{query}"
     with app.test_request_context(path, headers=HEADERS, environ_overrides=there, base_url="http://example.com:8080"):
         enter(listening, "websocket", TABLE, token, {})
@@ -337,7 +338,7 @@ def test_uri_implies_a_port(app: Flask, base: str, port: int) -> None:
             heard.append(info["uri"]["port"])
 
     with app.test_request_context("/socket/websocket", base_url=base):
-        enter(make_mount("/s", Listener, {"connect_info": ["uri"]}, {}), "websocket", TABLE, None, {})
+        enter(mount(Listener, connect_info=["uri"]), "websocket", TABLE, None, {})
     assert heard == [port]
 
 
@@ -349,7 +350,7 @@ def test_what_is_not_there_is_empty(app: Flask) -> None:
             heard.append(info)
 
     with app.test_request_context("/socket/websocket", environ_overrides={"HTTP_USER_AGENT": None}):
-        listening = make_mount("/s", Listener, {"connect_info": [*INFO_KEYS]}, {})
+        listening = mount(Listener, connect_info=[*INFO_KEYS])
         enter(listening, "websocket", TABLE, None, {})
     (info,) = heard
     assert info["x_headers"] == info["trace_context_headers"] == info["sec_websocket_headers"] == []
@@ -412,7 +413,7 @@ def session_told(app: Flask, headers: dict[str, str], query: str, **options: Any
             heard.append(info["session"])
 
     with app.test_request_context(f"/socket/websocket{query}", headers=headers):
-        listening = make_mount("/s", Listener, {"connect_info": ["session"], **options}, {})
+        listening = mount(Listener, connect_info=["session"], **options)
         enter(listening, "websocket", TABLE, None, {})
     return heard[0]
 
@@ -570,7 +571,7 @@ def test_unknown_version_asks_nobody(app: Flask, query: str) -> None:
             pytest.fail("connect is asked before the version is known")
 
     with app.test_request_context(f"/socket/websocket{query}"), pytest.raises(UnknownVersion):
-        enter(make_mount("/s", Silent, {}, {}), "websocket", TABLE, None, {})
+        enter(mount(Silent), "websocket", TABLE, None, {})
 
 
 # The author decides
@@ -588,7 +589,7 @@ def test_connect(app: Flask) -> None:
             return f"user:{self.assigns['user']}"
 
     with app.test_request_context("/socket/websocket?user=7&vsn=2.0.0"):
-        entrance = enter(make_mount("/s", Listener, {}, {}), "websocket", TABLE, None, {})
+        entrance = enter(mount(Listener), "websocket", TABLE, None, {})
     assert entrance.id == "user:7"
     assert entrance.socket.params == {"user": "7", "vsn": "2.0.0"}
     assert entrance.socket.assigns == {"user": "7"}
@@ -600,7 +601,7 @@ def test_refusal_of_the_author(app: Flask) -> None:
             raise Refused("rate_limit")
 
     with app.test_request_context("/socket/websocket"), pytest.raises(Refused) as refusal:
-        enter(make_mount("/s", Listener, {}, {}), "websocket", TABLE, None, {})
+        enter(mount(Listener), "websocket", TABLE, None, {})
     assert refusal.value.reason == "rate_limit"
 
 
@@ -611,7 +612,7 @@ def test_connect_that_returns_something(app: Flask, answer: Any) -> None:
             return answer
 
     with app.test_request_context("/socket/websocket"), pytest.raises(InvalidReturn) as mistake:
-        enter(make_mount("/s", Listener, {}, {}), "websocket", TABLE, None, {})
+        enter(mount(Listener), "websocket", TABLE, None, {})
     assert "Listener.connect" in str(mistake.value)
     assert "raise Refused" in str(mistake.value)
 
@@ -623,7 +624,7 @@ def test_id_that_is_no_string(app: Flask, name: Any) -> None:
             return name
 
     with app.test_request_context("/socket/websocket"), pytest.raises(InvalidReturn) as mistake:
-        enter(make_mount("/s", Listener, {}, {}), "websocket", TABLE, None, {})
+        enter(mount(Listener), "websocket", TABLE, None, {})
     assert "Listener.id" in str(mistake.value)
 
 

@@ -22,10 +22,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "flask_phoenix"
 
 #: The house, from the ground up: a module imports only modules that stand before it.
-GROUND = ["exceptions", "message", "serializer", "origin", "protocol"]
+GROUND = ["exceptions", "message", "serializer", "envelope", "origin", "protocol"]
 RUNTIME = ["pubsub", "hub", "inbox", "channel", "socket", "connection", "ties", "link", "multiplexer", "outbox"]
-CARRIERS = ["mount", "handshake", "websocket"]
-FACE = ["server", "endpoint", "cli", "extension"]
+CARRIERS = ["mount", "handshake", "websocket", "longpoll", "session"]
+FACE = ["server", "endpoint", "polling", "cli", "extension"]
 ROOMS = [*GROUND, *RUNTIME, *CARRIERS, *FACE, "testing", "__init__"]
 
 #: The ground does no I/O and has no clock; of what is not in the standard library, JSON's module alone.

@@ -18,6 +18,7 @@ from flask_phoenix.exceptions import NotJoined, PhoenixError, Refused
 from flask_phoenix.inbox import LIMIT
 from flask_phoenix.message import Broadcast, Reply
 from flask_phoenix.pubsub import Subscriber
+from flask_phoenix.serializer import Json
 from tests.processes import DEADLINE
 from tests.roads import CRASHED, JOIN_CRASHED, JOINED, UNMATCHED, V1, Tab, in_thread, serve, turn
 
@@ -26,7 +27,7 @@ FAILURES = [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout]
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    engine = Engine(nullcontext)
+    engine = Engine(nullcontext, Json())
     yield engine
     engine.stop()
 
@@ -1265,7 +1266,7 @@ def test_each_callback_has_a_context_of_its_own() -> None:
             log.append("terminate")
             super().terminate(reason)
 
-    engine = Engine(context)
+    engine = Engine(context, Json())
     tab, ended = enter(engine, Noting)
     tab.say("1", "2", "room:1", "do", {})
     turn()

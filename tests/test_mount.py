@@ -9,7 +9,7 @@ import pytest
 from flask import Flask
 
 from flask_phoenix import InvalidOption, Phoenix, Refused, Socket
-from flask_phoenix.mount import INFO_KEYS, Mount, Options, make_mount
+from flask_phoenix.mount import INFO_KEYS, TRANSPORTS, Mount, Options, make_mounts
 from flask_phoenix.origin import RequestOrigin
 from flask_phoenix.serializer import Json, V2Serializer
 
@@ -21,7 +21,16 @@ class UserSocket(Socket):
 
 
 def mount(given: dict[str, Any] | None = None, config: dict[str, Any] | None = None, at: str = "/socket") -> Mount:
-    return make_mount(at, UserSocket, given or {}, config or {})
+    """Mount the WebSocket alone."""
+    (only,) = make_mounts(at, UserSocket, given or {}, config or {})
+    return only
+
+
+def mounts(given: dict[str, Any], config: dict[str, Any] | None = None) -> dict[str, Mount]:
+    """Mount every transport that is wanted."""
+    made = make_mounts("/socket", UserSocket, given, config or {})
+    assert [mount.transport for mount in made] == [name for name in TRANSPORTS if name in {m.transport for m in made}]
+    return {mount.transport: mount for mount in made}
 
 
 def ignore(refused: Refused) -> str:
@@ -44,6 +53,9 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "compress": (False, True, False),
     "error_handler": (None, ignore, str),
     "max_channels": (100, 1, 500),
+    "window": (10.0, 0.5, 20),
+    "pubsub_timeout": (2.0, 0.5, 3),
+    "token_max_age": (1_209_600.0, 60, 3600.5),
 }
 OPTIONS = [field.name for field in fields(Options)]
 
@@ -124,7 +136,7 @@ def test_origin_policies_are_kept_apart() -> None:
     ],
 )
 def test_url(path: str, transport: str, url: str) -> None:
-    assert mount(at=path).url(transport) == url
+    assert mount({"path": transport}, at=path).url == url
 
 
 def test_path_option() -> None:
@@ -137,6 +149,76 @@ def test_path_option() -> None:
     assert "/socket/websocket" not in rules
 
 
+# By which transports
+
+
+@pytest.mark.parametrize(
+    ("given", "config", "urls"),
+    [
+        ({}, {}, ["/socket/websocket"]),
+        ({"longpoll": True}, {}, ["/socket/websocket", "/socket/longpoll"]),
+        ({"longpoll": {}}, {}, ["/socket/websocket", "/socket/longpoll"]),
+        ({"websocket": {}}, {}, ["/socket/websocket"]),
+        ({"longpoll": True, "websocket": False}, {}, ["/socket/longpoll"]),
+        ({"websocket": False}, {}, []),
+        ({}, {"PHOENIX_LONGPOLL": True}, ["/socket/websocket", "/socket/longpoll"]),
+        ({}, {"PHOENIX_LONGPOLL": True, "PHOENIX_WEBSOCKET": False}, ["/socket/longpoll"]),
+        (
+            {"longpoll": False, "websocket": True},
+            {"PHOENIX_LONGPOLL": True, "PHOENIX_WEBSOCKET": False},
+            ["/socket/websocket"],
+        ),
+        ({}, {"PHOENIX_LONGPOLL": {"path": "/lp"}}, ["/socket/websocket", "/socket/lp"]),
+        ({"path": "/ws", "longpoll": True}, {}, ["/socket/ws", "/socket/longpoll"]),
+        ({"longpoll": True}, {"PHOENIX_PATH": "/ws"}, ["/socket/ws", "/socket/longpoll"]),
+        ({"longpoll": {"path": "/a/lp"}, "websocket": {"path": "/a/ws"}}, {}, ["/socket/a/ws", "/socket/a/lp"]),
+        ({"path": "/one", "websocket": {"path": "/other"}}, {}, ["/socket/other"]),
+    ],
+)
+def test_transports(given: dict[str, Any], config: dict[str, Any], urls: list[str]) -> None:
+    assert [mount.url for mount in mounts(given, config).values()] == urls
+
+
+def test_options_of_one_transport() -> None:
+    both = mounts({"timeout": 5, "longpoll": {"window": 1, "max_channels": 3}, "websocket": {"timeout": 7}})
+    websocket, longpoll = both["websocket"].options, both["longpoll"].options
+    assert (websocket.timeout, longpoll.timeout) == (7, 5)
+    assert (websocket.window, longpoll.window) == (10.0, 1)
+    assert (websocket.max_channels, longpoll.max_channels) == (100, 3)
+
+
+def test_options_of_one_transport_win() -> None:
+    config = {"PHOENIX_WINDOW": 1, "PHOENIX_OUTBOX_LIMIT": 1, "PHOENIX_MAX_CHANNELS": 1}
+    given = {"outbox_limit": 2, "max_channels": 2, "longpoll": {"max_channels": 3}}
+    options = mounts(given, config)["longpoll"].options
+    assert (options.window, options.outbox_limit, options.max_channels) == (1, 2, 3)
+
+
+def test_each_transport_has_its_origins() -> None:
+    both = mounts({"check_origin": ["//a.example"], "longpoll": {"check_origin": ["//b.example"]}})
+    assert both["websocket"].origin.allows("http://a.example", HERE)
+    assert not both["longpoll"].origin.allows("http://a.example", HERE)
+    assert both["longpoll"].origin.allows("http://b.example", HERE)
+
+
+@pytest.mark.parametrize("value", [None, 1, "yes", ["window"]])
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_what_is_no_transport(transport: str, value: Any) -> None:
+    for given, config in [({transport: value}, {}), ({}, {f"PHOENIX_{transport.upper()}": value})]:
+        with pytest.raises(InvalidOption, match=f"{transport} is True, False, or a dict of options"):
+            mounts(given, config)
+
+
+@pytest.mark.parametrize("name", ["windo", "longpoll", "websocket"])
+def test_unknown_option_of_one_transport(name: str) -> None:
+    with pytest.raises(InvalidOption, match=repr(name)):
+        mounts({"longpoll": {name: True}})
+
+
+def test_a_transport_that_is_off_is_not_looked_at() -> None:
+    assert list(mounts({"longpoll": False}, {"PHOENIX_WINDOW": 1})) == ["websocket"]
+
+
 # What cannot be
 
 
@@ -146,7 +228,9 @@ def test_path_option() -> None:
         ("timout", "'timeout'"),
         ("check_orign", "'check_origin'"),
         ("max_chanels", "'max_channels'"),
-        ("window_ms", "max_frame_size"),
+        ("window_ms", "'window'"),
+        ("long_poll", "'longpoll'"),
+        ("hibernate", "max_frame_size"),
     ],
 )
 def test_unknown_option(name: str, hint: str) -> None:
@@ -168,11 +252,13 @@ def test_unknown_option_is_found_at_the_mount() -> None:
         ({"PHOENIX_CHECK_ORIGIN": False}, {"check_csrf": False}),
         ({"PHOENIX_CHECK_CSRF": False}, {"check_origin": False}),
         ({"PHOENIX_CHECK_ORIGIN": False, "PHOENIX_CHECK_CSRF": False}, {}),
+        ({}, {"check_csrf": False, "websocket": {"check_origin": False}}),
+        ({}, {"check_csrf": False, "longpoll": {"check_origin": False}}),
     ],
 )
 def test_both_checks_off(config: dict[str, Any], options: dict[str, Any]) -> None:
     with pytest.raises(InvalidOption) as mistake:
-        mount(options, config, "/shop")
+        make_mounts("/shop", UserSocket, options, config)
     assert "one of check_origin and check_csrf must be set" in str(mistake.value)
     assert "'/shop'" in str(mistake.value)
 
@@ -197,6 +283,9 @@ def test_both_checks_off_is_found_when_the_app_is_known() -> None:
         *[("max_frame_size", value) for value in (0, -1, None, 1.5, "1000", True)],
         *[("outbox_limit", value) for value in (0, -1, None, 1e6, True)],
         *[("max_channels", value) for value in (0, -1, None, float("inf"), True)],
+        *[("window", value) for value in (0, -1, None, "10", float("nan"), True)],
+        *[("pubsub_timeout", value) for value in (0, -0.5, None, "2", True)],
+        *[("token_max_age", value) for value in (0, -1, None, "60", True)],
         *[("connect_info", value) for value in ("uri", {"salt": "x"}, ["cookies"], ["auth_token"], [7], 7)],
         *[("subprotocols", value) for value in ("sip", {"sip"}, 7)],
         *[("serializer", value) for value in ("x", [], [V2Serializer], [(1, "~> 2.0.0")], [(V2Serializer, 2)])],

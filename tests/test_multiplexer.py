@@ -20,6 +20,7 @@ from flask_phoenix.hub import STRIDE
 from flask_phoenix.inbox import LIMIT
 from flask_phoenix.message import Broadcast
 from flask_phoenix.pubsub import Subscriber
+from flask_phoenix.serializer import Json
 from tests.processes import DEADLINE
 from tests.roads import CRASHED, JOIN_CRASHED, JOINED, UNMATCHED, V1, V2, Road, Tab, in_thread, serve, turn
 
@@ -29,7 +30,7 @@ ALIVE = [None, "hb", "phoenix", "phx_reply", JOINED]
 
 @pytest.fixture
 def engine() -> Iterator[Engine]:
-    engine = Engine(nullcontext)
+    engine = Engine(nullcontext, Json())
     yield engine
     engine.stop()
 

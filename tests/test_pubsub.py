@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from flask_phoenix.exceptions import InvalidPayload
+from flask_phoenix.exceptions import InvalidPayload, PhoenixError
 from flask_phoenix.message import Broadcast, Frame
-from flask_phoenix.pubsub import Delivery, Lane, PubSub, Subscriber
+from flask_phoenix.pubsub import Adapter, Delivery, Lane, PubSub, Subscriber
 from flask_phoenix.serializer import Json, Serializer, V1Serializer, V2Serializer
 
 HELLO = Broadcast("room:1", "hello", {"n": 1})
@@ -304,3 +304,64 @@ def test_a_tap_can_be_ended_twice(desk: Desk) -> None:
     end = desk.pubsub.tap(lambda broadcast: None)
     end()
     end()
+
+
+# The way to other nodes
+
+
+class Recording(Adapter):
+    """Remembers what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def subscribe(self, topic: str) -> None:
+        self.asked.append(f"subscribe {topic}")
+
+    def unsubscribe(self, topic: str) -> None:
+        self.asked.append(f"unsubscribe {topic}")
+
+
+def test_the_interface_is_for_others_to_write() -> None:
+    adapter = Adapter()
+    calls: list[Callable[[], None]] = [
+        lambda: adapter.start("node", lambda topic, data: None),
+        adapter.stop,
+        lambda: adapter.subscribe("t"),
+        lambda: adapter.unsubscribe("t"),
+        lambda: adapter.publish("t", b""),
+    ]
+    for call in calls:
+        with pytest.raises(NotImplementedError):
+            call()
+
+
+def test_the_adapter_is_asked_for_a_topic_while_somebody_here_hears_it() -> None:
+    adapter = Recording()
+    pubsub = PubSub(lambda delivery: None, adapter)
+    one, other = Ear(lane()).subscriber, Ear().subscriber
+    pubsub.subscribe("a", one)
+    pubsub.subscribe("a", other)
+    pubsub.subscribe("a", one)
+    pubsub.subscribe("b", one)
+    assert adapter.asked == ["subscribe a", "subscribe b"]
+    pubsub.unsubscribe("a", one)
+    pubsub.unsubscribe("a", one)
+    pubsub.unsubscribe("nobody hears it", one)
+    assert adapter.asked == ["subscribe a", "subscribe b"]
+    pubsub.unsubscribe("a", other)
+    pubsub.unsubscribe("b", one)
+    assert adapter.asked[2:] == ["unsubscribe a", "unsubscribe b"]
+    pubsub.subscribe("a", one)
+    assert adapter.asked[4:] == ["subscribe a"]
+
+
+def test_a_topic_that_cannot_be_had_is_not_heard() -> None:
+    class Broken(Recording):
+        def subscribe(self, topic: str) -> None:
+            raise PhoenixError("out of reach")
+
+    pubsub = PubSub(lambda delivery: None, Broken())
+    with pytest.raises(PhoenixError):
+        pubsub.subscribe("a", Ear().subscriber)
+    assert not pubsub.subscribed("a")

@@ -22,14 +22,17 @@ from werkzeug.exceptions import Forbidden
 
 from flask_phoenix import Channel, Phoenix, Refused, Socket, Unsupported, on, server
 from flask_phoenix.connection import Engine
+from flask_phoenix.serializer import Json
 from flask_phoenix.server import (
     SOCKET,
+    LateResponse,
     Server,
     UpgradeResponse,
     carry_frames,
     close_refused,
     drain,
     join_server,
+    late_body,
     require_patched,
     take_socket,
 )
@@ -108,6 +111,41 @@ def test_frames_are_carried_while_the_server_iterates() -> None:
     assert carried == [True]
 
 
+# The answer whose body comes later
+
+
+def test_late_response_names_its_head_at_once_and_makes_its_body_later() -> None:
+    done: list[str] = []
+
+    def start_response(status: str, headers: list[tuple[str, str]]) -> None:
+        done.append(status)
+        assert dict(headers) == {"Content-Type": "application/json; charset=utf-8", "X-After": "yes"}
+
+    def make() -> bytes:
+        done.append("made")
+        return b"{}"
+
+    response = LateResponse(make)
+    response.headers["X-After"] = "yes"
+    response.headers["Content-Length"] = "0"  # as Flask would count the body that is not there yet
+    body = response({}, start_response)
+    assert done == ["200 OK"]
+    assert list(body) == [b"{}"]
+    assert done[1:] == ["made"]
+
+
+def test_late_response_can_be_looked_at() -> None:
+    response = LateResponse(lambda: pytest.fail("nobody has asked for it"))
+    assert response.status_code == 200
+    assert response.is_json
+
+
+def test_a_late_body_is_made_when_it_is_asked_for() -> None:
+    body = late_body(lambda: b"{}")
+    assert next(body) == b"{}"
+    assert list(body) == []
+
+
 # A refusal behind a foreign 101
 
 
@@ -121,7 +159,7 @@ def test_frames_are_carried_while_the_server_iterates() -> None:
     ],
 )
 def test_close_refused(foreign: tuple[Any, Wire], error: Exception, draining: bool, code: int) -> None:
-    engine, (websocket, client) = Engine(nullcontext), foreign
+    engine, (websocket, client) = Engine(nullcontext, Json()), foreign
     engine.draining = draining
     with pytest.raises(type(error)), close_refused(engine, {"wsgi.websocket": websocket}):
         raise error
@@ -130,7 +168,7 @@ def test_close_refused(foreign: tuple[Any, Wire], error: Exception, draining: bo
 
 
 def test_nothing_to_close(foreign: tuple[Any, Wire]) -> None:
-    engine, (websocket, client) = Engine(nullcontext), foreign
+    engine, (websocket, client) = Engine(nullcontext, Json()), foreign
     with close_refused(engine, {"wsgi.websocket": websocket}):
         pass
     with pytest.raises(Forbidden), close_refused(engine, {}):

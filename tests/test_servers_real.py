@@ -149,6 +149,30 @@ def test_stories(node: driver.Script, served: Served, story: str) -> None:
     driver.play(node, driver.base(served.server), story)
 
 
+@pytest.mark.parametrize(
+    "story",
+    [
+        "announcement_from_a_view",
+        "auth_token",
+        "batches_keep_their_order",
+        "broadcast",
+        "crash_and_rejoin",
+        "forced_disconnect",
+        "large_message",
+        "refused_connect",
+    ],
+)
+def test_stories_over_polls(node: driver.Script, served: Served, story: str) -> None:
+    driver.play(node, driver.base(served.server), story, transport="longpoll")
+
+
+def test_fallback(node: driver.Script, served: Served) -> None:
+    driver.play(node, driver.base(served.server), "stays_with_a_healthy_websocket")
+    # Where a 101 is sent before anybody is asked, a client is content with it, and does not fall back.
+    if served.way.handshake:
+        driver.play(node, driver.base(served.server), "falls_back_where_websockets_are_refused")
+
+
 def test_ordinary_view(served: Served) -> None:
     status, body = get(served.server, "/")
     assert status == 200
@@ -172,10 +196,25 @@ def test_refused_connect(node: driver.Script, served: Served) -> None:
 
 @EVERY_WAY
 def test_drains(node: driver.Script, servers: Servers, way: Way) -> None:
+    check_drain(node, servers, way, "websocket")
+
+
+def test_gunicorn_drains_clients_that_poll(node: driver.Script, servers: Servers) -> None:
+    check_drain(node, servers, WAYS["gunicorn -k gevent"], "longpoll")
+
+
+def check_drain(node: driver.Script, servers: Servers, way: Way, transport: str) -> None:
+    """Fail unless a server that is stopped lets its clients go and ends well."""
     keeper = driver.Keeper(servers.start(*way.command, **driver.STRICT))
-    driver.play(node, driver.base(keeper.server), "server_stops", helpers=keeper.helpers)
+    driver.play(node, driver.base(keeper.server), "server_stops", helpers=keeper.helpers, transport=transport)
     assert keeper.statuses == [0]
     assert "Traceback" not in keeper.server.logs()
+
+
+def test_clients_that_poll_come_back_to_gunicorn(node: driver.Script, servers: Servers) -> None:
+    server = servers.start(*WAYS["gunicorn -k gevent"].command, **driver.STRICT)
+    helpers = {"restart": lambda: os.kill(server.pid, signal.SIGHUP)}
+    driver.play(node, driver.base(server), "server_restart", transport="longpoll", helpers=helpers)
 
 
 def test_reloader(node: driver.Script, servers: Servers, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import gevent
@@ -14,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 from flask_phoenix import Channel, Phoenix, Refused, Reply, Socket, on
 from flask_phoenix.exceptions import PhoenixError
 from flask_phoenix.message import Message
-from flask_phoenix.testing import Client, read_server_frame, write_client_frame
+from flask_phoenix.testing import Client, MemoryAdapter, read_server_frame, write_client_frame
 
 phoenix = Phoenix()
 
@@ -344,3 +345,33 @@ def test_what_a_client_writes(message: Message, frame: str | bytes) -> None:
 )
 def test_what_a_client_reads(frame: str | bytes, message: Message) -> None:
     assert read_server_frame(frame) == message
+
+
+# Several nodes
+
+
+def test_apps_of_one_network_hear_each_other() -> None:
+    network: list[MemoryAdapter] = []
+    adapters = [MemoryAdapter(network) for _ in range(3)]
+    heard: list[list[tuple[str, bytes]]] = [[], [], []]
+
+    def note(into: list[tuple[str, bytes]], topic: str, data: bytes) -> None:
+        into.append((topic, data))
+
+    for number, (adapter, into) in enumerate(zip(adapters, heard, strict=True)):
+        adapter.start(f"node {number}", partial(note, into))
+        adapter.subscribe("all")
+    assert [adapter.node for adapter in adapters] == ["node 0", "node 1", "node 2"]
+    adapters[1].subscribe("some")
+    adapters[0].publish("all", b"1")
+    adapters[0].publish("some", b"2")
+    adapters[1].publish("some", b"3")
+    assert heard == [[], [], []]  # nobody hears anything in the turn in which it is said
+    gevent.sleep(0)
+    assert heard == [[], [("all", b"1"), ("some", b"2")], [("all", b"1")]]
+    adapters[1].unsubscribe("all")
+    adapters[1].unsubscribe("never asked for")
+    adapters[2].stop()
+    adapters[0].publish("all", b"4")
+    gevent.sleep(0)
+    assert heard == [[], [("all", b"1"), ("some", b"2")], [("all", b"1")]]

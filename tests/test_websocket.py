@@ -109,7 +109,7 @@ class Roads:
     """Makes connections over socket pairs."""
 
     def __init__(self) -> None:
-        self.engine = Engine(nullcontext)
+        self.engine = Engine(nullcontext, Json())
         self.roads: list[Road] = []
 
     def echo(self, pair: Ends = None, extensions: list[Extension] | None = None, **limits: Any) -> Road:

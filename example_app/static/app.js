@@ -38,7 +38,8 @@ let toldTyping = 0
 function enter(name) {
   nickname = name
   view.entering(true)
-  const mine = new Socket("/socket", { params: () => ({ nickname }) })
+  // Where no WebSocket opens and answers within 2.5 s, it polls.
+  const mine = new Socket("/socket", { params: () => ({ nickname }), longPollFallbackMs: 2500 })
   socket = mine
   mine.onClose(() => {
     if (socket !== mine) return

@@ -2,8 +2,9 @@
 //
 //     node browser.mjs
 //
-// Each line that comes in is {"url", "story", "client", "vsn"}, and is answered by the story's result. The page and its
-// modules come from that server, /blank and /clients. It ends when its standard input does.
+// Each line that comes in is {"url", "story", "client", "vsn", "transport"}, and is answered by the story's result. The
+// page and its modules come from that server, /blank and /clients, or from the one that "origin" names. It ends when its
+// standard input does.
 
 import { launch } from "./chromium.mjs"
 import { ask, hear, tell } from "./lines.mjs"
@@ -11,18 +12,18 @@ import { ask, hear, tell } from "./lines.mjs"
 const CLIENTS = { newest: "phoenix", oldest: "phoenix-oldest" }
 
 /** Runs inside the page. */
-async function playInPage({ url, story, client, vsn }) {
-  const { Socket } = await import(`/clients/node_modules/${client}/priv/static/phoenix.mjs`)
+async function playInPage({ story, client, ...options }) {
+  const phoenix = await import(`/clients/node_modules/${client}/priv/static/phoenix.mjs`)
   const { play } = await import("/clients/stories/index.mjs")
-  return play(story, { Socket, WebSocket, url, vsn, ask: window.askOutside })
+  return play(story, { ...options, phoenix, WebSocket, ask: window.askOutside })
 }
 
-async function perform(page, { url, story, client = "newest", vsn = "2.0.0" }) {
+async function perform(page, { client = "newest", origin, ...options }) {
   try {
-    await page.goto(`${url}/blank`)
-    return await page.evaluate(playInPage, { url, story, client: CLIENTS[client], vsn })
+    await page.goto(`${origin ?? options.url}/blank`)
+    return await page.evaluate(playInPage, { ...options, client: CLIENTS[client] })
   } catch (error) {
-    return { story, ok: false, error: String(error.stack) }
+    return { story: options.story, ok: false, error: String(error.stack) }
   }
 }
 

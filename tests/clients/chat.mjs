@@ -1,8 +1,9 @@
 // Two people in the example app's chat, each in a browser of their own:
 //
-//     node chat.mjs URL STAFF_CODE
+//     node chat.mjs URL STAFF_CODE [websocket|refused|mute]
 //
-// It asks the test to "stop" and to "start" the server. One line of JSON tells the result.
+// The last word tells how they are connected. Where WebSockets are refused, by the server, or mute, which is done here,
+// they fall back to polling. It asks the test to "stop" and to "start" the server. One line of JSON tells the result.
 
 import assert from "node:assert/strict"
 import { launch } from "./chromium.mjs"
@@ -10,15 +11,18 @@ import { ask, tell } from "./lines.mjs"
 
 const PATIENCE = 10_000
 
-const [url, code] = process.argv.slice(2)
+const [url, code, road = "websocket"] = process.argv.slice(2)
 
 /** One person: a page in a context of its own, in the chat's lobby. */
 async function enter(browser, nickname) {
   const context = await browser.newContext()
+  if (road === "mute") await context.routeWebSocket("**/socket/websocket*", () => {}) // it opens, and that is all
   const page = await context.newPage()
   page.setDefaultTimeout(PATIENCE)
   page.errors = []
   page.on("pageerror", (error) => page.errors.push(String(error)))
+  page.polls = 0
+  page.on("request", (request) => { if (request.url().includes("/socket/longpoll")) page.polls += 1 })
   await page.goto(url)
   await page.fill("#nickname", nickname)
   await page.click("#enter")
@@ -84,6 +88,14 @@ async function announcement(...pages) {
   await Promise.all(pages.map((page) => page.waitForSelector('#announcement-text:has-text("Supper is ready")')))
 }
 
+/** Whether they are connected as they should be, and the pages know it. */
+async function travel(...pages) {
+  for (const page of pages) {
+    const remembered = await page.evaluate(() => sessionStorage.getItem("phx:fallback:LongPoll"))
+    assert.deepEqual([remembered, page.polls > 0], road === "websocket" ? [null, false] : ["true", true])
+  }
+}
+
 async function restart(ada, grace) {
   const pages = [ada, grace]
   const online = (state) => Promise.all(pages.map((page) => page.waitForSelector(`html[data-online="${state}"]`)))
@@ -96,15 +108,19 @@ async function restart(ada, grace) {
   await heard(grace, "Ada", "there you are")
 }
 
-async function evening(browser) {
-  const ada = await enter(browser, "Ada")
-  const grace = await enter(browser, "Grace")
-  await talking(ada, grace)
+async function stay(ada, grace) {
   await typing(ada, grace)
   await lockedRoom(grace)
   await unread(ada, grace)
-  await announcement(ada, grace)
   await restart(ada, grace)
+}
+
+async function evening(browser) {
+  const [ada, grace] = await Promise.all([enter(browser, "Ada"), enter(browser, "Grace")])
+  await talking(ada, grace)
+  await announcement(ada, grace)
+  await travel(ada, grace)
+  if (road !== "mute") await stay(ada, grace) // why they poll makes no difference to the rest
   assert.deepEqual([...ada.errors, ...grace.errors], [])
 }
 

@@ -94,7 +94,7 @@ def play(player: Script, server: str, story: str, *, helpers: Helpers | None = N
     """Play one story.
 
     :param player: ``stories.mjs`` or ``browser.mjs``.
-    :param options: the ``client`` and the ``vsn``.
+    :param options: the ``client``, the ``vsn``, the ``transport``; in a browser the ``origin`` of the page.
     :raises AssertionError: the story ended badly.
     """
     player.tell({"url": server, "story": story, **options})
@@ -137,7 +137,7 @@ class _Successor(Server):
     """A server with the command and on the port of one that was stopped."""
 
     def __init__(self, older: Server) -> None:
-        super().__init__(tuple(older.command), older.log.with_suffix(".again.log"), STRICT)
+        super().__init__(tuple(older.command), older.log.with_suffix(".again.log"), older.environment)
         self.port = older.port
 
 

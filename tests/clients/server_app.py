@@ -20,7 +20,7 @@ from flask import Flask, Response, request, send_from_directory
 from flask.typing import ResponseReturnValue
 from gevent.event import Event
 
-from flask_phoenix import Channel, Phoenix, Refused, Socket, on
+from flask_phoenix import Channel, Phoenix, RawSocket, Refused, Socket, on
 
 #: Which process this is: clients see by it that a server was restarted.
 BOOT = uuid.uuid4().hex
@@ -29,6 +29,7 @@ FOLDER = Path(__file__).parent
 PATIENCE = 10
 
 app = Flask(__name__)
+app.secret_key = "the same for every process of these tests"
 phoenix = Phoenix(app)
 joins: Counter[str] = Counter()
 bells: defaultdict[str, Event] = defaultdict(Event)
@@ -41,9 +42,13 @@ class Later(NamedTuple):
     response: dict[str, Any]
 
 
+@phoenix.socket("/abroad", check_origin=["//localhost"], auth_token=True, longpoll=True)
+@phoenix.socket("/brief", longpoll={"window": 0.5, "token_max_age": 1})
+@phoenix.socket("/mute", websocket=False, longpoll=True)
+@phoenix.socket("/polled", websocket=False, longpoll=True)
 @phoenix.socket("/packed", compress=True)
-@phoenix.socket("/token", auth_token=True)
-@phoenix.socket("/socket")
+@phoenix.socket("/token", auth_token=True, longpoll=True)
+@phoenix.socket("/socket", longpoll=True)
 class UserSocket(Socket):
     """Anybody but the banned."""
 
@@ -56,6 +61,14 @@ class UserSocket(Socket):
     def id(self) -> str | None:
         user: str | None = self.assigns["user"]
         return user
+
+
+@phoenix.socket("/mute")
+class MuteSocket(RawSocket):
+    """Opens, and never says a word."""
+
+    def handle_frame(self, frame: str | bytes) -> None:
+        """Answer no heartbeat."""
 
 
 @UserSocket.channel("room:*")
@@ -91,6 +104,10 @@ class RoomChannel(Channel):
     def blob(self, payload: bytes) -> bytes:
         self.push("blob", payload)
         return payload[::-1]
+
+    @on("measure")
+    def measure(self, payload: bytes) -> dict[str, Any]:
+        return {"bytes": list(payload)}
 
     @on("shout")
     def shout(self, payload: Any) -> dict[str, Any]:
@@ -141,6 +158,13 @@ class GateChannel(Channel):
         if tries <= payload.get("refusals", 0):
             raise Refused("not yet", tries=tries)
         return {"tries": tries}
+
+
+@app.before_request
+def note_preflights() -> None:
+    """Let the log tell that a browser has asked."""
+    if request.method == "OPTIONS":
+        app.logger.warning("preflight of %s", request.path)
 
 
 @app.get("/")

@@ -1,10 +1,13 @@
 // Plays stories with the npm client on Node, one of them:
 //
-//     node stories.mjs URL STORY [--client newest|oldest] [--vsn 1.0.0]
+//     node stories.mjs URL STORY [--client newest|oldest] [--vsn 1.0.0] [--transport longpoll]
 //
 // URL is the server's, http or https (whose certificate is not checked). One line of JSON tells the result, and so does
 // the exit code. With --list it names all stories. Without a URL it plays what it is told: each line that comes in is
-// {"url", "story", "client", "vsn"}, and is answered by a result.
+// {"url", "story", "client", "vsn", "transport"}, and is answered by a result.
+//
+// The oldest client polls with XMLHttpRequest, which Node does not have: it polls in browsers only. The client writes
+// version 1 over WebSockets only.
 
 import { parseArgs } from "node:util"
 import WebSocket from "ws"
@@ -16,6 +19,7 @@ const { values, positionals } = parseArgs({
   options: {
     client: { type: "string" },
     vsn: { type: "string" },
+    transport: { type: "string" },
     list: { type: "boolean", default: false },
   },
 })
@@ -26,9 +30,9 @@ class TrustingWebSocket extends WebSocket {
   }
 }
 
-async function perform({ url, story, client = "newest", vsn = "2.0.0" }) {
-  const { Socket } = await import({ newest: "phoenix", oldest: "phoenix-oldest" }[client])
-  const result = await play(story, { Socket, WebSocket: TrustingWebSocket, url, vsn, ask })
+async function perform({ story, client = "newest", ...options }) {
+  const phoenix = await import({ newest: "phoenix", oldest: "phoenix-oldest" }[client])
+  const result = await play(story, { ...options, phoenix, WebSocket: TrustingWebSocket, ask })
   await tell(result)
   return result.ok
 }

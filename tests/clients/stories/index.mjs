@@ -2,10 +2,11 @@
 
 import * as joining from "./joining.mjs"
 import * as lasting from "./lasting.mjs"
+import * as polling from "./polling.mjs"
 import * as speaking from "./speaking.mjs"
 import { Stage } from "./stage.mjs"
 
-export const stories = { ...joining, ...speaking, ...lasting }
+export const stories = { ...joining, ...speaking, ...lasting, ...polling }
 
 /** Plays one story; the result says how it ended, and what happened if it ended badly. */
 export async function play(name, surroundings) {

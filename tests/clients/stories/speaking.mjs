@@ -38,6 +38,11 @@ export async function binary_push_and_reply(stage) {
   equal(await pushed, bytes(0, 1, 254, 255), "push from the server")
 }
 
+export async function binary_push(stage) {
+  const channel = await stage.joined(stage.socket(), stage.own("room"))
+  equal(await ok(channel.push("measure", bytes(0, 91, 10, 255))), { bytes: [0, 91, 10, 255] }, "what arrived")
+}
+
 export async function binary_broadcast(stage) {
   const topic = stage.own("room")
   const speaker = await stage.joined(stage.socket(), topic)

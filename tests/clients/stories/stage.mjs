@@ -57,6 +57,13 @@ export class Notes {
   }
 }
 
+/** Every response with which this join succeeds: the first, and those after each rejoin. */
+export function joins(channel) {
+  const notes = new Notes(`join of ${channel.topic}`)
+  channel.join().receive("ok", notes.hear)
+  return notes
+}
+
 export function check(truth, what) {
   if (!truth) throw new Error(`not so: ${what}`)
 }
@@ -79,8 +86,10 @@ function ordered(value) {
 
 /** Where a story is played: its client, its server, and a way to ask for help from outside. */
 export class Stage {
-  constructor({ Socket, WebSocket, url, vsn = "2.0.0", ask, log }) {
-    Object.assign(this, { Socket, WebSocket, url, vsn, ask, log })
+  constructor({ phoenix, WebSocket, transport = "websocket", url, vsn = "2.0.0", ask, log }) {
+    Object.assign(this, { Socket: phoenix.Socket, WebSocket, url, vsn, ask, log })
+    this.polls = transport === "longpoll"
+    this.transport = this.polls ? phoenix.LongPoll : WebSocket
     this.name = Math.random().toString(36).slice(2)
     this.sockets = []
   }
@@ -93,7 +102,7 @@ export class Stage {
   /** A connected socket with little patience; its comings and goings are in `opens` and `closes`. */
   socket({ path = "/socket", ...options } = {}) {
     const socket = new this.Socket(`${this.url.replace(/^http/, "ws")}${path}`, {
-      transport: this.WebSocket,
+      transport: this.transport,
       vsn: this.vsn,
       reconnectAfterMs: () => 25,
       rejoinAfterMs: () => 25,
