@@ -13,6 +13,7 @@ from flask import Flask, current_app, has_app_context
 from werkzeug.exceptions import HTTPException
 
 from .channel import Channel
+from .codec import Json
 from .connection import FAILURES, Engine
 from .endpoint import NAME, Endpoint
 from .exceptions import InvalidOption, PhoenixError
@@ -21,7 +22,6 @@ from .inbox import Inbox
 from .message import DISCONNECT, Broadcast
 from .mount import make_mount
 from .pubsub import Notify, Subscriber
-from .serializer import Json
 from .server import Server, require_patched
 from .socket import BaseSocket
 

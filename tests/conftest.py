@@ -23,7 +23,15 @@ from tests import processes
 #: How long a test's greenlets and descriptors may take to end after it.
 GRACE = processes.DEADLINE / 5
 #: Tests of values start nothing; to look through all objects around each of their many cases would take minutes.
-VALUES_ONLY = {"test_exceptions", "test_message", "test_serializer", "test_origin", "test_protocol", "test_house"}
+VALUES_ONLY = {
+    "test_exceptions",
+    "test_message",
+    "test_codec",
+    "test_serializer",
+    "test_origin",
+    "test_protocol",
+    "test_house",
+}
 #: A greenlet that waits in one of these, and no deeper, is idle; like the event loop it lives as long as its process.
 IDLE = {Hub._run.__code__, Worker._run.__code__}
 

@@ -9,9 +9,10 @@ import pytest
 from flask import Flask
 
 from flask_phoenix import InvalidOption, Phoenix, Refused, Socket
+from flask_phoenix.codec import Json
 from flask_phoenix.mount import INFO_KEYS, Mount, Options, make_mount
 from flask_phoenix.origin import RequestOrigin
-from flask_phoenix.serializer import Json, V2Serializer
+from flask_phoenix.serializer import V2Serializer
 
 HERE = RequestOrigin("http", "localhost", 80)
 
