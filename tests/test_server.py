@@ -261,6 +261,24 @@ def test_one_process_is_not_warned_of(engine: Engine, caplog: pytest.LogCaptureF
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+class StoppedWorker:
+    """A worker of gunicorn's that has been told to stop before its first client came."""
+
+    alive = False
+
+    def handle_exit(self, number: int, frame: Any) -> None:
+        pytest.fail("nobody sends a signal here")
+
+
+def test_a_worker_that_stops_already_lets_nobody_in(engine: Engine) -> None:
+    before = signal.signal(signal.SIGTERM, StoppedWorker().handle_exit)
+    try:
+        join_server(engine, {"SERVER_SOFTWARE": "gunicorn/27.0"})
+        assert engine.draining
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_drains_when_gunicorn_stops_its_worker(engine: Engine) -> None:
     stopped = Event()
     before = signal.signal(signal.SIGTERM, lambda number, frame: stopped.set())
