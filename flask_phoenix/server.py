@@ -6,6 +6,7 @@ import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any
 
 import gevent
@@ -132,6 +133,11 @@ class Server(WSGIServer):
         super().__init__(address, app, spawn=Pool(), **options)
         self.engine = engine
         self.upgrades = upgrades
+
+    def init_socket(self) -> None:
+        """Listen, on a socket whose connections send at once: an answer goes out as head and body, in two writes."""
+        super().init_socket()
+        self.socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
 
     def serve_until_stopped(self) -> None:
         """Serve until SIGINT or SIGTERM, then let the clients go: with 1012, which tells them to come back."""
