@@ -13,7 +13,7 @@ run: .venv/.installed example_app/node_modules  ## Serve the example chat (PORT=
 	$(bin) example_app --port $(PORT)
 
 test: services .venv/.installed example_app/node_modules tests/clients/node_modules  ## Run the tests (ARGS="-k socket").
-	$(bin) pytest $(ARGS)
+	$(bin) pytest -n 2 --dist loadfile $(ARGS)
 
 lint: .venv/.installed  ## Check the style and the types.
 	$(bin) ruff check

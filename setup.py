@@ -46,6 +46,7 @@ setup(
             "pytest>=8.4",
             "pytest-cov>=7.0",
             "pytest-timeout>=2.4",
+            "pytest-xdist>=3.6",
             "ruff==0.17.*",
             "types-gevent>=26.9",
             "types-greenlet>=3.5",

@@ -4,6 +4,7 @@ from .channel import Channel as Channel
 from .channel import SocketRef as SocketRef
 from .channel import intercept as intercept
 from .channel import on as on
+from .codec import Json as Json
 from .exceptions import InvalidMessage as InvalidMessage
 from .exceptions import InvalidOption as InvalidOption
 from .exceptions import InvalidPayload as InvalidPayload
@@ -19,7 +20,6 @@ from .message import Broadcast as Broadcast
 from .message import Message as Message
 from .message import Reply as Reply
 from .pubsub import Adapter as Adapter
-from .serializer import Json as Json
 from .serializer import Serializer as Serializer
 from .socket import RawSocket as RawSocket
 from .socket import Socket as Socket

@@ -16,8 +16,8 @@ from werkzeug._reloader import run_with_reloader
 from werkzeug.debug import DebuggedApplication
 from werkzeug.serving import generate_adhoc_ssl_context, is_running_from_reloader
 
+from .codec import Json
 from .connection import Engine
-from .serializer import Json
 from .server import Server
 
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import gevent
 
+from .codec import Json
 from .envelope import pack, unpack
 from .exceptions import InvalidPayload, PhoenixError
 from .hub import Hub
 from .inbox import LIMIT, Inbox, Workers
 from .message import DISCONNECT, Broadcast, Frame
 from .pubsub import Adapter, Delivery, Each, Lane, PubSub, Subscriber, Write, call_each
-from .serializer import Json, Serializer
+from .serializer import Serializer
 from .socket import BaseSocket, RawSocket
 
 log = logging.getLogger(__name__)

@@ -8,13 +8,14 @@ from typing import Any, NoReturn
 
 from flask import Flask, Response, abort, make_response, request
 
+from .codec import Json
 from .connection import Carrier, Connection, Engine, RawConnection
 from .exceptions import InvalidMessage, InvalidOption, InvalidReturn, Refused, UnknownVersion, Unsupported
 from .handshake import Entrance, check_origin, choose_protocol, enter, offered_protocols, refuse
 from .mount import Mount
 from .multiplexer import ChannelConnection
 from .protocol import Protocol
-from .serializer import Json, Serializer, default_table
+from .serializer import Serializer, default_table
 from .serializer import negotiate as choose_serializer
 from .server import UpgradeResponse, close_refused, join_server, take_socket
 from .socket import RawSocket, Socket

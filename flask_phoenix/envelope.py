@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
+from .codec import Json
 from .exceptions import InvalidMessage, InvalidPayload
 from .message import Broadcast
-from .serializer import Json
 
-#: The first byte tells what the payload is; then come the event's length, in two bytes, the event as
-#: JSON, and the payload.
+#: The first byte tells what the payload is; then come the event's length, in two bytes, the event, and
+#: the payload.
 JSON, BYTES = b"J", b"B"
-LONGEST_EVENT = 1000
 
 
 def pack(broadcast: Broadcast, json: Json) -> bytes:
     """Write a broadcast for other nodes; the topic travels beside it.
 
-    :raises InvalidPayload: the payload is neither bytes nor JSON.
+    :raises InvalidPayload: the payload is neither bytes nor JSON, or the event cannot be written.
     """
     payload = broadcast.payload
-    if len(broadcast.event) > LONGEST_EVENT:
-        raise InvalidPayload(
-            f"an event of {len(broadcast.event)} characters; at most {LONGEST_EVENT} travel between nodes"
-        )
     kind, body = (BYTES, payload) if isinstance(payload, bytes) else (JSON, json.dumps(payload).encode())
-    event = json.dumps(broadcast.event).encode()
-    return kind + len(event).to_bytes(2, "big") + event + body
+    try:
+        event = broadcast.event.encode()
+        return kind + len(event).to_bytes(2, "big") + event + body
+    except (UnicodeEncodeError, OverflowError) as error:
+        raise InvalidPayload(f"this event cannot travel between nodes: {error}") from error
 
 
 def unpack(topic: str, data: bytes, json: Json) -> Broadcast:
@@ -36,7 +34,7 @@ def unpack(topic: str, data: bytes, json: Json) -> Broadcast:
     kind, event, body = data[:1], data[3:start], data[start:]
     if len(data) < start or kind not in (JSON, BYTES):
         raise InvalidMessage(f"expected a broadcast of another node, got {data[:40]!r}")
-    name = json.loads(event)
-    if not isinstance(name, str):
-        raise InvalidMessage(f"expected the name of an event, got {event[:40]!r}")
-    return Broadcast(topic, name, body if kind == BYTES else json.loads(body))
+    try:
+        return Broadcast(topic, event.decode(), body if kind == BYTES else json.loads(body))
+    except UnicodeDecodeError as error:
+        raise InvalidMessage(f"expected the name of an event, got {event[:40]!r}") from error

@@ -13,6 +13,7 @@ from flask import Flask, current_app, has_app_context
 from werkzeug.exceptions import HTTPException
 
 from .channel import Channel
+from .codec import Json
 from .connection import FAILURES, Engine
 from .endpoint import NAME, Endpoint, WebSocketEndpoint
 from .exceptions import InvalidOption, PhoenixError
@@ -22,7 +23,6 @@ from .message import DISCONNECT, Broadcast
 from .mount import make_mounts
 from .polling import LongPollEndpoint
 from .pubsub import Adapter, Notify, Subscriber
-from .serializer import Json
 from .server import Server, require_patched
 from .socket import BaseSocket
 

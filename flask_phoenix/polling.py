@@ -8,12 +8,12 @@ from typing import Any
 from flask import Response, current_app, make_response, request
 from werkzeug.exceptions import HTTPException
 
+from .codec import Json
 from .connection import Engine
 from .endpoint import Endpoint
 from .exceptions import Refused
 from .handshake import check_origin, refuse
 from .mount import Mount
-from .serializer import Json
 from .server import join_server, late_body
 from .session import GONE, NOT_TAKEN, Session, Sessions, text_line
 

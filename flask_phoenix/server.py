@@ -179,6 +179,10 @@ def join_server(engine: Engine, environ: dict[str, Any]) -> None:
 def _drain_with_gunicorn(engine: Engine) -> None:
     """Drain when gunicorn stops this worker: only its signal handlers know, so ours stands in front of them."""
     previous = signal.getsignal(signal.SIGTERM)
+    worker = getattr(previous, "__self__", None)
+    if not getattr(worker, "alive", True):
+        # Told to stop before its first client came, who had just been sent away by another worker.
+        engine.draining = True
 
     def handle(number: int, frame: Any) -> None:
         gevent.spawn(drain, engine)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import gevent
 from gevent.ssl import SSLSocket
+from greenlet import getcurrent
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHandshake
 from websockets.extensions import Extension
@@ -161,13 +162,16 @@ class WebSocketCarrier(Carrier):
             self._watch(CLOSE_TIMEOUT, self._cut)
 
     def _carry(self) -> None:
-        hub, sock, codec = gevent.get_hub(), self._sock, self._codec
+        hub, sock, codec, resume = gevent.get_hub(), self._sock, self._codec, getcurrent().switch
         readable = self._loop.io(sock.fileno(), READ)
         direct = not isinstance(sock, SSLSocket)
         try:
             while not codec.eof_sent:
                 if direct:
-                    hub.wait(readable)
+                    # What hub.wait does, without an object and two calls for each message.
+                    readable.start(resume)
+                    hub.switch()
+                    readable.stop()
                 data = sock.recv(CHUNK)
                 if not data:
                     return

@@ -10,11 +10,12 @@ import gevent
 from gevent.queue import Queue
 
 from flask_phoenix.channel import Channel
+from flask_phoenix.codec import Json
 from flask_phoenix.connection import Carrier, Engine
 from flask_phoenix.message import Frame
 from flask_phoenix.multiplexer import ChannelConnection
 from flask_phoenix.protocol import Protocol
-from flask_phoenix.serializer import Json, Serializer, V1Serializer, V2Serializer
+from flask_phoenix.serializer import Serializer, V1Serializer, V2Serializer
 from flask_phoenix.socket import Socket
 from tests.processes import DEADLINE
 

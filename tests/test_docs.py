@@ -214,9 +214,10 @@ def test_reasons_of_terminate() -> None:
 
 def reasons() -> set[str]:
     """Return the reasons for which the engine ends a channel or a raw socket, as its code gives them."""
-    calls = [node for room in ROOMS for node in ast.walk(tree(room)) if isinstance(node, ast.Call)]
-    endings = [call for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in ENDING]
-    ends = [argument for call in endings for argument in call.args]
+    calls = [node for room in ROOMS for node in ast.walk(tree(room)) if isinstance(node, ast.Call) and node.args]
+    ends = [
+        end for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in ENDING for end in call.args
+    ]
     return {end.value for end in ends if isinstance(end, ast.Constant) and isinstance(end.value, str)}
 
 

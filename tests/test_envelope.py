@@ -9,25 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_phoenix.envelope import pack, unpack
+from flask_phoenix.codec import Json
+from flask_phoenix.envelope import LONGEST_EVENT, pack, unpack
 from flask_phoenix.exceptions import InvalidMessage, InvalidPayload
 from flask_phoenix.message import Broadcast
-from flask_phoenix.serializer import Json
 
 JSON = Json()
 
 PACKED = [
-    ("hello", {"n": 1}, b'J\x00\x05hello{"n":1}'),
-    ("hello", {}, b"J\x00\x05hello{}"),
-    ("", {}, b"J\x00\x00{}"),
-    ("e", None, b"J\x00\x01enull"),
-    ("e", [1, "a"], b'J\x00\x01e[1,"a"]'),
-    ("e", "text", b'J\x00\x01e"text"'),
-    ("\u03c0", {"a": "\u00e9"}, b'J\x00\x02\xcf\x80{"a":"\xc3\xa9"}'),
-    ("blob", b"\xde\xad\xbe\xef", b"B\x00\x04blob\xde\xad\xbe\xef"),
-    ("blob", b"", b"B\x00\x04blob"),
-    ("blob", b'{"n":1}', b'B\x00\x04blob{"n":1}'),
-    ("e" * 300, {}, b"J\x01\x2c" + b"e" * 300 + b"{}"),
+    ("hello", {"n": 1}, b'J\x00\x07"hello"{"n":1}'),
+    ("hello", {}, b'J\x00\x07"hello"{}'),
+    ("", {}, b'J\x00\x02""{}'),
+    ("e", None, b'J\x00\x03"e"null'),
+    ("e", [1, "a"], b'J\x00\x03"e"[1,"a"]'),
+    ("e", "text", b'J\x00\x03"e""text"'),
+    ("\u03c0", {"a": "\u00e9"}, b'J\x00\x04"\xcf\x80"{"a":"\xc3\xa9"}'),
+    ("blob", b"\xde\xad\xbe\xef", b'B\x00\x06"blob"\xde\xad\xbe\xef'),
+    ("blob", b"", b'B\x00\x06"blob"'),
+    ("blob", b'{"n":1}', b'B\x00\x06"blob"{"n":1}'),
+    ("e" * 300, {}, b'J\x01\x2e"' + b"e" * 300 + b'"{}'),
 ]
 
 
@@ -72,7 +72,9 @@ def test_the_apps_json_writes_and_reads() -> None:
     assert unpack("t", packed, loud) == Broadcast("t", "e", {"at": "x"})
 
 
-@pytest.mark.parametrize("payload", [object(), {"a": {1, 2}}, float("nan"), {"a": "\ud800"}], ids=repr)
+@pytest.mark.parametrize(
+    "payload", [pytest.param(object(), id="object"), {"a": {1, 2}}, float("nan"), {"a": "\ud800"}], ids=repr
+)
 def test_what_cannot_be_written(payload: Any) -> None:
     with pytest.raises(InvalidPayload):
         pack(Broadcast("t", "e", payload), JSON)
@@ -101,7 +103,33 @@ def test_what_nobody_has_packed(data: bytes) -> None:
 @pytest.mark.parametrize("body", [b"", b"{", b"NaN", b"\xff", b"{} {}"])
 def test_what_is_not_json(body: bytes) -> None:
     with pytest.raises(InvalidMessage, match="expected JSON"):
-        unpack("t", b"J\x00\x01e" + body, JSON)
+        unpack("t", b'J\x00\x03"e"' + body, JSON)
+
+
+@pytest.mark.parametrize("kind", [b"J", b"B"])
+@pytest.mark.parametrize("event", [b"e", b"\xff", b"", b'"\xff"', b'"'])
+def test_an_event_that_is_not_json(kind: bytes, event: bytes) -> None:
+    with pytest.raises(InvalidMessage, match="expected JSON"):
+        unpack("t", kind + len(event).to_bytes(2, "big") + event + b"{}", JSON)
+
+
+@pytest.mark.parametrize("event", [b"{}", b"[]", b"7", b"null"])
+def test_an_event_that_is_no_string(event: bytes) -> None:
+    with pytest.raises(InvalidMessage, match="expected the name of an event"):
+        unpack("t", b"J" + len(event).to_bytes(2, "big") + event + b"{}", JSON)
+
+
+@pytest.mark.parametrize("letter", ["e", "\u03c0", "\0", "\U0001f642"])
+def test_the_longest_event(letter: str) -> None:
+    broadcast = Broadcast("t", letter * LONGEST_EVENT, b"")
+    assert unpack("t", pack(broadcast, JSON), JSON) == broadcast
+    with pytest.raises(InvalidPayload, match="an event of 1001 characters; at most 1000 travel between nodes"):
+        pack(broadcast._replace(event=letter * (LONGEST_EVENT + 1)), JSON)
+
+
+def test_an_event_that_cannot_be_written() -> None:
+    with pytest.raises(InvalidPayload):
+        pack(Broadcast("t", "\ud800", {}), JSON)
 
 
 def test_an_error_shows_the_begin_alone() -> None:

@@ -15,6 +15,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
 from flask_phoenix import Phoenix, Refused, Socket
+from flask_phoenix.codec import Json
 from flask_phoenix.exceptions import InvalidReturn, UnknownVersion
 from flask_phoenix.handshake import (
     QUERY_LIMIT,
@@ -28,7 +29,7 @@ from flask_phoenix.handshake import (
     parse_query,
 )
 from flask_phoenix.mount import INFO_KEYS, Mount, make_mounts
-from flask_phoenix.serializer import Json, V1Serializer, V2Serializer, default_table
+from flask_phoenix.serializer import V1Serializer, V2Serializer, default_table
 from flask_phoenix.testing import Client
 
 TABLE = default_table(Json())

@@ -13,12 +13,12 @@ from gevent.event import Event
 from gevent.queue import Queue
 
 from flask_phoenix.channel import Channel, SocketRef, intercept, on
+from flask_phoenix.codec import Json
 from flask_phoenix.connection import Engine
 from flask_phoenix.exceptions import NotJoined, PhoenixError, Refused
 from flask_phoenix.inbox import LIMIT
 from flask_phoenix.message import Broadcast, Reply
 from flask_phoenix.pubsub import Subscriber
-from flask_phoenix.serializer import Json
 from tests.processes import DEADLINE
 from tests.roads import CRASHED, JOIN_CRASHED, JOINED, UNMATCHED, V1, Tab, in_thread, serve, turn
 

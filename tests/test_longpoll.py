@@ -14,13 +14,14 @@ import pytest
 from gevent.event import Event
 
 from flask_phoenix.channel import Channel, on
+from flask_phoenix.codec import Json
 from flask_phoenix.connection import Connection, Engine, RawConnection
 from flask_phoenix.exceptions import InvalidPayload
 from flask_phoenix.longpoll import PATIENCE, LongPollCarrier
 from flask_phoenix.message import DISCONNECT, Broadcast
 from flask_phoenix.multiplexer import ChannelConnection
 from flask_phoenix.protocol import Protocol
-from flask_phoenix.serializer import Json, V2Serializer
+from flask_phoenix.serializer import V2Serializer
 from flask_phoenix.socket import RawSocket, Socket
 from tests.processes import DEADLINE
 from tests.roads import V1, V2, in_thread, turn
@@ -302,7 +303,7 @@ def test_too_much_that_waits_ends_the_session(desk: Desk, caplog: pytest.LogCapt
     assert not session.connection.open
     assert session.reason == "too slow"
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "EchoSocket polls too slowly: 11 characters wait (outbox_limit)" in caplog.text
+    assert "EchoSocket polls too slowly: 10 characters wait (outbox_limit)" in caplog.text
 
 
 def test_what_was_fetched_waits_no_more(desk: Desk) -> None:
@@ -316,6 +317,7 @@ def test_what_was_fetched_waits_no_more(desk: Desk) -> None:
 def test_each_session_has_its_own_bound(desk: Desk) -> None:
     slow, other = desk.echo(limit=1), desk.echo(limit=1)
     slow.connection.send("xy")
+    slow.connection.send("z")
     assert (slow.connection.open, other.connection.open) == (False, True)
 
 

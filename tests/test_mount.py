@@ -9,9 +9,10 @@ import pytest
 from flask import Flask
 
 from flask_phoenix import InvalidOption, Phoenix, Refused, Socket
+from flask_phoenix.codec import Json
 from flask_phoenix.mount import INFO_KEYS, TRANSPORTS, Mount, Options, make_mounts
 from flask_phoenix.origin import RequestOrigin
-from flask_phoenix.serializer import Json, V2Serializer
+from flask_phoenix.serializer import V2Serializer
 
 HERE = RequestOrigin("http", "localhost", 80)
 
@@ -55,7 +56,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "max_channels": (100, 1, 500),
     "window": (10.0, 0.5, 20),
     "pubsub_timeout": (2.0, 0.5, 3),
-    "token_max_age": (1_209_600.0, 60, 3600.5),
+    "token_max_age": (1_209_600, 60, 3600),
 }
 OPTIONS = [field.name for field in fields(Options)]
 
@@ -160,7 +161,6 @@ def test_path_option() -> None:
         ({"longpoll": {}}, {}, ["/socket/websocket", "/socket/longpoll"]),
         ({"websocket": {}}, {}, ["/socket/websocket"]),
         ({"longpoll": True, "websocket": False}, {}, ["/socket/longpoll"]),
-        ({"websocket": False}, {}, []),
         ({}, {"PHOENIX_LONGPOLL": True}, ["/socket/websocket", "/socket/longpoll"]),
         ({}, {"PHOENIX_LONGPOLL": True, "PHOENIX_WEBSOCKET": False}, ["/socket/longpoll"]),
         (
@@ -285,7 +285,7 @@ def test_both_checks_off_is_found_when_the_app_is_known() -> None:
         *[("max_channels", value) for value in (0, -1, None, float("inf"), True)],
         *[("window", value) for value in (0, -1, None, "10", float("nan"), True)],
         *[("pubsub_timeout", value) for value in (0, -0.5, None, "2", True)],
-        *[("token_max_age", value) for value in (0, -1, None, "60", True)],
+        *[("token_max_age", value) for value in (0, -1, None, "60", True, 0.5)],
         *[("connect_info", value) for value in ("uri", {"salt": "x"}, ["cookies"], ["auth_token"], [7], 7)],
         *[("subprotocols", value) for value in ("sip", {"sip"}, 7)],
         *[("serializer", value) for value in ("x", [], [V2Serializer], [(1, "~> 2.0.0")], [(V2Serializer, 2)])],
@@ -317,3 +317,8 @@ def test_unknown_connect_info_lists_what_there_is(key: str) -> None:
     with pytest.raises(InvalidOption) as mistake:
         mount({"connect_info": [key]})
     assert all(known in str(mistake.value) for known in INFO_KEYS)
+
+
+def test_a_mount_that_serves_nothing() -> None:
+    with pytest.raises(InvalidOption, match="serves nothing: websocket is False, and longpoll is off"):
+        make_mounts("/socket", Socket, {"websocket": False}, {})

@@ -206,7 +206,7 @@ def test_a_session_begins_anew(browser: Browser, phoenix: Phoenix, app: Flask) -
 
 
 def test_a_token_that_is_too_old(phoenix: Phoenix, http: FlaskClient, app: Flask) -> None:
-    serve_rooms(phoenix, longpoll={"token_max_age": 0.5})
+    serve_rooms(phoenix, longpoll={"token_max_age": 1})
     browser = Browser(http).open()
     content = URLSafeTimedSerializer(app.secret_key or "", salt=URL).loads(browser.token)
 

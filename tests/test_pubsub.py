@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from flask_phoenix.codec import Json
 from flask_phoenix.exceptions import InvalidPayload, PhoenixError
 from flask_phoenix.message import Broadcast, Frame
 from flask_phoenix.pubsub import Adapter, Delivery, Lane, PubSub, Subscriber
-from flask_phoenix.serializer import Json, Serializer, V1Serializer, V2Serializer
+from flask_phoenix.serializer import Serializer, V1Serializer, V2Serializer
 
 HELLO = Broadcast("room:1", "hello", {"n": 1})
 HELLO_V2 = '[null,null,"room:1","hello",{"n":1}]'

@@ -21,11 +21,10 @@ from gevent.queue import Queue
 from werkzeug.exceptions import Forbidden
 
 from flask_phoenix import Channel, Phoenix, Refused, Socket, Unsupported, on, server
+from flask_phoenix.codec import Json
 from flask_phoenix.connection import Engine
-from flask_phoenix.serializer import Json
 from flask_phoenix.server import (
     SOCKET,
-    LateResponse,
     Server,
     UpgradeResponse,
     carry_frames,
@@ -112,32 +111,6 @@ def test_frames_are_carried_while_the_server_iterates() -> None:
 
 
 # The answer whose body comes later
-
-
-def test_late_response_names_its_head_at_once_and_makes_its_body_later() -> None:
-    done: list[str] = []
-
-    def start_response(status: str, headers: list[tuple[str, str]]) -> None:
-        done.append(status)
-        assert dict(headers) == {"Content-Type": "application/json; charset=utf-8", "X-After": "yes"}
-
-    def make() -> bytes:
-        done.append("made")
-        return b"{}"
-
-    response = LateResponse(make)
-    response.headers["X-After"] = "yes"
-    response.headers["Content-Length"] = "0"  # as Flask would count the body that is not there yet
-    body = response({}, start_response)
-    assert done == ["200 OK"]
-    assert list(body) == [b"{}"]
-    assert done[1:] == ["made"]
-
-
-def test_late_response_can_be_looked_at() -> None:
-    response = LateResponse(lambda: pytest.fail("nobody has asked for it"))
-    assert response.status_code == 200
-    assert response.is_json
 
 
 def test_a_late_body_is_made_when_it_is_asked_for() -> None:
@@ -297,6 +270,24 @@ def test_one_process_is_not_warned_of(engine: Engine, caplog: pytest.LogCaptureF
     join_server(engine, {"wsgi.multiprocess": False, "SERVER_SOFTWARE": "gevent/26.9"})
     assert not caplog.records
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+class StoppedWorker:
+    """A worker of gunicorn's that has been told to stop before its first client came."""
+
+    alive = False
+
+    def handle_exit(self, number: int, frame: Any) -> None:
+        pytest.fail("nobody sends a signal here")
+
+
+def test_a_worker_that_stops_already_lets_nobody_in(engine: Engine) -> None:
+    before = signal.signal(signal.SIGTERM, StoppedWorker().handle_exit)
+    try:
+        join_server(engine, {"SERVER_SOFTWARE": "gunicorn/27.0"})
+        assert engine.draining
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_drains_when_gunicorn_stops_its_worker(engine: Engine) -> None:

@@ -266,7 +266,8 @@ def test_interrupt(node: driver.Script, servers: Servers, name: str) -> None:
 
 
 def test_several_workers_that_nothing_joins_are_warned_of(node: driver.Script, servers: Servers) -> None:
-    server = servers.start(*GUNICORN, "-k", "gevent", "-w", "2")
+    # A worker that is still booting when gunicorn stops does not hear of it, and is waited for.
+    server = servers.start(*GUNICORN, "-k", "gevent", "-w", "2", "--graceful-timeout", "3")
     driver.play(node, driver.base(server), "join")
     server.wait_for_log("several processes serve this app")
 

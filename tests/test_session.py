@@ -16,6 +16,7 @@ from gevent.event import Event
 from itsdangerous import TimestampSigner, URLSafeTimedSerializer
 
 from flask_phoenix.channel import Channel, on
+from flask_phoenix.codec import Json
 from flask_phoenix.connection import Connection, Engine, RawConnection
 from flask_phoenix.exceptions import InvalidMessage, Unsupported
 from flask_phoenix.inbox import LIMIT
@@ -23,7 +24,7 @@ from flask_phoenix.message import DISCONNECT, Broadcast, Frame
 from flask_phoenix.mount import Options
 from flask_phoenix.multiplexer import ChannelConnection
 from flask_phoenix.protocol import Protocol
-from flask_phoenix.serializer import Json, Serializer
+from flask_phoenix.serializer import Serializer
 from flask_phoenix.session import (
     GONE,
     NOT_TAKEN,

@@ -24,12 +24,13 @@ from websockets.protocol import Protocol as Codec
 
 from flask_phoenix import websocket
 from flask_phoenix.channel import Channel, on
+from flask_phoenix.codec import Json
 from flask_phoenix.connection import Connection, Engine, RawConnection
 from flask_phoenix.exceptions import InvalidMessage
 from flask_phoenix.message import Broadcast, Message
 from flask_phoenix.multiplexer import ChannelConnection
 from flask_phoenix.protocol import Protocol
-from flask_phoenix.serializer import Json, Serializer, V2Serializer
+from flask_phoenix.serializer import Serializer, V2Serializer
 from flask_phoenix.socket import RawSocket, Socket
 from flask_phoenix.websocket import Limits, WebSocketCarrier, negotiate, read_message, write_frame
 from tests.processes import DEADLINE
