@@ -101,8 +101,12 @@ class LongPollEndpoint(Endpoint):
 
     def _lines(self) -> list[str] | None:
         """Read the body: in a batch, each line is text, or base64 of a binary frame; None: it is not UTF-8."""
-        # get_data, since a before_request may have read the body already.
-        if (request.content_length or 0) > BODY_LIMIT or len(body := request.get_data()) > BODY_LIMIT:
+        size = request.content_length or 0
+        if size > BODY_LIMIT:
+            refuse(400)
+        # get_data, since a before_request may have read the body already; one of no known size only up to the bound.
+        body = request.get_data() if size else request.stream.read(BODY_LIMIT + 1)
+        if len(body) > BODY_LIMIT:
             refuse(400)
         try:
             text = body.decode()

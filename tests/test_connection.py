@@ -526,9 +526,9 @@ def test_a_broadcast_is_published(joined: Engine, adapter: Recording) -> None:
     turn()
     assert told == [Broadcast("room:1", "said", {"n": 1}), Broadcast("room:1", "said", b"\x01")]
     assert adapter.asked[2:] == [
-        ("room:1", b'J\x00\x06"said"{"n":1}'),
-        ("room:1", b'B\x00\x06"said"\x01'),
-        ("nobody", b'J\x00\x06"said"{}'),
+        ("room:1", b'J\x00\x04said{"n":1}'),
+        ("room:1", b"B\x00\x04said\x01"),
+        ("nobody", b"J\x00\x04said{}"),
     ]
 
 
@@ -541,15 +541,15 @@ def test_a_local_broadcast_is_not(joined: Engine, adapter: Recording) -> None:
 
 def test_who_only_speaks_joins_the_network_too(joined: Engine, adapter: Recording) -> None:
     joined.broadcast(Broadcast("room:1", "said", {}))
-    assert adapter.asked == [("start", joined.node), ("room:1", b'J\x00\x06"said"{}')]
+    assert adapter.asked == [("start", joined.node), ("room:1", b"J\x00\x04said{}")]
     assert not joined.hub.running
 
 
 def test_what_another_node_has_published_is_delivered_here_alone(joined: Engine, adapter: Recording) -> None:
     joined.serve()
     told = heard(joined, "room:1")
-    adapter.receive("room:1", b'J\x00\x06"said"{"n":1}')
-    adapter.receive("room:2", b'J\x00\x06"said"{}')
+    adapter.receive("room:1", b'J\x00\x04said{"n":1}')
+    adapter.receive("room:2", b"J\x00\x04said{}")
     turn()
     assert told == [Broadcast("room:1", "said", {"n": 1})]
     assert len(adapter.asked) == 2
@@ -569,7 +569,7 @@ def test_a_broadcast_that_cannot_be_published_was_delivered_here(joined: Engine,
 def test_a_broadcast_from_another_thread_is_published(joined: Engine, adapter: Recording) -> None:
     joined.serve()
     in_thread(joined.broadcast, Broadcast("room:1", "said", {}))
-    assert adapter.asked[1:] == [("room:1", b'J\x00\x06"said"{}')]
+    assert adapter.asked[1:] == [("room:1", b"J\x00\x04said{}")]
 
 
 def test_a_payload_that_cannot_be_published_is_delivered_to_nobody(joined: Engine, adapter: Recording) -> None:
@@ -583,7 +583,7 @@ def test_a_payload_that_cannot_be_published_is_delivered_to_nobody(joined: Engin
 
 @pytest.mark.parametrize(
     ("data", "why"),
-    [(b"nonsense", "expected a broadcast of another node"), (b'B\x00\x06"said"\x01', "InvalidPayload")],
+    [(b"nonsense", "expected a broadcast of another node"), (b"B\x00\x04said\x01", "InvalidPayload")],
 )
 def test_what_cannot_be_delivered_here_is_lost_and_logged(
     joined: Engine, adapter: Recording, data: bytes, why: str, caplog: pytest.LogCaptureFixture
@@ -592,7 +592,7 @@ def test_what_cannot_be_delivered_here_is_lost_and_logged(
     lane = client.carrier.lane(V1)
     joined.pubsub.subscribe("room:1", Subscriber(lambda broadcast: None, lane, client.carrier.write))
     adapter.receive("room:1", data)
-    adapter.receive("room:1", b'J\x00\x06"said"{}')
+    adapter.receive("room:1", b"J\x00\x04said{}")
     turn()
     assert len(client.road.rest()) == 1
     assert [record.message for record in caplog.records] == ["a broadcast of another node on 'room:1' is lost"]
@@ -602,7 +602,7 @@ def test_what_cannot_be_delivered_here_is_lost_and_logged(
 def test_disconnecting_from_another_node(joined: Engine, adapter: Recording) -> None:
     client = Line(joined, "user:7")
     assert adapter.asked[1:] == [("subscribe", "user:7")]
-    adapter.receive("user:7", b'J\x00\x0c"disconnect"{}')
+    adapter.receive("user:7", b"J\x00\x0adisconnect{}")
     turn()
     assert client.road.closed == (1001, "disconnected")
     assert adapter.asked[2:] == [("unsubscribe", "user:7")]

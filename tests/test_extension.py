@@ -791,6 +791,12 @@ def test_a_broadcast_reaches_clients_of_every_node(network: list[tuple[Phoenix, 
         rooms[1].refute("shout")
 
 
+def test_an_adapter_serves_one_app(make_app: Callable[..., Flask]) -> None:
+    phoenix = Phoenix(make_app(), adapter=MemoryAdapter([]))
+    with pytest.raises(InvalidOption, match="an adapter serves one app"):
+        phoenix.init_app(make_app())
+
+
 def test_a_local_broadcast_reaches_clients_of_this_node(network: list[tuple[Phoenix, Flask]]) -> None:
     (here, app), (_, other) = network
     with Client(app) as one, Client(other) as two:

@@ -234,6 +234,13 @@ def test_a_poll_that_comes_while_the_older_one_wakes_gets_the_frames(desk: Desk)
     assert older.get(timeout=DEADLINE) == []
 
 
+def test_a_poll_that_is_cut_short_takes_nothing(desk: Desk) -> None:
+    session = desk.echo()
+    session.wait().kill()
+    session.connection.send("a")
+    assert session.carrier.poll() == ["a"]
+
+
 # How long a client may stay away
 
 
@@ -284,6 +291,13 @@ def test_a_poll_that_waits_is_not_inactive(desk: Desk) -> None:
     assert poll.get(timeout=DEADLINE) == ["a"]
 
 
+def test_a_poll_that_is_cut_short_waits_no_more(desk: Desk) -> None:
+    session = desk.echo(SHORT)
+    session.wait().kill()
+    assert session.ended.wait(DEADLINE)
+    assert session.reason == "inactive"
+
+
 def test_what_a_client_sends_is_no_poll(desk: Desk) -> None:
     session = desk.echo(SHORT)
     while not session.ended.wait(SHORT / 10):
@@ -299,11 +313,23 @@ def test_too_much_that_waits_ends_the_session(desk: Desk, caplog: pytest.LogCapt
     session.connection.send("x" * 5)
     session.connection.send("y" * 5)
     assert session.connection in desk.engine.connections
+    poll = gevent.spawn(session.carrier.poll)
     session.connection.send("z")
     assert not session.connection.open
     assert session.reason == "too slow"
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
     assert "EchoSocket polls too slowly: 10 characters wait (outbox_limit)" in caplog.text
+    assert poll.get(timeout=DEADLINE) == ["x" * 5, "y" * 5]
+
+
+def test_one_message_may_be_larger(desk: Desk) -> None:
+    session = desk.echo(limit=10)
+    session.connection.send("x" * 100)
+    assert session.carrier.poll() == ["x" * 100]
+    poll = session.wait()
+    session.connection.send("y" * 100)
+    assert poll.get(timeout=DEADLINE) == ["y" * 100]
+    assert session.connection.open
 
 
 def test_what_was_fetched_waits_no_more(desk: Desk) -> None:

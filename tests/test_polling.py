@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import gzip
+import io
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -212,7 +214,7 @@ def test_a_token_that_is_too_old(phoenix: Phoenix, http: FlaskClient, app: Flask
 
     class Past(TimestampSigner):
         def get_timestamp(self) -> int:
-            return super().get_timestamp() - 2
+            return super().get_timestamp() - 3
 
     old = URLSafeTimedSerializer(app.secret_key or "", salt=URL, signer=Past).dumps(content)
     assert logical(browser.post("[]", token=str(old)), 410) == {"status": 410}
@@ -583,6 +585,20 @@ def test_a_body_that_is_too_long(browser: Browser) -> None:
     browser.join()
 
 
+def test_a_body_without_an_end(browser: Browser) -> None:
+    class Endless(io.RawIOBase):
+        """Gives what it is asked for, for ever."""
+
+        def read(self, size: int = -1) -> bytes:
+            assert 0 <= size <= BODY_LIMIT + 1, "all of it is read"
+            return b" " * size
+
+    environ = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True, "wsgi.input": Endless()}
+    query = {**browser.query, "token": browser.open().token}
+    bare(browser.http.post(URL, query_string=query, environ_overrides=environ), 400)
+    browser.join()
+
+
 def test_a_body_of_unknown_length(browser: Browser) -> None:
     browser.open()
     environ = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}
@@ -817,6 +833,37 @@ def test_several_processes_are_warned_of_once(browser: Browser, caplog: pytest.L
     assert [record.message for record in caplog.records] == [MANY_PROCESSES]
 
 
+def test_an_adapter_joins_several_processes(app: Flask, http: FlaskClient, caplog: pytest.LogCaptureFixture) -> None:
+    serve_rooms(Phoenix(app, adapter=MemoryAdapter([])))
+    http.get(URL, environ_overrides={"wsgi.multiprocess": True})
+    assert not caplog.records
+
+
+def test_a_body_that_somebody_has_read(app: Flask, browser: Browser) -> None:
+    @app.before_request
+    def note() -> None:
+        request.get_data()
+
+    browser.open().join()
+
+
+def test_answers_that_the_app_compresses(app: Flask, browser: Browser) -> None:
+    @app.after_request
+    def compress(response: Response) -> Response:
+        if not response.is_streamed:
+            response.set_data(gzip.compress(response.get_data()))
+            response.content_encoding = "gzip"
+        return response
+
+    def content(answer: TestResponse) -> Any:
+        return json.loads(gzip.decompress(answer.data) if answer.content_encoding == "gzip" else answer.data)
+
+    browser.token = content(browser.get())["token"]
+    browser.post('[null,"1","phoenix","heartbeat",{}]')
+    answer = browser.get(browser.token)
+    assert content(answer)["status"] == 200
+
+
 # Two nodes
 
 
@@ -850,7 +897,10 @@ def test_a_session_of_elsewhere_that_is_gone(nodes: list[Browser], app: Flask) -
     there.token = here.open().token
     stop(app)
     assert logical(there.post("[]"), 410) == {"status": 410}
-    assert logical(there.get(there.token), 410)["messages"] == []
+    token = logical(there.get(there.token), 410)["token"]
+    assert token != there.token
+    there.token = token
+    there.join()
 
 
 def test_clients_of_two_nodes_meet(nodes: list[Browser]) -> None:

@@ -413,6 +413,13 @@ def test_other_websocket_routes_are_gevent_websockets(dial: Callable[..., Wire])
     assert client.data() == "HELLO"
 
 
+def test_answers_are_sent_at_once(app: Flask, engine: Engine) -> None:
+    served = Server((HOST, 0), app, engine, app.extensions["phoenix"].upgrades, log=None)
+    served.start()
+    assert served.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    served.stop()
+
+
 def test_server_drains(dial: Callable[..., Wire], engine: Engine, app: Flask) -> None:
     client = dial("/socket/websocket?vsn=2.0.0", UPGRADE)
     head(client)

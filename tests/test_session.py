@@ -545,7 +545,8 @@ def test_a_remote_session_that_is_gone(make_node: Callable[..., Node], network: 
         begin = monotonic()
         assert answer() == (GONE, [])
         assert SHORT * 0.9 < monotonic() - begin < DEADLINE
-    # At home nobody has to be asked.
+    # It is asked for when it is looked for; at home nobody has to be asked.
+    assert there.sessions.find(token) is None
     assert here.sessions.find(token) is None
 
 
