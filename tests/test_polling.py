@@ -578,7 +578,7 @@ def test_a_body_that_is_too_long(browser: Browser) -> None:
     browser.open()
     answer = browser.post(b" " * (BODY_LIMIT + 1))
     bare(answer, 400)
-    environ = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}
+    environ = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
     query = {**browser.query, "token": browser.token}
     chunked = browser.http.post(URL, query_string=query, data=b" " * (BODY_LIMIT + 1), environ_overrides=environ)
     bare(chunked, 400)
@@ -593,7 +593,7 @@ def test_a_body_without_an_end(browser: Browser) -> None:
             assert 0 <= size <= BODY_LIMIT + 1, "all of it is read"
             return b" " * size
 
-    environ = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True, "wsgi.input": Endless()}
+    environ = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True, "wsgi.input": Endless()}
     query = {**browser.query, "token": browser.open().token}
     bare(browser.http.post(URL, query_string=query, environ_overrides=environ), 400)
     browser.join()
@@ -601,7 +601,7 @@ def test_a_body_without_an_end(browser: Browser) -> None:
 
 def test_a_body_of_unknown_length(browser: Browser) -> None:
     browser.open()
-    environ = {"CONTENT_LENGTH": "", "wsgi.input_terminated": True}
+    environ = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
     query = {**browser.query, "token": browser.token}
     text = '["1","1","room:1","phx_join",{}]'
     answer = browser.http.post(URL, query_string=query, data=text, environ_overrides=environ)
