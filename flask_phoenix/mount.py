@@ -55,7 +55,7 @@ class Options:
     timeout: float | None = 60.0
     #: Bytes of one message from the client.
     max_frame_size: int = 1_000_000
-    #: Bytes that may wait for a client that reads too slowly, before it is closed.
+    #: Bytes that may wait for a client that reads too slowly when more comes, before it is closed.
     outbox_limit: int = 1 << 20
     #: Accept permessage-deflate when a client offers it.
     compress: bool = False

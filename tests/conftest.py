@@ -30,7 +30,6 @@ VALUES_ONLY = {
     "test_serializer",
     "test_origin",
     "test_protocol",
-    "test_house",
 }
 #: A greenlet that waits in one of these, and no deeper, is idle; like the event loop it lives as long as its process.
 IDLE = {Hub._run.__code__, Worker._run.__code__}

@@ -266,10 +266,12 @@ def test_interrupt(node: driver.Script, servers: Servers, name: str) -> None:
 
 
 def test_several_workers_that_nothing_joins_are_warned_of(node: driver.Script, servers: Servers) -> None:
-    # A worker that is still booting when gunicorn stops does not hear of it, and is waited for.
-    server = servers.start(*GUNICORN, "-k", "gevent", "-w", "2", "--graceful-timeout", "3")
+    server = servers.start(*GUNICORN, "-c", "python:tests.clients.gunicorn_ready", "-k", "gevent", "-w", "2")
     driver.play(node, driver.base(server), "join")
     server.wait_for_log("several processes serve this app")
+    # gunicorn does not tell a worker that boots while it is stopped, and waits 30 s for it.
+    server.wait_for_log("worker 1 hears signals")
+    server.wait_for_log("worker 2 hears signals")
 
 
 def test_server_without_gevent_is_told_the_remedy(servers: Servers, tmp_path: Path) -> None:
