@@ -7,6 +7,8 @@ about a minute, and needs Linux.
 
 # ruff: noqa: E402 - nothing is imported before gevent has patched the standard library
 
+from __future__ import annotations
+
 from gevent import monkey
 
 monkey.patch_all()
@@ -158,7 +160,7 @@ class Client:
         self._url = f"{mount}/longpoll?vsn=2.0.0"
         self._hurried = hurried
         self._road = HTTPConnection(HOST, port)
-        self._beside: list[gevent.Greenlet[..., None]] = []
+        self.beside: list[gevent.Greenlet[..., None]] = []
         #: What each poll brought, in the order of the polls; and the same of those that were begun beside others.
         self._brought: list[list[int]] = []
         self._brought_beside: list[list[int]] = []
@@ -188,13 +190,13 @@ class Client:
                 gevent.sleep(random.random() * 0.05)
                 if random.random() < 0.05:
                     road = HTTPConnection(HOST, self._port)
-                    self._beside.append(gevent.spawn(self._poll, road, self._brought_beside))
+                    self.beside.append(gevent.spawn(self._poll, road, self._brought_beside))
                     gevent.sleep(random.random() * 0.01)
             self._poll(self._road, self._brought)
 
     def end(self) -> None:
         """Wait for the polls that were begun beside others, and close."""
-        gevent.joinall(self._beside, raise_error=True)
+        gevent.joinall(self.beside, raise_error=True)
         self._road.close()
 
     def gone_wrong(self, total: int) -> list[int] | None:
@@ -237,6 +239,12 @@ class Crowd:
         self._running: list[gevent.Greenlet[..., None]] = []
         self.said = 0
 
+    def __enter__(self) -> Crowd:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        gevent.killall(self._running + [poll for client in self.clients for poll in client.beside])
+
     def open(self) -> None:
         """Let everybody join."""
         for _ in Pool(CROWD).imap_unordered(opened, self.clients):
@@ -277,8 +285,8 @@ class Crowd:
 
 def measure_memory(sessions: int) -> None:
     """Print memory for each session; a first crowd uses up what the start of the server has left free."""
-    with serving() as server:
-        first, second = (Crowd(server, "/long", sessions) for _ in range(2))
+    with serving() as server, Crowd(server, "/long", sessions) as second:
+        first = Crowd(server, "/long", sessions)
         first.open()
         before = server.memory(sessions)
         second.open()
@@ -286,15 +294,13 @@ def measure_memory(sessions: int) -> None:
         second.run()
         gevent.sleep(2)
         waiting = server.memory(2 * sessions) - before
-        second.end()
         print(f"{idle / sessions:8.1f} KiB a session between two polls")
         print(f"{waiting / sessions:8.1f} KiB a session whose poll waits")
 
 
 def measure_deliveries(sessions: int) -> None:
     """Print processor time for each delivery."""
-    with serving() as server:
-        crowd = Crowd(server, "/long", sessions)
+    with serving() as server, Crowd(server, "/long", sessions) as crowd:
         crowd.open_and_run()
         for times, rounds in ((1, 20), (16, 5)):
             began = server.cpu()
@@ -307,8 +313,7 @@ def measure_deliveries(sessions: int) -> None:
 
 def measure_silence(sessions: int) -> None:
     """Print the processor time of a poll that gets nothing."""
-    with serving() as server:
-        crowd = Crowd(server, "/short", sessions)
+    with serving() as server, Crowd(server, "/short", sessions) as crowd:
         crowd.open_and_run()
         gevent.sleep(2)
         before, began = sum(client.polls for client in crowd.clients), server.cpu()
@@ -323,14 +328,15 @@ def measure_silence(sessions: int) -> None:
 
 def check_order(sessions: int) -> None:
     """Broadcast at odd times while polls come and go, and see that nothing is lost, doubled or disordered."""
-    with serving() as server:
-        crowd = Crowd(server, "/short", sessions, hurried=True)
+    with serving() as server, Crowd(server, "/short", sessions, hurried=True) as crowd:
         crowd.open_and_run()
-        for _ in range(40):
-            crowd.said += (times := random.choice((1, 1, 2, 5, 20)))
-            server.say(times)
-            gevent.sleep(random.choice((0, 0, 0.01, 0.1, 0.5, SHORT)))
-        crowd.hear(1)
+        for _ in range(10):
+            for _ in range(3):
+                crowd.said += (times := random.choice((1, 1, 2, 5, 20)))
+                server.say(times)
+                gevent.sleep(random.choice((0, 0, 0.01, 0.1, 0.5)))
+            crowd.hear(1)
+            gevent.sleep(random.choice((0, 0, 0.1, SHORT)))
         crowd.end()
     polls, empty = (sum(getattr(client, name) for client in crowd.clients) for name in ("polls", "empty"))
     print(

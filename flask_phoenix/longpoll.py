@@ -61,6 +61,7 @@ class LongPollCarrier(Carrier):
         try:
             if not self._frames and self.connection.open:
                 poll.wait(self.window)
+                self._linger(poll)
         finally:
             if self._poll is poll:
                 remembered, self._poll = True, None
@@ -89,6 +90,12 @@ class LongPollCarrier(Carrier):
         self._frames.append(frame)
         self._size += len(frame)
         self._wake()
+
+    def _linger(self, poll: Event) -> None:
+        """Let the rest of a burst come, which one answer carries as cheaply as its first frame."""
+        connection = self.connection
+        while self._poll is poll and connection.open and connection.engine.hub.owes(connection, connection.topics):
+            gevent.sleep(0)
 
     def _wake(self) -> None:
         if self._poll is not None:

@@ -212,9 +212,11 @@ def check_drain(node: driver.Script, servers: Servers, way: Way, transport: str)
 
 
 def test_clients_that_poll_come_back_to_gunicorn(node: driver.Script, servers: Servers) -> None:
-    server = servers.start(*WAYS["gunicorn -k gevent"].command, **driver.STRICT)
-    helpers = {"restart": lambda: os.kill(server.pid, signal.SIGHUP)}
-    driver.play(node, driver.base(server), "server_restart", transport="longpoll", helpers=helpers)
+    keeper = driver.Keeper(servers.start(*WAYS["gunicorn -k gevent"].command, **driver.STRICT))
+    try:
+        driver.play(node, driver.base(keeper.server), "server_restart", helpers=keeper.helpers, transport="longpoll")
+    finally:
+        keeper.server.stop()
 
 
 def test_reloader(node: driver.Script, servers: Servers, tmp_path: Path) -> None:
