@@ -40,7 +40,7 @@ INTERNAL_ERROR = 1011
 class Carrier:
     """What carries one client's frames; each transport implements it."""
 
-    #: How the author sees this transport: ``"websocket"``.
+    #: How the author sees this transport: ``"websocket"`` or ``"longpoll"``.
     transport: str
     #: Turns a frame into what :attr:`write` takes.
     frame: Callable[[Frame], Any]

@@ -16,6 +16,9 @@ log = logging.getLogger(__name__)
 
 TRY_AGAIN_LATER = 1013
 
+#: A poll that has been woken waits so many seconds at most for the rest of a burst.
+BURST = 0.1
+
 #: A client that has not polled for so many windows is gone (``transports/long_poll_server.ex``).
 PATIENCE = 1.5
 
@@ -92,9 +95,11 @@ class LongPollCarrier(Carrier):
         self._wake()
 
     def _linger(self, poll: Event) -> None:
-        """Let the rest of a burst come, which one answer carries as cheaply as its first frame."""
-        connection = self.connection
-        while self._poll is poll and connection.open and connection.engine.hub.owes(connection, connection.topics):
+        """Let the rest of a burst come: one answer carries many frames as cheaply as the first."""
+        connection, latest = self.connection, self._loop.now() + BURST
+        while connection.open and connection.engine.hub.owes(connection, connection.topics):
+            if self._poll is not poll or self._size >= self._limit or self._loop.now() > latest:
+                return
             gevent.sleep(0)
 
     def _wake(self) -> None:

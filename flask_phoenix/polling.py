@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from flask import Response, current_app, make_response, request
@@ -15,9 +14,7 @@ from .exceptions import Refused
 from .handshake import check_origin, refuse
 from .mount import Mount
 from .server import join_server, late_body
-from .session import GONE, NOT_TAKEN, Session, Sessions, text_line
-
-log = logging.getLogger(__name__)
+from .session import GONE, NOT_UTF8, Session, Sessions, text_line
 
 TOKEN_HEADER = "x-phoenix-longpoll-token"
 AUTH_HEADER = "x-phoenix-authtoken"
@@ -88,19 +85,15 @@ class LongPollEndpoint(Endpoint):
     def _publish(self) -> int:
         _, session = self._session()
         lines = self._lines()
-        if session is None:
-            return GONE
-        if lines is None:
-            return NOT_TAKEN
-        return session.dispatch(lines)
+        return GONE if session is None else session.dispatch(lines)
 
     def _session(self) -> tuple[str, Session | None]:
         """Find the client's session by its token: in the header, as newer clients send it, else in the query."""
         token = request.headers.get(TOKEN_HEADER) or request.args.get("token") or ""
         return token, self.sessions.find(token) if token else None
 
-    def _lines(self) -> list[str] | None:
-        """Read the body: in a batch, each line is text, or base64 of a binary frame; None: it is not UTF-8."""
+    def _lines(self) -> list[str]:
+        """Read the body: in a batch, each line is text, or base64 of a binary frame."""
         size = request.content_length or 0
         if size > BODY_LIMIT:
             refuse(400)
@@ -111,8 +104,7 @@ class LongPollEndpoint(Endpoint):
         try:
             text = body.decode()
         except UnicodeDecodeError:
-            log.error("a client of %s posted what is not UTF-8", self.mount.path)
-            return None
+            return [NOT_UTF8]
         if request.content_type != "application/x-ndjson":
             return [text_line(text)]
         return [line for line in text.replace("\r\n", "\n").split("\n")[:BATCH] if line]

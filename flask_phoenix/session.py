@@ -27,6 +27,9 @@ TAKEN, NOTHING, NOT_TAKEN, GONE = 200, 204, 408, 410
 #: In front of a line that is text whatever it looks like; base64 has no such character.
 TEXT_MARK = "\t"
 
+#: Stands for a body that cannot be read: no line of a batch, and so it ends the session as other nonsense does.
+NOT_UTF8 = "(not UTF-8)"
+
 #: Events on a session's private topic, and on the topic of one answer.
 PING, POLL, DISPATCH, ACK, DONE = "ping", "poll", "dispatch", "ack", "done"
 

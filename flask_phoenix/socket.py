@@ -37,7 +37,7 @@ class BaseSocket:
     params: dict[str, Any]
     #: The author's values; each channel starts with a copy.
     assigns: dict[str, Any]
-    #: The road of the client's frames: ``"websocket"``.
+    #: What carries the client's frames: ``"websocket"`` or ``"longpoll"``.
     transport: str
 
     def __init__(self, params: dict[str, Any], transport: str) -> None:

@@ -17,6 +17,7 @@ from flask_phoenix.channel import Channel, on
 from flask_phoenix.codec import Json
 from flask_phoenix.connection import Connection, Engine, RawConnection
 from flask_phoenix.exceptions import InvalidPayload
+from flask_phoenix.hub import STRIDE
 from flask_phoenix.longpoll import PATIENCE, LongPollCarrier
 from flask_phoenix.message import DISCONNECT, Broadcast
 from flask_phoenix.multiplexer import ChannelConnection
@@ -197,6 +198,16 @@ def test_a_frame_from_another_thread(desk: Desk) -> None:
     poll = session.wait()
     in_thread(session.connection.send, "a")
     assert poll.get(timeout=DEADLINE) == ["a"]
+
+
+def test_a_burst_is_one_answer_however_many_poll(desk: Desk) -> None:
+    sessions = [desk.member() for _ in range(STRIDE * 2)]
+    polls = [session.wait() for session in sessions]
+    for n in range(10):
+        desk.engine.broadcast(Broadcast("room:1", "said", {"n": n}))
+    burst = [[None, None, "room:1", "said", {"n": n}] for n in range(10)]
+    for poll in polls:
+        assert [json.loads(frame) for frame in poll.get(timeout=DEADLINE)] == burst
 
 
 # Several polls

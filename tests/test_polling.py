@@ -549,9 +549,11 @@ def test_what_is_no_message(browser: Browser, body: str, kind: str | None) -> No
 
 
 def test_what_is_not_utf8(browser: Browser, caplog: pytest.LogCaptureFixture) -> None:
+    body = b'["1","2","room:1","echo",{"a":"\xff"}]'
     browser.open().join()
-    assert logical(browser.post(b'["1","2","room:1","echo",{"a":"\xff"}]'), 408) == {"status": 408}
-    assert "posted what is not UTF-8" in caplog.text
+    assert logical(browser.post(body), 408) == {"status": 408}
+    assert logical(browser.post(body), 410) == {"status": 410}
+    assert "(not UTF-8)" in caplog.text
 
 
 def test_a_channel_that_is_far_behind(phoenix: Phoenix, http: FlaskClient) -> None:

@@ -105,8 +105,15 @@ class Listening(MemoryAdapter):
     def __init__(self, network: list[MemoryAdapter]) -> None:
         super().__init__(network)
         self.topics: set[str] = set()
+        #: What was asked of it first.
+        self.began: list[str] = []
+
+    def start(self, node: str, receive: Callable[[str, bytes], None]) -> None:
+        self.began.append("start")
+        super().start(node, receive)
 
     def subscribe(self, topic: str) -> None:
+        self.began.append("subscribe")
         self.topics.add(topic)
         super().subscribe(topic)
 
@@ -564,6 +571,15 @@ def test_a_node_that_has_the_session_and_never_answers(
     begin = monotonic()
     assert there.find(here.echo()).poll() == (GONE, [])
     assert SHORT * 1.9 < monotonic() - begin < DEADLINE
+
+
+def test_the_first_request_of_a_node_is_for_a_remote_session(
+    make_node: Callable[..., Node], network: list[MemoryAdapter]
+) -> None:
+    token, fresh = make_node(network).echo(), make_node(network)
+    fresh.find(token)
+    assert fresh.adapter is not None
+    assert fresh.adapter.began == ["start", "subscribe"]
 
 
 def test_nothing_is_left_in_the_network(nodes: list[Node]) -> None:
