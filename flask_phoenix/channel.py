@@ -1,12 +1,13 @@
-"""The author's class for a family of topics; and Link, what it may ask of the engine."""
+"""The author's class for a family of topics."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from .exceptions import InvalidOption, InvalidReturn, UnknownEvent
+from .host import Link, NewMeta, SocketRef, Tracking
 from .message import Reply
 
 log = logging.getLogger(__name__)
@@ -17,55 +18,6 @@ Result = dict[str, Any] | bytes | Reply | None
 
 #: Reasons of :meth:`Channel.stop` that end a channel on purpose; any other one counts as a crash, as in Phoenix.
 GRACEFUL = ("normal", "shutdown")
-
-
-class SocketRef(NamedTuple):
-    """Remembers a message, so that it can be answered later: see :meth:`Channel.socket_ref`."""
-
-    ref: Any
-
-
-class Link:
-    """What a channel may ask of the engine; the engine implements it."""
-
-    #: The channel as the pubsub knows it.
-    subscriber: Any
-
-    def push(self, event: str, payload: Any) -> None:
-        """Send an event to this client."""
-        raise NotImplementedError
-
-    def broadcast(self, event: str, payload: Any, everybody: bool) -> None:
-        """Send an event to the subscribers of the topic: to all, or to all but this channel."""
-        raise NotImplementedError
-
-    def socket_ref(self) -> SocketRef:
-        """Remember the message that is being handled."""
-        raise NotImplementedError
-
-    def reply(self, socket_ref: SocketRef, reply: Reply) -> None:
-        """Answer a remembered message."""
-        raise NotImplementedError
-
-    def stop(self, reason: Any) -> None:
-        """End the channel behind the callback that runs."""
-        raise NotImplementedError
-
-    def send(self, message: Any) -> None:
-        """Queue a message for the channel's own ``handle_info``."""
-        raise NotImplementedError
-
-    def send_after(self, seconds: float, message: Any) -> Callable[[], None]:
-        """Queue a message later; the answer is a function that cancels it."""
-        raise NotImplementedError
-
-    def subscribe(self, topic: str) -> None:
-        """Hear another topic."""
-        raise NotImplementedError
-
-    def unsubscribe(self, topic: str) -> None:
-        """Hear another topic no more."""
-        raise NotImplementedError
 
 
 def on(*events: str) -> Callable[[Method], Method]:
@@ -114,8 +66,10 @@ class Channel:
     assigns: dict[str, Any]
     #: The parameters of the client's connect.
     params: dict[str, Any]
-    #: The road of the client's frames: ``"websocket"``.
+    #: What carries the client's frames: ``"websocket"`` or ``"longpoll"``.
     transport: str
+    #: The presence of which :meth:`track` and its like speak: ``presence = online`` in the class.
+    presence: ClassVar[Tracking] = Tracking()
 
     #: Events from the client, and the names of the methods that handle them; gathered from :func:`on`.
     handlers: ClassVar[dict[str, str]] = {}
@@ -237,6 +191,33 @@ class Channel:
     def unsubscribe(self, topic: str) -> None:
         """Hear another topic no more."""
         self.link.unsubscribe(topic)
+
+    def track(self, key: str, meta: dict[str, Any] | None = None) -> str:
+        """Be present on the topic under a key until this channel ends; several channels may share a key.
+
+        :param meta: what others are told of this one: a dict of JSON.
+        :returns: the ``phx_ref``.
+        :raises AlreadyTracked: this channel is present under the key; see :meth:`update`.
+        :raises NotJoined: the join is not over.
+        :raises InvalidPayload: the meta is no dict of JSON.
+        """
+        return self.presence.track(self, key, meta)
+
+    def update(self, key: str, meta: NewMeta) -> str:
+        """Replace the meta that this channel has under a key, by another one or by what a function makes of it.
+
+        :raises NotTracked: this channel is not present under the key.
+        :raises InvalidPayload: as :meth:`track`.
+        """
+        return self.presence.update(self, key, meta)
+
+    def untrack(self, key: str) -> None:
+        """Be present under a key no more."""
+        self.presence.untrack(self, key)
+
+    def presences(self) -> dict[str, Any]:
+        """Return who is on the topic, as clients want it in the event ``presence_state``."""
+        return self.presence.list(self)
 
     # What the engine calls.
 

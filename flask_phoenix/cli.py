@@ -17,7 +17,7 @@ from werkzeug.debug import DebuggedApplication
 from werkzeug.serving import generate_adhoc_ssl_context, is_running_from_reloader
 
 from .codec import Json
-from .connection import Engine
+from .engine import Engine
 from .server import Server
 
 

@@ -1,33 +1,19 @@
-"""The engine: one client's socket, its channels, their inboxes and greenlets, the way out."""
+"""One client, as the engine runs it, and what carries its frames."""
 
 from __future__ import annotations
 
 import logging
-import secrets
-from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from copy import deepcopy
+from collections.abc import Callable, Collection
 from typing import Any
 
-import gevent
-
-from .codec import Json
-from .envelope import pack, unpack
-from .exceptions import InvalidPayload, PhoenixError
-from .hub import Hub
-from .inbox import LIMIT, Inbox, Workers
+from .engine import FAILURES, Engine, Served
+from .inbox import LIMIT, Inbox
 from .message import DISCONNECT, Broadcast, Frame
-from .pubsub import Adapter, Delivery, Each, Lane, PubSub, Subscriber, Write, call_each
+from .pubsub import Delivery, Each, Lane, Subscriber, Write, call_each
 from .serializer import Serializer
 from .socket import BaseSocket, RawSocket
 
 log = logging.getLogger(__name__)
-
-#: What an author's code may end with. A handler that exits, is killed or runs out of time is a handler that crashed.
-FAILURES = (Exception, gevent.GreenletExit, gevent.Timeout, SystemExit)
-
-#: Seconds between two looks at whether all is quiet.
-LOOK = 0.02
 
 #: So many frames, or a frame of so many bytes, are written before the turn ends.
 MANY = 32
@@ -60,96 +46,7 @@ class Carrier:
         raise NotImplementedError
 
 
-class Engine:
-    """What the connections of one app share in one process.
-
-    :param context: makes the context in which each callback of an author runs.
-    :param adapter: the way to other nodes.
-    """
-
-    def __init__(
-        self, context: Callable[[], AbstractContextManager[Any]], json: Json, adapter: Adapter | None = None
-    ) -> None:
-        self.context = context
-        self.adapter = adapter
-        self._json = json
-        self.hub = Hub()
-        self.pubsub = PubSub(self.hub.put, adapter)
-        self.workers = Workers()
-        self.connections: set[Connection] = set()
-        #: The server of this process has been looked at.
-        self.joined_server = False
-        #: The process is about to end: nobody is let in any more.
-        self.draining = False
-        #: The name of this process among all; made in it, and empty before it starts.
-        self.node = ""
-        self._roads = 0
-
-    def serve(self) -> None:
-        """Start what connections need, in the process and the thread that serve them; a second call does nothing."""
-        self.hub.start()
-        self._start()
-
-    def stop(self) -> None:
-        """Stop what runs for the connections, which are to be closed by then."""
-        if self.adapter is not None and self.node:
-            self.adapter.stop()
-        self.node = ""
-        self.hub.stop()
-        self.workers.close()
-
-    def _start(self) -> None:
-        if not self.node:
-            self.node = secrets.token_hex(8)
-            if self.adapter is not None:
-                self.adapter.start(self.node, self._received)
-
-    def _received(self, topic: str, data: bytes) -> None:
-        """Deliver what another node has published."""
-        try:
-            self.pubsub.broadcast(unpack(topic, data, self._json))
-        except PhoenixError:
-            log.exception("a broadcast of another node on %r is lost", topic)
-
-    @contextmanager
-    def carrying(self) -> Iterator[None]:
-        """Count a road from its begin to its very end, behind that of its connection."""
-        self._roads += 1
-        try:
-            yield
-        finally:
-            self._roads -= 1
-
-    def wait_until_quiet(self, seconds: float) -> None:
-        """Wait, so long at most, until no road is left and no author's code runs."""
-        while seconds > 0 and (self._roads or self.workers.busy):
-            gevent.sleep(LOOK)
-            seconds -= LOOK
-
-    def broadcast(self, broadcast: Broadcast, sender: Subscriber | None = None, local: bool = False) -> None:
-        """Hand a broadcast to everybody who hears its topic; from any thread.
-
-        :param local: to nobody on other nodes.
-        :raises InvalidPayload: somebody here cannot take the payload; nobody has been served then.
-        :raises PhoenixError: it cannot be published; clients of this node have got it.
-        """
-        if not isinstance(broadcast.topic, str) or not isinstance(broadcast.event, str):
-            raise InvalidPayload(
-                f"topic and event of a broadcast are strings; got {broadcast.topic!r}, {broadcast.event!r}"
-            )
-        if self.hub.elsewhere:
-            # It is delivered later: as it is now, and with its errors raised here.
-            broadcast = broadcast._replace(payload=deepcopy(broadcast.payload))
-            self.pubsub.check(broadcast)
-        adapter = None if local else self.adapter
-        packed = pack(broadcast, self._json) if adapter is not None else b""
-        self.hub.call(self.pubsub.broadcast, broadcast, sender)
-        if adapter is not None:
-            self._start()
-            adapter.publish(broadcast.topic, packed)
-
-
-class Connection:
+class Connection(Served):
     """One client, as the engine runs it.
 
     Its carrier feeds :meth:`receive`, calls :meth:`closed` when the road has ended, and is written to through

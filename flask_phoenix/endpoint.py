@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 from flask import Flask, Response, abort, make_response, request
 
 from .codec import Json
-from .connection import Carrier, Connection, Engine, RawConnection
+from .connection import Carrier, Connection, RawConnection
+from .engine import Engine
 from .exceptions import InvalidMessage, InvalidOption, InvalidReturn, Refused, UnknownVersion, Unsupported
 from .handshake import Entrance, check_origin, choose_protocol, enter, offered_protocols, refuse
 from .mount import Mount

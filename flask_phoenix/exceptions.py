@@ -37,6 +37,18 @@ class NotJoined(PhoenixError):
     """The author spoke through a channel whose join is not over."""
 
 
+class AlreadyTracked(PhoenixError):
+    """A channel is present under a key already; it can only change its meta."""
+
+
+class NotTracked(PhoenixError):
+    """A channel is not present under the key whose meta was to change."""
+
+
+class NotPublished(PhoenixError):
+    """What was to reach other nodes cannot: nothing carries it, or nobody is there to take it."""
+
+
 class Unsupported(PhoenixError):
     """The server below, or the transport of this client, cannot do what was asked."""
 

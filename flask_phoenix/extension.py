@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from math import inf
+from typing import Any, TypeVar, overload
 from weakref import WeakSet
 
 import ujson
@@ -14,14 +15,15 @@ from werkzeug.exceptions import HTTPException
 
 from .channel import Channel
 from .codec import Json
-from .connection import FAILURES, Engine
 from .endpoint import NAME, Endpoint, WebSocketEndpoint
+from .engine import FAILURES, Engine
 from .exceptions import InvalidOption, PhoenixError
 from .handshake import PHOENIX_PROTOCOL, csrf_token
 from .inbox import Inbox
 from .message import DISCONNECT, Broadcast
 from .mount import make_mounts
 from .polling import LongPollEndpoint
+from .presence import Presence, Roll
 from .pubsub import Adapter, Notify, Subscriber
 from .server import Server, require_patched
 from .socket import BaseSocket
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 ENDPOINTS: dict[str, type[Endpoint]] = {"websocket": WebSocketEndpoint, "longpoll": LongPollEndpoint}
 
+PresenceKind = TypeVar("PresenceKind", bound=Presence)
 SocketClass = TypeVar("SocketClass", bound=type[BaseSocket])
 
 
@@ -41,6 +44,8 @@ class State:
         self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), getattr(app.json, "default", None))
         self.engine = Engine(app.app_context, self.json, adapter)
         self.endpoints: list[Endpoint] = []
+        #: What this app and process has of each presence.
+        self.rolls: dict[Presence, Roll] = {}
 
     def mount(self, path: str, socket: type[BaseSocket], options: dict[str, Any]) -> None:
         """Serve a socket in this app."""
@@ -48,6 +53,10 @@ class State:
             endpoint = ENDPOINTS[mount.transport](self.engine, self.json, mount)
             endpoint.register(self.app)
             self.endpoints.append(endpoint)
+
+    def keep(self, presence: Presence, down_period: float) -> None:
+        """Have a presence in this app."""
+        self.rolls[presence] = Roll(presence, self.engine, self.json, down_period)
 
     def endpoint(self, name: str | None) -> Endpoint:
         """Return the mount that Flask routed a request to.
@@ -104,6 +113,7 @@ class Phoenix:
     def __init__(self, app: Flask | None = None, adapter: Adapter | None = None) -> None:
         self._adapter = adapter
         self._mounts: list[tuple[str, type[BaseSocket], dict[str, Any]]] = []
+        self._presences: dict[Presence, float] = {}
         self._states: WeakSet[State] = WeakSet()
         if app is not None:
             self.init_app(app)
@@ -122,6 +132,8 @@ class Phoenix:
         state = State(app, self._adapter)
         for path, socket, options in self._mounts:
             state.mount(path, socket, options)
+        for presence, down_period in self._presences.items():
+            state.keep(presence, down_period)
         app.extensions["phoenix"] = state
         app.jinja_env.globals["phoenix_csrf_token"] = csrf_token
         # gevent-websocket asks for it where it says 101 itself: the subprotocol to echo when the client offers it.
@@ -148,6 +160,31 @@ class Phoenix:
             return socket
 
         return mount
+
+    @overload
+    def presence(self, *, name: str = ..., down_period: float = ...) -> Presence: ...
+
+    @overload
+    def presence(self, kind: type[PresenceKind], *, name: str = ..., down_period: float = ...) -> PresenceKind: ...
+
+    def presence(self, kind: type[Presence] = Presence, *, name: str = "", down_period: float = 30.0) -> Presence:
+        """Make a presence: who is on each topic, on all nodes.
+
+        :param kind: a subclass of :class:`.presence.Presence` that overrides its hooks.
+        :param name: tells it from other presences, the same on all nodes; the name of the class, unless given.
+        :param down_period: seconds in which those of a node that ended without a word are gone.
+        :raises InvalidOption: there is one of that name, or the period is no positive number.
+        """
+        presence = kind()
+        presence.name, presence.roll = name or kind.__name__, lambda: self._state().rolls[presence]
+        if any(other.name == presence.name for other in self._presences):
+            raise InvalidOption(f"there is a presence {presence.name!r} already: give this one another name=")
+        if not isinstance(down_period, int | float) or not 0 < down_period < inf:
+            raise InvalidOption(f"down_period is a positive number of seconds, got {down_period!r}")
+        self._presences[presence] = down_period
+        for state in self._states:
+            state.keep(presence, down_period)
+        return presence
 
     def broadcast(self, topic: str, event: str, payload: Any) -> None:
         """Send an event to everybody on a topic.

@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from .channel import GRACEFUL, Channel, Link, SocketRef, as_reply
-from .connection import FAILURES, Connection
+from .channel import GRACEFUL, Channel, as_reply
+from .connection import Connection
+from .engine import FAILURES
 from .exceptions import InvalidPayload, NotJoined, PhoenixError, Refused
+from .host import Link, SocketRef
 from .inbox import LIMIT, Inbox
 from .message import Broadcast, Frame, Message, Reply
 from .protocol import JOIN_CRASHED, OK, JoinReceived, Protocol
@@ -164,6 +166,11 @@ class ChannelLink(Link):
     def unsubscribe(self, topic: str) -> None:
         """Hear another topic no more."""
         self._ties.unsubscribe(topic)
+
+    def hold(self, release: Callable[[], None]) -> bool:
+        """Call back when the channel ends, however it ends; False when it has ended."""
+        self._require_joined("track")
+        return self._ties.hold(release)
 
     # How it is done.
 

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from .connection import Carrier, Connection, Engine
+from .connection import Carrier, Connection
+from .engine import Engine
 from .inbox import LIMIT, Inbox
 from .link import ChannelLink
 from .message import Frame, Message

@@ -8,8 +8,8 @@ from flask import Response, current_app, make_response, request
 from werkzeug.exceptions import HTTPException
 
 from .codec import Json
-from .connection import Engine
 from .endpoint import Endpoint
+from .engine import Engine
 from .exceptions import Refused
 from .handshake import check_origin, refuse
 from .mount import Mount

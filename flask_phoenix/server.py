@@ -19,7 +19,8 @@ from gevent.ssl import Purpose, create_default_context
 from geventwebsocket.handler import WebSocketHandler
 from werkzeug.exceptions import HTTPException
 
-from .connection import INTERNAL_ERROR, Engine
+from .connection import INTERNAL_ERROR
+from .engine import Engine
 from .exceptions import Unsupported
 
 log = logging.getLogger(__name__)
@@ -163,6 +164,7 @@ def drain(engine: Engine) -> None:
     for connection in list(engine.connections):
         connection.close(SERVICE_RESTART, "draining")
     engine.wait_until_quiet(GRACE)
+    engine.farewell()
 
 
 def join_server(engine: Engine, environ: dict[str, Any]) -> None:

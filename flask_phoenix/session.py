@@ -12,7 +12,8 @@ import gevent
 from gevent.queue import Queue
 from itsdangerous import BadData, URLSafeTimedSerializer
 
-from .connection import INTERNAL_ERROR, Engine
+from .connection import INTERNAL_ERROR
+from .engine import Engine
 from .exceptions import InvalidMessage, Unsupported
 from .longpoll import LongPollCarrier
 from .message import Broadcast, Frame

@@ -1,4 +1,4 @@
-"""What a channel holds on to, and lets go of at its end: its place in the pubsub, other topics, timers."""
+"""What a channel holds on to, and lets go of at its end: its place in the pubsub, other topics, timers, presences."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from .pubsub import PubSub, Subscriber
 
 
 class Ties:
-    """The subscriptions and the timers of one channel.
+    """The subscriptions, the timers and the presences of one channel.
 
     :param own: the channel as a subscriber of its own topic.
     :param other: the channel as a subscriber of other topics.
     """
 
-    __slots__ = ("_closed", "_other", "_own", "_pubsub", "_timers", "_topic", "_topics")
+    __slots__ = ("_closed", "_other", "_own", "_pubsub", "_releases", "_timers", "_topic", "_topics")
 
     def __init__(self, pubsub: PubSub, topic: str, own: Subscriber, other: Subscriber) -> None:
         self._pubsub = pubsub
@@ -26,6 +26,7 @@ class Ties:
         self._other = other
         self._topics: set[str] | None = None
         self._timers: set[Any] | None = None
+        self._releases: list[Callable[[], None]] | None = None
         self._closed = False
 
     def join(self) -> None:
@@ -63,6 +64,13 @@ class Ties:
             timer.start(ring)
         return cancel
 
+    def hold(self, release: Callable[[], None]) -> bool:
+        """Call back at the end; False when that is over."""
+        if not self._closed:
+            self._releases = self._releases or []
+            self._releases.append(release)
+        return not self._closed
+
     def close(self) -> None:
         """Let go of everything."""
         self._closed = True
@@ -71,4 +79,6 @@ class Ties:
             self._pubsub.unsubscribe(topic, self._other)
         for timer in self._timers or ():
             timer.close()
-        self._topics = self._timers = None
+        for release in self._releases or ():
+            release()
+        self._topics = self._timers = self._releases = None

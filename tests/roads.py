@@ -11,7 +11,8 @@ from gevent.queue import Queue
 
 from flask_phoenix.channel import Channel
 from flask_phoenix.codec import Json
-from flask_phoenix.connection import Carrier, Engine
+from flask_phoenix.connection import Carrier
+from flask_phoenix.engine import Engine
 from flask_phoenix.message import Frame
 from flask_phoenix.multiplexer import ChannelConnection
 from flask_phoenix.protocol import Protocol

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from flask_phoenix.channel import Channel, Link, SocketRef, as_reply, intercept, on
+from flask_phoenix.channel import Channel, as_reply, intercept, on
 from flask_phoenix.exceptions import InvalidOption, InvalidReturn, Refused, UnknownEvent
+from flask_phoenix.host import Link, SocketRef
 from flask_phoenix.message import Reply
 
 

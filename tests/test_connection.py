@@ -12,7 +12,8 @@ import pytest
 from gevent.event import Event
 
 from flask_phoenix.codec import Json
-from flask_phoenix.connection import Carrier, Connection, Engine, RawConnection
+from flask_phoenix.connection import Carrier, Connection, RawConnection
+from flask_phoenix.engine import Engine
 from flask_phoenix.exceptions import InvalidPayload, PhoenixError
 from flask_phoenix.inbox import LIMIT
 from flask_phoenix.message import Broadcast, Frame
@@ -465,9 +466,10 @@ class Recording(Adapter):
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
-    def start(self, node: str, receive: Callable[[str, bytes], None]) -> None:
+    def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
         self.asked.append(("start", node))
         self.receive = receive
+        self.gone = gone
 
     def stop(self) -> None:
         self.asked.append("stop")
@@ -515,6 +517,13 @@ def test_the_adapter_is_started_once(joined: Engine, adapter: Recording) -> None
     joined.stop()
     joined.stop()
     assert adapter.asked[1:] == ["stop"]
+
+
+def test_the_end_of_another_node_is_told(joined: Engine, adapter: Recording, caplog: pytest.LogCaptureFixture) -> None:
+    joined.serve()
+    with caplog.at_level("INFO"):
+        adapter.gone("another")
+    assert "node another has ended" in caplog.text
 
 
 def test_a_broadcast_is_published(joined: Engine, adapter: Recording) -> None:

@@ -12,10 +12,11 @@ import pytest
 from gevent.event import Event
 from gevent.queue import Queue
 
-from flask_phoenix.channel import Channel, SocketRef, intercept, on
+from flask_phoenix.channel import Channel, intercept, on
 from flask_phoenix.codec import Json
-from flask_phoenix.connection import Engine
+from flask_phoenix.engine import Engine
 from flask_phoenix.exceptions import NotJoined, PhoenixError, Refused
+from flask_phoenix.host import SocketRef
 from flask_phoenix.inbox import LIMIT
 from flask_phoenix.message import Broadcast, Reply
 from flask_phoenix.pubsub import Subscriber

@@ -15,7 +15,8 @@ from gevent.event import Event
 
 from flask_phoenix.channel import Channel, on
 from flask_phoenix.codec import Json
-from flask_phoenix.connection import Connection, Engine, RawConnection
+from flask_phoenix.connection import Connection, RawConnection
+from flask_phoenix.engine import Engine
 from flask_phoenix.exceptions import InvalidPayload
 from flask_phoenix.hub import STRIDE
 from flask_phoenix.longpoll import PATIENCE, LongPollCarrier

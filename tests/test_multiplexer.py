@@ -15,7 +15,7 @@ from gevent.queue import Queue
 
 from flask_phoenix.channel import Channel, on
 from flask_phoenix.codec import Json
-from flask_phoenix.connection import Engine
+from flask_phoenix.engine import Engine
 from flask_phoenix.exceptions import InvalidMessage, Refused
 from flask_phoenix.hub import STRIDE
 from flask_phoenix.inbox import LIMIT

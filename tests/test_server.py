@@ -22,7 +22,7 @@ from werkzeug.exceptions import Forbidden
 
 from flask_phoenix import Channel, Phoenix, Refused, Socket, Unsupported, on, server
 from flask_phoenix.codec import Json
-from flask_phoenix.connection import Engine
+from flask_phoenix.engine import Engine
 from flask_phoenix.server import (
     SOCKET,
     Server,

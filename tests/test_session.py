@@ -17,7 +17,8 @@ from itsdangerous import TimestampSigner, URLSafeTimedSerializer
 
 from flask_phoenix.channel import Channel, on
 from flask_phoenix.codec import Json
-from flask_phoenix.connection import Connection, Engine, RawConnection
+from flask_phoenix.connection import Connection, RawConnection
+from flask_phoenix.engine import Engine
 from flask_phoenix.exceptions import InvalidMessage, Unsupported
 from flask_phoenix.inbox import LIMIT
 from flask_phoenix.message import DISCONNECT, Broadcast, Frame
@@ -108,9 +109,9 @@ class Listening(MemoryAdapter):
         #: What was asked of it first.
         self.began: list[str] = []
 
-    def start(self, node: str, receive: Callable[[str, bytes], None]) -> None:
+    def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
         self.began.append("start")
-        super().start(node, receive)
+        super().start(node, receive, gone)
 
     def subscribe(self, topic: str) -> None:
         self.began.append("subscribe")

@@ -25,7 +25,8 @@ from websockets.protocol import Protocol as Codec
 from flask_phoenix import websocket
 from flask_phoenix.channel import Channel, on
 from flask_phoenix.codec import Json
-from flask_phoenix.connection import Connection, Engine, RawConnection
+from flask_phoenix.connection import Connection, RawConnection
+from flask_phoenix.engine import Engine
 from flask_phoenix.exceptions import InvalidMessage
 from flask_phoenix.message import Broadcast, Message
 from flask_phoenix.multiplexer import ChannelConnection
