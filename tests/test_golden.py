@@ -14,8 +14,6 @@ from tests.golden.replay import Case, expand
 from tests.processes import DEADLINE, HOST, Server, Servers
 
 CORPUS = Path(__file__).with_name("golden") / "conversations.json"
-#: They are about presence, which this package does not offer yet.
-NEED_PRESENCE = ("2.40", "1.41")
 
 
 class Decision(NamedTuple):
@@ -105,7 +103,7 @@ INSTEAD: dict[str, dict[int, Any]] = {
 AT_ONCE = 50 * DEADLINE
 
 EVERY: dict[str, dict[str, Any]] = {case["id"]: case for case in json.loads(CORPUS.read_text("utf-8"))}
-CASES = [name for name, case in EVERY.items() if name not in NEED_PRESENCE and not case.get("manual")]
+CASES = [name for name, case in EVERY.items() if not case.get("manual")]
 
 
 @pytest.fixture(scope="module")
@@ -121,7 +119,7 @@ def test_every_quirk_is_decided() -> None:
 
 
 def test_what_is_left_out() -> None:
-    assert EVERY.keys() - set(CASES) == {*NEED_PRESENCE, "Z.1"}
+    assert EVERY.keys() - set(CASES) == {"Z.1"}
 
 
 @pytest.mark.parametrize("name", CASES)

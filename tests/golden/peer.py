@@ -246,6 +246,34 @@ class EdgeChannel(Channel):
         phoenix.disconnect(f"user_socket:{self.params.get('user')}")
 
 
+@UserSocket.channel("presence:*")
+class PresenceChannel(Channel):
+    """Tells everybody who is here."""
+
+    presence = phoenix.presence()
+
+    def join(self, payload: Any) -> None:
+        self.assigns["key"] = payload.get("key", "anon")
+
+    def after_join(self) -> None:
+        self.track(self.assigns["key"], {"online_at": "T"})
+        self.push("presence_state", self.presences())
+
+    @on("update")
+    def change(self, payload: Any) -> Any:
+        self.update(self.assigns["key"], payload)
+        return {}
+
+    @on("list")
+    def tell(self, payload: Any) -> Any:
+        return self.presences()
+
+    @on("untrack")
+    def go(self, payload: Any) -> Any:
+        self.untrack(self.assigns["key"])
+        return {}
+
+
 def expect_bytes(payload: Any) -> bytes:
     """Return a binary payload; anything else is a crash."""
     if not isinstance(payload, bytes):
