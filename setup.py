@@ -56,6 +56,12 @@ setup(
     entry_points={
         "flask.commands": [
             "run = flask_phoenix.cli:run",
+            "phoenix = flask_phoenix.cli:phoenix",
+        ],
+        "flask_phoenix.adapters": [
+            "workers = flask_phoenix.workers:WorkersAdapter",
+            "redis = flask_phoenix.redis:RedisAdapter",
+            "rediss = flask_phoenix.redis:RedisAdapter",
         ],
     },
 )

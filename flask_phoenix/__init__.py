@@ -1,5 +1,8 @@
 """Makes a Flask app a Phoenix Channels server."""
 
+from .adapter import Adapter as Adapter
+from .adapter import Publisher as Publisher
+from .broadcaster import Broadcaster as Broadcaster
 from .channel import Channel as Channel
 from .channel import intercept as intercept
 from .channel import on as on
@@ -23,7 +26,6 @@ from .message import Broadcast as Broadcast
 from .message import Message as Message
 from .message import Reply as Reply
 from .presence import Presence as Presence
-from .pubsub import Adapter as Adapter
 from .serializer import Serializer as Serializer
 from .socket import RawSocket as RawSocket
 from .socket import Socket as Socket

@@ -1,23 +1,25 @@
-"""``flask run``, for apps that serve sockets."""
+"""``flask run``, for apps that serve sockets, and ``flask phoenix``."""
 
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import click
-from flask import Flask
-from flask.cli import ScriptInfo, pass_script_info, run_command, show_server_banner
+from flask import Flask, current_app
+from flask.cli import ScriptInfo, pass_script_info, run_command, show_server_banner, with_appcontext
 from flask.helpers import get_debug_flag
 from gevent import monkey
 from werkzeug._reloader import run_with_reloader
 from werkzeug.debug import DebuggedApplication
 from werkzeug.serving import generate_adhoc_ssl_context, is_running_from_reloader
 
+from .broadcaster import SETTING, Broadcaster
 from .codec import Json
 from .engine import Engine
+from .exceptions import PhoenixError
 from .server import Server
 
 
@@ -42,6 +44,43 @@ def run(info: ScriptInfo, /, **options: Any) -> None:
         serve(info, app, **options)
     elif run_command.callback is not None:
         run_command.callback(**options)
+
+
+@click.group("phoenix")
+def phoenix() -> None:
+    """Speak to the clients that are connected to the app's processes."""
+
+
+@phoenix.command("broadcast")
+@click.argument("topic")
+@click.argument("event")
+@click.argument("payload", default="{}")
+@click.option("--url", help="How the processes are joined; the app's PHOENIX_PUBSUB_URL, unless given.")
+@with_appcontext
+def broadcast(topic: str, event: str, payload: str, url: str | None) -> None:
+    """Send an event to everybody on a topic. PAYLOAD is a JSON object."""
+    with _broadcaster(url) as broadcaster:
+        broadcaster.broadcast(topic, event, Json().loads(payload))
+
+
+@phoenix.command("disconnect")
+@click.argument("id")
+@click.option("--url", help="How the processes are joined; the app's PHOENIX_PUBSUB_URL, unless given.")
+@with_appcontext
+def disconnect(id: str, url: str | None) -> None:
+    """Close every connection whose socket has this id."""
+    with _broadcaster(url) as broadcaster:
+        broadcaster.disconnect(id)
+
+
+@contextmanager
+def _broadcaster(url: str | None) -> Iterator[Broadcaster]:
+    """Make a broadcaster for the app; what goes wrong is the command's error, in one line."""
+    try:
+        with Broadcaster(url or current_app.config.get(SETTING)) as broadcaster:
+            yield broadcaster
+    except PhoenixError as error:
+        raise click.ClickException(str(error)) from error
 
 
 def serve(

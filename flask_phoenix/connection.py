@@ -72,6 +72,8 @@ class Connection(Served):
         self.engine.connections.add(self)
         if self.id is not None:
             self.engine.pubsub.subscribe(self.id, self._disconnect)
+            if not self.open:  # ended meanwhile
+                self.engine.pubsub.unsubscribe(self.id, self._disconnect)
 
     def receive(self, frame: Frame) -> None:
         """Handle a frame from the client; may block for as long as the client is too far ahead of its handlers.

@@ -17,7 +17,8 @@ from .exceptions import InvalidPayload, PhoenixError
 from .hub import Hub
 from .inbox import Workers
 from .message import Broadcast
-from .pubsub import Adapter, PubSub, Subscriber
+from .adapter import Adapter
+from .pubsub import PubSub, Subscriber
 
 log = logging.getLogger(__name__)
 
@@ -60,21 +61,27 @@ class Engine:
     """What the connections of one app share in one process.
 
     :param context: makes the context in which each callback of an author runs.
-    :param adapter: the way to other nodes.
+    :param find_adapter: returns the way to other nodes, if there is one; asked in the process that serves.
     """
 
     def __init__(
-        self, context: Callable[[], AbstractContextManager[Any]], json: Json, adapter: Adapter | None = None
+        self,
+        context: Callable[[], AbstractContextManager[Any]],
+        json: Json,
+        find_adapter: Callable[[], Adapter | None] = lambda: None,
     ) -> None:
         self.context = context
-        self.adapter = adapter
+        self._find_adapter = find_adapter
+        self.adapter: Adapter | None = None
         self._json = json
         self.hub = Hub()
-        self.pubsub = PubSub(self.hub.put, adapter)
+        self.pubsub = PubSub(self.hub.put, json.loads)
         self.workers = Workers()
         self.connections: set[Served] = set()
         #: The server of this process has been looked at.
         self.joined_server = False
+        #: The server below says that other processes serve the same app.
+        self.one_of_many = False
         #: The process is about to end: nobody is let in any more.
         self.draining = False
         #: The name of this process among all; made in it, and empty before it starts.
@@ -105,22 +112,25 @@ class Engine:
             self._serving = False
             for service in self.services:
                 service.stop()
-        if self.adapter is not None and self.node:
+        if self.adapter is not None:
             self.adapter.stop()
-        self.node = ""
+        self.adapter, self.node = None, ""
         self.hub.stop()
         self.workers.close()
 
     def _start(self) -> None:
+        """Become a node: with a name, and a way to the others."""
         if not self.node:
             self.node = secrets.token_hex(8)
+            self.adapter = self._find_adapter()
             if self.adapter is not None:
                 self.adapter.start(self.node, self._received, self._gone)
+                self.pubsub.join(self.adapter)
 
     def _received(self, topic: str, data: bytes) -> None:
         """Deliver what another node has published."""
         try:
-            self.pubsub.broadcast(unpack(topic, data, self._json))
+            self.pubsub.broadcast(unpack(topic, data))
         except PhoenixError:
             log.exception("a broadcast of another node on %r is lost", topic)
 
@@ -160,11 +170,11 @@ class Engine:
             # It is delivered later: as it is now, and with its errors raised here.
             broadcast = broadcast._replace(payload=deepcopy(broadcast.payload))
             self.pubsub.check(broadcast)
+        self._start()
         adapter = None if local else self.adapter
         packed = pack(broadcast, self._json) if adapter is not None else b""
         self.hub.call(self.pubsub.broadcast, broadcast, sender)
         if adapter is not None:
-            self._start()
             adapter.publish(broadcast.topic, packed)
 
     def publish(self, broadcast: Broadcast) -> None:
@@ -172,6 +182,6 @@ class Engine:
 
         :raises NotPublished: they cannot be reached.
         """
+        self._start()
         if self.adapter is not None:
-            self._start()
             self.adapter.publish(broadcast.topic, pack(broadcast, self._json))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .codec import Json
 from .exceptions import InvalidMessage, InvalidPayload
-from .message import Broadcast
+from .message import Broadcast, JsonText
 
 #: The first byte tells what the payload is; then come the event's length, in two bytes, the event, and
 #: the payload.
@@ -25,7 +25,7 @@ def pack(broadcast: Broadcast, json: Json) -> bytes:
         raise InvalidPayload(f"this event cannot travel between nodes: {error}") from error
 
 
-def unpack(topic: str, data: bytes, json: Json) -> Broadcast:
+def unpack(topic: str, data: bytes) -> Broadcast:
     """Read what another node has packed.
 
     :raises InvalidMessage: nobody packed this.
@@ -35,6 +35,6 @@ def unpack(topic: str, data: bytes, json: Json) -> Broadcast:
     if len(data) < start or kind not in (JSON, BYTES):
         raise InvalidMessage(f"expected a broadcast of another node, got {data[:40]!r}")
     try:
-        return Broadcast(topic, event.decode(), body if kind == BYTES else json.loads(body))
+        return Broadcast(topic, event.decode(), body if kind == BYTES else JsonText(body.decode()))
     except UnicodeDecodeError as error:
-        raise InvalidMessage(f"expected the name of an event, got {event[:40]!r}") from error
+        raise InvalidMessage(f"expected a broadcast in UTF-8, got {data[:40]!r}") from error

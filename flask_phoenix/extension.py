@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from collections.abc import Callable
+from functools import partial
 from math import inf
 from typing import Any, TypeVar, overload
 from weakref import WeakSet
@@ -24,11 +26,19 @@ from .message import DISCONNECT, Broadcast
 from .mount import make_mounts
 from .polling import LongPollEndpoint
 from .presence import Presence, Roll
-from .pubsub import Adapter, Notify, Subscriber
-from .server import Server, require_patched
+from .adapter import Adapter, adapter_class
+from .broadcaster import NONE, SETTING
+from .pubsub import Notify, Subscriber
+from .server import Server, one_of_many, require_patched
 from .socket import BaseSocket
+from .workers import WorkersAdapter, directory_of_server
 
 log = logging.getLogger(__name__)
+
+MANY_PROCESSES = (
+    f"several processes serve this app and nothing joins them, since {SETTING} is {NONE!r}: a broadcast reaches only the"
+    " clients of its own process. Take that setting away, or name a way, such as redis://localhost"
+)
 
 ENDPOINTS: dict[str, type[Endpoint]] = {"websocket": WebSocketEndpoint, "longpoll": LongPollEndpoint}
 
@@ -41,8 +51,12 @@ class State:
 
     def __init__(self, app: Flask, adapter: Adapter | None) -> None:
         self.app = app
+        self._adapter = adapter
+        self._url = app.config.get(SETTING) or os.environ.get(SETTING)
+        if self._url and self._url != NONE:
+            adapter_class(self._url)  # is there one?
         self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), getattr(app.json, "default", None))
-        self.engine = Engine(app.app_context, self.json, adapter)
+        self.engine = Engine(app.app_context, self.json, self._find_adapter)
         self.endpoints: list[Endpoint] = []
         #: What this app and process has of each presence.
         self.rolls: dict[Presence, Roll] = {}
@@ -79,6 +93,19 @@ class State:
         except HTTPException:
             return False
         return bool(rule.websocket) and not rule.endpoint.startswith(NAME)
+
+    def _find_adapter(self) -> Adapter | None:
+        """Choose the way to other nodes: the one that was handed in, that of the URL, or the one of a server's workers."""
+        many = self.engine.one_of_many or one_of_many()
+        if self._adapter is not None:
+            return self._adapter
+        if self._url == NONE:
+            if many:
+                log.warning(MANY_PROCESSES)
+            return None
+        if self._url:
+            return adapter_class(self._url).from_url(self._url)
+        return WorkersAdapter(partial(directory_of_server, self.app.import_name)) if many else None
 
     def notify(self, function: Callable[[Broadcast], Any]) -> Notify:
         """Make a function of the app's hear broadcasts: in order, in an app context, in nobody's way."""

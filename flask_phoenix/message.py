@@ -53,3 +53,9 @@ class Broadcast(NamedTuple):
     topic: str
     event: str
     payload: Any
+
+
+class JsonText(str):
+    """A payload that another node has written as JSON; it goes into frames as it is, and is read by nobody else."""
+
+    __slots__ = ()

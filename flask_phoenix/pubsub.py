@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from .message import Broadcast, Frame
+from .adapter import Adapter
+from .message import Broadcast, Frame, JsonText
 from .serializer import Serializer
 
 log = logging.getLogger(__name__)
@@ -121,69 +123,32 @@ class Delivery(NamedTuple):
     each: Each = call_each
 
 
-class Adapter:
-    """Carries broadcasts between nodes. Subclass it, and hand it in: ``Phoenix(adapter=...)``.
-
-    It is started in the process that serves, never before a fork. Topics are any strings at all. What was published
-    and is lost is never swallowed: :meth:`publish` raises what it knows at once, and what is lost later is counted in
-    :attr:`unpublished` and logged as an error, one line for each loss of a link.
-    """
-
-    #: How many messages were taken by :meth:`publish` and lost before another node had them.
-    unpublished = 0
-
-    def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
-        """Begin.
-
-        :param node: the name of this node, unique among all.
-        :param receive: to be called, in the thread of the event loop and in each publisher's order, with each topic and
-            data that another node has published on a topic that this one subscribes to; never with what this node has
-            published.
-        :param gone: to be called, in the same thread, with the name of another node that is known to have ended. An
-            adapter that cannot know calls it never.
-        """
-        raise NotImplementedError
-
-    def stop(self) -> None:
-        """End, and free all that was started; what was published before is still handed on, as far as it can be."""
-        raise NotImplementedError
-
-    def subscribe(self, topic: str) -> None:
-        """Ask for a topic; may block. When it returns, nothing that any node publishes from then on is missed.
-
-        It is called in the thread of the event loop, by several greenlets at once.
-        """
-        raise NotImplementedError
-
-    def unsubscribe(self, topic: str) -> None:
-        """Ask for a topic no more, however often it was asked for; never blocks."""
-        raise NotImplementedError
-
-    def publish(self, topic: str, data: bytes) -> None:
-        """Hand data to every other node that asks for a topic; never blocks, and may be called from any thread.
-
-        :raises NotPublished: it is known at once that it cannot be.
-        """
-        raise NotImplementedError
-
-
 class PubSub:
     """Topics, the subscribers of this node, and the way from a broadcast to what each of them gets.
 
     :param deliver: takes what is due, in order: the hub.
-    :param adapter: asked for the topics that somebody here hears.
+    :param loads: reads JSON, for those who hear a broadcast of another node and take no text.
     """
 
-    def __init__(self, deliver: Callable[[Delivery], None], adapter: Adapter | None = None) -> None:
+    def __init__(self, deliver: Callable[[Delivery], None], loads: Callable[[str], Any]) -> None:
         self._deliver = deliver
-        self._adapter = adapter
+        self._loads = loads
+        self._adapter: Adapter | None = None
+        #: How many are on their way in, by topic.
+        self._entering: Counter[str] = Counter()
         self._topics: dict[str, dict[tuple[Lane | None, frozenset[str]], Group]] = {}
         self._taps: dict[Notify, None] = {}
+
+    def join(self, adapter: Adapter) -> None:
+        """Hear the other nodes too, from now on; may block until they know of the topics here."""
+        self._adapter = adapter
+        for topic in list(self._topics):
+            adapter.subscribe(topic)
 
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
         """Let a subscriber hear a topic from now on; may block until the other nodes know."""
         if self._adapter is not None and topic not in self._topics:
-            self._adapter.subscribe(topic)
+            self._ask(self._adapter, topic)
         groups = self._topics.setdefault(topic, {})
         key = (subscriber.lane, subscriber.intercepts)
         if key not in groups:
@@ -201,8 +166,7 @@ class PubSub:
             del groups[key]
         if not groups:
             del self._topics[topic]
-            if self._adapter is not None:
-                self._adapter.unsubscribe(topic)
+            self._ask_no_more(topic)
 
     def subscribed(self, topic: str) -> bool:
         """Tell whether anybody here hears a topic."""
@@ -226,17 +190,40 @@ class PubSub:
         """Hand a broadcast to everybody who hears its topic at this moment, all but the sender.
 
         :raises InvalidPayload: a subscriber cannot take the payload; nobody has been served then.
+        :raises InvalidMessage: it comes from another node and is no JSON; the same holds.
         """
         due = [self._due(group, broadcast, sender) for group in list(self._topics.get(broadcast.topic, {}).values())]
         for delivery in due:
             if delivery.receivers:
                 self._deliver(delivery)
         if self._taps:
-            self._deliver(Delivery(broadcast.topic, broadcast, list(self._taps), False))
+            self._deliver(Delivery(broadcast.topic, self._read(broadcast), list(self._taps), False))
+
+    def _read(self, broadcast: Broadcast) -> Broadcast:
+        if type(broadcast.payload) is not JsonText:
+            return broadcast
+        return broadcast._replace(payload=self._loads(broadcast.payload))
+
+    def _ask(self, adapter: Adapter, topic: str) -> None:
+        self._entering[topic] += 1
+        try:
+            adapter.subscribe(topic)
+        except BaseException:
+            self._entering[topic] -= 1
+            self._ask_no_more(topic)
+            raise
+        self._entering[topic] -= 1
+
+    def _ask_no_more(self, topic: str) -> None:
+        """Leave a topic, unless somebody is in it, or waits for the other nodes to know that he comes."""
+        if not self._entering[topic]:
+            del self._entering[topic]
+            if self._adapter is not None and topic not in self._topics:
+                self._adapter.unsubscribe(topic)
 
     def _due(self, group: Group, broadcast: Broadcast, sender: Subscriber | None) -> Delivery:
         if group.lane is None or broadcast.event in group.intercepts:
-            return Delivery(broadcast.topic, broadcast, group.listeners(sender), False)
+            return Delivery(broadcast.topic, self._read(broadcast), group.listeners(sender), False)
         writers = group.writers(sender)
         data = group.lane.encode(broadcast) if writers else b""
         return Delivery(broadcast.topic, data, writers, group.lane.stream, group.lane.each)

@@ -43,10 +43,6 @@ NO_SOCKET = (
     "the server that runs this app cannot carry WebSockets for flask_phoenix; start it with 'flask run',"
     " phoenix.run(app) or 'gunicorn -k gevent'"
 )
-MANY_PROCESSES = (
-    "several processes serve this app and nothing joins them: a broadcast reaches only the clients of its own process."
-    " Run one process (gunicorn -w 1)"
-)
 
 
 class UpgradeResponse(Response):
@@ -167,13 +163,18 @@ def drain(engine: Engine) -> None:
     engine.farewell()
 
 
+def one_of_many() -> bool:
+    """Tell whether this process is one of several workers of gunicorn, which started it and handles its signals."""
+    worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return bool(getattr(getattr(worker, "cfg", None), "workers", 1) > 1)
+
+
 def join_server(engine: Engine, environ: dict[str, Any]) -> None:
     """Do, with the first client of a process, what the server below makes necessary."""
     if engine.joined_server:
         return
     engine.joined_server = True
-    if environ.get("wsgi.multiprocess") and engine.adapter is None:
-        log.warning(MANY_PROCESSES)
+    engine.one_of_many = bool(environ.get("wsgi.multiprocess"))
     if "gunicorn" in str(environ.get("SERVER_SOFTWARE", "")):
         _drain_with_gunicorn(engine)
 

@@ -15,7 +15,7 @@ from .connection import Carrier
 from .exceptions import NotPublished, Refused
 from .extension import State
 from .message import JOIN, LEAVE, REPLY, Frame, Message, Reply
-from .pubsub import Adapter
+from .adapter import Adapter
 
 #: Seconds that something expected may take.
 PATIENCE = 2.0

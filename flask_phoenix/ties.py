@@ -31,14 +31,14 @@ class Ties:
 
     def join(self) -> None:
         """Hear the channel's own topic."""
-        self._pubsub.subscribe(self._topic, self._own)
+        self._enter(self._topic, self._own)
 
     def subscribe(self, topic: str) -> None:
         """Hear another topic."""
         if not self._closed:
             self._topics = self._topics or set()
             self._topics.add(topic)
-            self._pubsub.subscribe(topic, self._other)
+            self._enter(topic, self._other)
 
     def unsubscribe(self, topic: str) -> None:
         """Hear another topic no more."""
@@ -82,3 +82,9 @@ class Ties:
         for release in self._releases or ():
             release()
         self._topics = self._timers = self._releases = None
+
+    def _enter(self, topic: str, subscriber: Subscriber) -> None:
+        """Subscribe, which may take a while; the channel may end meanwhile."""
+        self._pubsub.subscribe(topic, subscriber)
+        if self._closed:
+            self._pubsub.unsubscribe(topic, subscriber)
