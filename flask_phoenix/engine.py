@@ -32,7 +32,11 @@ class Service:
     """What runs beside the connections of a process: it starts with the first of them."""
 
     def start(self) -> None:
-        """Begin; the adapter has been started."""
+        """Begin: this process is a node, and has its name. Never blocks."""
+        raise NotImplementedError
+
+    def meet(self) -> None:
+        """Turn to the other nodes, if there is a way to them; may block."""
         raise NotImplementedError
 
     def farewell(self) -> None:
@@ -92,6 +96,15 @@ class Engine:
         self._start()
         for service in self.services:
             service.start()
+        for service in self.services:
+            service.meet()
+
+    def add(self, service: Service) -> None:
+        """Let a service start and stop with the connections."""
+        self.services.append(service)
+        if self._serving:
+            service.start()
+            service.meet()
 
     def farewell(self) -> None:
         """Let the other nodes know that this one ends."""

@@ -23,8 +23,9 @@ from .inbox import Inbox
 from .message import DISCONNECT, Broadcast
 from .mount import make_mounts
 from .polling import LongPollEndpoint
-from .presence import Presence, Roll
+from .presence import Presence
 from .pubsub import Adapter, Notify, Subscriber
+from .roll import Roll
 from .server import Server, require_patched
 from .socket import BaseSocket
 
@@ -56,7 +57,8 @@ class State:
 
     def keep(self, presence: Presence, down_period: float) -> None:
         """Have a presence in this app."""
-        self.rolls[presence] = Roll(presence, self.engine, self.json, down_period)
+        roll = self.rolls[presence] = Roll(presence, self.engine, self.json, down_period)
+        self.engine.add(roll)
 
     def endpoint(self, name: str | None) -> Endpoint:
         """Return the mount that Flask routed a request to.

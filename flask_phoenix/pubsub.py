@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from .message import Broadcast, Frame
+from .message import INTERNAL, Broadcast, Frame
 from .serializer import Serializer
 
 log = logging.getLogger(__name__)
@@ -209,7 +209,7 @@ class PubSub:
         return topic in self._topics
 
     def tap(self, notify: Notify) -> Callable[[], None]:
-        """Tell of every broadcast of this node; the answer is a function that ends it."""
+        """Tell of every broadcast here but what nodes say among themselves; the answer is a function that ends it."""
         self._taps[notify] = None
         return lambda: self._taps.pop(notify, None)
 
@@ -231,7 +231,7 @@ class PubSub:
         for delivery in due:
             if delivery.receivers:
                 self._deliver(delivery)
-        if self._taps:
+        if self._taps and not broadcast.topic.startswith(INTERNAL):
             self._deliver(Delivery(broadcast.topic, broadcast, list(self._taps), False))
 
     def _due(self, group: Group, broadcast: Broadcast, sender: Subscriber | None) -> Delivery:
