@@ -61,17 +61,22 @@ class Replica(Service):
         """Ask the other nodes what they hold."""
         if self.engine.adapter is None:
             return
+        node = self.engine.node
+        for topic in self._own_topics(node):
+            self.engine.pubsub.subscribe(topic, self._subscriber)
+        if self.engine.node != node:  # stopped meanwhile
+            self._part(node)
+            return
         self._met = self._beaten = monotonic()
         self._beat_timer = gevent.get_hub().loop.timer(self._beat_period, self._beat_period)
-        for topic in (self._topic, self._topic_of(self.engine.node)):
-            self.engine.pubsub.subscribe(topic, self._subscriber)
-        self._say(self.tracker.hello())
         self._beat_timer.start(self._beat)
+        self._say(self.tracker.hello())
 
     def settle(self) -> None:
         """Wait until the other nodes have had the time to answer one that has just begun."""
-        if self._beat_timer is not None:
-            gevent.sleep(max(0.0, self._met + SETTLE - monotonic()))
+        left = self._met + SETTLE - monotonic()
+        if self._beat_timer is not None and left > 0 and gevent.getcurrent() is not gevent.get_hub():
+            gevent.sleep(left)
 
     def farewell(self) -> None:
         """Tell the others that this node's entries are gone, which they would find out by its silence."""
@@ -86,8 +91,7 @@ class Replica(Service):
             if timer is not None:
                 timer.close()
         self._beat_timer = self._gather_timer = None
-        for topic in (self._topic, self._topic_of(self.engine.node)):
-            self.engine.pubsub.unsubscribe(topic, self._subscriber)
+        self._part(self.engine.node)
 
     def gone(self, node: str) -> None:
         """Let the entries of a node go that is known to have ended."""
@@ -137,6 +141,14 @@ class Replica(Service):
         except PhoenixError as error:
             # What is lost is asked for by the next heartbeat that arrives.
             log.error("gossip on %r is lost: %s", self._topic, error)
+
+    def _part(self, node: str) -> None:
+        for topic in self._own_topics(node):
+            self.engine.pubsub.unsubscribe(topic, self._subscriber)
+
+    def _own_topics(self, node: str) -> tuple[str, str]:
+        """Return where gossip for everybody is heard, and that for this node."""
+        return self._topic, self._topic_of(node)
 
     def _topic_of(self, node: str) -> str:
         return f"{self._topic}:{node}"
