@@ -97,7 +97,8 @@ class Engine:
         for service in self.services:
             service.start()
         for service in self.services:
-            service.meet()
+            if self._serving:  # meeting may take a while, and a stop come in between
+                service.meet()
 
     def add(self, service: Service) -> None:
         """Let a service start and stop with the connections."""
