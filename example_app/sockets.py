@@ -8,6 +8,8 @@ from example_app.rooms import LONGEST_NICKNAME, clean
 from flask_phoenix import Phoenix, Refused, Socket
 
 phoenix = Phoenix()
+#: Who is in each room, by nickname: whoever bears the same one counts as another tab of the same person.
+online = phoenix.presence()
 
 
 @phoenix.socket("/socket", longpoll=True)

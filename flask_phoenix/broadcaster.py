@@ -38,7 +38,7 @@ class Broadcaster:
         self._publisher = adapter_class(url).publisher(url)
 
     def broadcast(self, topic: str, event: str, payload: Any) -> None:
-        """Send an event to everybody on a topic, whichever process they are connected to; blocks until it is on its way.
+        """Send an event to everybody on a topic, in whichever process; blocks until it is on its way.
 
         :raises NotPublished: nothing carries it.
         :raises InvalidPayload: the payload is neither bytes nor JSON.

@@ -11,13 +11,13 @@ from typing import Any
 
 import gevent
 
+from .adapter import Adapter
 from .codec import Json
 from .envelope import pack, unpack
 from .exceptions import InvalidPayload, PhoenixError
 from .hub import Hub
 from .inbox import Workers
 from .message import Broadcast
-from .adapter import Adapter
 from .pubsub import PubSub, Subscriber
 
 log = logging.getLogger(__name__)
@@ -33,7 +33,11 @@ class Service:
     """What runs beside the connections of a process: it starts with the first of them."""
 
     def start(self) -> None:
-        """Begin; the adapter has been started."""
+        """Begin: this process is a node, and has its name. Never blocks."""
+        raise NotImplementedError
+
+    def meet(self) -> None:
+        """Turn to the other nodes, if there is a way to them; may block."""
         raise NotImplementedError
 
     def farewell(self) -> None:
@@ -87,6 +91,8 @@ class Engine:
         #: The name of this process among all; made in it, and empty before it starts.
         self.node = ""
         self.services: list[Service] = []
+        #: The way to other nodes has been looked for.
+        self._found = False
         self._serving = False
         self._roads = 0
 
@@ -96,9 +102,20 @@ class Engine:
             return
         self._serving = True
         self.hub.start()
-        self._start()
+        self.node = self.node or secrets.token_hex(8)
         for service in self.services:
             service.start()
+        self._start()
+        for service in self.services:
+            if self._serving:  # meeting may take a while, and a stop come in between
+                service.meet()
+
+    def add(self, service: Service) -> None:
+        """Let a service start and stop with the connections."""
+        self.services.append(service)
+        if self._serving:
+            service.start()
+            service.meet()
 
     def farewell(self) -> None:
         """Let the other nodes know that this one ends."""
@@ -114,18 +131,19 @@ class Engine:
                 service.stop()
         if self.adapter is not None:
             self.adapter.stop()
-        self.adapter, self.node = None, ""
+        self.adapter, self.node, self._found = None, "", False
         self.hub.stop()
         self.workers.close()
 
     def _start(self) -> None:
         """Become a node: with a name, and a way to the others."""
-        if not self.node:
-            self.node = secrets.token_hex(8)
-            self.adapter = self._find_adapter()
-            if self.adapter is not None:
-                self.adapter.start(self.node, self._received, self._gone)
-                self.pubsub.join(self.adapter)
+        if self._found:
+            return
+        self._found, self.node = True, self.node or secrets.token_hex(8)
+        self.adapter = self._find_adapter()
+        if self.adapter is not None:
+            self.adapter.start(self.node, self._received, self._gone)
+            self.pubsub.join(self.adapter)
 
     def _received(self, topic: str, data: bytes) -> None:
         """Deliver what another node has published."""

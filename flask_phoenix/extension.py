@@ -15,6 +15,8 @@ import ujson
 from flask import Flask, current_app, has_app_context
 from werkzeug.exceptions import HTTPException
 
+from .adapter import Adapter, adapter_class
+from .broadcaster import NONE, SETTING
 from .channel import Channel
 from .codec import Json
 from .endpoint import NAME, Endpoint, WebSocketEndpoint
@@ -25,10 +27,9 @@ from .inbox import Inbox
 from .message import DISCONNECT, Broadcast
 from .mount import make_mounts
 from .polling import LongPollEndpoint
-from .presence import Presence, Roll
-from .adapter import Adapter, adapter_class
-from .broadcaster import NONE, SETTING
+from .presence import Presence
 from .pubsub import Notify, Subscriber
+from .roll import Roll
 from .server import Server, one_of_many, require_patched
 from .socket import BaseSocket
 from .workers import WorkersAdapter, directory_of_server
@@ -36,8 +37,8 @@ from .workers import WorkersAdapter, directory_of_server
 log = logging.getLogger(__name__)
 
 MANY_PROCESSES = (
-    f"several processes serve this app and nothing joins them, since {SETTING} is {NONE!r}: a broadcast reaches only the"
-    " clients of its own process. Take that setting away, or name a way, such as redis://localhost"
+    f"several processes serve this app and nothing joins them, since {SETTING} is {NONE!r}: a broadcast reaches only"
+    " the clients of its own process. Take that setting away, or name a way, such as redis://localhost"
 )
 
 ENDPOINTS: dict[str, type[Endpoint]] = {"websocket": WebSocketEndpoint, "longpoll": LongPollEndpoint}
@@ -70,7 +71,8 @@ class State:
 
     def keep(self, presence: Presence, down_period: float) -> None:
         """Have a presence in this app."""
-        self.rolls[presence] = Roll(presence, self.engine, self.json, down_period)
+        roll = self.rolls[presence] = Roll(presence, self.engine, self.json, down_period)
+        self.engine.add(roll)
 
     def endpoint(self, name: str | None) -> Endpoint:
         """Return the mount that Flask routed a request to.
@@ -95,7 +97,7 @@ class State:
         return bool(rule.websocket) and not rule.endpoint.startswith(NAME)
 
     def _find_adapter(self) -> Adapter | None:
-        """Choose the way to other nodes: the one that was handed in, that of the URL, or the one of a server's workers."""
+        """Choose the way to other nodes: what was handed in, what the URL names, or, of many workers, their own."""
         many = self.engine.one_of_many or one_of_many()
         if self._adapter is not None:
             return self._adapter

@@ -72,18 +72,18 @@ class Link:
 class Tracking:
     """Who is here; :class:`.presence.Presence` implements it. This is what a channel has without one.
 
-    Everywhere, ``where`` is a channel, or the name of a topic.
+    Everywhere, ``where`` is a channel, or the name of a topic; ``topic`` is another one than the channel's.
     """
 
-    def track(self, where: Any, key: str, meta: dict[str, Any] | None = None) -> str:
+    def track(self, where: Any, key: str, meta: dict[str, Any] | None = None, topic: str | None = None) -> str:
         """Be present under a key."""
         raise InvalidOption(NO_PRESENCE)
 
-    def update(self, where: Any, key: str, meta: NewMeta) -> str:
+    def update(self, where: Any, key: str, meta: NewMeta, topic: str | None = None) -> str:
         """Replace the meta."""
         raise InvalidOption(NO_PRESENCE)
 
-    def untrack(self, where: Any, key: str) -> None:
+    def untrack(self, where: Any, key: str, topic: str | None = None) -> None:
         """Be present no more."""
         raise InvalidOption(NO_PRESENCE)
 

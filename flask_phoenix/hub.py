@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context
 from itertools import groupby
@@ -13,6 +14,8 @@ from gevent import monkey
 from gevent.queue import Queue
 
 from .pubsub import Delivery
+
+log = logging.getLogger(__name__)
 
 #: The identity of the OS thread; the patched function tells greenlets apart.
 thread_id = monkey.get_original("_thread", "get_ident")
@@ -99,7 +102,10 @@ class Hub:
     def _turn(self) -> None:
         calls, self._at_turn = self._at_turn, []
         for call in calls:
-            call()
+            try:
+                call()
+            except Exception:
+                log.exception("%r failed at the end of a turn", call)
 
     def _put(self, delivery: Delivery) -> None:
         if self._greenlet is None:

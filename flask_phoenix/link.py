@@ -81,7 +81,7 @@ class ChannelLink(Link):
         except InvalidPayload:
             self._log("answered its join with what this client cannot be sent")
             reply, frame = JOIN_CRASHED, protocol.refuse(join, JOIN_CRASHED)
-        if self.ended:  # while the other nodes were told of its topic
+        if frame is None:
             return
         connection.send(frame)
         if join.replaced is not None:
@@ -196,11 +196,12 @@ class ChannelLink(Link):
         self.channel = channel
         return channel
 
-    def _admit(self, join: JoinReceived, reply: Reply) -> Frame:
+    def _admit(self, join: JoinReceived, reply: Reply) -> Frame | None:
+        """Let the client in; None: it ended while the other nodes were told of its topic."""
         frame = self.protocol.accept(join, reply)
         self.joined = True
         self._ties.join()
-        return frame
+        return None if self.ended else frame
 
     def _answer(self, ref: Any, reply: Reply) -> None:
         self.connection.send(self.protocol.reply(self.membership, ref, reply))

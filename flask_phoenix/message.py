@@ -18,6 +18,9 @@ CLOSE = "phx_close"
 PHOENIX = "phoenix"
 HEARTBEAT = "heartbeat"
 
+#: So begin the topics on which nodes speak among themselves; no client can join them.
+INTERNAL = "phx:"
+
 #: The event that, broadcast on a socket's id, closes its connections. Never on the wire.
 DISCONNECT = "disconnect"
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from .adapter import Adapter
-from .message import Broadcast, Frame, JsonText
+from .message import INTERNAL, Broadcast, Frame, JsonText
 from .serializer import Serializer
 
 log = logging.getLogger(__name__)
@@ -173,7 +173,7 @@ class PubSub:
         return topic in self._topics
 
     def tap(self, notify: Notify) -> Callable[[], None]:
-        """Tell of every broadcast of this node; the answer is a function that ends it."""
+        """Tell of every broadcast here but what nodes say among themselves; the answer is a function that ends it."""
         self._taps[notify] = None
         return lambda: self._taps.pop(notify, None)
 
@@ -196,7 +196,7 @@ class PubSub:
         for delivery in due:
             if delivery.receivers:
                 self._deliver(delivery)
-        if self._taps:
+        if self._taps and not broadcast.topic.startswith(INTERNAL):
             self._deliver(Delivery(broadcast.topic, self._read(broadcast), list(self._taps), False))
 
     def _read(self, broadcast: Broadcast) -> Broadcast:
@@ -209,17 +209,20 @@ class PubSub:
         try:
             adapter.subscribe(topic)
         except BaseException:
-            self._entering[topic] -= 1
+            self._entered(topic)
             self._ask_no_more(topic)
             raise
+        self._entered(topic)
+
+    def _entered(self, topic: str) -> None:
         self._entering[topic] -= 1
+        if not self._entering[topic]:
+            del self._entering[topic]
 
     def _ask_no_more(self, topic: str) -> None:
         """Leave a topic, unless somebody is in it, or waits for the other nodes to know that he comes."""
-        if not self._entering[topic]:
-            del self._entering[topic]
-            if self._adapter is not None and topic not in self._topics:
-                self._adapter.unsubscribe(topic)
+        if self._adapter is not None and topic not in self._topics and topic not in self._entering:
+            self._adapter.unsubscribe(topic)
 
     def _due(self, group: Group, broadcast: Broadcast, sender: Subscriber | None) -> Delivery:
         if group.lane is None or broadcast.event in group.intercepts:

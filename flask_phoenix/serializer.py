@@ -9,7 +9,7 @@ from typing import Any
 
 from .codec import Json
 from .exceptions import InvalidMessage, InvalidOption, InvalidPayload, UnknownVersion
-from .message import REPLY, Broadcast, Frame, Message, Reply
+from .message import REPLY, Broadcast, Frame, JsonText, Message, Reply
 
 #: First byte of a binary frame (Phoenix ``v2_json_serializer.ex``).
 PUSH, REPLIED, BROADCAST = 0, 1, 2
@@ -78,7 +78,7 @@ class V1Serializer(Serializer):
             raise InvalidPayload(
                 "bytes cannot go to a client of vsn 1.0.0: send a dict, or let it connect with vsn=2.0.0"
             )
-        return payload if type(payload) is JsonText else self._dumps(payload)
+        return payload if isinstance(payload, JsonText) else self._dumps(payload)
 
     def _object(self, topic: Any, event: Any, ref: Any, payload: str) -> str:
         dumps = self._dumps
@@ -126,7 +126,7 @@ class V2Serializer(Serializer):
     def _payload(self, payload: Any) -> str:
         if isinstance(payload, dict):
             return self._dumps(payload)
-        if type(payload) is JsonText and payload.startswith("{"):
+        if isinstance(payload, JsonText) and payload.startswith("{"):
             return payload
         raise InvalidPayload(f"expected payload to be a dict (a JSON object) or bytes, got {type(payload).__name__}")
 

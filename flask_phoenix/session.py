@@ -16,7 +16,7 @@ from .connection import INTERNAL_ERROR
 from .engine import Engine
 from .exceptions import InvalidMessage, Unsupported
 from .longpoll import LongPollCarrier
-from .message import Broadcast, Frame
+from .message import INTERNAL, Broadcast, Frame
 from .mount import Options
 from .pubsub import Subscriber
 
@@ -203,7 +203,7 @@ class Sessions:
 
 def topic_of(id: str) -> str:
     """Return the private topic of a session, or of an answer; nobody can guess it."""
-    return f"phx:lp:{id}"
+    return f"{INTERNAL}lp:{id}"
 
 
 def text_line(text: str) -> str:

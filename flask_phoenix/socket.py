@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from .channel import Channel
 from .exceptions import InvalidOption
-from .message import Frame
+from .message import INTERNAL, Frame
 
 ChannelClass = TypeVar("ChannelClass", bound=type[Channel])
 
@@ -21,6 +21,8 @@ class Route(NamedTuple):
 
     def matches(self, topic: str) -> bool:
         """Tell whether a topic fits: exactly, or by what stands before the star."""
+        if topic.startswith(INTERNAL):
+            return False
         if self.pattern.endswith("*"):
             return topic.startswith(self.pattern[:-1])
         return topic == self.pattern

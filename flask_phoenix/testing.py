@@ -11,11 +11,11 @@ import gevent
 from flask import Flask, abort, request
 from gevent.queue import Queue
 
+from .adapter import Adapter
 from .connection import Carrier
 from .exceptions import NotPublished, Refused
 from .extension import State
 from .message import JOIN, LEAVE, REPLY, Frame, Message, Reply
-from .adapter import Adapter
 
 #: Seconds that something expected may take.
 PATIENCE = 2.0

@@ -7,6 +7,7 @@ misses one asks that node for its whole state. A node's name is never used twice
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from math import inf
 from reprlib import repr as shorten
 from sys import intern
@@ -18,15 +19,14 @@ from .exceptions import InvalidMessage, InvalidOption
 Meta = dict[str, Any]
 #: Metas by key, in the order in which they came here.
 Metas = dict[str, list[Meta]]
-#: What nodes say to each other, as JSON: version, kind, name and clock of the node; in a delta what joined since the
-#: clock was one less, by topic and key, and the refs that left; in a state all that is there, by topic and key; in an
-#: ask whose state is wanted, None for everybody's.
+#: What nodes say to each other, as JSON: version (1), kind, the node's name and clock. A delta goes on with what joined
+#: since the clock was one less, by topic and key, and the refs that left; a state with all there is; an ask with the
+#: name of who is to answer, None for everybody.
 Gossip = list[Any]
 #: Gossip, and the node that is to hear it, None for every node.
 Letters = list[tuple[str | None, Gossip]]
 Kind = Literal["delta", "state", "ask", "heartbeat", "goodbye"]
 
-VERSION = 1
 #: An answer that has not come within this part of the ``down_period`` is taken for lost.
 PATIENCE = 1 / 6
 
@@ -66,18 +66,17 @@ class _Said(NamedTuple):
     leaves: Sequence[str] = ()
 
 
+@dataclass(slots=True, eq=False)
 class _Replica:
     """What is known of one node."""
 
-    __slots__ = ("asked", "clock", "entries", "seen", "up")
-
-    def __init__(self) -> None:
-        self.clock = 0
-        self.entries: dict[str, Entry] = {}
-        #: False: silent for too long; the entries are kept, but not told.
-        self.up = True
-        #: When it was last heard, and when it was last asked for its state.
-        self.seen = self.asked = -inf
+    clock: int = 0
+    entries: dict[str, Entry] = field(default_factory=dict)
+    #: False: silent for too long; the entries are kept, but not told.
+    up: bool = True
+    #: When it was last heard, and when it was last asked for its state.
+    seen: float = -inf
+    asked: float = -inf
 
 
 class Tracker:
@@ -103,7 +102,6 @@ class Tracker:
         self._left: list[str] = []
         self._over = False
         self._others: dict[str, _Replica] = {}
-        #: When nodes have said goodbye.
         self._ended: dict[str, float] = {}
         #: What has been told: metas by topic, key and ref.
         self._topics: dict[str, dict[str, dict[str, Meta]]] = {}
@@ -179,7 +177,7 @@ class Tracker:
         return self._say("goodbye")
 
     def _say(self, kind: Kind, *rest: Any) -> Gossip:
-        head = [VERSION, "goodbye" if self._over else kind, self.node, self._own.clock]
+        head = [1, "goodbye" if self._over else kind, self.node, self._own.clock]
         return head if self._over else [*head, *rest]
 
     def receive(self, message: Any, now: float) -> tuple[Diffs, Letters]:
@@ -202,15 +200,12 @@ class Tracker:
 
     def tick(self, now: float) -> Diffs:
         """Let time pass, every few seconds: silent nodes go down, and are forgotten in the end."""
-        left: list[Entry] = []
-        for name, replica in [*self._others.items()]:
-            if replica.up and now - replica.seen > self._down_period:
-                replica.up = False
-                left += replica.entries.values()
-            if now - replica.seen > self._permdown_period:
-                del self._others[name]
+        silent = [replica for replica in self._others.values() if replica.up and now - replica.seen > self._down_period]
+        for replica in silent:
+            replica.up = False
+        self._others = {name: one for name, one in self._others.items() if now - one.seen <= self._permdown_period}
         self._ended = {name: at for name, at in self._ended.items() if now - at <= self._permdown_period}
-        return self._tell((), left)
+        return self._tell((), [entry for replica in silent for entry in replica.entries.values()])
 
     def gone(self, node: str) -> Diffs:
         """Forget a node that has ended, as its link says; should it speak again, it is asked for its state."""
@@ -218,7 +213,6 @@ class Tracker:
         return self._tell((), replica.entries.values()) if replica is not None and replica.up else {}
 
     def _claims(self, refs: Iterable[str], claimant: _Replica) -> bool:
-        """Whether one claims refs that others hold."""
         others = (replica for replica in (self._own, *self._others.values()) if replica is not claimant)
         return not all(replica.entries.keys().isdisjoint(refs) for replica in others)
 
@@ -227,30 +221,25 @@ class Tracker:
         if said.clock < replica.clock:
             return {}  # Said before what is known: late, and no sign of life.
         replica.seen = now
+        leaves: Sequence[str] = ()
         if said.kind == "state":
             replica.asked = -inf
-        if said.clock == replica.clock:
-            return self._change(replica, {}, ())
-        if said.kind == "state":
-            leaves: Sequence[str] = [ref for ref in replica.entries if ref not in said.joins]
+            leaves = [ref for ref in replica.entries if ref not in said.joins]
         elif said.kind == "delta" and said.clock == replica.clock + 1:
             leaves = said.leaves
-        else:
+        elif said.clock > replica.clock:
             return {}
         replica.clock = said.clock
         return self._change(replica, said.joins, leaves)
 
     def _reply(self, replica: _Replica, said: _Said, now: float) -> Letters:
-        """Ask for what is missing, unless an answer is due; tell one who asks the whole state.
-
-        A delta comes before a state: no later delta begins in the middle of it.
-        """
+        """Ask for what is missing, unless an answer is due; tell one who asks the whole state."""
         letters: Letters = []
         if said.clock > replica.clock and now - replica.asked >= self._down_period * PATIENCE:
             replica.asked = now
             letters.append((said.node, self._say("ask", said.node)))
         if said.kind == "ask" and said.to in (None, self.node):
-            if (delta := self.flush()) is not None:
+            if (delta := self.flush()) is not None:  # So no delta ever begins in the middle of a state.
                 letters.append((None, delta))
             letters.append((said.node, self._say("state", _by_topic(self._own.entries.values()))))
         return letters
@@ -261,10 +250,8 @@ class Tracker:
         left = [entries.pop(ref) for ref in leaves if ref in entries]
         joined = {ref: entry for ref, entry in joins.items() if ref not in entries}
         entries |= joined
-        if replica.up:
-            return self._tell(joined.values(), left)
-        replica.up = True
-        return self._tell(entries.values(), ())
+        was_up, replica.up = replica.up, True
+        return self._tell(joined.values(), left) if was_up else self._tell(entries.values(), ())
 
     def _tell(self, joins: Collection[Entry], leaves: Collection[Entry]) -> Diffs:
         for topic, key, meta in leaves:
@@ -288,10 +275,7 @@ def _by_topic(entries: Iterable[Entry]) -> dict[str, Metas]:
 
 
 def _read(message: Any) -> _Said:
-    """Read gossip.
-
-    :raises InvalidMessage: it is none, or of another version.
-    """
+    """Read gossip, or raise :exc:`InvalidMessage`."""
     match message:
         case [1, "heartbeat" | "goodbye" as kind, str(node), int(clock)]:
             return _Said(kind, node, clock)
@@ -302,7 +286,7 @@ def _read(message: Any) -> _Said:
         case [1, "delta", str(node), int(clock), dict(topics), list(left)] if (joins := _entries(topics)) is not None:
             if all(isinstance(ref, str) and ref not in joins for ref in left):
                 return _Said("delta", node, clock, None, joins, left)
-    raise InvalidMessage(f"expected what a node of version {VERSION} says of its presences, got {shorten(message)}")
+    raise InvalidMessage(f"expected what a node says of its presences, in version 1, got {shorten(message)}")
 
 
 def _entries(topics: dict[str, Any]) -> dict[str, Entry] | None:

@@ -10,7 +10,7 @@ import pytest
 
 from flask_phoenix.channel import Channel, as_reply, intercept, on
 from flask_phoenix.exceptions import InvalidOption, InvalidReturn, Refused, UnknownEvent
-from flask_phoenix.host import Link, SocketRef
+from flask_phoenix.host import Link, SocketRef, Tracking
 from flask_phoenix.message import Reply
 
 
@@ -350,20 +350,57 @@ def test_a_late_reply_may_be_all_that_a_return_may() -> None:
         channel.reply(ref, "text")
 
 
-@pytest.mark.parametrize(
-    ("verb", "arguments"),
-    [
-        ("push", ("e", {})),
-        ("broadcast", ("e", {}, True)),
-        ("socket_ref", ()),
-        ("reply", (SocketRef("1"), Reply())),
-        ("stop", ("normal",)),
-        ("send", ("m",)),
-        ("send_after", (1.0, "m")),
-        ("subscribe", ("t",)),
-        ("unsubscribe", ("t",)),
-    ],
-)
-def test_a_link_is_for_the_engine_to_write(verb: str, arguments: tuple[Any, ...]) -> None:
-    with pytest.raises(NotImplementedError):
-        getattr(Link(), verb)(*arguments)
+# Presence
+
+
+class Crowd(Tracking):
+    """Notes what it is asked, and by whom."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+
+    def track(self, where: Any, key: str, meta: Any = None, topic: str | None = None) -> str:
+        self.asked.append(("track", where, key, meta, topic))
+        return "ref 1"
+
+    def update(self, where: Any, key: str, meta: Any, topic: str | None = None) -> str:
+        self.asked.append(("update", where, key, meta, topic))
+        return "ref 2"
+
+    def untrack(self, where: Any, key: str, topic: str | None = None) -> None:
+        self.asked.append(("untrack", where, key, topic))
+
+    def list(self, where: Any) -> dict[str, Any]:
+        self.asked.append(("list", where))
+        return {"ada": {"metas": []}}
+
+
+def test_a_presence_is_asked_for_the_channel() -> None:
+    crowd = Crowd()
+
+    class Crowded(Room):
+        presence = crowd
+
+    channel, notes = make(Crowded)
+    assert channel.track("ada") == channel.track("bob", {"n": 1}) == "ref 1"
+    assert channel.update("ada", {"n": 2}) == channel.update("ada", dict) == "ref 2"
+    channel.untrack("ada")
+    assert channel.presences() == {"ada": {"metas": []}}
+    assert crowd.asked == [
+        ("track", channel, "ada", None, None),
+        ("track", channel, "bob", {"n": 1}, None),
+        ("update", channel, "ada", {"n": 2}, None),
+        ("update", channel, "ada", dict, None),
+        ("untrack", channel, "ada", None),
+        ("list", channel),
+    ]
+    assert notes.asked == []
+    assert type(Room.presence) is Tracking
+
+
+@pytest.mark.parametrize("verb", ["track", "update", "untrack", "presences"])
+def test_a_channel_without_a_presence_tells_the_remedy(verb: str) -> None:
+    channel, _ = make()
+    arguments: dict[str, list[Any]] = {"track": ["ada"], "update": ["ada", {}], "untrack": ["ada"], "presences": []}
+    with pytest.raises(InvalidOption, match="this channel has no presence: make one with"):
+        getattr(channel, verb)(*arguments[verb])

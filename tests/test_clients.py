@@ -32,6 +32,13 @@ COMMON = (
     "many_in_order",
     "no_reply_times_out",
     "packed_mount",
+    "presence_calls_back",
+    "presence_ends_with_a_channel_that_stops",
+    "presence_of_tabs",
+    "presence_outlives_a_forced_disconnect",
+    "presence_outlives_trouble",
+    "presence_with_more_told_of_each_key",
+    "presence_without_a_channel",
     "push_and_reply",
     "pushes_before_the_join",
     "refused_connect",
@@ -43,6 +50,10 @@ COMMON = (
 SECOND = ("binary_broadcast", "binary_push", "binary_push_and_reply", "empty_binary", "two_channels_on_one_topic")
 #: Stories of the newest client only: the oldest knows no token.
 TOKEN = ("auth_token", "no_auth_token")
+#: A story of the newest client only: the oldest takes a key such as "constructor" for what every object has.
+KEYS = ("presence_of_awkward_keys",)
+#: A story that is another one each time; when it fails, it tells the seed that makes the same one again.
+CHANCE = ("presence_by_chance",)
 #: A story without any Phoenix client.
 PLAIN = ("plain_websocket",)
 #: Stories that ask for help with their server: each has one of its own.
@@ -71,10 +82,10 @@ WEBSOCKET_ONLY = {
 POLLING_ONLY = ("batches_keep_their_order", "session_token_expires")
 #: What the oldest client gets wrong over polls: it sends more lines at a time than are read, writes no base64, and
 #: does not join again when its session is gone.
-TOO_OLD = {"binary_push", "forced_disconnect", "many_in_order"}
+TOO_OLD = {"binary_push", "forced_disconnect", "many_in_order", "presence_outlives_a_forced_disconnect"}
 #: Stories for clients that poll.
 POLLED_BY_OLDEST = [story for story in (*COMMON, *SECOND) if story not in WEBSOCKET_ONLY | TOO_OLD]
-POLLED = [story for story in (*COMMON, *SECOND, *TOKEN, *POLLING_ONLY) if story not in WEBSOCKET_ONLY]
+POLLED = [story for story in (*COMMON, *SECOND, *TOKEN, *KEYS, *CHANCE, *POLLING_ONLY) if story not in WEBSOCKET_ONLY]
 
 SERVE = (sys.executable, "-m", "tests.clients.server_app", "{port}")
 
@@ -122,7 +133,8 @@ def test_every_story_is_played() -> None:
     script = driver.Script("stories.mjs", "--list")
     stories = script.hear()
     script.close()
-    assert sorted(stories) == sorted((*COMMON, *SECOND, *TOKEN, *PLAIN, *HELPED, *FALLBACK, *ABROAD, *POLLING_ONLY))
+    newest = (*TOKEN, *KEYS, *FALLBACK, *PLAIN)
+    assert sorted(stories) == sorted((*COMMON, *SECOND, *CHANCE, *newest, *HELPED, *ABROAD, *POLLING_ONLY))
 
 
 @pytest.mark.parametrize("options", ["--client oldest --vsn 1.0.0", "--transport longpoll"])
@@ -132,12 +144,12 @@ def test_command_line(url: str, options: str) -> None:
     assert script.close() == 0
 
 
-@pytest.mark.parametrize("story", [*COMMON, *SECOND, *TOKEN, *PLAIN, *FALLBACK])
+@pytest.mark.parametrize("story", [*COMMON, *SECOND, *TOKEN, *KEYS, *CHANCE, *PLAIN, *FALLBACK])
 def test_newest(node: driver.Script, url: str, story: str) -> None:
     driver.play(node, url, story)
 
 
-@pytest.mark.parametrize("story", [*COMMON, *SECOND])
+@pytest.mark.parametrize("story", [*COMMON, *SECOND, *CHANCE])
 def test_oldest(node: driver.Script, url: str, story: str) -> None:
     driver.play(node, url, story, client="oldest")
 
@@ -155,12 +167,12 @@ def test_server_goes_away(node: driver.Script, keeper: driver.Keeper, story: str
     assert keeper.statuses == [0]
 
 
-@pytest.mark.parametrize("story", [*COMMON, *SECOND, *TOKEN, *PLAIN, *FALLBACK])
+@pytest.mark.parametrize("story", [*COMMON, *SECOND, *TOKEN, *KEYS, *CHANCE, *PLAIN, *FALLBACK])
 def test_newest_in_a_browser(browser: driver.Script, url: str, story: str) -> None:
     driver.play(browser, url, story)
 
 
-@pytest.mark.parametrize("story", [*COMMON, *SECOND])
+@pytest.mark.parametrize("story", [*COMMON, *SECOND, *CHANCE])
 def test_oldest_in_a_browser(browser: driver.Script, url: str, story: str) -> None:
     driver.play(browser, url, story, client="oldest")
 

@@ -1,9 +1,9 @@
-"""The engine: what connections share, their begin and end, and clients without channels."""
+"""One client: its begin and end, what it is sent, and clients without channels."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -14,11 +14,11 @@ from gevent.event import Event
 from flask_phoenix.codec import Json
 from flask_phoenix.connection import Carrier, Connection, RawConnection
 from flask_phoenix.engine import Engine
-from flask_phoenix.exceptions import InvalidPayload, PhoenixError
 from flask_phoenix.inbox import LIMIT
 from flask_phoenix.message import Broadcast, Frame
-from flask_phoenix.pubsub import Adapter, Subscriber
+from flask_phoenix.pubsub import Subscriber
 from flask_phoenix.socket import RawSocket, Socket
+from tests.network import Network, Wireless
 from tests.processes import DEADLINE
 from tests.roads import V1, V2, Road, in_thread, turn
 
@@ -53,13 +53,6 @@ class Raw:
         self.connection.opened()
 
 
-def heard(engine: Engine, topic: str) -> list[Broadcast]:
-    """Listen to a topic."""
-    told: list[Broadcast] = []
-    engine.pubsub.subscribe(topic, Subscriber(told.append))
-    return told
-
-
 # Carriers
 
 
@@ -78,73 +71,6 @@ def test_interfaces_are_for_others_to_write(engine: Engine) -> None:
         Connection(engine, Socket({}, "websocket"), None, Road()).receive("")
 
 
-# Broadcasts
-
-
-def test_a_broadcast_reaches_those_who_listen(engine: Engine) -> None:
-    told, other = heard(engine, "t"), heard(engine, "u")
-    engine.broadcast(Broadcast("t", "e", {}))
-    assert (told, other) == ([Broadcast("t", "e", {})], [])
-
-
-@pytest.mark.parametrize(("topic", "event"), [(7, "e"), (None, "e"), ("t", None), ("t", b"e")])
-def test_topic_and_event_of_a_broadcast_are_strings(engine: Engine, topic: Any, event: Any) -> None:
-    with pytest.raises(InvalidPayload, match="strings"):
-        engine.broadcast(Broadcast(topic, event, {}))
-
-
-def test_a_broadcast_from_another_thread_arrives(engine: Engine) -> None:
-    engine.hub.start()
-    done = Event()
-    told: list[Any] = []
-    threads: list[bool] = []
-
-    def listen(broadcast: Broadcast) -> None:
-        told.append(broadcast.payload["n"])
-        threads.append(engine.hub.elsewhere)
-        if broadcast.event == "last":
-            done.set()
-
-    def talk() -> None:
-        for number in range(50):
-            engine.broadcast(Broadcast("t", "last" if number == 49 else "e", {"n": number}))
-
-    engine.pubsub.subscribe("t", Subscriber(listen))
-    in_thread(talk)
-    assert done.wait(DEADLINE)
-    assert told == list(range(50))
-    assert not any(threads)
-
-
-def test_a_broadcast_from_another_thread_fails_there(engine: Engine) -> None:
-    line = Line(engine)
-    engine.pubsub.subscribe("t", Subscriber(lambda _: None, line.road.lane(V2), line.road.write))
-    told = heard(engine, "t")
-    with pytest.raises(InvalidPayload):
-        in_thread(engine.broadcast, Broadcast("t", "e", [1]))
-    turn()
-    assert (line.road.writes, told) == ([], [])
-
-
-def test_a_broadcast_is_what_it_was_when_it_was_made(engine: Engine) -> None:
-    line = Line(engine)
-    engine.pubsub.subscribe("t", Subscriber(lambda _: None, line.road.lane(V2), line.road.write))
-
-    def talk() -> None:
-        payload = {"n": 0}
-        for number in range(3):
-            payload["n"] = number
-            engine.broadcast(Broadcast("t", "e", payload))
-
-    talk()
-    turn()
-    here = line.road.rest()
-    in_thread(talk)
-    turn()
-    assert here == [f'[null,null,"t","e",{{"n":{number}}}]' for number in range(3)]
-    assert line.road.rest() == here
-
-
 # A connection's life
 
 
@@ -160,7 +86,8 @@ def test_a_connection_counts_while_it_is_open(engine: Engine) -> None:
 
 
 def test_the_first_connection_starts_the_hub(engine: Engine) -> None:
-    told = heard(engine, "t")
+    told: list[Broadcast] = []
+    engine.pubsub.subscribe("t", Subscriber(told.append))
     Line(engine)
     engine.broadcast(Broadcast("t", "e", {}))
     assert told == []
@@ -269,31 +196,16 @@ def test_disconnecting_from_another_thread(engine: Engine) -> None:
     assert line.road.closed == (1001, "disconnected")
 
 
-# Roads
-
-
-def test_waiting_until_no_road_is_left(engine: Engine) -> None:
-    engine.wait_until_quiet(DEADLINE)
-    gate = Event()
-
-    def carry() -> None:
-        with engine.carrying():
-            gate.wait(DEADLINE)
-
-    roads = [gevent.spawn(carry) for _ in range(2)]
+def test_disconnecting_from_another_node() -> None:
+    network = Network()
+    here, there = (Engine(nullcontext, Json(), Wireless(network)) for _ in range(2))
+    line, other = Line(here, "user:7"), Line(here, "user:8")
+    there.broadcast(Broadcast("user:7", "disconnect", {}))
     turn()
-    waiter = gevent.spawn(engine.wait_until_quiet, DEADLINE)
-    turn()
-    assert not waiter.dead
-    gate.set()
-    waiter.join(DEADLINE)
-    assert waiter.successful()
-    gevent.joinall(roads, DEADLINE)
-
-
-def test_waiting_has_an_end(engine: Engine) -> None:
-    with engine.carrying():
-        engine.wait_until_quiet(0.001)
+    assert line.road.closed == (1001, "disconnected")
+    assert (other.open, here.pubsub.subscribed("user:7"), network.nodes[0].topics) == (True, False, {"user:8"})
+    for engine in (here, there):
+        engine.stop()
 
 
 # Raw sockets
@@ -455,163 +367,3 @@ def test_each_call_has_a_context_of_its_own() -> None:
     turn()
     engine.stop()
     assert log == ["in", "open", "out", "in", "frame", "out", "in", "terminate", "out"]
-
-
-# Other nodes
-
-
-class Recording(Adapter):
-    """Remembers what it is asked for, and can be told what another node has published."""
-
-    def __init__(self) -> None:
-        self.asked: list[Any] = []
-
-    def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
-        self.asked.append(("start", node))
-        self.receive = receive
-        self.gone = gone
-
-    def stop(self) -> None:
-        self.asked.append("stop")
-
-    def subscribe(self, topic: str) -> None:
-        self.asked.append(("subscribe", topic))
-
-    def unsubscribe(self, topic: str) -> None:
-        self.asked.append(("unsubscribe", topic))
-
-    def publish(self, topic: str, data: bytes) -> None:
-        self.asked.append((topic, data))
-
-
-@pytest.fixture
-def adapter() -> Recording:
-    return Recording()
-
-
-@pytest.fixture
-def joined(adapter: Recording) -> Iterator[Engine]:
-    """Return an engine that has a way to other nodes."""
-    engine = Engine(nullcontext, Json(), adapter)
-    yield engine
-    engine.stop()
-
-
-def test_a_node_has_its_name_while_it_serves(engine: Engine) -> None:
-    assert engine.node == ""
-    engine.serve()
-    name = engine.node
-    engine.serve()
-    assert engine.node == name != ""
-    engine.stop()
-    assert engine.node == ""
-    engine.serve()
-    assert engine.node not in ("", name)
-
-
-def test_the_adapter_is_started_once(joined: Engine, adapter: Recording) -> None:
-    assert adapter.asked == []
-    joined.serve()
-    joined.serve()
-    assert adapter.asked == [("start", joined.node)]
-    joined.stop()
-    joined.stop()
-    assert adapter.asked[1:] == ["stop"]
-
-
-def test_the_end_of_another_node_is_told(joined: Engine, adapter: Recording, caplog: pytest.LogCaptureFixture) -> None:
-    joined.serve()
-    with caplog.at_level("INFO"):
-        adapter.gone("another")
-    assert "node another has ended" in caplog.text
-
-
-def test_a_broadcast_is_published(joined: Engine, adapter: Recording) -> None:
-    joined.serve()
-    told = heard(joined, "room:1")
-    joined.broadcast(Broadcast("room:1", "said", {"n": 1}))
-    joined.broadcast(Broadcast("room:1", "said", b"\x01"), None)
-    joined.broadcast(Broadcast("nobody", "said", {}))
-    turn()
-    assert told == [Broadcast("room:1", "said", {"n": 1}), Broadcast("room:1", "said", b"\x01")]
-    assert adapter.asked[2:] == [
-        ("room:1", b'J\x00\x04said{"n":1}'),
-        ("room:1", b"B\x00\x04said\x01"),
-        ("nobody", b"J\x00\x04said{}"),
-    ]
-
-
-def test_a_local_broadcast_is_not(joined: Engine, adapter: Recording) -> None:
-    told = heard(joined, "room:1")
-    joined.broadcast(Broadcast("room:1", "said", {}), local=True)
-    assert told == [Broadcast("room:1", "said", {})]
-    assert adapter.asked == [("subscribe", "room:1")]
-
-
-def test_who_only_speaks_joins_the_network_too(joined: Engine, adapter: Recording) -> None:
-    joined.broadcast(Broadcast("room:1", "said", {}))
-    assert adapter.asked == [("start", joined.node), ("room:1", b"J\x00\x04said{}")]
-    assert not joined.hub.running
-
-
-def test_what_another_node_has_published_is_delivered_here_alone(joined: Engine, adapter: Recording) -> None:
-    joined.serve()
-    told = heard(joined, "room:1")
-    adapter.receive("room:1", b'J\x00\x04said{"n":1}')
-    adapter.receive("room:2", b"J\x00\x04said{}")
-    turn()
-    assert told == [Broadcast("room:1", "said", {"n": 1})]
-    assert len(adapter.asked) == 2
-
-
-def test_a_broadcast_that_cannot_be_published_was_delivered_here(joined: Engine, adapter: Recording) -> None:
-    def publish(topic: str, data: bytes) -> None:
-        raise PhoenixError("out of reach")
-
-    adapter.publish = publish  # type: ignore[method-assign]
-    told = heard(joined, "room:1")
-    with pytest.raises(PhoenixError, match="out of reach"):
-        joined.broadcast(Broadcast("room:1", "said", {}))
-    assert told == [Broadcast("room:1", "said", {})]
-
-
-def test_a_broadcast_from_another_thread_is_published(joined: Engine, adapter: Recording) -> None:
-    joined.serve()
-    in_thread(joined.broadcast, Broadcast("room:1", "said", {}))
-    assert adapter.asked[1:] == [("room:1", b"J\x00\x04said{}")]
-
-
-def test_a_payload_that_cannot_be_published_is_delivered_to_nobody(joined: Engine, adapter: Recording) -> None:
-    told = heard(joined, "room:1")
-    with pytest.raises(InvalidPayload, match="cannot be written as JSON"):
-        joined.broadcast(Broadcast("room:1", "said", object()))
-    joined.broadcast(Broadcast("room:1", "said", None), local=True)
-    assert told == [Broadcast("room:1", "said", None)]
-    assert adapter.asked == [("subscribe", "room:1")]
-
-
-@pytest.mark.parametrize(
-    ("data", "why"),
-    [(b"nonsense", "expected a broadcast of another node"), (b"B\x00\x04said\x01", "InvalidPayload")],
-)
-def test_what_cannot_be_delivered_here_is_lost_and_logged(
-    joined: Engine, adapter: Recording, data: bytes, why: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    client = Line(joined)
-    lane = client.carrier.lane(V1)
-    joined.pubsub.subscribe("room:1", Subscriber(lambda broadcast: None, lane, client.carrier.write))
-    adapter.receive("room:1", data)
-    adapter.receive("room:1", b"J\x00\x04said{}")
-    turn()
-    assert len(client.road.rest()) == 1
-    assert [record.message for record in caplog.records] == ["a broadcast of another node on 'room:1' is lost"]
-    assert why in caplog.text
-
-
-def test_disconnecting_from_another_node(joined: Engine, adapter: Recording) -> None:
-    client = Line(joined, "user:7")
-    assert adapter.asked[1:] == [("subscribe", "user:7")]
-    adapter.receive("user:7", b"J\x00\x0adisconnect{}")
-    turn()
-    assert client.road.closed == (1001, "disconnected")
-    assert adapter.asked[2:] == [("unsubscribe", "user:7")]

@@ -10,13 +10,28 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 from flask import Flask
 
-from flask_phoenix import Channel, Phoenix, RawSocket, Refused, Reply, Socket, handshake, inbox, server, websocket
+from flask_phoenix import (
+    Channel,
+    Phoenix,
+    Presence,
+    RawSocket,
+    Refused,
+    Reply,
+    Socket,
+    gossip,
+    handshake,
+    inbox,
+    roll,
+    server,
+    websocket,
+)
 from flask_phoenix.mount import INFO_KEYS, PREFIX, Options
 from flask_phoenix.origin import CONN, OriginPolicy
 from flask_phoenix.testing import Client, Joined
@@ -28,6 +43,7 @@ PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 
 #: What the engine calls, and no author.
 INTERNAL = {"dispatch", "dispatch_out", "handlers", "interceptors", "intercepts", "match", "channels", "bind"}
+INTERNAL |= {"roll", "fetched"}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -166,6 +182,22 @@ def test_what_cannot_be_set() -> None:
     }
 
 
+def test_bounds_of_presence() -> None:
+    cells = [within for *_, within in rows("presence.md", "what happens", "it is seen", "within")]
+    said = [float(seconds[1]) for cell in cells if (seconds := re.match(r"([\d.]+) s\b", cell))]
+    down_period = signature(Phoenix.presence).parameters["down_period"].default
+    assert said == [gossip.GATHER, roll.COUNT_PERIOD, down_period, down_period / gossip.BEATS]
+    assert f" {gossip.SETTLE} seconds" in prose("presence.md")
+
+
+def test_arguments_of_presence() -> None:
+    said = {name: default for name, default, _ in rows("presence.md", "argument", "default", "meaning")}
+    kind, name, down_period = (signature(Phoenix.presence).parameters[key] for key in ("kind", "name", "down_period"))
+    assert said["the class"] == kind.default.__name__
+    assert said[name.name]
+    assert float(said[down_period.name]) == down_period.default
+
+
 def test_connect_info() -> None:
     assert tuple(name for name, _ in rows("options.md", "name", "value")) == INFO_KEYS
 
@@ -196,6 +228,7 @@ def test_warning_of_several_processes() -> None:
         ("channels.md", Socket),
         ("channels.md", RawSocket),
         ("channels.md", Phoenix),
+        ("presence.md", Presence),
         ("testing.md", Client),
         ("testing.md", Joined),
     ],

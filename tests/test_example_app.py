@@ -57,6 +57,21 @@ def bodies(joined: Joined) -> list[str]:
     return [message["body"] for message in history(joined)]
 
 
+def room_of(joined: Joined) -> dict[str, Any]:
+    """Return who was there when somebody came."""
+    state: dict[str, Any] = joined.expect("presence_state")
+    return state
+
+
+def change(joined: Joined, side: str, nickname: str) -> dict[str, Any]:
+    """Wait until somebody comes or goes, or has another status; return the meta."""
+    while nickname not in (diff := joined.expect("presence_diff"))[side]:
+        pass
+    (meta,) = diff[side][nickname]["metas"]
+    found: dict[str, Any] = meta
+    return found
+
+
 # The page
 
 
@@ -104,9 +119,8 @@ def test_nothing_else_of_the_folder_is_served(http: FlaskClient) -> None:
 
 def test_nickname_is_trimmed(enter: Enter) -> None:
     ada, grace = enter("  Ada ").join(LOBBY), enter("Grace").join(LOBBY)
-    grace.expect("history")
-    ada.push("typing")
-    assert grace.expect("typing") == {"nickname": "Ada"}
+    ada.call("new_msg", {"body": "hello"})
+    assert grace.expect("new_msg")["nickname"] == "Ada"
 
 
 @pytest.mark.parametrize("nickname", ["", "  ", "x" * (LONGEST_NICKNAME + 1), "two\nlines", "turned\u202earound"])
@@ -156,19 +170,6 @@ def test_each_app_has_a_history_of_its_own(enter: Enter) -> None:
     other.extensions["phoenix"].engine.hub.stop()
 
 
-def test_others_are_told_who_came_and_who_went(enter: Enter) -> None:
-    ada, client = enter("Ada").join(LOBBY), enter("Grace")
-    grace = client.join(LOBBY)
-    assert ada.expect("entered")["nickname"] == "Grace"
-    grace.refute("entered")
-    grace.leave()
-    assert ada.expect("left")["nickname"] == "Grace"
-    client.join(LOBBY)
-    assert ada.expect("entered")["nickname"] == "Grace"
-    client.close()
-    assert ada.expect("left")["nickname"] == "Grace"
-
-
 def test_unknown_room_is_refused(enter: Enter) -> None:
     with pytest.raises(Refused) as refused:
         enter("Ada").join("room:nowhere")
@@ -196,11 +197,12 @@ def test_locked_room_is_refused(enter: Enter, payload: Any, reason: str) -> None
 
 def test_code_opens_the_locked_room(enter: Enter) -> None:
     ada = enter("Ada").join(STAFF, {"code": CODE})
+    change(ada, "joins", "Ada")
     ada.call("new_msg", {"body": "between us"})
     grace = enter("Grace")
     with pytest.raises(Refused):
         grace.join(STAFF)
-    ada.refute("left")
+    ada.refute("presence_diff")
     assert bodies(grace.join(STAFF, {"code": CODE})) == ["between us"]
 
 
@@ -253,17 +255,66 @@ def test_longest_message_is_taken(enter: Enter) -> None:
     assert ada.call("new_msg", {"body": "ö" * LONGEST_TEXT}).status == "ok"
 
 
-def test_typing_is_told_to_the_others(enter: Enter) -> None:
+# Who is here
+
+
+def test_newcomer_is_told_who_is_here(enter: Enter) -> None:
+    enter("Ada").join(LOBBY)
+    state = room_of(enter("Grace").join(LOBBY))
+    assert state.keys() == {"Ada", "Grace"}
+    (meta,) = state["Ada"]["metas"]
+    assert (meta["away"], meta["typing"]) == (False, False)
+    assert 0 < meta["at"] <= state["Grace"]["metas"][0]["at"]
+
+
+def test_others_are_told_who_came_and_who_went(enter: Enter) -> None:
+    ada, client = enter("Ada").join(LOBBY), enter("Grace")
+    change(ada, "joins", "Ada")
+    grace = client.join(LOBBY)
+    change(ada, "joins", "Grace")
+    grace.leave()
+    change(ada, "leaves", "Grace")
+    client.join(LOBBY)
+    change(ada, "joins", "Grace")
+    client.close()
+    change(ada, "leaves", "Grace")
+
+
+def test_second_tab_is_the_same_person(enter: Enter) -> None:
+    tab = enter("Ada").join(LOBBY)
+    enter("Ada").join(LOBBY)
+    state = room_of(enter("Grace").join(LOBBY))
+    assert {nickname: len(presence["metas"]) for nickname, presence in state.items()} == {"Ada": 2, "Grace": 1}
+    tab.leave()
+    assert len(room_of(enter("Linus").join(LOBBY))["Ada"]["metas"]) == 1
+
+
+def test_status_is_told(enter: Enter) -> None:
     ada, grace = enter("Ada").join(LOBBY), enter("Grace").join(LOBBY)
-    ada.push("typing", {"nickname": "Grace"})
-    assert grace.expect("typing") == {"nickname": "Ada"}
-    ada.refute("typing")
+    change(grace, "joins", "Grace")
+    ada.push("status", {"typing": True})
+    typing = change(grace, "joins", "Ada")
+    assert (typing["typing"], typing["away"]) == (True, False)
+    ada.push("status", {"away": True, "typing": False})
+    away = change(grace, "joins", "Ada")
+    assert (away["typing"], away["away"], away["phx_ref_prev"]) == (False, True, typing["phx_ref"])
+    assert away["at"] == typing["at"]
 
 
-def test_typing_stays_in_its_room(enter: Enter) -> None:
+@pytest.mark.parametrize("payload", [{}, [], "text", b"bytes", {"away": "yes", "typing": 1}, {"nickname": "Grace"}])
+def test_unfit_status_changes_nothing(enter: Enter, payload: Any) -> None:
+    ada = enter("Ada").join(LOBBY)
+    before = change(ada, "joins", "Ada")
+    ada.push("status", payload)
+    after = change(ada, "joins", "Ada")
+    assert {**before, "phx_ref": after["phx_ref"], "phx_ref_prev": before["phx_ref"]} == after
+
+
+def test_status_stays_in_its_room(enter: Enter) -> None:
     ada, grace = enter("Ada"), enter("Grace").join(LOBBY)
-    ada.join("room:kitchen").push("typing")
-    grace.refute("typing")
+    change(grace, "joins", "Grace")
+    ada.join("room:kitchen").push("status", {"typing": True})
+    grace.refute("presence_diff")
 
 
 # Announcing

@@ -22,8 +22,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "flask_phoenix"
 
 #: The house, from the ground up: a module imports only modules that stand before it.
-GROUND = ["exceptions", "message", "codec", "serializer", "envelope", "origin", "protocol"]
-RUNTIME = ["pubsub", "hub", "inbox", "channel", "socket", "connection", "ties", "link", "multiplexer", "outbox"]
+GROUND = ["exceptions", "message", "codec", "serializer", "envelope", "origin", "protocol", "tracker"]
+RUNTIME = ["pubsub", "hub", "inbox", "host", "engine", "channel", "socket", "connection", "ties", "link"]
+RUNTIME += ["multiplexer", "outbox", "gossip", "roll", "presence"]
 CARRIERS = ["mount", "handshake", "websocket", "longpoll", "session"]
 FACE = ["server", "endpoint", "polling", "cli", "extension"]
 ROOMS = [*GROUND, *RUNTIME, *CARRIERS, *FACE, "testing", "__init__"]

@@ -273,3 +273,26 @@ def test_a_delivery_from_a_thread_that_gevent_does_not_know(hub: Hub) -> None:
     start_thread(talk, ())
     assert done.wait(DEADLINE)
     assert heard == [b"a"]
+
+
+# The end of a turn
+
+
+def test_one_failing_call_at_the_end_of_a_turn_harms_nobody(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    log: list[str] = []
+
+    def broken() -> None:
+        raise RuntimeError("broken")
+
+    for call in (lambda: log.append("first"), broken, lambda: log.append("last")):
+        hub.at_turn(call)
+    turn()
+    assert log == ["first", "last"]
+    hub.at_turn(broken)
+    hub.put(piece("data", [log.append]))
+    turn()
+    hub.at_turn(lambda: log.append("still here"))
+    hub.put(piece("more", [log.append]))
+    turn()
+    assert log == ["first", "last", "data", "still here", "more"]
+    assert ["failed at the end of a turn" in record.getMessage() for record in caplog.records] == [True, True]

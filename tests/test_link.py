@@ -1286,3 +1286,82 @@ def test_listeners_of_the_apps_hear_what_channels_say(engine: Engine) -> None:
     tab.say("1", "2", "room:1", "do", {})
     turn()
     assert told == [Broadcast("room:1", "e", {"n": 1})]
+
+
+# What is held until the end
+
+
+def held(channel: Room, log: Queue[Any]) -> Any:
+    """Hold something for a channel, and note when it is let go."""
+    assert channel.link.hold(lambda: log.put("released")) is True
+    return {}
+
+
+@pytest.mark.parametrize("end", ["leave", "closed", "crash", "stop", "bad stop", "duplicate join"])
+def test_what_is_held_is_let_go_at_the_end(engine: Engine, end: str) -> None:
+    log: Queue[Any] = Queue()
+    acts: list[Callable[[Room], Any]] = [lambda channel: held(channel, log)]
+
+    class Ending(Room):
+        def done(self) -> Any:
+            return acts.pop()(self)
+
+        def handle_info(self, message: Any) -> None:
+            raise RuntimeError(message)
+
+    tab, ended = enter(engine, Ending)
+    tab.say("1", "2", "room:1", "do", {})
+    turn()
+    assert log.empty()
+    if end == "leave":
+        tab.say("1", "3", "room:1", "phx_leave", {})
+    elif end == "closed":
+        tab.leave()
+    elif end == "crash":
+        engine.connections.copy().pop().protocol.memberships["room:1"].channel.send("broken")  # type: ignore[attr-defined]
+    elif end == "duplicate join":
+        tab.say("9", "9", "room:1", "phx_join", {})
+    else:
+        acts.append(lambda channel: channel.stop("normal" if end == "stop" else "broken"))
+        tab.say("1", "3", "room:1", "do", {})
+    ended.get(timeout=DEADLINE)
+    turn()
+    assert [log.get_nowait() for _ in range(log.qsize())] == ["released"]
+
+
+def test_nothing_is_held_before_the_join_is_over_nor_behind_the_end(engine: Engine) -> None:
+    answers: Queue[Any] = Queue()
+
+    class Hasty(Room):
+        def join(self, payload: Any) -> Any:
+            with pytest.raises(NotJoined, match="may not track before its join is over: do it in after_join"):
+                self.link.hold(lambda: answers.put("released"))
+
+        def terminate(self, reason: Any) -> None:
+            answers.put(self.link.hold(lambda: answers.put("released")))
+            super().terminate(reason)
+
+    tab, ended = enter(engine, Hasty)
+    tab.leave()
+    ended.get(timeout=DEADLINE)
+    turn()
+    assert [answers.get_nowait() for _ in range(answers.qsize())] == [False]
+
+
+def test_what_a_crash_holds_in_its_terminate_is_let_go_too(engine: Engine) -> None:
+    answers: Queue[Any] = Queue()
+
+    class Crashing(Room):
+        def done(self) -> Any:
+            raise RuntimeError("broken")
+
+        def terminate(self, reason: Any) -> None:
+            answers.put(self.link.hold(lambda: answers.put("released")))
+            super().terminate(reason)
+
+    tab, ended = enter(engine, Crashing)
+    tab.say("1", "2", "room:1", "do", {})
+    ended.get(timeout=DEADLINE)
+    turn()
+    told = [answers.get_nowait() for _ in range(answers.qsize())]
+    assert told in ([True, "released"], [False])

@@ -301,6 +301,17 @@ def test_a_tap_hears_everything_until_it_ends(desk: Desk) -> None:
     assert tapped == [HELLO, elsewhere]
 
 
+def test_a_tap_does_not_hear_what_nodes_say_among_themselves(desk: Desk) -> None:
+    tapped: list[Broadcast] = []
+    ear = Ear()
+    desk.pubsub.tap(tapped.append)
+    internal = HELLO._replace(topic="phx:presence:Online")
+    desk.pubsub.subscribe(internal.topic, ear.subscriber)
+    desk.pubsub.broadcast(internal)
+    desk.deliver()
+    assert (tapped, ear.told) == ([], [internal])
+
+
 def test_a_tap_can_be_ended_twice(desk: Desk) -> None:
     end = desk.pubsub.tap(lambda broadcast: None)
     end()

@@ -87,6 +87,11 @@ def test_a_topic_that_does_not_fit(pattern: str, topic: str) -> None:
     assert socket(pattern).match(topic) is None
 
 
+@pytest.mark.parametrize("pattern", ["*", "phx:*", "phx:presence:Online", "p*"])
+def test_what_nodes_say_among_themselves_fits_no_pattern(pattern: str) -> None:
+    assert matched(socket(pattern), "phx:presence:Online") is None
+
+
 def test_the_first_pattern_that_fits_wins() -> None:
     kind = socket("food*", "foo*", "foo:1", "*")
     topics = ["food:1", "foo:1", "foo", "unknown"]

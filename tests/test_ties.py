@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from gevent.event import Event
@@ -141,3 +142,32 @@ def test_what_is_closed_holds_on_to_nothing(desk: Desk) -> None:
     desk.ties.after(0, note(log, "rung"))
     pass_by(0.005)
     assert (desk.subscribed(), log) == ([], [])
+
+
+# Presences
+
+
+def test_what_is_held_is_let_go_once_and_in_order(desk: Desk) -> None:
+    log: list[str] = []
+    desk.ties.join()
+    assert desk.ties.hold(note(log, "first")) is True
+    assert desk.ties.hold(lambda: log.append("second" if not desk.subscribed() else "still here")) is True
+    assert log == []
+    desk.ties.close()
+    desk.ties.close()
+    assert log == ["first", "second"]
+
+
+def test_nothing_is_held_when_it_is_over(desk: Desk) -> None:
+    log: list[str] = []
+    desk.ties.close()
+    assert desk.ties.hold(note(log, "released")) is False
+    desk.ties.close()
+    assert log == []
+
+
+def test_what_is_let_go_may_ask_for_more(desk: Desk) -> None:
+    log: list[Any] = []
+    desk.ties.hold(lambda: log.append(desk.ties.hold(note(log, "released"))))
+    desk.ties.close()
+    assert log == [False]

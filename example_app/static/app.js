@@ -11,18 +11,24 @@
    #messages                         its lines: li.message[data-id][data-nickname] (.mine too) with .bubble; li.system
    #composer #body #send             writing: Enter sends; #notice says why a message was not taken
    #typing                           "Ada is typing", or empty
+   #people                           who is in the room shown: li.person[data-nickname][data-state="here" or "away"],
+                                     with .person-note ("typing…", "away", "2 tabs", or empty); #people-count beside it.
+                                     On a phone #people-open opens the list
+   #away                             says that we are away, and that we are back: aria-pressed
    #unlock #code #unlock-enter       instead of #composer while a join is refused; data-reason="locked" or "wrong code"
    #banner                           [hidden] while connected; html[data-online] is "true" or "false"
    #announcement #announcement-text  the last announcement; #announcement-close hides it
    #announce-open #announce-text #announce-send   making one */
 
-import { Socket } from "phoenix"
+import { Presence, Socket } from "phoenix"
 
 import { Room } from "./room.js"
 import * as view from "./view.js"
 
 const NICKNAME = "hearth.nickname"
-const TYPING_EVERY = 2000
+const AWAY = "hearth.away"
+const TYPING_LASTS = 4000
+const AWAY_AFTER = 60_000
 
 const rooms = new Map(
   view.roomButtons().map(({ dataset }) => [dataset.room, new Room(dataset.room, "locked" in dataset)]),
@@ -31,7 +37,9 @@ const lobby = rooms.get("lobby")
 let current = lobby
 let nickname = null
 let socket = null
-let toldTyping = 0
+let unseen = false // this page has been hidden for a while
+let hiding // the timer that says so
+let pausing // the timer that ends our typing
 
 // Coming and going
 
@@ -53,6 +61,7 @@ function enter(name) {
 
 function arrived() {
   view.online(true)
+  tellAway()
   if (view.inside()) return
   localStorage.setItem(NICKNAME, nickname)
   current = lobby
@@ -75,9 +84,8 @@ function join(room, code) {
   const channel = socket.channel(room.topic, code === undefined ? {} : { code })
   channel.on("history", ({ messages }) => history(room, messages))
   channel.on("new_msg", (message) => received(room, message))
-  channel.on("typing", ({ nickname: other }) => other === nickname || room.typing(other, typing))
-  channel.on("entered", ({ nickname: other, at }) => add(room, { text: `${other} came in`, at }))
-  channel.on("left", ({ nickname: other, at }) => add(room, { text: `${other} left`, at }))
+  const presence = new Presence(channel)
+  presence.onSync(() => met(room, presence.list(person)))
   channel.on("announcement", ({ text }) => view.announce(text))
   channel
     .join()
@@ -86,16 +94,17 @@ function join(room, code) {
 }
 
 function joined(room, channel) {
-  room.channel = channel
+  room.arrive(channel)
   room.refusal = null
   roomList()
   if (room === lobby) arrived()
+  tell(room, { away: away() })
   if (room === current) show(room)
 }
 
 function refused(room, channel, reason) {
   channel.leave() // or the client would go on asking
-  room.channel = null
+  room.arrive(null)
   room.refusal = reason
   if (room === current) show(room)
 }
@@ -108,12 +117,15 @@ function history(room, messages) {
 }
 
 function show(room) {
-  if (room !== current) current.draft = view.draft()
   const changed = room !== current
+  if (changed) {
+    current.draft = view.draft()
+    typed("")
+  }
   current = room
   if (room.shut() && !room.refusal) join(room)
   view.showRoom(room, nickname, changed)
-  typing(room)
+  view.people(room.people, nickname)
   read()
 }
 
@@ -129,7 +141,6 @@ function roomList() {
 // Messages
 
 function received(room, message) {
-  room.stopTyping(message.nickname, typing)
   if (room.has(message)) return
   if (message.nickname !== nickname && (room !== current || document.hidden)) room.unread += 1
   add(room, message)
@@ -146,7 +157,7 @@ function send() {
   const room = current
   if (!body || !room.channel || !view.isOnline()) return
   view.setDraft("")
-  toldTyping = 0
+  typed("")
   const giveBack = (reason) => {
     if (room === current && !view.draft()) view.setDraft(body)
     view.note(`Not sent: ${reason}.`)
@@ -158,14 +169,67 @@ function send() {
     .receive("timeout", () => giveBack("no answer from the server"))
 }
 
-function typing(room) {
-  if (room === current) view.typing([...room.typists.keys()])
+// Who is here
+
+// One person, however many tabs: away when all of them are, typing when one is.
+function person(nickname, { metas }) {
+  return {
+    nickname,
+    at: Math.min(...metas.map(({ at }) => at)),
+    tabs: metas.length,
+    away: metas.every((meta) => meta.away),
+    typing: metas.some((meta) => meta.typing),
+  }
 }
 
-function tellTyping() {
-  if (!view.draft().trim() || !current.channel || !view.isOnline() || Date.now() - toldTyping < TYPING_EVERY) return
-  toldTyping = Date.now()
-  current.channel.push("typing", {})
+function met(room, people) {
+  const { came, left } = room.meet(people)
+  came.forEach(({ nickname, at }) => add(room, { text: `${nickname} came in`, at }))
+  left.forEach(({ nickname }) => add(room, { text: `${nickname} left`, at: Date.now() }))
+  if (room === current) view.people(people, nickname)
+}
+
+// Tells a room what has changed with us.
+function tell(room, status) {
+  const changes = Object.fromEntries(Object.entries(status).filter(([name, is]) => room.told[name] !== is))
+  if (!room.channel || !view.isOnline() || !Object.keys(changes).length) return
+  Object.assign(room.told, changes)
+  room.channel.push("status", changes)
+}
+
+function typed(draft) {
+  const room = current
+  const typing = draft.trim() !== ""
+  clearTimeout(pausing)
+  if (typing) pausing = setTimeout(() => tell(room, { typing: false }), TYPING_LASTS)
+  tell(room, { typing })
+}
+
+const away = () => unseen || localStorage.getItem(AWAY) !== null
+
+function tellAway() {
+  view.away(localStorage.getItem(AWAY) !== null)
+  rooms.forEach((room) => tell(room, { away: away() }))
+}
+
+// All our tabs in this browser: the others hear of it by the event "storage".
+function toggleAway() {
+  localStorage.getItem(AWAY) === null ? localStorage.setItem(AWAY, "yes") : localStorage.removeItem(AWAY)
+  tellAway()
+}
+
+function hidden(is) {
+  clearTimeout(hiding)
+  if (is) hiding = setTimeout(hid, AWAY_AFTER)
+  else unseen = false
+  if (!view.inside()) return
+  tellAway()
+  if (!is) read()
+}
+
+function hid() {
+  unseen = true
+  tellAway()
 }
 
 view.listen({
@@ -176,10 +240,12 @@ view.listen({
   },
   choose: (name) => show(rooms.get(name)),
   unlock: (code) => join(current, code),
-  typed: tellTyping,
+  typed,
   send,
-  seen: () => view.inside() && read(),
+  away: toggleAway,
+  hidden,
 })
+addEventListener("storage", ({ key }) => key === AWAY && tellAway())
 
 const remembered = localStorage.getItem(NICKNAME)
 if (remembered) enter(remembered)

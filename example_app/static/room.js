@@ -1,6 +1,4 @@
-// What the browser knows of one room: its messages, what is unread, who is typing. No page, no network.
-
-const TYPING_LASTS = 4000
+// What the browser knows of one room: its messages, what is unread, who is there. No page, no network.
 
 export class Room {
   constructor(name, locked) {
@@ -11,14 +9,20 @@ export class Room {
   }
 
   forget() {
-    this.channel = null // set while the server counts us in
     this.refusal = null // why the last join was refused
     this.entries = [] // messages and system lines, oldest first
     this.loaded = false
     this.unread = 0
     this.draft = ""
-    this.typists?.forEach(clearTimeout)
-    this.typists = new Map()
+    this.arrive(null)
+  }
+
+  // A join begins anew what is known of each other: what the server was told of us, and what we of others.
+  arrive(channel) {
+    this.channel = channel
+    this.told = { away: false, typing: false }
+    this.met = false
+    if (!channel) this.people = []
   }
 
   shut() {
@@ -39,14 +43,13 @@ export class Room {
     return this.entries.some((entry) => entry.id === message.id)
   }
 
-  typing(nickname, changed) {
-    clearTimeout(this.typists.get(nickname))
-    this.typists.set(nickname, setTimeout(() => this.stopTyping(nickname, changed), TYPING_LASTS))
-    changed(this)
-  }
-
-  stopTyping(nickname, changed) {
-    clearTimeout(this.typists.get(nickname))
-    if (this.typists.delete(nickname)) changed(this)
+  // Who came and who left; whoever is there when we come is no news.
+  meet(people) {
+    const [before, after] = [this.people, people].map((each) => new Set(each.map(({ nickname }) => nickname)))
+    const came = people.filter(({ nickname }) => this.met && !before.has(nickname))
+    const left = this.people.filter(({ nickname }) => this.met && !after.has(nickname))
+    this.people = people
+    this.met = true
+    return { came, left }
   }
 }

@@ -134,6 +134,39 @@ function drawer(open) {
   if (returns) page.menu.focus()
 }
 
+// Who is here
+
+export function people(people, me) {
+  const rank = (person) => (person.nickname === me ? 0 : person.away ? 2 : 1)
+  const sorted = [...people].sort((a, b) => rank(a) - rank(b) || a.nickname.localeCompare(b.nickname))
+  page.people.replaceChildren(...sorted.map((person) => personLine(person, me)))
+  page.here.hidden = sorted.length === 0
+  page["people-open"].hidden = sorted.length === 0
+  page["people-count"].textContent = page["people-open-count"].textContent = sorted.length
+  typing(sorted.filter((person) => person.typing && person.nickname !== me).map(({ nickname }) => nickname))
+}
+
+function personLine(person, me) {
+  const made = element("li", "person")
+  made.dataset.nickname = person.nickname
+  made.dataset.state = person.away ? "away" : "here"
+  made.append(avatar(person.nickname), element("span", "person-name", person.nickname))
+  if (person.nickname === me) made.append(element("span", "muted", "(you)"))
+  made.append(element("span", "person-note", noteOf(person, me)))
+  return made
+}
+
+function noteOf({ nickname, away, tabs, typing }, me) {
+  if (typing && nickname !== me) return "typing…"
+  if (away) return "away"
+  return tabs > 1 ? `${tabs} tabs` : ""
+}
+
+export function away(is) {
+  page.away.setAttribute("aria-pressed", is)
+  status()
+}
+
 // The messages
 
 export function drawRoom(room, me) {
@@ -211,7 +244,7 @@ export function note(text) {
   page.notice.textContent = text
 }
 
-export function typing(nicknames) {
+function typing(nicknames) {
   const many = nicknames.length > 2 ? "Several people" : nicknames.join(" and ")
   page["typing-text"].textContent = nicknames.length ? `${many} ${nicknames.length > 1 ? "are" : "is"} typing` : ""
   page.typing.classList.toggle("on", nicknames.length > 0)
@@ -225,8 +258,13 @@ export function online(is) {
   document.documentElement.dataset.online = is
   page["banner-text"].textContent = is ? "" : "Connection lost. Reconnecting…"
   page.banner.hidden = is
-  page.status.textContent = is ? "Connected" : "Reconnecting…"
+  status()
   fit()
+}
+
+function status() {
+  const present = page.away.getAttribute("aria-pressed") === "true" ? "Away" : "Connected"
+  page.status.textContent = isOnline() ? present : "Offline"
 }
 
 export function announce(text) {
@@ -255,13 +293,14 @@ function onClick(id, act) {
   page[id].addEventListener("click", act)
 }
 
-export function listen({ enter, leave, choose, unlock, typed, send, seen }) {
+export function listen({ enter, leave, choose, unlock, typed, send, away, hidden }) {
   onSubmit("entry", () => page.nickname.value.trim() && enter(page.nickname.value.trim()))
   onSubmit("unlock", () => unlock(page.code.value))
   onSubmit("composer", send)
   onSubmit("announce-form", postAnnouncement)
   onClick("leave", leave)
-  onClick("menu", () => drawer(true))
+  onClick("away", away)
+  for (const id of ["menu", "people-open"]) onClick(id, () => drawer(true))
   for (const id of ["scrim", "sidebar-close"]) onClick(id, () => drawer(false))
   onClick("announce-open", () => page.announce.showModal())
   onClick("announce-cancel", () => page.announce.close())
@@ -279,14 +318,14 @@ export function listen({ enter, leave, choose, unlock, typed, send, seen }) {
     if (atBottom) page.jump.hidden = true
   })
   new ResizeObserver(resized).observe(page.messages)
-  page.body.addEventListener("input", () => (fit(), typed()))
+  page.body.addEventListener("input", () => (fit(), typed(draft())))
   page.body.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return
     event.preventDefault()
     send()
   })
   document.addEventListener("keydown", (event) => event.key === "Escape" && drawer(false))
-  document.addEventListener("visibilitychange", () => document.hidden || seen())
+  document.addEventListener("visibilitychange", () => hidden(document.hidden))
   narrow.addEventListener("change", () => drawer(false))
   drawer(false)
 }

@@ -2,9 +2,9 @@
 //
 //     node browser.mjs
 //
-// Each line that comes in is {"url", "story", "client", "vsn", "transport"}, and is answered by the story's result. The
-// page and its modules come from that server, /blank and /clients, or from the one that "origin" names. It ends when its
-// standard input does.
+// Each line that comes in is {"url", "story", "client", "vsn", "transport", "seed"}, and is answered by the story's
+// result. The page and its modules come from that server, /blank and /clients, or from the one that "origin" names. It
+// ends when its standard input does.
 
 import { launch } from "./chromium.mjs"
 import { ask, hear, tell } from "./lines.mjs"

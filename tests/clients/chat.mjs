@@ -17,6 +17,7 @@ const [url, code, road = "websocket"] = process.argv.slice(2)
 async function enter(browser, nickname) {
   const context = await browser.newContext()
   if (road === "mute") await context.routeWebSocket("**/socket/websocket*", () => {}) // it opens, and that is all
+  await context.clock.install()
   const page = await context.newPage()
   page.setDefaultTimeout(PATIENCE)
   page.errors = []
@@ -51,7 +52,64 @@ async function talking(ada, grace) {
 async function typing(ada, grace) {
   await ada.locator("#body").pressSequentially("I am about to")
   await grace.waitForFunction(() => document.querySelector("#typing").textContent.includes("Ada is typing"))
+  await shown(grace, { Ada: ["here", "typing…"], Grace: ["here", ""] })
+  await shown(ada, { Ada: ["here", ""], Grace: ["here", ""] })
   await ada.fill("#body", "")
+  await grace.waitForFunction(() => document.querySelector("#typing").textContent === "")
+  await ada.locator("#body").pressSequentially("Or not")
+  await grace.waitForFunction(() => document.querySelector("#typing").textContent.includes("Ada is typing"))
+  await ada.context().clock.fastForward(5_000)
+  await grace.waitForFunction(() => document.querySelector("#typing").textContent === "")
+}
+
+/** Waits until a page shows these people in the room: nickname, state and note of each. */
+function shown(page, people) {
+  return page.waitForFunction((expected) => {
+    const lines = [...document.querySelectorAll("#people .person")]
+    const seen = lines.map(({ dataset, lastChild }) => [dataset.nickname, [dataset.state, lastChild.textContent]])
+    return JSON.stringify(seen.sort()) === JSON.stringify(Object.entries(expected).sort())
+  }, people)
+}
+
+function told(page, text) {
+  return page.locator("#messages .system", { hasText: text }).count()
+}
+
+/** A second tab of Ada's, and her coffee break. */
+async function tabs(ada, grace) {
+  const tab = await ada.context().newPage()
+  await tab.goto(url)
+  await shown(grace, { Ada: ["here", "2 tabs"], Grace: ["here", ""] })
+  await ada.click("#away")
+  await shown(grace, { Ada: ["away", "away"], Grace: ["here", ""] })
+  await tab.click('#away[aria-pressed="true"]')
+  await shown(grace, { Ada: ["here", "2 tabs"], Grace: ["here", ""] })
+  await tab.close()
+  if (road !== "websocket") return // that a client polls no more is noticed after a while
+  await shown(grace, { Ada: ["here", ""], Grace: ["here", ""] })
+  assert.equal(await told(grace, "Ada left"), 0)
+}
+
+function hide(page, is) {
+  return page.evaluate((hidden) => {
+    Object.defineProperty(document, "hidden", { value: hidden, configurable: true })
+    document.dispatchEvent(new Event("visibilitychange"))
+  }, is)
+}
+
+/** Somebody who looks at another page for a minute, and then closes this one. */
+async function visitor(browser, ada) {
+  const linus = await enter(browser, "Linus")
+  const others = { Ada: ["here", ""], Grace: ["here", ""] }
+  await shown(ada, { ...others, Linus: ["here", ""] })
+  await hide(linus, true)
+  await linus.context().clock.fastForward(61_000)
+  await shown(ada, { ...others, Linus: ["away", "away"] })
+  await hide(linus, false)
+  await shown(ada, { ...others, Linus: ["here", ""] })
+  await linus.context().close()
+  await shown(ada, others)
+  assert.deepEqual([await told(ada, "Linus came in"), await told(ada, "Linus left")], [1, 1])
 }
 
 async function lockedRoom(grace) {
@@ -106,10 +164,13 @@ async function restart(ada, grace) {
   await Promise.all([online(true), banner("hidden")])
   await say(ada, "there you are")
   await heard(grace, "Ada", "there you are")
+  await Promise.all(pages.map((page) => shown(page, { Ada: ["here", ""], Grace: ["here", ""] })))
 }
 
-async function stay(ada, grace) {
+async function stay(browser, ada, grace) {
   await typing(ada, grace)
+  if (road === "websocket") await visitor(browser, ada)
+  await tabs(ada, grace)
   await lockedRoom(grace)
   await unread(ada, grace)
   await restart(ada, grace)
@@ -120,7 +181,7 @@ async function evening(browser) {
   await talking(ada, grace)
   await announcement(ada, grace)
   await travel(ada, grace)
-  if (road !== "mute") await stay(ada, grace) // why they poll makes no difference to the rest
+  if (road !== "mute") await stay(browser, ada, grace) // why they poll makes no difference to the rest
   assert.deepEqual([...ada.errors, ...grace.errors], [])
 }
 

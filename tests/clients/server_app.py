@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 from flask import Flask, Response, request, send_from_directory
 from flask.typing import ResponseReturnValue
+from gevent import idle
 from gevent.event import Event
 
-from flask_phoenix import Channel, Phoenix, RawSocket, Refused, Socket, on
+from flask_phoenix import Channel, Phoenix, Presence, RawSocket, Refused, Socket, on
 
 #: Which process this is: clients see by it that a server was restarted.
 BOOT = uuid.uuid4().hex
@@ -35,6 +36,17 @@ joins: Counter[str] = Counter()
 bells: defaultdict[str, Event] = defaultdict(Event)
 
 
+class Crews(Presence):
+    """Says more of each key, and takes its time."""
+
+    def fetch(self, topic: str, presences: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        idle()
+        return {key: {**presence, "name": key.title()} for key, presence in presences.items()}
+
+
+crowds, crews = phoenix.presence(), phoenix.presence(Crews)
+
+
 class Later(NamedTuple):
     """A reply that is still to be given, and its response."""
 
@@ -43,6 +55,7 @@ class Later(NamedTuple):
 
 
 @phoenix.socket("/abroad", check_origin=["//localhost"], auth_token=True, longpoll=True)
+@phoenix.socket("/quick", longpoll={"window": 1.0})
 @phoenix.socket("/brief", longpoll={"window": 0.5, "token_max_age": 1})
 @phoenix.socket("/mute", websocket=False, longpoll=True)
 @phoenix.socket("/polled", websocket=False, longpoll=True)
@@ -160,6 +173,42 @@ class GateChannel(Channel):
         return {"tries": tries}
 
 
+@UserSocket.channel("crowd:*")
+class CrowdChannel(RoomChannel):
+    """Is present under the key in its payload, if there is one."""
+
+    presence = crowds
+
+    def join(self, payload: dict[str, Any]) -> dict[str, Any]:
+        self.assigns["joined"] = payload
+        return {}
+
+    def after_join(self) -> None:
+        if "key" in self.assigns["joined"]:
+            self.track(**self.assigns["joined"])
+        self.push("presence_state", self.presences())
+
+    @on("track")
+    def come(self, payload: dict[str, Any]) -> dict[str, Any]:
+        return {"ref": self.track(**payload)}
+
+    @on("update")
+    def change(self, payload: dict[str, Any]) -> dict[str, Any]:
+        return {"ref": self.update(**payload)}
+
+    @on("untrack")
+    def go(self, payload: dict[str, Any]) -> dict[str, Any]:
+        self.untrack(**payload)
+        return {}
+
+
+@UserSocket.channel("crew:*")
+class CrewChannel(CrowdChannel):
+    """Is present among others."""
+
+    presence = crews
+
+
 @app.before_request
 def note_preflights() -> None:
     """Let the log tell that a browser has asked."""
@@ -184,6 +233,37 @@ def announce() -> ResponseReturnValue:
     """Broadcast from a view."""
     phoenix.broadcast(request.args["topic"], "announcement", {"text": request.args["text"]})
     return {}
+
+
+@app.get("/online/<topic>")
+def list_online(topic: str) -> ResponseReturnValue:
+    """Tell who is there."""
+    return presence_of(topic).list(topic)
+
+
+@app.put("/online/<topic>")
+def track(topic: str) -> ResponseReturnValue:
+    """Have somebody present who has no channel."""
+    return {"ref": presence_of(topic).track(topic, request.args["key"], request.get_json())}
+
+
+@app.delete("/online/<topic>")
+def untrack(topic: str) -> ResponseReturnValue:
+    """Have somebody go who came so."""
+    presence_of(topic).untrack(topic, request.args["key"])
+    return {}
+
+
+@app.post("/disconnect")
+def disconnect() -> ResponseReturnValue:
+    """Close every connection of a user."""
+    phoenix.disconnect(request.args["user"])
+    return {}
+
+
+def presence_of(topic: str) -> Presence:
+    """Return the presence of a topic."""
+    return crews if topic.startswith("crew:") else crowds
 
 
 @app.route("/plain-ws", websocket=True)

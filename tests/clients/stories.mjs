@@ -1,10 +1,10 @@
 // Plays stories with the npm client on Node, one of them:
 //
-//     node stories.mjs URL STORY [--client newest|oldest] [--vsn 1.0.0] [--transport longpoll]
+//     node stories.mjs URL STORY [--client newest|oldest] [--vsn 1.0.0] [--transport longpoll] [--seed 7]
 //
 // URL is the server's, http or https (whose certificate is not checked). One line of JSON tells the result, and so does
 // the exit code. With --list it names all stories. Without a URL it plays what it is told: each line that comes in is
-// {"url", "story", "client", "vsn", "transport"}, and is answered by a result.
+// {"url", "story", "client", "vsn", "transport", "seed"}, and is answered by a result.
 //
 // The oldest client polls with XMLHttpRequest, which Node does not have: it polls in browsers only. The client writes
 // version 1 over WebSockets only.
@@ -20,6 +20,7 @@ const { values, positionals } = parseArgs({
     client: { type: "string" },
     vsn: { type: "string" },
     transport: { type: "string" },
+    seed: { type: "string" },
     list: { type: "boolean", default: false },
   },
 })

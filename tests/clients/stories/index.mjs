@@ -1,12 +1,14 @@
 // All the stories, and how one is played.
 
+import * as chance from "./chance.mjs"
 import * as joining from "./joining.mjs"
 import * as lasting from "./lasting.mjs"
 import * as polling from "./polling.mjs"
+import * as present from "./present.mjs"
 import * as speaking from "./speaking.mjs"
 import { Stage } from "./stage.mjs"
 
-export const stories = { ...joining, ...speaking, ...lasting, ...polling }
+export const stories = { ...joining, ...speaking, ...lasting, ...polling, ...present, ...chance }
 
 /** Plays one story; the result says how it ended, and what happened if it ended badly. */
 export async function play(name, surroundings) {

@@ -75,7 +75,7 @@ export function equal(actual, expected, what) {
 }
 
 /** JSON with sorted keys, because the order of keys means nothing; buffers as their numbers. */
-function ordered(value) {
+export function ordered(value) {
   return JSON.stringify(value, (_, inner) => {
     if (inner instanceof ArrayBuffer) return { bytes: [...new Uint8Array(inner)] }
     if (inner === undefined) return "(undefined)"
@@ -86,11 +86,13 @@ function ordered(value) {
 
 /** Where a story is played: its client, its server, and a way to ask for help from outside. */
 export class Stage {
-  constructor({ phoenix, WebSocket, transport = "websocket", url, vsn = "2.0.0", ask, log }) {
-    Object.assign(this, { Socket: phoenix.Socket, WebSocket, url, vsn, ask, log })
+  constructor({ phoenix, WebSocket, transport = "websocket", url, vsn = "2.0.0", seed, ask, log }) {
+    Object.assign(this, { Socket: phoenix.Socket, Presence: phoenix.Presence, WebSocket, url, vsn, ask, log })
     this.polls = transport === "longpoll"
     this.transport = this.polls ? phoenix.LongPoll : WebSocket
     this.name = Math.random().toString(36).slice(2)
+    /** Of a random story: the same seed makes the same story. */
+    this.seed = Number(seed ?? Math.floor(Math.random() * 2 ** 32))
     this.sockets = []
   }
 
