@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from .channel import GRACEFUL, Channel, as_reply
@@ -63,8 +64,9 @@ class ChannelLink(Link):
         #: What :meth:`stop` was given, in a tuple.
         self.stopping: tuple[Any] | None = None
         self._message: Message | None = None
-        self.subscriber = Subscriber(self._intercepted, lane, connection.carrier.write, join.route.channel.intercepts)
-        self._ties = Ties(connection.engine.pubsub, self.membership.topic, self.subscriber, Subscriber(self._heard))
+        intercepted, heard = partial(self._told, self._pass_out), partial(self._told, self._inform)
+        self.subscriber = Subscriber(intercepted, lane, connection.carrier.write, join.route.channel.intercepts)
+        self._ties = Ties(connection.engine.pubsub, self.membership.topic, self.subscriber, Subscriber(heard))
 
     # What the connection asks for; each is a call in the inbox, but for the end.
 
@@ -216,12 +218,6 @@ class ChannelLink(Link):
     def _inform(self, message: Any) -> None:
         if not self.ended:
             self._run(self.channel.handle_info, message)
-
-    def _intercepted(self, broadcast: Broadcast) -> None:
-        self._told(self._pass_out, broadcast)
-
-    def _heard(self, broadcast: Broadcast) -> None:
-        self._told(self._inform, broadcast)
 
     def _told(self, call: Callable[[Any], None], broadcast: Broadcast) -> None:
         """Queue a broadcast, within bounds."""
