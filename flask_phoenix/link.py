@@ -256,6 +256,7 @@ class ChannelLink(Link):
         if self.ended:
             return
         self.ended = True
+        self._ties.release()
         self._terminate(reason)
         self.connection.send(self.protocol.crash(self.membership))
         self._forget()

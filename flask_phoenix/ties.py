@@ -71,6 +71,12 @@ class Ties:
             self._releases.append(release)
         return not self._closed
 
+    def release(self) -> None:
+        """Call back those who hold something for the channel."""
+        releases, self._releases = self._releases, None
+        for release in releases or ():
+            release()
+
     def close(self) -> None:
         """Let go of everything."""
         self._closed = True
@@ -79,9 +85,8 @@ class Ties:
             self._pubsub.unsubscribe(topic, self._other)
         for timer in self._timers or ():
             timer.close()
-        for release in self._releases or ():
-            release()
-        self._topics = self._timers = self._releases = None
+        self._topics = self._timers = None
+        self.release()
 
     def _enter(self, topic: str, subscriber: Subscriber) -> None:
         """Subscribe, which may take a while; the channel may end meanwhile."""

@@ -34,6 +34,7 @@ from flask_phoenix import (
     Socket,
     on,
 )
+from flask_phoenix.presence import Presence
 from flask_phoenix.serializer import V2Serializer
 from flask_phoenix.testing import Client, MemoryAdapter
 from tests.processes import DEADLINE, ROOT
@@ -826,3 +827,150 @@ def test_disconnecting_on_another_node(network: list[tuple[Phoenix, Flask]]) -> 
         for client in (one, two):
             client.refute(lambda message: True)
             assert client.closed == (1001, "disconnected")
+
+
+# Presences
+
+
+def crowd(phoenix: Phoenix, online: Presence, path: str = "/crowd") -> None:
+    """Mount a socket whose rooms tell who is there; a client is named by its parameter ``user``."""
+
+    class CrowdedRoom(Channel):
+        presence = online
+
+        def join(self, payload: Any) -> None:
+            return None
+
+        def after_join(self) -> None:
+            self.track(self.params["user"])
+            self.push("presence_state", self.presences())
+
+    class CrowdSocket(Socket):
+        pass
+
+    CrowdSocket.channel("room:*")(CrowdedRoom)
+    phoenix.socket(path)(CrowdSocket)
+
+
+class Online(Presence):
+    """Tells where it was asked."""
+
+    def fetch(self, topic: str, presences: dict[str, Any]) -> dict[str, Any]:
+        return {key: {**presence, "app": current_app.name} for key, presence in presences.items()}
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_presence_may_be_made_before_or_behind_init_app(make_app: Callable[..., Flask], late: bool) -> None:
+    phoenix, app = Phoenix(), make_app()
+    if late:
+        phoenix.init_app(app)
+    online = phoenix.presence()
+    crowd(phoenix, online)
+    if not late:
+        phoenix.init_app(app)
+    with Client(app, "/crowd", {"user": "ada"}) as client:
+        state = client.join("room:1").expect("presence_state")
+        assert state == online.list("room:1")
+        assert list(state) == ["ada"]
+        assert online.count("room:1") == 1
+    assert online.list("room:1") == {}
+
+
+def test_a_presence_is_of_the_kind_that_is_asked_for(app: Flask, phoenix: Phoenix) -> None:
+    plain, own, named = phoenix.presence(), phoenix.presence(Online), phoenix.presence(Online, name="Typing")
+    assert (type(plain), type(own), type(named)) == (Presence, Online, Online)
+    assert (plain.name, own.name, named.name) == ("Presence", "Online", "Typing")
+    for online in (plain, own, named):
+        online.track("room:1", online.name)
+    with app.app_context():
+        assert [list(online.list("room:1")) for online in (plain, own, named)] == [["Presence"], ["Online"], ["Typing"]]
+
+
+def test_the_name_of_a_presence_is_taken_once(make_app: Callable[..., Flask]) -> None:
+    phoenix, other = Phoenix(make_app()), Phoenix(make_app())
+    phoenix.presence(Online)
+    for arguments in ({"kind": Online}, {"name": "Online"}, {"kind": Online, "name": "Online"}):
+        with pytest.raises(InvalidOption, match="there is a presence 'Online' already: give this one another name="):
+            phoenix.presence(**arguments)
+    phoenix.presence(name="Another")
+    other.presence(Online)
+
+
+@pytest.mark.parametrize("period", [0, -1, float("inf"), float("nan"), "30", None, [1]])
+def test_a_down_period_is_a_positive_number(make_app: Callable[..., Flask], period: Any) -> None:
+    phoenix = Phoenix(make_app())
+    with pytest.raises(InvalidOption, match="down_period is a positive number of seconds, got"):
+        phoenix.presence(down_period=period)
+    phoenix.presence(down_period=0.5)
+
+
+def test_presences_of_apps_are_apart(make_app: Callable[..., Flask]) -> None:
+    phoenix, apps = Phoenix(), [make_app(), make_app()]
+    online = phoenix.presence(Online)
+    crowd(phoenix, online)
+    for app in apps:
+        phoenix.init_app(app)
+    with Client(apps[0], "/crowd", {"user": "ada"}) as one, Client(apps[1], "/crowd", {"user": "bob"}) as other:
+        rooms = [one.join("room:1"), other.join("room:1")]
+        states = [room.expect("presence_state") for room in rooms]
+        assert [{key: each["app"] for key, each in state.items()} for state in states] == [
+            {"ada": apps[0].name},
+            {"bob": apps[1].name},
+        ]
+        for app, state, room in zip(apps, states, rooms, strict=True):
+            assert room.expect("presence_diff") == {"joins": state, "leaves": {}}
+            room.refute("presence_diff")
+            with app.app_context():
+                assert online.list("room:1") == state
+        with pytest.raises(PhoenixError, match=r"call it inside app\.app_context\(\)"):
+            online.list("room:1")
+        one.close()
+        rooms[1].refute("presence_diff")
+    for app in apps:
+        with app.app_context():
+            assert online.list("room:1") == {}
+
+
+def test_a_presence_without_an_app() -> None:
+    online = Phoenix().presence()
+    for ask in (lambda: online.list("room:1"), lambda: online.track("room:1", "ada")):
+        with pytest.raises(PhoenixError, match="call init_app first"):
+            ask()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_presences_of_nodes_are_one(make_app: Callable[..., Flask], late: bool) -> None:
+    adapters: list[MemoryAdapter] = []
+    apps = [make_app(), make_app()]
+    nodes = [Phoenix(app, adapter=MemoryAdapter(adapters)) for app in apps]
+    for phoenix in nodes:
+        room(phoenix)
+    with ExitStack() as stack:
+        if late:
+            for app in apps:
+                stack.enter_context(Client(app))
+        presences = [phoenix.presence() for phoenix in nodes]
+        for phoenix, online in zip(nodes, presences, strict=True):
+            crowd(phoenix, online)
+        clients = [stack.enter_context(Client(app, "/crowd", {"user": app.name})) for app in apps]
+        rooms = [client.join("room:1") for client in clients]
+        for joined in rooms:
+            names: set[str] = set()
+            while names != {app.name for app in apps}:
+                names |= set(joined.expect("presence_diff")["joins"])
+        assert presences[0].list("room:1") == presences[1].list("room:1")
+        clients[0].close()
+        assert list(rooms[1].expect("presence_diff")["leaves"]) == [apps[0].name]
+
+
+def test_a_presence_from_a_view(app: Flask, phoenix: Phoenix) -> None:
+    online = phoenix.presence(Online)
+    crowd(phoenix, online)
+
+    @app.get("/online")
+    def people() -> dict[str, Any]:
+        return {"people": list(online.list("room:1")), "count": online.count("room:1")}
+
+    with Client(app, "/crowd", {"user": "ada"}) as client:
+        client.join("room:1")
+        assert app.test_client().get("/online").json == {"people": ["ada"], "count": 1}

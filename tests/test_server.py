@@ -22,7 +22,7 @@ from werkzeug.exceptions import Forbidden
 
 from flask_phoenix import Channel, Phoenix, Refused, Socket, Unsupported, on, server
 from flask_phoenix.codec import Json
-from flask_phoenix.engine import Engine
+from flask_phoenix.engine import Engine, Service
 from flask_phoenix.server import (
     SOCKET,
     Server,
@@ -36,6 +36,7 @@ from flask_phoenix.server import (
     take_socket,
 )
 from flask_phoenix.testing import Client
+from tests.network import Network, Node, eventually
 from tests.processes import DEADLINE, HOST, ROOT
 from tests.wire import ACCEPT, UPGRADE, Wire, open_foreign, tls_contexts
 
@@ -246,6 +247,51 @@ def test_drain_waits_for_the_authors_code(app: Flask, engine: Engine) -> None:
         assert not draining.ready()
         app.config["RELEASED"].set()
         draining.get(timeout=DEADLINE)
+
+
+def test_drain_tells_other_nodes_when_all_have_gone() -> None:
+    network = Network()
+    node, other = Node(network=network), Node(network=network)
+    ada, bob = node.enter(me={"ada": {}}), other.enter()
+    node.online.track("room:1", "robot")
+    eventually(lambda: other.online.count("room:1") == 2)
+    order: list[str] = []
+
+    class Last(Service):
+        def start(self) -> None:
+            pass
+
+        def meet(self) -> None:
+            pass
+
+        def farewell(self) -> None:
+            order.append("farewell")
+            assert not node.engine.connections
+
+        def stop(self) -> None:
+            pass
+
+    node.engine.add(Last())
+
+    def leave() -> None:
+        with node.engine.carrying():
+            leaving.wait(DEADLINE)
+            order.append("road")
+
+    leaving = Event()
+    roads = [gevent.spawn(leave)]
+    gevent.idle()
+    draining = gevent.spawn(drain, node.engine)
+    eventually(lambda: ada.tab.road.closed == (1012, "draining"))
+    assert order == []
+    leaving.set()
+    draining.get(timeout=DEADLINE)
+    assert order == ["road", "farewell"]
+    eventually(lambda: not other.online.list("room:1"))
+    assert bob.people == {}
+    gevent.joinall(roads, DEADLINE)
+    node.stop()
+    other.stop()
 
 
 def test_drain_does_not_wait_for_ever(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
