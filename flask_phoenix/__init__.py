@@ -10,6 +10,7 @@ from .exceptions import InvalidOption as InvalidOption
 from .exceptions import InvalidPayload as InvalidPayload
 from .exceptions import InvalidReturn as InvalidReturn
 from .exceptions import NotJoined as NotJoined
+from .exceptions import NotPublished as NotPublished
 from .exceptions import PhoenixError as PhoenixError
 from .exceptions import Refused as Refused
 from .exceptions import UnknownEvent as UnknownEvent

@@ -102,7 +102,7 @@ class Engine:
         if not self.node:
             self.node = secrets.token_hex(8)
             if self.adapter is not None:
-                self.adapter.start(self.node, self._received)
+                self.adapter.start(self.node, self._received, self._gone)
 
     def _received(self, topic: str, data: bytes) -> None:
         """Deliver what another node has published."""
@@ -110,6 +110,10 @@ class Engine:
             self.pubsub.broadcast(unpack(topic, data, self._json))
         except PhoenixError:
             log.exception("a broadcast of another node on %r is lost", topic)
+
+    def _gone(self, node: str) -> None:
+        """Hear that another node has ended."""
+        log.info("node %s has ended", node)
 
     @contextmanager
     def carrying(self) -> Iterator[None]:
@@ -131,7 +135,7 @@ class Engine:
 
         :param local: to nobody on other nodes.
         :raises InvalidPayload: somebody here cannot take the payload; nobody has been served then.
-        :raises PhoenixError: it cannot be published; clients of this node have got it.
+        :raises NotPublished: other nodes cannot be reached; clients of this node have got it.
         """
         if not isinstance(broadcast.topic, str) or not isinstance(broadcast.event, str):
             raise InvalidPayload(

@@ -37,6 +37,10 @@ class NotJoined(PhoenixError):
     """The author spoke through a channel whose join is not over."""
 
 
+class NotPublished(PhoenixError):
+    """What was to reach other nodes cannot: nothing carries it, or nobody is there to take it."""
+
+
 class Unsupported(PhoenixError):
     """The server below, or the transport of this client, cannot do what was asked."""
 

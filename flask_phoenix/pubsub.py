@@ -124,34 +124,45 @@ class Delivery(NamedTuple):
 class Adapter:
     """Carries broadcasts between nodes. Subclass it, and hand it in: ``Phoenix(adapter=...)``.
 
-    It is started in the process that serves, never before a fork.
+    It is started in the process that serves, never before a fork. Topics are any strings at all. What was published
+    and is lost is never swallowed: :meth:`publish` raises what it knows at once, and what is lost later is counted in
+    :attr:`unpublished` and logged as an error, one line for each loss of a link.
     """
 
-    def start(self, node: str, receive: Callable[[str, bytes], None]) -> None:
+    #: How many messages were taken by :meth:`publish` and lost before another node had them.
+    unpublished = 0
+
+    def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
         """Begin.
 
         :param node: the name of this node, unique among all.
-        :param receive: to be called, in the thread of the event loop and in order, with each topic and data that
-            another node has published on a topic that this one subscribes to; never with what this node has published.
+        :param receive: to be called, in the thread of the event loop and in each publisher's order, with each topic and
+            data that another node has published on a topic that this one subscribes to; never with what this node has
+            published.
+        :param gone: to be called, in the same thread, with the name of another node that is known to have ended. An
+            adapter that cannot know calls it never.
         """
         raise NotImplementedError
 
     def stop(self) -> None:
-        """End."""
+        """End, and free all that was started; what was published before is still handed on, as far as it can be."""
         raise NotImplementedError
 
     def subscribe(self, topic: str) -> None:
-        """Ask for a topic; may block. When it returns, nothing that is published from then on is missed."""
+        """Ask for a topic; may block. When it returns, nothing that any node publishes from then on is missed.
+
+        It is called in the thread of the event loop, by several greenlets at once.
+        """
         raise NotImplementedError
 
     def unsubscribe(self, topic: str) -> None:
-        """Ask for a topic no more; never blocks."""
+        """Ask for a topic no more, however often it was asked for; never blocks."""
         raise NotImplementedError
 
     def publish(self, topic: str, data: bytes) -> None:
         """Hand data to every other node that asks for a topic; never blocks, and may be called from any thread.
 
-        :raises PhoenixError: it cannot be published.
+        :raises NotPublished: it is known at once that it cannot be.
         """
         raise NotImplementedError
 

@@ -12,7 +12,7 @@ from flask import Flask, abort, request
 from gevent.queue import Queue
 
 from .connection import Carrier
-from .exceptions import Refused
+from .exceptions import NotPublished, Refused
 from .extension import State
 from .message import JOIN, LEAVE, REPLY, Frame, Message, Reply
 from .pubsub import Adapter
@@ -190,15 +190,20 @@ class MemoryAdapter(Adapter):
         self._network = network
         self._topics: set[str] = set()
 
-    def start(self, node: str, receive: Callable[[str, bytes], None]) -> None:
+    def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
         """Join the network."""
         self.node = node
         self._receive = receive
+        self._gone = gone
+        self._loop = gevent.get_hub().loop
         self._network.append(self)
 
     def stop(self) -> None:
-        """Leave the network."""
-        self._network.remove(self)
+        """Leave the network; the others hear of it."""
+        if self in self._network:
+            self._network.remove(self)
+            for other in self._network:
+                other._loop.run_callback(other._gone, self.node)
 
     def subscribe(self, topic: str) -> None:
         """Ask for a topic."""
@@ -209,10 +214,19 @@ class MemoryAdapter(Adapter):
         self._topics.discard(topic)
 
     def publish(self, topic: str, data: bytes) -> None:
-        """Hand data to every other node that asks for the topic, in the next turns of the event loop."""
-        for adapter in self._network:
-            if adapter is not self and topic in adapter._topics:
-                gevent.get_hub().loop.run_callback(adapter._receive, topic, data)
+        """Hand data to every other node that asks for the topic, in the next turns of the event loop.
+
+        :raises NotPublished: this one is not of the network.
+        """
+        if self not in self._network:
+            raise NotPublished("this adapter is not started: an app starts its own, with the first connection")
+        for other in list(self._network):
+            if other is not self and topic in other._topics:
+                other._loop.run_callback_threadsafe(other._hear, topic, data)
+
+    def _hear(self, topic: str, data: bytes) -> None:
+        if topic in self._topics and self in self._network:
+            self._receive(topic, data)
 
 
 class MemoryCarrier(Carrier):

@@ -465,9 +465,10 @@ class Recording(Adapter):
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
-    def start(self, node: str, receive: Callable[[str, bytes], None]) -> None:
+    def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
         self.asked.append(("start", node))
         self.receive = receive
+        self.gone = gone
 
     def stop(self) -> None:
         self.asked.append("stop")
@@ -515,6 +516,13 @@ def test_the_adapter_is_started_once(joined: Engine, adapter: Recording) -> None
     joined.stop()
     joined.stop()
     assert adapter.asked[1:] == ["stop"]
+
+
+def test_the_end_of_another_node_is_told(joined: Engine, adapter: Recording, caplog: pytest.LogCaptureFixture) -> None:
+    joined.serve()
+    with caplog.at_level("INFO"):
+        adapter.gone("another")
+    assert "node another has ended" in caplog.text
 
 
 def test_a_broadcast_is_published(joined: Engine, adapter: Recording) -> None:

@@ -326,7 +326,7 @@ class Recording(Adapter):
 def test_the_interface_is_for_others_to_write() -> None:
     adapter = Adapter()
     calls: list[Callable[[], None]] = [
-        lambda: adapter.start("node", lambda topic, data: None),
+        lambda: adapter.start("node", lambda topic, data: None, lambda node: None),
         adapter.stop,
         lambda: adapter.subscribe("t"),
         lambda: adapter.unsubscribe("t"),
@@ -335,6 +335,7 @@ def test_the_interface_is_for_others_to_write() -> None:
     for call in calls:
         with pytest.raises(NotImplementedError):
             call()
+    assert adapter.unpublished == 0
 
 
 def test_the_adapter_is_asked_for_a_topic_while_somebody_here_hears_it() -> None:

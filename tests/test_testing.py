@@ -359,7 +359,7 @@ def test_apps_of_one_network_hear_each_other() -> None:
         into.append((topic, data))
 
     for number, (adapter, into) in enumerate(zip(adapters, heard, strict=True)):
-        adapter.start(f"node {number}", partial(note, into))
+        adapter.start(f"node {number}", partial(note, into), lambda node: None)
         adapter.subscribe("all")
     assert [adapter.node for adapter in adapters] == ["node 0", "node 1", "node 2"]
     adapters[1].subscribe("some")
