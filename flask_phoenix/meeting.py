@@ -239,10 +239,12 @@ class WorkersPublisher:
         self._lock = threading.Lock()  # a copy of one that a thread held at a fork would never be free
 
     def _look(self) -> list[str]:
-        """Return who listens, or did."""
+        """Return who listens, or did; hang up on those who have ended."""
         nodes = nodes_in(self._directory)
         if nodes:
             check_private(self._directory)
+        for name in self._lines.keys() - set(nodes):
+            self._lines.pop(name).close()
         return nodes
 
     def _connect(self, name: str) -> None:
