@@ -131,6 +131,14 @@ def nodes_in(directory: Path) -> list[str]:
     return []
 
 
+def leave(directory: Path, node: str) -> None:
+    """Remove a worker's socket, and the directory of a server with its last worker."""
+    path_of(directory, node).unlink(missing_ok=True)
+    if directory.name.startswith(PREFIX):
+        with suppress(OSError):  # others are there
+            directory.rmdir()
+
+
 def remove_leftovers(directory: Path) -> None:
     """Remove what servers of this user have left beside the directory of a server, when they are no more."""
     kin = f"{PREFIX}-{os.geteuid()}-"

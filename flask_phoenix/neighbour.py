@@ -17,7 +17,7 @@ from .exceptions import InvalidOption
 from .meeting import DATA, REMEDY, Decoder, Frame, make_private, path_of
 
 #: Bytes read at once, and frames written at once.
-CHUNK = 256 * 1024
+CHUNK = 64 * 1024
 MANY = 1000
 
 READ, WRITE = 1, 2

@@ -178,12 +178,14 @@ class PubSub:
         self._deliver = deliver
         self._adapter = adapter
         self._topics: dict[str, dict[tuple[Lane | None, frozenset[str]], Group]] = {}
+        #: How many are waiting for the adapter to have a topic.
+        self._asking: dict[str, int] = {}
         self._taps: dict[Notify, None] = {}
 
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
         """Let a subscriber hear a topic from now on; may block until the other nodes know."""
         if self._adapter is not None and topic not in self._topics:
-            self._adapter.subscribe(topic)
+            self._ask(self._adapter, topic)
         groups = self._topics.setdefault(topic, {})
         key = (subscriber.lane, subscriber.intercepts)
         if key not in groups:
@@ -201,8 +203,7 @@ class PubSub:
             del groups[key]
         if not groups:
             del self._topics[topic]
-            if self._adapter is not None:
-                self._adapter.unsubscribe(topic)
+            self._let_go(topic)
 
     def subscribed(self, topic: str) -> bool:
         """Tell whether anybody here hears a topic."""
@@ -233,6 +234,25 @@ class PubSub:
                 self._deliver(delivery)
         if self._taps:
             self._deliver(Delivery(broadcast.topic, broadcast, list(self._taps), False))
+
+    def _ask(self, adapter: Adapter, topic: str) -> None:
+        """Have the adapter ask for a topic. Meanwhile one who asked at the same time may come, and go again."""
+        self._asking[topic] = self._asking.get(topic, 0) + 1
+        had = False
+        try:
+            adapter.subscribe(topic)
+            had = True
+        finally:
+            self._asking[topic] -= 1
+            if not self._asking[topic]:
+                del self._asking[topic]
+            if not had:
+                self._let_go(topic)
+
+    def _let_go(self, topic: str) -> None:
+        """Ask for a topic no more, unless somebody hears it, or is about to."""
+        if self._adapter is not None and topic not in self._topics and topic not in self._asking:
+            self._adapter.unsubscribe(topic)
 
     def _due(self, group: Group, broadcast: Broadcast, sender: Subscriber | None) -> Delivery:
         if group.lane is None or broadcast.event in group.intercepts:

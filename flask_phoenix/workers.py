@@ -33,6 +33,7 @@ from .meeting import (
     YES,
     directory_of_url,
     encode,
+    leave,
     nodes_in,
     path_of,
     remove_leftovers,
@@ -111,7 +112,7 @@ class WorkersAdapter(Adapter):
         if owed:
             self.unpublished += owed
             log.error("workers take nothing; %d messages are lost as this one stops", owed)
-        path_of(self._directory, self._node).unlink(missing_ok=True)
+        leave(self._directory, self._node)
         self._server.close()
         self._greenlets.kill()
         self._neighbours.clear()

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 import pytest
+from gevent.event import Event
 
 from flask_phoenix.codec import Json
 from flask_phoenix.exceptions import InvalidPayload, PhoenixError
@@ -366,4 +368,46 @@ def test_a_topic_that_cannot_be_had_is_not_heard() -> None:
     pubsub = PubSub(lambda delivery: None, Broken())
     with pytest.raises(PhoenixError):
         pubsub.subscribe("a", Ear().subscriber)
+    assert not pubsub.subscribed("a")
+
+
+class Slow(Recording):
+    """Takes its time to get a topic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ready: list[Event] = []
+
+    def subscribe(self, topic: str) -> None:
+        super().subscribe(topic)
+        self.ready.append(Event())
+        self.ready[-1].wait()
+
+
+def test_a_topic_is_kept_for_those_who_still_wait_for_it() -> None:
+    adapter = Slow()
+    pubsub = PubSub(lambda delivery: None, adapter)
+    one, other = Ear().subscriber, Ear().subscriber
+    coming = [gevent.spawn(pubsub.subscribe, "a", each) for each in (one, other)]
+    gevent.sleep(0)
+    adapter.ready[0].set()
+    coming[0].join()
+    pubsub.unsubscribe("a", one)
+    assert adapter.asked == ["subscribe a", "subscribe a"]
+    adapter.ready[1].set()
+    coming[1].join()
+    assert pubsub.subscribed("a")
+    pubsub.unsubscribe("a", other)
+    assert adapter.asked[2:] == ["unsubscribe a"]
+
+
+def test_nobody_is_left_who_waits_for_a_topic() -> None:
+    adapter = Slow()
+    pubsub = PubSub(lambda delivery: None, adapter)
+    coming = [gevent.spawn(pubsub.subscribe, "a", Ear().subscriber) for _ in range(2)]
+    gevent.sleep(0)
+    coming[0].kill()
+    assert adapter.asked == ["subscribe a", "subscribe a"]
+    coming[1].kill()
+    assert adapter.asked[2:] == ["unsubscribe a"]
     assert not pubsub.subscribed("a")
