@@ -194,6 +194,7 @@ class WorkersAdapter(Adapter):
             sock.setblocking(False)  # it is done at once or not at all
             try:
                 sock.connect(str(path))
+                sock.setblocking(True)
                 return sock
             except OSError as error:
                 sock.close()

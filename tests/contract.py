@@ -40,9 +40,9 @@ class Node:
     def publish(self, topic: str, data: bytes | str) -> None:
         self.adapter.publish(topic, data.encode() if isinstance(data, str) else data)
 
-    def hear(self) -> tuple[str, bytes]:
+    def hear(self, within: float = DEADLINE) -> tuple[str, bytes]:
         """Return the next of what others have published; it has to come."""
-        return self.received.get(timeout=DEADLINE)
+        return self.received.get(timeout=within)
 
     def hear_all(self, number: int) -> list[bytes]:
         """Return the data of the next so many messages."""

@@ -25,6 +25,7 @@ from flask_phoenix.meeting import (
     Decoder,
     Frame,
     WorkersPublisher,
+    check_private,
     directory_of_server,
     encode,
     make_private,
@@ -108,6 +109,8 @@ def test_what_is_no_directory(directory: Path, tmp_path: Path) -> None:
         make_private(directory)
     with pytest.raises(InvalidOption, match=r"cannot make .*workers:///run/myapp"):
         make_private(tmp_path / "no" / "where")
+    with pytest.raises(InvalidOption, match=r"cannot look at .*workers:///run/myapp"):
+        check_private(tmp_path / "nowhere")
 
 
 def test_a_directory_of_somebody_else(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ import pytest
 
 from flask_phoenix import workers
 from flask_phoenix.exceptions import InvalidOption, NotPublished
+from flask_phoenix.neighbour import listen
 from flask_phoenix.workers import WorkersAdapter
 from tests import contract
 from tests.contract import Node
@@ -26,6 +27,8 @@ from tests.worker_process import GONE, SAID
 
 #: Bytes that may wait for one worker, in tests of what happens when more does.
 SMALL = 1024 * 1024
+#: Seconds in which many processes start at once.
+START = 5 * DEADLINE
 
 
 @pytest.fixture
@@ -104,13 +107,13 @@ class Boss(Node):
         hired = [Process(self, name, *options) for name in names]
         self.processes.extend(hired)
         for name in names:
-            assert self.hear_from(name) == "ready"
+            assert self.hear_from(name, START) == "ready"
         return hired
 
-    def hear_from(self, name: str) -> Any:
+    def hear_from(self, name: str, within: float = DEADLINE) -> Any:
         """Return what a worker says next."""
         while not self.said.setdefault(name, []):
-            _, data = self.hear()
+            _, data = self.hear(within)
             sender, what = json.loads(data)
             self.said.setdefault(sender, []).append(what)
         return self.said[name].pop(0)
@@ -261,6 +264,48 @@ def hear_again(boss: Boss, worker: Process) -> list[str]:
     heard: list[list[str]] = []
     assert wait_until(lambda: bool(heard), ask)
     return heard[0]
+
+
+def test_a_worker_that_never_answers_is_not_waited_for(
+    directory: Path, boss: Boss, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workers, "PATIENCE", 0.05)
+    monkeypatch.setattr(workers, "GRACE", 0.05)
+    dumb = listen(directory, "dumb")
+    node = Node(WorkersAdapter(directory, limit=10_000), "node")
+    node.start()
+    boss.adapter.subscribe("t")
+    for number in range(100):
+        node.publish("t", f"{number}".ljust(1000))
+        assert boss.hear() == ("t", f"{number}".ljust(1000).encode())
+    assert 0 < node.adapter.unpublished < 100
+    node.adapter.subscribe("u")
+    node.adapter.subscribe("v")
+    boss.publish("v", b"hello")
+    assert node.hear() == ("v", b"hello")
+    node.adapter.stop()
+    assert node.adapter.unpublished == 100
+    assert [record.message for record in caplog.records if "dumb" in record.message or "lost" in record.message] == [
+        "worker dumb takes nothing; 1 messages are lost by now",
+        "worker dumb does not answer; what it publishes is missed until it does",
+        "workers take nothing; 10 messages are lost as this one stops",
+    ]
+    dumb.close()
+
+
+def test_a_worker_that_cannot_be_dialed_is_tried_again(directory: Path, boss: Boss) -> None:
+    with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as first:
+        full.bind(str(directory / "full.sock"))
+        full.listen(0)
+        first.connect(str(directory / "full.sock"))
+        node = Node(WorkersAdapter(directory), "node")
+        node.start()
+        asking = gevent.spawn(node.adapter.subscribe, "t")
+        asking.join(3 * workers.RETRY)
+        assert not asking.ready()
+    asking.get(timeout=DEADLINE)
+    assert not (directory / "full.sock").exists()
+    node.adapter.stop()
 
 
 # The directory
