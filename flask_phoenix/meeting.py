@@ -87,7 +87,7 @@ def directory_of_server(name: str) -> Path:
     """
     parent = os.getppid()
     app = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    return _temporary() / f"{PREFIX}-{os.geteuid()}-{parent}-{_started(parent)}-{app}"
+    return _temporary() / f"{_kin()}{parent}-{_started(parent)}-{app}"
 
 
 def make_private(directory: Path) -> None:
@@ -134,20 +134,25 @@ def nodes_in(directory: Path) -> list[str]:
 def leave(directory: Path, node: str) -> None:
     """Remove a worker's socket, and the directory of a server with its last worker."""
     path_of(directory, node).unlink(missing_ok=True)
-    if directory.name.startswith(PREFIX):
+    if directory.name.startswith(_kin()):
         with suppress(OSError):  # others are there
             directory.rmdir()
 
 
 def remove_leftovers(directory: Path) -> None:
     """Remove what servers of this user have left beside the directory of a server, when they are no more."""
-    kin = f"{PREFIX}-{os.geteuid()}-"
+    kin = _kin()
     if directory.name.startswith(kin):
         for other in directory.parent.glob(f"{kin}*-*-*"):
             parent, started = other.name[len(kin) :].split("-")[:2]
             if other != directory and not (parent.isdigit() and _runs(int(parent), started)):
                 with suppress(OSError, InvalidOption):
                     _remove(other)
+
+
+def _kin() -> str:
+    """Return how the names of all directories of servers of this user begin."""
+    return f"{PREFIX}-{os.geteuid()}-"
 
 
 def _remove(directory: Path) -> None:

@@ -28,6 +28,7 @@ from flask_phoenix.meeting import (
     check_private,
     directory_of_server,
     encode,
+    leave,
     make_private,
     nodes_in,
     remove_leftovers,
@@ -181,6 +182,17 @@ def test_what_dead_servers_have_left_is_removed(runtime: Path) -> None:
     remove_leftovers(runtime / "myapp")
     assert {path for path in runtime.iterdir() if path.is_dir()} == {*kept, hidden}
     listener.close()
+
+
+def test_the_last_worker_takes_the_directory_of_its_server_with_it(runtime: Path) -> None:
+    for directory, stays in ((directory_of_server("app"), False), (runtime / "phoenix", True)):
+        listeners = [listen(directory, node) for node in ("one", "other")]
+        leave(directory, "one")
+        assert nodes_in(directory) == ["other"]
+        leave(directory, "other")
+        assert directory.exists() == stays
+        for listener in listeners:
+            listener.close()
 
 
 def test_nobody_is_where_there_is_no_directory(directory: Path) -> None:
