@@ -47,6 +47,7 @@ setup(
             "pytest-cov>=7.0",
             "pytest-timeout>=2.4",
             "pytest-xdist>=3.6",
+            "redis>=5.0",
             "ruff==0.17.*",
             "types-gevent>=26.9",
             "types-greenlet>=3.5",

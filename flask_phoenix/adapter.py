@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Any
 
 from .exceptions import InvalidOption
 
@@ -99,9 +98,9 @@ def adapter_class(url: str) -> type[Adapter]:
     if scheme not in known:
         raise InvalidOption(f"expected the URL of an adapter, with a scheme of {sorted(known)}; got {url!r}")
     try:
-        adapter: Any = known[scheme].load()
+        adapter = known[scheme].load()
     except ImportError as error:
         raise InvalidOption(f"{scheme}: needs a package: pip install 'flask_phoenix[{scheme}]' ({error})") from error
-    if not issubclass(adapter, Adapter):
+    if not (isinstance(adapter, type) and issubclass(adapter, Adapter)):
         raise InvalidOption(f"the entry point {scheme!r} of {GROUP} is no Adapter: {adapter!r}")
     return adapter

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -91,21 +93,23 @@ class Engine:
         #: The name of this process among all; made in it, and empty before it starts.
         self.node = ""
         self.services: list[Service] = []
-        #: The way to other nodes has been looked for.
-        self._found = False
+        self._process = 0
         self._serving = False
         self._roads = 0
 
     def serve(self) -> None:
-        """Start what connections need, in the process and the thread that serve them; a second call does nothing."""
+        """Start what connections need, in the process and the thread that serve them; a second call does nothing.
+
+        :raises PhoenixError: the way to the other nodes cannot be; the next call tries again.
+        """
         if self._serving:
             return
-        self._serving = True
         self.hub.start()
-        self.node = self.node or secrets.token_hex(8)
+        self._begin()
+        self._serving = True
         for service in self.services:
             service.start()
-        self._start()
+        self._join()
         for service in self.services:
             if self._serving:  # meeting may take a while, and a stop come in between
                 service.meet()
@@ -130,20 +134,31 @@ class Engine:
             for service in self.services:
                 service.stop()
         if self.adapter is not None:
+            atexit.unregister(self._exit)
             self.adapter.stop()
-        self.adapter, self.node, self._found = None, "", False
+        self.adapter, self.node = None, ""
         self.hub.stop()
         self.workers.close()
 
-    def _start(self) -> None:
-        """Become a node: with a name, and a way to the others."""
-        if self._found:
+    def _begin(self) -> None:
+        """Become a node, with a name and perhaps a way to the others; a second call does nothing. Never blocks."""
+        if self.node:
             return
-        self._found, self.node = True, self.node or secrets.token_hex(8)
-        self.adapter = self._find_adapter()
+        node, adapter = secrets.token_hex(8), self._find_adapter()
+        if adapter is not None:
+            adapter.start(node, self._received, self._gone)
+            # What is on its way is handed on, also where no server ends in good order: under gunicorn, in a script.
+            self._process = os.getpid()
+            atexit.register(self._exit)
+        self.node, self.adapter = node, adapter
+
+    def _join(self) -> None:
         if self.adapter is not None:
-            self.adapter.start(self.node, self._received, self._gone)
             self.pubsub.join(self.adapter)
+
+    def _exit(self) -> None:
+        if os.getpid() == self._process:
+            self.stop()
 
     def _received(self, topic: str, data: bytes) -> None:
         """Deliver what another node has published."""
@@ -188,7 +203,8 @@ class Engine:
             # It is delivered later: as it is now, and with its errors raised here.
             broadcast = broadcast._replace(payload=deepcopy(broadcast.payload))
             self.pubsub.check(broadcast)
-        self._start()
+        self._begin()
+        self._join()
         adapter = None if local else self.adapter
         packed = pack(broadcast, self._json) if adapter is not None else b""
         self.hub.call(self.pubsub.broadcast, broadcast, sender)
@@ -200,6 +216,5 @@ class Engine:
 
         :raises NotPublished: they cannot be reached.
         """
-        self._start()
         if self.adapter is not None:
             self.adapter.publish(broadcast.topic, pack(broadcast, self._json))

@@ -24,6 +24,7 @@ from .engine import FAILURES, Engine
 from .exceptions import InvalidOption, PhoenixError
 from .handshake import PHOENIX_PROTOCOL, csrf_token
 from .inbox import Inbox
+from .meeting import directory_of_server
 from .message import DISCONNECT, Broadcast
 from .mount import make_mounts
 from .polling import LongPollEndpoint
@@ -32,7 +33,7 @@ from .pubsub import Notify, Subscriber
 from .roll import Roll
 from .server import Server, one_of_many, require_patched
 from .socket import BaseSocket
-from .workers import WorkersAdapter, directory_of_server
+from .workers import WorkersAdapter
 
 log = logging.getLogger(__name__)
 

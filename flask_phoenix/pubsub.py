@@ -141,9 +141,10 @@ class PubSub:
 
     def join(self, adapter: Adapter) -> None:
         """Hear the other nodes too, from now on; may block until they know of the topics here."""
-        self._adapter = adapter
-        for topic in list(self._topics):
-            adapter.subscribe(topic)
+        if self._adapter is not adapter:
+            self._adapter = adapter
+            for topic in list(self._topics):
+                adapter.subscribe(topic)
 
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
         """Let a subscriber hear a topic from now on; may block until the other nodes know."""

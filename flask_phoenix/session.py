@@ -112,7 +112,6 @@ class RemoteSession(Session):
 
     def _ask(self, event: str, payload: dict[str, Any]) -> dict[str, Any] | None:
         """Ask the session's node; None when nobody answers."""
-        self._engine.serve()
         replies: Queue[Broadcast] = Queue()
         subscriber, reply_topic = Subscriber(replies.put), topic_of(secrets.token_urlsafe(16))
         self._engine.pubsub.subscribe(reply_topic, subscriber)
@@ -166,6 +165,7 @@ class Sessions:
             return None
         if id in self._local:
             return self._local[id]
+        self._engine.serve()  # this may be the first request of a process, and there a way to another
         if node == self._engine.node or self._engine.adapter is None:
             return None
         remote = RemoteSession(self._engine, id, self._options.window, self._options.pubsub_timeout)

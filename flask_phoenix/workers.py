@@ -22,6 +22,7 @@ from gevent import socket
 from gevent.pool import Pool
 from gevent.server import StreamServer
 
+from .adapter import Adapter, Publisher
 from .exceptions import NotPublished
 from .hub import thread_id
 from .meeting import (
@@ -31,6 +32,7 @@ from .meeting import (
     UNWANT,
     WANT,
     YES,
+    WorkersPublisher,
     directory_of_url,
     encode,
     leave,
@@ -39,7 +41,6 @@ from .meeting import (
     remove_leftovers,
 )
 from .neighbour import Line, Neighbour, listen
-from .pubsub import Adapter
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,14 @@ class WorkersAdapter(Adapter):
         :raises InvalidOption: it names none.
         """
         return cls(directory_of_url(url))
+
+    @classmethod
+    def publisher(cls, url: str) -> Publisher:
+        """Make what publishes to the workers that meet in a URL's directory, from outside.
+
+        :raises InvalidOption: it names none.
+        """
+        return WorkersPublisher(directory_of_url(url))
 
     def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
         """Listen, and dial the others; return at once.

@@ -25,6 +25,7 @@ from flask_phoenix import (
     Refused,
     Reply,
     Socket,
+    extension,
     gossip,
     handshake,
     inbox,
@@ -218,7 +219,7 @@ def test_log_lines_of_refused_origins(rule: Any, origin: str) -> None:
 
 
 def test_warning_of_several_processes() -> None:
-    assert server.MANY_PROCESSES + "\n" in [block.code for block in blocks("deploy.md", "text")]
+    assert extension.MANY_PROCESSES + "\n" in [block.code for block in blocks("deploy.md", "text")]
 
 
 @pytest.mark.parametrize(

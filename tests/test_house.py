@@ -23,9 +23,22 @@ PACKAGE = ROOT / "flask_phoenix"
 
 #: The house, from the ground up: a module imports only modules that stand before it.
 GROUND = ["exceptions", "message", "codec", "serializer", "envelope", "origin", "protocol", "tracker"]
-RUNTIME = ["pubsub", "hub", "inbox", "host", "engine", "channel", "socket", "connection", "ties", "link"]
+RUNTIME = [
+    "adapter",
+    "broadcaster",
+    "pubsub",
+    "hub",
+    "inbox",
+    "host",
+    "engine",
+    "channel",
+    "socket",
+    "connection",
+    "ties",
+    "link",
+]
 RUNTIME += ["multiplexer", "outbox", "gossip", "roll", "presence"]
-CARRIERS = ["mount", "handshake", "websocket", "longpoll", "session"]
+CARRIERS = ["mount", "handshake", "websocket", "longpoll", "session", "meeting", "neighbour", "workers"]
 FACE = ["server", "endpoint", "polling", "cli", "extension"]
 ROOMS = [*GROUND, *RUNTIME, *CARRIERS, *FACE, "testing", "__init__"]
 

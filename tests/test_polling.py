@@ -19,9 +19,10 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.test import EnvironBuilder, TestResponse
 
 from flask_phoenix import Channel, InvalidOption, Phoenix, RawSocket, Refused, Reply, Socket, Unsupported, on
+from flask_phoenix.extension import MANY_PROCESSES
 from flask_phoenix.inbox import LIMIT
 from flask_phoenix.polling import BATCH, BODY_LIMIT
-from flask_phoenix.server import MANY_PROCESSES, drain
+from flask_phoenix.server import drain
 from flask_phoenix.testing import MemoryAdapter
 from tests.processes import DEADLINE
 from tests.roads import JOINED, turn
@@ -829,9 +830,13 @@ def test_the_apps_json_writes_the_answers(app: Flask, http: FlaskClient) -> None
     Browser(http).open().join()
 
 
-def test_several_processes_are_warned_of_once(browser: Browser, caplog: pytest.LogCaptureFixture) -> None:
+def test_processes_that_are_not_joined_are_warned_of_once(
+    app: Flask, http: FlaskClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.config["PHOENIX_PUBSUB_URL"] = "none"
+    serve_rooms(Phoenix(app))
     for _ in range(2):
-        browser.http.get(URL, environ_overrides={"wsgi.multiprocess": True})
+        http.get(URL, environ_overrides={"wsgi.multiprocess": True})
     assert [record.message for record in caplog.records] == [MANY_PROCESSES]
 
 

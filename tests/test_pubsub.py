@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 import pytest
+from gevent.event import Event
 
+from flask_phoenix.adapter import Adapter
 from flask_phoenix.codec import Json
-from flask_phoenix.exceptions import InvalidPayload, PhoenixError
-from flask_phoenix.message import Broadcast, Frame
-from flask_phoenix.pubsub import Adapter, Delivery, Lane, PubSub, Subscriber
+from flask_phoenix.exceptions import InvalidMessage, InvalidPayload, PhoenixError
+from flask_phoenix.message import Broadcast, Frame, JsonText
+from flask_phoenix.pubsub import Delivery, Lane, PubSub, Subscriber
 from flask_phoenix.serializer import Serializer, V1Serializer, V2Serializer
 
 HELLO = Broadcast("room:1", "hello", {"n": 1})
@@ -52,7 +56,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.due: list[Delivery] = []
-        self.pubsub = PubSub(self.due.append)
+        self.pubsub = PubSub(self.due.append, json.loads)
 
     def listen(self, *ears: Ear, topic: str = "room:1") -> None:
         """Subscribe all of them."""
@@ -349,9 +353,16 @@ def test_the_interface_is_for_others_to_write() -> None:
     assert adapter.unpublished == 0
 
 
+def joined(adapter: Adapter) -> PubSub:
+    """Make a pubsub that hears other nodes, and delivers to nobody."""
+    pubsub = PubSub(lambda delivery: None, json.loads)
+    pubsub.join(adapter)
+    return pubsub
+
+
 def test_the_adapter_is_asked_for_a_topic_while_somebody_here_hears_it() -> None:
     adapter = Recording()
-    pubsub = PubSub(lambda delivery: None, adapter)
+    pubsub = joined(adapter)
     one, other = Ear(lane()).subscriber, Ear().subscriber
     pubsub.subscribe("a", one)
     pubsub.subscribe("a", other)
@@ -369,12 +380,84 @@ def test_the_adapter_is_asked_for_a_topic_while_somebody_here_hears_it() -> None
     assert adapter.asked[4:] == ["subscribe a"]
 
 
+def test_an_adapter_that_joins_later_is_asked_for_what_is_heard_already() -> None:
+    adapter, pubsub = Recording(), PubSub(lambda delivery: None, json.loads)
+    pubsub.subscribe("a", Ear().subscriber)
+    for _ in range(2):
+        pubsub.join(adapter)
+    pubsub.subscribe("b", Ear().subscriber)
+    assert adapter.asked == ["subscribe a", "subscribe b"]
+
+
+def test_text_of_another_node_is_read_for_those_alone_who_take_no_text() -> None:
+    read: list[str] = []
+
+    def loads(text: str) -> Any:
+        read.append(text)
+        return Json().loads(text)
+
+    due: list[Delivery] = []
+    pubsub, text = PubSub(due.append, loads), JsonText('{"n":1}')
+    pubsub.subscribe("room:1", Ear(lane()).subscriber)
+    pubsub.broadcast(Broadcast("room:1", "said", text))
+    assert (read, len(due)) == ([], 1)
+    pubsub.subscribe("room:1", Ear().subscriber)
+    pubsub.broadcast(Broadcast("room:1", "said", text))
+    assert read == ['{"n":1}']
+    assert due[2].data == Broadcast("room:1", "said", {"n": 1})
+    with pytest.raises(InvalidMessage):
+        pubsub.broadcast(Broadcast("room:1", "said", JsonText("{")))
+    assert len(due) == 3
+
+
 def test_a_topic_that_cannot_be_had_is_not_heard() -> None:
     class Broken(Recording):
         def subscribe(self, topic: str) -> None:
             raise PhoenixError("out of reach")
 
-    pubsub = PubSub(lambda delivery: None, Broken())
+    pubsub = joined(Broken())
     with pytest.raises(PhoenixError):
         pubsub.subscribe("a", Ear().subscriber)
+    assert not pubsub.subscribed("a")
+
+
+class Slow(Recording):
+    """Takes its time to get a topic."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ready: list[Event] = []
+
+    def subscribe(self, topic: str) -> None:
+        super().subscribe(topic)
+        self.ready.append(Event())
+        self.ready[-1].wait()
+
+
+def test_a_topic_is_kept_for_those_who_still_wait_for_it() -> None:
+    adapter = Slow()
+    pubsub = joined(adapter)
+    one, other = Ear().subscriber, Ear().subscriber
+    coming = [gevent.spawn(pubsub.subscribe, "a", each) for each in (one, other)]
+    gevent.sleep(0)
+    adapter.ready[0].set()
+    coming[0].join()
+    pubsub.unsubscribe("a", one)
+    assert adapter.asked == ["subscribe a", "subscribe a"]
+    adapter.ready[1].set()
+    coming[1].join()
+    assert pubsub.subscribed("a")
+    pubsub.unsubscribe("a", other)
+    assert adapter.asked[2:] == ["unsubscribe a"]
+
+
+def test_nobody_is_left_who_waits_for_a_topic() -> None:
+    adapter = Slow()
+    pubsub = joined(adapter)
+    coming = [gevent.spawn(pubsub.subscribe, "a", Ear().subscriber) for _ in range(2)]
+    gevent.sleep(0)
+    coming[0].kill()
+    assert adapter.asked == ["subscribe a", "subscribe a"]
+    coming[1].kill()
+    assert adapter.asked[2:] == ["unsubscribe a"]
     assert not pubsub.subscribed("a")

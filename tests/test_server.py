@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import subprocess
@@ -10,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
@@ -32,6 +32,7 @@ from flask_phoenix.server import (
     drain,
     join_server,
     late_body,
+    one_of_many,
     require_patched,
     take_socket,
 )
@@ -303,19 +304,33 @@ def test_drain_does_not_wait_for_ever(engine: Engine, monkeypatch: pytest.Monkey
 # What the server below makes necessary
 
 
-def test_several_processes_are_warned_of_once(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
-    for _ in range(3):
-        join_server(engine, {"wsgi.multiprocess": True})
-    (record,) = caplog.records
-    assert record.levelno == logging.WARNING
-    assert "several processes" in record.getMessage()
-
-
-def test_one_process_is_not_warned_of(engine: Engine, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("many", [True, False])
+def test_what_the_server_says_of_other_processes(engine: Engine, many: bool) -> None:
     before = signal.getsignal(signal.SIGTERM)
-    join_server(engine, {"wsgi.multiprocess": False, "SERVER_SOFTWARE": "gevent/26.9"})
-    assert not caplog.records
+    for several in (many, not many):  # it is looked at once
+        join_server(engine, {"wsgi.multiprocess": several, "SERVER_SOFTWARE": "gevent/26.9"})
+    assert engine.one_of_many == many
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+class Manned:
+    """A worker of gunicorn's, as far as it is looked at."""
+
+    def __init__(self, workers: int) -> None:
+        self.cfg = SimpleNamespace(workers=workers)
+
+    def handle_exit(self, number: int, frame: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("workers", "many"), [(1, False), (4, True)])
+def test_gunicorns_workers_are_counted(workers: int, many: bool) -> None:
+    assert not one_of_many()
+    before = signal.signal(signal.SIGTERM, Manned(workers).handle_exit)
+    try:
+        assert one_of_many() == many
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 class StoppedWorker:

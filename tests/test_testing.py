@@ -16,6 +16,7 @@ from flask_phoenix import Channel, Phoenix, Refused, Reply, Socket, on
 from flask_phoenix.exceptions import PhoenixError
 from flask_phoenix.message import Message
 from flask_phoenix.testing import Client, MemoryAdapter, read_server_frame, write_client_frame
+from tests import contract
 
 phoenix = Phoenix()
 
@@ -375,3 +376,12 @@ def test_apps_of_one_network_hear_each_other() -> None:
     adapters[0].publish("all", b"4")
     gevent.sleep(0)
     assert heard == [[], [("all", b"1"), ("some", b"2")], [("all", b"1")]]
+
+
+class TestMemoryAdapter(contract.GoneContract):
+    """What every adapter keeps."""
+
+    @pytest.fixture
+    def make_adapter(self) -> contract.MakeAdapter:
+        network: list[MemoryAdapter] = []
+        return lambda: MemoryAdapter(network)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -26,7 +27,7 @@ class Desk:
     def __init__(self) -> None:
         self.own: list[str] = []
         self.other: list[str] = []
-        self.pubsub = PubSub(deliver)
+        self.pubsub = PubSub(deliver, json.loads)
         own = Subscriber(lambda broadcast: self.own.append(broadcast.topic))
         other = Subscriber(lambda broadcast: self.other.append(broadcast.topic))
         self.ties = Ties(self.pubsub, "room:1", own, other)
