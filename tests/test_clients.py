@@ -57,7 +57,7 @@ CHANCE = ("presence_by_chance",)
 #: A story without any Phoenix client.
 PLAIN = ("plain_websocket",)
 #: Stories that ask for help with their server: each has one of its own.
-HELPED = ("server_restart", "server_stops")
+HELPED = ("presence_outlives_a_restart", "server_restart", "server_stops")
 #: Stories of the newest client only: the oldest does not fall back.
 FALLBACK = (
     "falls_back_where_websockets_are_mute",

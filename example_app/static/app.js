@@ -246,6 +246,7 @@ view.listen({
   hidden,
 })
 addEventListener("storage", ({ key }) => key === AWAY && tellAway())
+hidden(document.hidden)
 
 const remembered = localStorage.getItem(NICKNAME)
 if (remembered) enter(remembered)
