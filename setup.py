@@ -61,8 +61,8 @@ setup(
         ],
         "flask_phoenix.adapters": [
             "workers = flask_phoenix.workers:WorkersAdapter",
-            "redis = flask_phoenix.redis:RedisAdapter",
-            "rediss = flask_phoenix.redis:RedisAdapter",
+            "redis = flask_phoenix.redis:RedisAdapter [redis]",
+            "rediss = flask_phoenix.redis:RedisAdapter [redis]",
         ],
     },
 )

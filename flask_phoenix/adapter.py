@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from .exceptions import InvalidOption
 
@@ -100,7 +100,13 @@ def adapter_class(url: str) -> type[Adapter]:
     try:
         adapter = known[scheme].load()
     except ImportError as error:
-        raise InvalidOption(f"{scheme}: needs a package: pip install 'flask_phoenix[{scheme}]' ({error})") from error
+        raise InvalidOption(f"{scheme}: needs a package that is missing ({error}); {remedy(known[scheme])}") from error
     if not (isinstance(adapter, type) and issubclass(adapter, Adapter)):
         raise InvalidOption(f"the entry point {scheme!r} of {GROUP} is no Adapter: {adapter!r}")
     return adapter
+
+
+def remedy(point: EntryPoint) -> str:
+    """Tell what to type where an adapter's package is missing: its entry point names the extra that brings it."""
+    package = point.dist.name if point.dist else point.module.partition(".")[0]
+    return f"type: pip install '{package}[{','.join(point.extras)}]'" if point.extras else f"see what {package} needs"

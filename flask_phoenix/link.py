@@ -1,8 +1,7 @@
-"""One channel, as the engine runs it: what happens to it, and what it may ask for."""
+"""One channel, as the engine runs it: what happens to it."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -10,38 +9,21 @@ from typing import Any
 from .channel import GRACEFUL, Channel, as_reply
 from .connection import Connection
 from .engine import FAILURES
-from .exceptions import InvalidPayload, NotJoined, PhoenixError, Refused
-from .host import Link, SocketRef
+from .exceptions import PhoenixError, Refused
 from .inbox import LIMIT, Inbox
 from .message import Broadcast, Frame, Message, Reply
 from .protocol import JOIN_CRASHED, OK, JoinReceived, Protocol
-from .pubsub import Lane, Subscriber
-from .ties import Ties
-
-log = logging.getLogger(__name__)
+from .pubsub import Lane
+from .standing import Standing
 
 
-class ChannelLink(Link):
-    """One channel, as the engine runs it: its inbox, its subscriptions, its end.
+class ChannelLink(Standing):
+    """One channel, as the engine runs it: its inbox, its callbacks, its end.
 
     :param redo: handles a message that waited for the end of the join.
     """
 
-    __slots__ = (
-        "_message",
-        "_redo",
-        "_route",
-        "_ties",
-        "channel",
-        "connection",
-        "ended",
-        "inbox",
-        "joined",
-        "membership",
-        "protocol",
-        "stopping",
-        "subscriber",
-    )
+    __slots__ = ("_redo", "channel", "ended", "inbox", "stopping")
 
     def __init__(
         self,
@@ -51,22 +33,15 @@ class ChannelLink(Link):
         join: JoinReceived,
         redo: Callable[[Message], None],
     ) -> None:
-        self.connection = connection
-        self.protocol = protocol
-        self.membership = join.membership
+        intercepted, heard = partial(self._told, self._pass_out), partial(self._told, self._inform)
+        super().__init__(connection, protocol, lane, join, intercepted, heard)
         self._redo = redo
         self.inbox = Inbox(connection.engine.workers, self._settle)
-        self._route = join.route
         #: The author's object, made by the join.
         self.channel: Any = None
-        self.joined = False
         self.ended = False
         #: What :meth:`stop` was given, in a tuple.
         self.stopping: tuple[Any] | None = None
-        self._message: Message | None = None
-        intercepted, heard = partial(self._told, self._pass_out), partial(self._told, self._inform)
-        self.subscriber = Subscriber(intercepted, lane, connection.carrier.write, join.route.channel.intercepts)
-        self._ties = Ties(connection.engine.pubsub, self.membership.topic, self.subscriber, Subscriber(heard))
 
     # What the connection asks for; each is a call in the inbox, but for the end.
 
@@ -78,8 +53,8 @@ class ChannelLink(Link):
         connection, protocol = self.connection, self.protocol
         try:
             frame = self._admit(join, reply) if reply.status == "ok" else protocol.refuse(join, reply)
-        except InvalidPayload:
-            self._log("answered its join with what this client cannot be sent")
+        except FAILURES:
+            self._log("cannot be joined")
             reply, frame = JOIN_CRASHED, protocol.refuse(join, JOIN_CRASHED)
         if frame is None:
             return
@@ -128,28 +103,6 @@ class ChannelLink(Link):
 
     # What the author asks for.
 
-    def push(self, event: str, payload: Any) -> None:
-        """Send an event to this client."""
-        self._require_joined("push")
-        self.connection.send(self.protocol.push(self.membership, event, payload))
-
-    def broadcast(self, event: str, payload: Any, everybody: bool) -> None:
-        """Send an event to the subscribers of the topic: to all, or to all but this channel."""
-        self._require_joined("broadcast")
-        broadcast = Broadcast(self.membership.topic, event, payload)
-        self.connection.engine.broadcast(broadcast, None if everybody else self.subscriber)
-
-    def socket_ref(self) -> SocketRef:
-        """Remember the message that is being handled."""
-        self._require_joined("socket_ref")
-        if self._message is None or self._message.ref is None:
-            raise NotJoined("socket_ref() works while a message with a ref is handled; this one cannot be answered")
-        return SocketRef(self._message.ref)
-
-    def reply(self, socket_ref: SocketRef, reply: Reply) -> None:
-        """Answer a remembered message."""
-        self._answer(socket_ref.ref, reply)
-
     def stop(self, reason: Any) -> None:
         """End the channel behind the callback that runs."""
         self.stopping = (reason,)
@@ -158,23 +111,6 @@ class ChannelLink(Link):
     def send(self, message: Any) -> None:
         """Queue a message for the channel's own ``handle_info``."""
         self._later(self._inform, message)
-
-    def send_after(self, seconds: float, message: Any) -> Callable[[], None]:
-        """Queue a message later; the answer is a function that cancels it."""
-        return self._ties.after(seconds, lambda: self.send(message))
-
-    def subscribe(self, topic: str) -> None:
-        """Hear another topic."""
-        self._ties.subscribe(topic)
-
-    def unsubscribe(self, topic: str) -> None:
-        """Hear another topic no more."""
-        self._ties.unsubscribe(topic)
-
-    def hold(self, release: Callable[[], None]) -> bool:
-        """Call back when the channel ends, however it ends; False when it has ended."""
-        self._require_joined("track")
-        return self._ties.hold(release)
 
     # How it is done.
 
@@ -197,14 +133,16 @@ class ChannelLink(Link):
         return channel
 
     def _admit(self, join: JoinReceived, reply: Reply) -> Frame | None:
-        """Let the client in; None: it ended while the other nodes were told of its topic."""
+        """Let the client in; None: it ended while the other nodes were told of its topic.
+
+        Until they know it is not joined, and what it sends waits. Nothing comes between its topic and its reply.
+        """
+        self._ties.join()
+        if self.ended:
+            return None
         frame = self.protocol.accept(join, reply)
         self.joined = True
-        self._ties.join()
-        return None if self.ended else frame
-
-    def _answer(self, ref: Any, reply: Reply) -> None:
-        self.connection.send(self.protocol.reply(self.membership, ref, reply))
+        return frame
 
     def _run(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call an author's method; its failure is the channel's crash."""
@@ -275,26 +213,3 @@ class ChannelLink(Link):
                 self.channel.terminate(reason)
         except FAILURES:
             self._log("failed to terminate")
-
-    def _require_joined(self, verb: str) -> None:
-        if not self.joined:
-            raise NotJoined(
-                f"{self._name} may not {verb} before its join is over: do it in after_join(self),"
-                " which runs behind the join's reply"
-            )
-
-    def _log(self, what: str, reason: Any = None) -> None:
-        failed = isinstance(reason, BaseException)
-        because = "" if failed or reason is None else f", for the reason {reason!r}"
-        log.error(
-            "%s %s on topic %r%s",
-            self._name,
-            what,
-            self.membership.topic,
-            because,
-            exc_info=reason if failed else reason is None,
-        )
-
-    @property
-    def _name(self) -> str:
-        return str(self._route.channel.__name__)
