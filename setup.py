@@ -63,6 +63,9 @@ setup(
             "workers = flask_phoenix.workers:WorkersAdapter",
             "redis = flask_phoenix.redis:RedisAdapter [redis]",
             "rediss = flask_phoenix.redis:RedisAdapter [redis]",
+            "redis+cluster = flask_phoenix.redis:RedisAdapter [redis]",
+            "rediss+cluster = flask_phoenix.redis:RedisAdapter [redis]",
+            "unix = flask_phoenix.redis:RedisAdapter [redis]",
         ],
     },
 )

@@ -38,7 +38,8 @@ RUNTIME = [
     "link",
 ]
 RUNTIME += ["multiplexer", "outbox", "gossip", "roll", "presence"]
-CARRIERS = ["mount", "handshake", "websocket", "longpoll", "session", "meeting", "neighbour", "workers"]
+CARRIERS = ["mount", "handshake", "websocket", "longpoll", "session", "meeting", "neighbour", "workers", "bridge"]
+CARRIERS += ["rediswire", "redisear", "redis"]
 FACE = ["server", "endpoint", "polling", "cli", "extension"]
 ROOMS = [*GROUND, *RUNTIME, *CARRIERS, *FACE, "testing", "__init__"]
 
