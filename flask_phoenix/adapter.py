@@ -64,12 +64,8 @@ class Adapter:
         """
         raise NotImplementedError
 
-    @classmethod
-    def publisher(cls, url: str) -> Publisher:
-        """Make what publishes to the nodes of a URL from a process that is none of them.
-
-        :raises InvalidOption: the URL is none of this adapter's.
-        """
+    def publisher(self) -> Publisher:
+        """Make what publishes to the same nodes from a process that is none of them; this adapter is not started."""
         raise NotImplementedError
 
 

@@ -35,7 +35,7 @@ class Broadcaster:
                 " redis://localhost or workers:///run/myapp, and the app the same"
             )
         self._json = json or Json()
-        self._publisher = adapter_class(url).publisher(url)
+        self._publisher = adapter_class(url).from_url(url).publisher()
 
     def broadcast(self, topic: str, event: str, payload: Any) -> None:
         """Send an event to everybody on a topic, in whichever process; blocks until it is on its way.

@@ -140,7 +140,8 @@ class RawConnection(Connection):
     def opened(self) -> None:
         """Begin, and let the author speak first."""
         super().opened()
-        self._inbox.put(self._call, (self.socket.open,))
+        if self.open:
+            self._inbox.put(self._call, (self.socket.open,))
 
     def receive(self, frame: Frame) -> None:
         """Hand a frame to the author; frames are handled one at a time."""

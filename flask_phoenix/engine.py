@@ -13,7 +13,7 @@ from typing import Any
 
 import gevent
 
-from .adapter import Adapter
+from .adapter import Adapter, Publisher
 from .codec import Json
 from .envelope import pack, unpack
 from .exceptions import InvalidPayload, PhoenixError
@@ -93,7 +93,9 @@ class Engine:
         #: The name of this process among all; made in it, and empty before it starts.
         self.node = ""
         self.services: list[Service] = []
+        #: The process that became a node; those that are forked from it have none of its adapter.
         self._process = 0
+        self._publisher: Publisher | None = None
         self._serving = False
         self._roads = 0
 
@@ -137,6 +139,7 @@ class Engine:
             atexit.unregister(self._exit)
             self.adapter.stop()
         self.adapter, self.node = None, ""
+        self.pubsub.part()
         self.hub.stop()
         self.workers.close()
 
@@ -148,13 +151,27 @@ class Engine:
         if adapter is not None:
             adapter.start(node, self._received, self._gone)
             # What is on its way is handed on, also where no server ends in good order: under gunicorn, in a script.
-            self._process = os.getpid()
             atexit.register(self._exit)
-        self.node, self.adapter = node, adapter
+        self.node, self.adapter, self._process = node, adapter, os.getpid()
 
     def _join(self) -> None:
         if self.adapter is not None:
             self.pubsub.join(self.adapter)
+
+    def _way(self) -> Adapter | Publisher | None:
+        """Return what takes a broadcast to the other nodes.
+
+        It speaks as one of them where an event loop runs, or has run: in a greenlet. A script, a task of a worker, a
+        shell speak from outside, as does a process that was forked from a node.
+        """
+        if os.getpid() == self._process if self.node else gevent.getcurrent().parent is not None:
+            self._begin()
+            self._join()
+            return self.adapter
+        if self._publisher is None:
+            adapter = self._find_adapter()
+            self._publisher = adapter.publisher() if adapter is not None else None
+        return self._publisher
 
     def _exit(self) -> None:
         if os.getpid() == self._process:
@@ -203,13 +220,11 @@ class Engine:
             # It is delivered later: as it is now, and with its errors raised here.
             broadcast = broadcast._replace(payload=deepcopy(broadcast.payload))
             self.pubsub.check(broadcast)
-        self._begin()
-        self._join()
-        adapter = None if local else self.adapter
-        packed = pack(broadcast, self._json) if adapter is not None else b""
+        way = None if local else self._way()
+        packed = pack(broadcast, self._json) if way is not None else b""
         self.hub.call(self.pubsub.broadcast, broadcast, sender)
-        if adapter is not None:
-            adapter.publish(broadcast.topic, packed)
+        if way is not None:
+            way.publish(broadcast.topic, packed)
 
     def publish(self, broadcast: Broadcast) -> None:
         """Hand a broadcast to the other nodes alone.

@@ -134,6 +134,8 @@ class PubSub:
         self._deliver = deliver
         self._loads = loads
         self._adapter: Adapter | None = None
+        #: The topics that the adapter has confirmed.
+        self._had: set[str] = set()
         #: How many are on their way in, by topic.
         self._entering: Counter[str] = Counter()
         self._topics: dict[str, dict[tuple[Lane | None, frozenset[str]], Group]] = {}
@@ -144,11 +146,17 @@ class PubSub:
         if self._adapter is not adapter:
             self._adapter = adapter
             for topic in list(self._topics):
-                adapter.subscribe(topic)
+                self._ask(adapter, topic)
+                self._ask_no_more(topic)  # if it has been left meanwhile
+
+    def part(self) -> None:
+        """Hear this node alone."""
+        self._adapter = None
+        self._had.clear()
 
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
         """Let a subscriber hear a topic from now on; may block until the other nodes know."""
-        if self._adapter is not None and topic not in self._topics:
+        if self._adapter is not None and topic not in self._had:
             self._ask(self._adapter, topic)
         groups = self._topics.setdefault(topic, {})
         key = (subscriber.lane, subscriber.intercepts)
@@ -214,6 +222,8 @@ class PubSub:
             self._ask_no_more(topic)
             raise
         self._entered(topic)
+        if self._adapter is adapter:
+            self._had.add(topic)
 
     def _entered(self, topic: str) -> None:
         self._entering[topic] -= 1
@@ -223,6 +233,7 @@ class PubSub:
     def _ask_no_more(self, topic: str) -> None:
         """Leave a topic, unless somebody is in it, or waits for the other nodes to know that he comes."""
         if self._adapter is not None and topic not in self._topics and topic not in self._entering:
+            self._had.discard(topic)
             self._adapter.unsubscribe(topic)
 
     def _due(self, group: Group, broadcast: Broadcast, sender: Subscriber | None) -> Delivery:

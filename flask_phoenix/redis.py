@@ -65,6 +65,7 @@ class RedisAdapter(Adapter, Listener):
         check_interval: float = 5.0,
         queue_limit: int = 64 << 20,
     ) -> None:
+        self._reach = url, client, prefix
         self.road = PatientRoad(url, client, prefix, check_interval)
         self.check_interval = check_interval
         self._subscribe_timeout = subscribe_timeout
@@ -81,14 +82,10 @@ class RedisAdapter(Adapter, Listener):
         url, options = split_url(url)
         return cls(url, **options)
 
-    @classmethod
-    def publisher(cls, url: str) -> Publisher:
-        """Make what publishes to the nodes of a URL from outside; of our own options, it needs the prefix.
-
-        :raises InvalidOption: the URL cannot be used.
-        """
-        url, options = split_url(url)
-        return RedisPublisher(url, prefix=options.get("prefix", PREFIX))
+    def publisher(self) -> Publisher:
+        """Make what publishes to the same nodes from outside."""
+        url, client, prefix = self._reach
+        return RedisPublisher(url, client=client, prefix=prefix)
 
     def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
         """Begin; ``gone`` is never called, for Redis tells nobody."""

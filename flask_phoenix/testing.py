@@ -11,7 +11,7 @@ import gevent
 from flask import Flask, abort, request
 from gevent.queue import Queue
 
-from .adapter import Adapter
+from .adapter import Adapter, Publisher
 from .connection import Carrier
 from .exceptions import NotPublished, Refused
 from .extension import State
@@ -224,9 +224,34 @@ class MemoryAdapter(Adapter):
             if other is not self and topic in other._topics:
                 other._loop.run_callback_threadsafe(other._hear, topic, data)
 
+    def publisher(self) -> Publisher:
+        """Make what publishes to the network from outside."""
+        return MemoryPublisher(self._network)
+
     def _hear(self, topic: str, data: bytes) -> None:
         if topic in self._topics and self in self._network:
             self._receive(topic, data)
+
+
+class MemoryPublisher(Publisher):
+    """Publishes to a network of :class:`MemoryAdapter`, without being one of them."""
+
+    def __init__(self, network: list[MemoryAdapter]) -> None:
+        self._network = network
+
+    def publish(self, topic: str, data: bytes) -> None:
+        """Hand data to every node that asks for the topic.
+
+        :raises NotPublished: nobody is there.
+        """
+        if not self._network:
+            raise NotPublished("no app of this network serves anybody yet: one does with its first connection")
+        for node in list(self._network):
+            if topic in node._topics:
+                node._loop.run_callback_threadsafe(node._hear, topic, data)
+
+    def close(self) -> None:
+        """Hold nothing."""
 
 
 class MemoryCarrier(Carrier):

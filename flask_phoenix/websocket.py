@@ -23,7 +23,7 @@ from websockets.protocol import Protocol as Codec
 from websockets.server import ServerProtocol
 
 from .connection import Carrier, Connection
-from .exceptions import InvalidMessage
+from .exceptions import InvalidMessage, PhoenixError
 from .message import Frame
 from .outbox import Outbox, write_each
 from .pubsub import call_each
@@ -146,10 +146,13 @@ class WebSocketCarrier(Carrier):
         if self._sock.family != AF_UNIX:
             self._sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         self._watch(self._limits.timeout, self._check_idle)
-        connection.opened()
         try:
+            connection.opened()
             with suppress(OSError):  # the client is gone, which is how most of them leave
                 self._carry()
+        except PhoenixError:
+            log.exception("a client of %s cannot be served", type(connection.socket).__name__)
+            self.close(CloseCode.INTERNAL_ERROR, "cannot be served")
         finally:
             connection.closed("closed")
             self._hang_up()

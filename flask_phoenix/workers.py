@@ -82,13 +82,9 @@ class WorkersAdapter(Adapter):
         """
         return cls(directory_of_url(url))
 
-    @classmethod
-    def publisher(cls, url: str) -> Publisher:
-        """Make what publishes to the workers that meet in a URL's directory, from outside.
-
-        :raises InvalidOption: it names none.
-        """
-        return WorkersPublisher(directory_of_url(url))
+    def publisher(self) -> Publisher:
+        """Make what publishes to the workers from outside."""
+        return WorkersPublisher(self._where() if callable(self._where) else self._where)
 
     def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
         """Listen, and dial the others; return at once.

@@ -21,7 +21,7 @@ from tests.redis_server import RedisCluster, RedisServer
 FORKED = """
 import os, sys
 from flask_phoenix.redis import RedisAdapter
-publisher = RedisAdapter.publisher(sys.argv[1])
+publisher = RedisAdapter.from_url(sys.argv[1]).publisher()
 publisher.publish("t", b"parent")
 child = os.fork()
 if not child:
@@ -133,7 +133,7 @@ def test_what_is_published_from_outside(publisher: RedisPublisher, listener: Lis
 
 
 def test_the_prefix_of_a_url(redis: RedisServer, listener: Listener) -> None:
-    publisher = RedisAdapter.publisher(f"{redis.url}?prefix=phoenix&queue_limit=1")
+    publisher = RedisAdapter.from_url(f"{redis.url}?prefix=phoenix&queue_limit=1").publisher()
     publisher.publish("t", b"hello")
     publisher.close()
     assert listener.hear() == NOBODY + b"hello"
