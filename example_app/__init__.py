@@ -1,25 +1,33 @@
-"""A chat on flask_phoenix: rooms, histories, a locked door, and announcements over plain HTTP."""
+"""A chat and a live map on flask_phoenix, served by one worker or by many."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from flask import Flask
 
 from example_app import channels, rooms, sockets, views
+from example_app.history import History
 
 __all__ = ["channels", "create_app"]
 
 
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
-    """One chat; ``STAFF_CODE`` opens its locked room, ``SECRET_KEY`` signs the tokens of clients that poll."""
+    """The application, as each worker makes it for itself.
+
+    ``STAFF_CODE`` opens the locked room, ``SECRET_KEY`` signs the tokens of clients that poll, and ``DATABASE`` is the
+    file of what was said: these three have to be the same for all workers.
+    """
     app = Flask(__name__)
-    # For development. Where others can reach it, set FLASK_SECRET_KEY: a secret, and the same for every process.
+    # For development. Where others can reach it, set FLASK_SECRET_KEY, FLASK_STAFF_CODE and FLASK_DATABASE.
     app.config.from_mapping(STAFF_CODE="ember", SECRET_KEY="anybody can read this")
+    app.config.from_mapping(DATABASE=f"{app.instance_path}/chat.db")
     app.config.from_prefixed_env()
     app.config.update(config or {})
     app.extensions["example_rooms"] = rooms.build(app.config["STAFF_CODE"])
+    app.extensions["example_history"] = History(Path(app.config["DATABASE"]))
     app.register_blueprint(views.pages)
     sockets.phoenix.init_app(app)
     return app

@@ -1,10 +1,13 @@
-"""What is said in a room, and who is there."""
+"""What is said in a room and on the map, and who is there."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from example_app.rooms import LONGEST_TEXT, all_rooms, clean, field_of, now
+from example_app.city import LINES
+from example_app.history import history, now
+from example_app.rooms import LONGEST_TEXT, all_rooms, clean, field_of
 from example_app.sockets import UserSocket, online
 from flask_phoenix import Channel, Refused, on
 
@@ -15,28 +18,29 @@ class RoomChannel(Channel):
 
     presence = online
 
-    def join(self, payload: Any) -> None:
-        """Admit to an open room, and to a locked one with its code."""
+    def join(self, payload: Any) -> dict[str, int]:
+        """Admit to an open room, and to a locked one with its code; answer which worker this is."""
         room = all_rooms().get(self.subtopic)
         if room is None:
             raise Refused("no such room")
         room.admit(field_of(payload, "code"))
+        return {"worker": os.getpid()}
 
     def after_join(self) -> None:
         """Tell the newcomer what was said and who is here, and the others who came.
 
-        The history is pushed here and not put into the join's reply: by now this client hears the room's broadcasts, so
-        that no message falls between the two.
+        The history is pushed here and not put into the join's reply: by now this client hears the room's broadcasts,
+        those of other workers too, so that no message falls between the two.
         """
-        self.push("history", {"messages": list(all_rooms()[self.subtopic].messages)})
+        self.push("history", {"messages": history().latest(self.subtopic)})
         self.track(self.assigns["nickname"], {"at": now(), "away": False, "typing": False})
         self.push("presence_state", self.presences())
 
     @on("new_msg")
     def new_msg(self, payload: Any) -> dict[str, str]:
-        """Remember a message, tell everybody, and answer its sender with its id."""
+        """Keep a message, tell everybody, and answer its sender with its id."""
         body = clean(field_of(payload, "body"), LONGEST_TEXT)
-        message = all_rooms()[self.subtopic].remember(self.assigns["nickname"], body)
+        message = history().add(self.subtopic, self.assigns["nickname"], body)
         self.broadcast("new_msg", message)
         return {"id": message["id"]}
 
@@ -46,3 +50,29 @@ class RoomChannel(Channel):
         told = {name: field_of(payload, name) for name in ("away", "typing")}
         changes = {name: value for name, value in told.items() if isinstance(value, bool)}
         self.update(self.assigns["nickname"], lambda meta: {**meta, **changes})
+
+
+@UserSocket.channel("map")
+class MapChannel(Channel):
+    """One page that shows the map."""
+
+    presence = online
+
+    def join(self, payload: Any) -> dict[str, int]:
+        """Admit everybody; answer which worker this is."""
+        return {"worker": os.getpid()}
+
+    def after_join(self) -> None:
+        """Tell the newcomer who watches, and the others who came."""
+        self.track(self.assigns["nickname"], {"at": now()})
+        self.push("presence_state", self.presences())
+
+
+@UserSocket.channel("map:*")
+class LineChannel(Channel):
+    """One tram line on one page: its trams broadcast here, from another process (``trams.py``)."""
+
+    def join(self, payload: Any) -> None:
+        """Admit to lines that there are."""
+        if self.subtopic not in map(str, LINES):
+            raise Refused("no such line")

@@ -1,25 +1,19 @@
-"""What the chat remembers: its rooms, and the last messages of each."""
+"""The rooms, who may enter them, and what may be said there."""
 
 from __future__ import annotations
 
-import time
-import uuid
-from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from hmac import compare_digest
-from typing import Any
 
 from flask import current_app
 
 from flask_phoenix import Refused
 
-#: Messages that a room remembers.
-KEPT = 100
 LONGEST_NICKNAME = 20
 LONGEST_TEXT = 500
 
 
-@dataclass
+@dataclass(frozen=True)
 class Room:
     """A place to talk; one with a code is entered only by those who know it."""
 
@@ -27,7 +21,6 @@ class Room:
     title: str
     purpose: str
     code: str | None = None
-    messages: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=KEPT))
 
     def admit(self, code: object) -> None:
         """Let somebody in.
@@ -40,11 +33,6 @@ class Room:
             raise Refused("locked")
         if not compare_digest(code.encode(), self.code.encode()):
             raise Refused("wrong code")
-
-    def remember(self, nickname: str, body: str) -> dict[str, Any]:
-        """Keep a message, and return it as clients are told it."""
-        self.messages.append({"id": uuid.uuid4().hex, "nickname": nickname, "body": body, "at": now()})
-        return self.messages[-1]
 
 
 def build(staff_code: str) -> dict[str, Room]:
@@ -62,11 +50,6 @@ def all_rooms() -> dict[str, Room]:
     """The rooms of the application at work."""
     rooms: dict[str, Room] = current_app.extensions["example_rooms"]
     return rooms
-
-
-def now() -> int:
-    """The time in milliseconds, as JavaScript counts it."""
-    return int(time.time() * 1000)
 
 
 def field_of(payload: object, name: str) -> object:

@@ -1,4 +1,4 @@
-"""What is asked over plain HTTP: the page, the client's script, and announcements."""
+"""What is asked over plain HTTP: the pages, the client's script, and announcements."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from flask import Blueprint, Response, render_template, request, send_from_directory
 from flask.typing import ResponseReturnValue
 
+from example_app.city import LINES, SIZE
 from example_app.rooms import LONGEST_NICKNAME, LONGEST_TEXT, all_rooms, clean, field_of
 from example_app.sockets import phoenix
 from flask_phoenix import Refused
@@ -20,8 +21,18 @@ pages = Blueprint("pages", __name__)
 def index() -> str:
     """The chat."""
     limits = {"nickname": LONGEST_NICKNAME, "text": LONGEST_TEXT}
-    installed = (CLIENT / "phoenix.mjs").exists()
-    return render_template("index.html", rooms=all_rooms().values(), limits=limits, installed=installed)
+    return render_template("index.html", rooms=all_rooms().values(), limits=limits, installed=installed())
+
+
+@pages.get("/map")
+def live_map() -> str:
+    """The map."""
+    return render_template("map.html", lines=LINES.values(), size=SIZE, installed=installed())
+
+
+def installed() -> bool:
+    """Tell whether the pages' client is there."""
+    return (CLIENT / "phoenix.mjs").exists()
 
 
 @pages.get("/vendor/<any('phoenix.mjs', 'phoenix.mjs.map'):name>")

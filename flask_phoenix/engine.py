@@ -168,9 +168,9 @@ class Engine:
             self._begin()
             self._join()
             return self.adapter
-        if self._publisher is None:
-            adapter = self._find_adapter()
-            self._publisher = adapter.publisher() if adapter is not None else None
+        if self._publisher is None and (adapter := self._find_adapter()) is not None:
+            self._publisher = adapter.publisher()
+            atexit.register(self._publisher.close)
         return self._publisher
 
     def _exit(self) -> None:

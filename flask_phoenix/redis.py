@@ -12,7 +12,7 @@ from typing import Any
 
 from gevent import monkey
 from gevent.event import Event
-from redis.exceptions import MovedError, ResponseError
+from redis.exceptions import MovedError, RedisClusterException, ResponseError
 
 from .adapter import Adapter, Publisher
 from .bridge import Bridge
@@ -65,7 +65,7 @@ class RedisAdapter(Adapter, Listener):
         check_interval: float = 5.0,
         queue_limit: int = 64 << 20,
     ) -> None:
-        self._reach = url, client, prefix
+        self._reach: dict[str, Any] = {"url": url, "client": client, "prefix": prefix}
         self.road = PatientRoad(url, client, prefix, check_interval)
         self.check_interval = check_interval
         self._subscribe_timeout = subscribe_timeout
@@ -84,8 +84,7 @@ class RedisAdapter(Adapter, Listener):
 
     def publisher(self) -> Publisher:
         """Make what publishes to the same nodes from outside."""
-        url, client, prefix = self._reach
-        return RedisPublisher(url, client=client, prefix=prefix)
+        return RedisPublisher(**self._reach)
 
     def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
         """Begin; ``gone`` is never called, for Redis tells nobody."""
@@ -117,6 +116,9 @@ class RedisAdapter(Adapter, Listener):
             ear.close()
         self.road.close()
         self._bridge.close(GRACE)
+        if self._queue:
+            log.error("the adapter ends with %d messages that Redis has not taken", len(self._queue))
+            self.unpublished += len(self._queue)
         for ask in self._wanted.values():
             ask.set()
 
@@ -253,7 +255,7 @@ class RedisAdapter(Adapter, Listener):
             if self._rest is None:
                 log.warning("topics cannot be subscribed to until the cluster answers: %s", error)
             self._rest = RETRY
-            self._changed.extend(changed)
+            self._changed.extend(reversed(changed))  # what failed is last at the next attempt
         for ear, (leave, join) in moves.items():
             ear.tell(leave, join)
         for ear in [ear for ear in self._ears.values() if ear.away and ear not in self._placed.values()]:
@@ -280,9 +282,9 @@ class RedisAdapter(Adapter, Listener):
         while batch := self._take():
             failed = self.road.publish(batch)
             self.unpublished += len(failed)
-            refused = [error for _, error in failed if isinstance(error, ResponseError)]
+            refused = [error for _, error in failed if isinstance(error, (ResponseError, RedisClusterException))]
             if refused and not self._refused:
-                log.error("Redis refuses what is published: %s", refused[0])
+                log.error("Redis does not take what is published: %s", refused[0])
             self._refused = bool(refused)
             if self._changed:
                 self._place()

@@ -11,7 +11,7 @@ from typing import Any
 
 from redis.exceptions import ConnectionError, MovedError, TimeoutError
 
-from .rediswire import BACKOFF, FAILURES, Road
+from .rediswire import FAILURES, Road, pause
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +76,7 @@ class Ear:
                 self._lose(error)
             if time.monotonic() - began > self._listener.check_interval:
                 failures = 0
-            self._listener.stopping.wait(BACKOFF.compute(failures))
+            self._listener.stopping.wait(pause(failures))
             failures += 1
 
     def tell(self, leave: Iterable[bytes], join: dict[bytes, Any]) -> None:

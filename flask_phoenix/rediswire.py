@@ -6,7 +6,7 @@ import logging
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -28,20 +28,19 @@ MARK = 8
 NOBODY = bytes(MARK)
 #: What goes wrong with Redis, with a cluster of it, or on the way there.
 FAILURES = (RedisError, RedisClusterException, OSError)
-#: Seconds before each next attempt: from a twentieth to four, and never quite the same.
 BACKOFF = EqualJitterBackoff(cap=4, base=0.05)
 #: A command that was sent and not answered may have been carried out: redis-py is not to repeat it.
 NO_RETRY = Retry(NoBackoff(), 0)
 #: The part of a URL's query that is ours.
-OPTIONS: dict[str, Callable[[str], Any]] = {
-    "prefix": str,
-    "subscribe_timeout": float,
-    "check_interval": float,
-    "queue_limit": int,
-}
+OPTIONS: dict[str, type] = {"prefix": str, "subscribe_timeout": float, "check_interval": float, "queue_limit": int}
 
 #: A channel of Redis, and the bytes that it carries.
 Message = tuple[bytes, bytes]
+
+
+def pause(failures: int) -> float:
+    """Return the seconds before the next attempt: a twentieth at first, then up to four, and never quite the same."""
+    return BACKOFF.compute(min(failures, 10))  # redis-py's arithmetic ends at a thousand
 
 
 def split_url(url: str) -> tuple[str, dict[str, Any]]:
@@ -167,6 +166,10 @@ class Road:
     def _publish(self, messages: Iterable[Message]) -> list[tuple[Message, Exception]]:
         failed: list[tuple[Message, Exception]] = []
         groups: dict[Any, list[Message]] = {}
+        try:
+            self.client  # noqa: B018 (once, and not for each message: a cluster that is away takes its time)
+        except FAILURES as error:
+            return [(message, error) for message in messages]
         for message in messages:
             try:
                 groups.setdefault(self.pool(message[0]), []).append(message)
@@ -253,7 +256,7 @@ class PatientRoad(Road):
             return answers
         if not failures:
             log.error("what is published does not reach Redis, nor other nodes, until it is back: %s", last)
-        self._resting[pool] = failures + 1, time.monotonic() + BACKOFF.compute(failures), last
+        self._resting[pool] = failures + 1, time.monotonic() + pause(failures), last
         return answers
 
     def reopen(self, pool: Any) -> None:

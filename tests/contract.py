@@ -255,7 +255,7 @@ class AdapterContract:
 
     def test_a_newcomer_hears_at_once(self, make_node: MakeNode) -> None:
         sitting = make_node()
-        sitting.publish("t", b"to nobody")
+        sitting.publish("u", b"to nobody")
         for _ in range(5):
             newcomer = make_node()
             newcomer.adapter.subscribe("t")

@@ -1,8 +1,12 @@
-"""``flask run``: which server it starts, and with what. The whole command, on a real port, is in test_servers_real."""
+"""``flask run``: which server it starts, and with what; ``flask phoenix``: who hears it, and what else it says.
+
+The whole of ``flask run``, on a real port, is in test_servers_real.
+"""
 
 from __future__ import annotations
 
 import http.client
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,13 +16,16 @@ from ssl import PROTOCOL_TLS_SERVER, SSLContext
 from typing import Any
 
 import pytest
+from click.testing import Result
 from flask import Flask
 from flask.cli import FlaskGroup, run_command
 
-from flask_phoenix import Phoenix, Socket
-from flask_phoenix.cli import failing, make_server, run, tls_options
+from flask_phoenix import Channel, Phoenix, Socket
+from flask_phoenix.cli import failing, make_server, phoenix, run, tls_options
 from flask_phoenix.server import Server
+from flask_phoenix.testing import Client
 from tests.processes import DEADLINE, HOST, ROOT, Servers
+from tests.roads import in_thread
 from tests.wire import certify
 
 PLAIN_APP = """
@@ -151,3 +158,187 @@ def test_tls_with_a_context(app: Flask, tmp_path: Path) -> None:
     context.load_cert_chain(*certify(tmp_path))
     assert tls_options(context) == {"ssl_context": context}
     assert make_server(app, app, HOST, 0, **tls_options(context)).ssl_enabled
+
+
+# Speaking to the clients of the app's processes
+
+SERVED_APP = """
+from flask import Flask
+from flask_phoenix import Phoenix
+
+app = Flask(__name__)
+app.config.from_prefixed_env()
+Phoenix(app)
+"""
+
+
+class RoomChannel(Channel):
+    def join(self, payload: Any) -> None:
+        return None
+
+
+class Stage:
+    """An app that serves in this process, over a directory, and a client named ``user:ada``."""
+
+    def __init__(self, url: str) -> None:
+        class UserSocket(Socket):
+            def id(self) -> str:
+                return "user:ada"
+
+        self.url = url
+        self.app = Flask(__name__)
+        self.app.config["PHOENIX_PUBSUB_URL"] = url
+        Phoenix(self.app).socket("/socket")(UserSocket)
+        UserSocket.channel("room:*")(RoomChannel)
+        self.client = Client(self.app)
+        self.joined = self.client.join("room:1")
+
+    def expect_sent_away(self) -> None:
+        """See that the client was sent away, without a word."""
+        self.client.refute(lambda message: True)
+        assert self.client.closed == (1001, "disconnected")
+
+    def stop(self) -> None:
+        self.client.close()
+        self.app.extensions["phoenix"].engine.stop()
+
+
+@pytest.fixture
+def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
+    monkeypatch.delenv("PHOENIX_PUBSUB_URL", raising=False)
+    stage = Stage(f"workers://{tmp_path / 'workers'}")
+    yield stage
+    stage.stop()
+
+
+def command(app: Flask, *arguments: str, **environment: str | None) -> Result:
+    """Run ``flask phoenix`` for an app, while the event loop goes on."""
+    result: Result = in_thread(lambda: app.test_cli_runner(env=environment).invoke(phoenix, arguments))
+    return result
+
+
+def complaint(result: Result) -> str:
+    """Return the one line that a command says when it fails."""
+    assert result.exit_code == 1
+    assert isinstance(result.exception, SystemExit)
+    assert result.stdout == ""
+    assert result.stderr.startswith("Error: ")
+    assert result.stderr.count("\n") == 1
+    return result.stderr.removeprefix("Error: ").rstrip()
+
+
+def test_it_is_a_command_of_flask() -> None:
+    (entry,) = entry_points(group="flask.commands", name="phoenix")
+    assert entry.load() is phoenix
+    assert FlaskGroup().get_command(None, "phoenix") is phoenix  # type: ignore[arg-type]
+    assert set(phoenix.commands) == {"broadcast", "disconnect"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "payload"),
+    [((), {}), (("{}",), {}), (('{"n": 1.5, "text": "caf\u00e9"}',), {"n": 1.5, "text": "caf\u00e9"})],
+)
+def test_broadcasting(stage: Stage, arguments: tuple[str, ...], payload: Any) -> None:
+    result = command(stage.app, "broadcast", "room:1", "news", *arguments)
+    assert (result.exit_code, result.output) == (0, "")
+    assert stage.joined.expect("news") == payload
+    stage.joined.refute("news")
+
+
+def test_disconnecting(stage: Stage) -> None:
+    assert command(stage.app, "disconnect", "user:bob").exit_code == 0
+    assert command(stage.app, "broadcast", "room:1", "news").exit_code == 0
+    assert stage.joined.expect("news") == {}
+    result = command(stage.app, "disconnect", "user:ada")
+    assert (result.exit_code, result.output) == (0, "")
+    stage.expect_sent_away()
+
+
+@pytest.mark.parametrize("told", [("broadcast", "room:1", "news"), ("disconnect", "user:ada")])
+@pytest.mark.parametrize("way", ["option", "app", "environment", "option first", "app first"])
+def test_where_the_way_is_found(stage: Stage, tmp_path: Path, told: tuple[str, ...], way: str) -> None:
+    elsewhere = f"workers://{tmp_path / 'elsewhere'}"
+    urls: dict[str, tuple[str | None, str | None, str | None]] = {
+        "option": (stage.url, None, None),
+        "app": (None, stage.url, None),
+        "environment": (None, None, stage.url),
+        "option first": (stage.url, elsewhere, elsewhere),
+        "app first": (None, stage.url, elsewhere),
+    }
+    option, setting, variable = urls[way]
+    app = Flask("another")
+    app.config["PHOENIX_PUBSUB_URL"] = setting
+    arguments = (*told, "--url", option) if option else told
+    assert command(app, *arguments, PHOENIX_PUBSUB_URL=variable).output == ""
+    if told[0] == "broadcast":
+        assert stage.joined.expect("news") == {}
+    else:
+        stage.expect_sent_away()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ("PHOENIX_PUBSUB_URL", "redis://localhost", "workers:///run/myapp")),
+        (("--url", "none"), ("PHOENIX_PUBSUB_URL",)),
+        (("--url", "kafka://localhost"), ("'redis'", "'workers'", "kafka://localhost")),
+        (("--url", "workers://relative"), ("workers:///run/myapp",)),
+        (("--url", "workers:///nowhere/at/all"), ("no worker listens in /nowhere/at/all",)),
+    ],
+)
+@pytest.mark.parametrize("told", [("broadcast", "room:1", "news"), ("disconnect", "user:ada")])
+def test_what_goes_wrong_is_said_in_one_line(
+    told: tuple[str, ...], arguments: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    said = complaint(command(Flask("another"), *told, *arguments, PHOENIX_PUBSUB_URL=None))
+    for word in words:
+        assert word in said
+
+
+@pytest.mark.parametrize("payload", ["{", "", "no json", '{"n": NaN}', "{'n': 1}"])
+def test_a_payload_that_is_no_json(stage: Stage, payload: str) -> None:
+    assert "expected JSON" in complaint(command(stage.app, "broadcast", "room:1", "news", payload))
+    stage.joined.refute("news")
+
+
+def test_nobody_is_there(stage: Stage) -> None:
+    stage.stop()
+    assert "no worker listens" in complaint(command(stage.app, "broadcast", "room:1", "news"))
+
+
+def flask(folder: Path, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run ``flask phoenix`` in a process of its own, for an app in a folder."""
+    (folder / "served_app.py").write_text(SERVED_APP)
+    line = [sys.executable, "-m", "flask", "--app", "served_app", "phoenix", *words]
+    settings = {**os.environ, "PYTHONPATH": str(folder), **environment}
+
+    def call() -> subprocess.CompletedProcess[str]:
+        return subprocess.run(line, cwd=ROOT, env=settings, timeout=DEADLINE, capture_output=True, text=True)
+
+    done: subprocess.CompletedProcess[str] = in_thread(call)
+    return done
+
+
+def test_the_whole_command(stage: Stage, tmp_path: Path) -> None:
+    told = flask(tmp_path, "broadcast", "room:1", "news", '{"n": 1}', "--url", stage.url)
+    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+    assert stage.joined.expect("news") == {"n": 1}
+    told = flask(tmp_path, "disconnect", "user:ada", FLASK_PHOENIX_PUBSUB_URL=stage.url)
+    assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
+    stage.expect_sent_away()
+    missed = flask(tmp_path, "broadcast", "room:1", "news", PHOENIX_PUBSUB_URL=f"workers://{tmp_path / 'nowhere'}")
+    assert (missed.returncode, missed.stdout) == (1, "")
+    assert missed.stderr.startswith("Error: no worker listens in ")
+    assert missed.stderr.count("\n") == 1
+
+
+def test_it_says_how_it_is_used(tmp_path: Path) -> None:
+    shown = flask(tmp_path, "--help")
+    assert "broadcast" in shown.stdout
+    assert "disconnect" in shown.stdout
+    shown = flask(tmp_path, "broadcast", "--help")
+    assert "TOPIC EVENT [PAYLOAD]" in shown.stdout
+    assert "PHOENIX_PUBSUB_URL" in shown.stdout
+    wrong = flask(tmp_path, "broadcast", "room:1")
+    assert wrong.returncode == 2
+    assert "Missing argument 'EVENT'" in wrong.stderr

@@ -14,6 +14,7 @@ from gevent.event import Event
 from flask_phoenix.codec import Json
 from flask_phoenix.connection import Carrier, Connection, RawConnection
 from flask_phoenix.engine import Engine
+from flask_phoenix.exceptions import InvalidOption, NotPublished
 from flask_phoenix.inbox import LIMIT
 from flask_phoenix.message import Broadcast, Frame
 from flask_phoenix.pubsub import Subscriber
@@ -21,6 +22,7 @@ from flask_phoenix.socket import RawSocket, Socket
 from tests.network import Network, Wireless
 from tests.processes import DEADLINE
 from tests.roads import V1, V2, Road, in_thread, turn
+from tests.slow import SlowAdapter
 
 
 @pytest.fixture
@@ -208,6 +210,69 @@ def test_disconnecting_from_another_node() -> None:
         engine.stop()
 
 
+# An id that takes its time
+
+
+@pytest.fixture
+def slow() -> SlowAdapter:
+    """Return a way to other nodes that lets everybody wait for a topic."""
+    return SlowAdapter()
+
+
+@pytest.fixture
+def far(slow: SlowAdapter) -> Iterator[Engine]:
+    """Return an engine with that way."""
+    engine = Engine(nullcontext, Json(), lambda: slow)
+    yield engine
+    engine.stop()
+
+
+def test_a_connection_is_open_before_the_other_nodes_know_its_id(far: Engine, slow: SlowAdapter) -> None:
+    line: Any = gevent.spawn(Line, far, "user:1")
+    turn()
+    assert (slow.asked, len(far.connections), line.ready()) == (["user:1"], 1, False)
+    slow.confirm()
+    far.broadcast(Broadcast("user:1", "disconnect", {}))
+    turn()
+    assert (line.value.road.closed, slow.topics) == ((1001, "disconnected"), [])
+
+
+def test_a_connection_that_ends_before_the_other_nodes_know_its_id(far: Engine, slow: SlowAdapter) -> None:
+    lines = [gevent.spawn(Line, far, "user:1") for _ in range(2)]
+    turn()
+    leaving, staying = far.connections
+    leaving.close(1012, "draining")
+    turn()
+    slow.confirm()
+    slow.confirm()
+    assert [line.ready() for line in lines] == [True, True]
+    assert (far.connections, slow.topics) == ({staying}, ["user:1"])
+    staying.close(1012, "draining")
+    assert (far.connections, slow.topics, far.pubsub.subscribed("user:1")) == (set(), [], False)
+
+
+def test_a_way_that_cannot_be_lets_nobody_in(slow: SlowAdapter) -> None:
+    found: list[Exception | SlowAdapter] = [NotPublished("out of reach"), InvalidOption("nowhere"), slow]
+
+    def find() -> SlowAdapter:
+        way = found.pop(0)
+        if isinstance(way, Exception):
+            raise way
+        return way
+
+    engine = Engine(nullcontext, Json(), find)
+    for failure in found[:2]:
+        with pytest.raises(type(failure)):
+            Line(engine, "user:1")
+        assert engine.connections == set()
+        assert not engine.pubsub.subscribed("user:1")
+    line = gevent.spawn(Line, engine, "user:1")
+    turn()
+    slow.confirm()
+    assert line.value.open
+    engine.stop()
+
+
 # Raw sockets
 
 
@@ -367,3 +432,33 @@ def test_each_call_has_a_context_of_its_own() -> None:
     turn()
     engine.stop()
     assert log == ["in", "open", "out", "in", "frame", "out", "in", "terminate", "out"]
+
+
+def test_a_raw_socket_speaks_when_the_other_nodes_know_its_id(far: Engine, slow: SlowAdapter) -> None:
+    client = gevent.spawn(Raw, far, Echo, "user:1")
+    turn()
+    assert not client.ready()
+    slow.confirm()
+    assert client.value.road.rest() == ["hello"]
+
+
+def test_a_raw_socket_that_ends_before_the_other_nodes_know_its_id_is_not_opened(
+    far: Engine, slow: SlowAdapter
+) -> None:
+    log: list[str] = []
+
+    class Noting(RawSocket):
+        def open(self) -> None:
+            log.append("open")
+
+        def terminate(self, reason: Any) -> None:
+            log.append(reason)
+
+    client = gevent.spawn(Raw, far, Noting, "user:1")
+    turn()
+    (connection,) = far.connections
+    connection.close(1012, "draining")
+    turn()
+    slow.confirm()
+    assert client.value.road.closed == (1012, "draining")
+    assert (log, slow.topics) == (["draining"], [])

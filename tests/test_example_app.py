@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from math import dist
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +16,15 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from example_app import create_app, views
-from example_app.rooms import KEPT, LONGEST_NICKNAME, LONGEST_TEXT
-from flask_phoenix import Refused, Reply
+from example_app.city import LINES, SIZE, SPEED, Line
+from example_app.history import KEPT
+from example_app.rooms import LONGEST_NICKNAME, LONGEST_TEXT
+from example_app.sockets import phoenix
+from example_app.trams import TICK, Fleet, tell
+from flask_phoenix import Broadcaster, NotPublished, Refused, Reply
 from flask_phoenix.testing import Client, Joined
+from tests.clients import driver
+from tests.processes import DEADLINE, Servers
 
 CODE = "open sesame"
 LOBBY = "room:lobby"
@@ -24,8 +35,13 @@ Enter = Callable[[str], Client]
 
 
 @pytest.fixture
-def app() -> Iterator[Flask]:
-    app = create_app({"STAFF_CODE": CODE})
+def database(tmp_path: Path) -> str:
+    return str(tmp_path / "instance" / "chat.db")
+
+
+@pytest.fixture
+def app(database: str) -> Iterator[Flask]:
+    app = create_app({"STAFF_CODE": CODE, "DATABASE": database})
     yield app
     app.extensions["phoenix"].engine.hub.stop()
 
@@ -72,7 +88,7 @@ def change(joined: Joined, side: str, nickname: str) -> dict[str, Any]:
     return found
 
 
-# The page
+# The pages
 
 
 def test_page_offers_the_rooms(http: FlaskClient) -> None:
@@ -84,8 +100,20 @@ def test_page_offers_the_rooms(http: FlaskClient) -> None:
     assert "npm ci" not in page
 
 
-def test_page_needs_no_other_host(http: FlaskClient) -> None:
-    assert "//" not in http.get("/").text
+@pytest.mark.parametrize("path", ["/", "/map"])
+def test_page_needs_no_other_host(http: FlaskClient, path: str) -> None:
+    assert "//" not in http.get(path).text
+
+
+def test_map_offers_the_lines(http: FlaskClient) -> None:
+    page = http.get("/map").text
+    assert [f'data-line="{number}"' in page for number in range(10)] == [number in LINES for number in range(10)]
+    assert page.count("<polyline") == len(LINES)
+
+
+def test_pages_lead_to_each_other(http: FlaskClient) -> None:
+    assert 'href="/map"' in http.get("/").text
+    assert 'href="/"' in http.get("/map").text
 
 
 def test_page_and_server_agree_on_lengths(http: FlaskClient) -> None:
@@ -101,11 +129,13 @@ def test_client_is_the_installed_one(http: FlaskClient) -> None:
     assert '"phoenix": "/vendor/phoenix.mjs"' in http.get("/").text
 
 
+@pytest.mark.parametrize("path", ["/", "/map"])
 def test_page_says_how_to_install_the_client(
-    http: FlaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    http: FlaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
+    assert "npm ci" not in http.get(path).text
     monkeypatch.setattr(views, "CLIENT", tmp_path)
-    assert "npm ci" in http.get("/").text
+    assert "npm ci" in http.get(path).text
     assert http.get("/vendor/phoenix.mjs").status_code == 404
 
 
@@ -161,13 +191,14 @@ def test_each_room_has_a_history_of_its_own(enter: Enter) -> None:
     assert bodies(ada.join("room:kitchen")) == []
 
 
-def test_each_app_has_a_history_of_its_own(enter: Enter) -> None:
+def test_workers_share_the_history_of_their_database(enter: Enter, database: str, tmp_path: Path) -> None:
     enter("Ada").join(LOBBY).call("new_msg", {"body": "here"})
-    other = create_app()
-    stranger = Client(other, params={"nickname": "Stranger"})
-    assert bodies(stranger.join(LOBBY)) == []
-    stranger.close()
-    other.extensions["phoenix"].engine.hub.stop()
+    for path, expected in ((database, ["here"]), (str(tmp_path / "other.db"), [])):
+        other = create_app({"DATABASE": path})
+        stranger = Client(other, params={"nickname": "Stranger"})
+        assert bodies(stranger.join(LOBBY)) == expected
+        stranger.close()
+        other.extensions["phoenix"].engine.hub.stop()
 
 
 def test_unknown_room_is_refused(enter: Enter) -> None:
@@ -215,8 +246,9 @@ def test_refused_client_hears_nothing_of_the_room(enter: Enter, caplog: pytest.L
     assert caplog.messages == []
 
 
-def test_code_comes_from_the_environment_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_comes_from_the_environment_too(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLASK_STAFF_CODE", "swordfish")
+    monkeypatch.setenv("FLASK_DATABASE", database)
     assert create_app().config["STAFF_CODE"] == "swordfish"
 
 
@@ -349,3 +381,136 @@ def test_unfit_announcement_is_refused(http: FlaskClient, enter: Enter, content:
 
 def test_announcement_is_posted(http: FlaskClient) -> None:
     assert http.get("/announce").status_code == 405
+
+
+# The map
+
+
+def test_watchers_are_told_of_each_other(enter: Enter) -> None:
+    ada = enter("Ada").join("map")
+    assert ada.response == {"worker": os.getpid()}
+    assert room_of(ada).keys() == {"Ada"}
+    change(ada, "joins", "Ada")
+    enter("Grace").join("map")
+    change(ada, "joins", "Grace")
+    assert room_of(enter("Linus").join(LOBBY)).keys() == {"Linus"}
+
+
+def test_watcher_hears_the_lines_that_were_joined(app: Flask, enter: Enter) -> None:
+    ada = enter("Ada")
+    second, third = ada.join("map:2"), ada.join("map:3")
+    with app.app_context():
+        for line in (1, 2):
+            phoenix.broadcast(f"map:{line}", "positions", {"line": line})
+    assert second.expect("positions") == {"line": 2}
+    third.refute("positions")
+
+
+@pytest.mark.parametrize("line", ["", "0", "9", "02", "Ring"])
+def test_unknown_line_is_refused(enter: Enter, line: str) -> None:
+    with pytest.raises(Refused) as refused:
+        enter("Ada").join(f"map:{line}")
+    assert refused.value.response == {"reason": "no such line"}
+
+
+@pytest.mark.parametrize("line", LINES.values(), ids=lambda line: str(line.number))
+def test_trams_run_from_stop_to_stop_and_back(line: Line) -> None:
+    places = [line.place(second / 10) for second in range(round(line.period * 10))]
+    steps = [dist(one[:2], other[:2]) for one, other in zip(places, [*places[1:], places[0]], strict=True)]
+    turns = sorted(steps)[-2:]  # at both ends a tram changes to the other rail
+    assert all(step < 0.2 * SPEED for step in sorted(steps)[:-2])
+    assert all(step < 12 for step in turns)
+    assert all(0 < x < SIZE[0] and 0 < y < SIZE[1] for x, y, _ in places)
+    assert line.place(1000) == pytest.approx(line.place(1000 + 7 * line.period))
+    for stop in line.stops:
+        assert min(dist(line.along(stop)[:2], place[:2]) for place in places) < 6
+
+
+def test_trams_keep_to_the_right() -> None:
+    eastwards, middle, back = (LINES[1].along(100, direction) for direction in (1, 0, -1))
+    assert (eastwards.heading, back.heading) == (0, 180)
+    assert eastwards.y > middle.y > back.y
+
+
+def test_fleet_is_the_same_in_each_process() -> None:
+    told = [Fleet(300).told(line, 1000.0) for line in LINES]
+    assert told == [Fleet(300).told(line, 1000.0) for line in LINES]
+    assert len({tram[0] for trams in told for tram in trams}) == sum(map(len, told)) == 300
+    moved = [Fleet(300).told(line, 1000.0 + TICK) for line in LINES]
+    before, after = ([tram for trams in each for tram in trams] for each in (told, moved))
+    assert 150 < sum(one != other for one, other in zip(before, after, strict=True)) < 300
+
+
+def test_nobody_hears_trams_where_nobody_serves(tmp_path: Path) -> None:
+    with Broadcaster(f"workers://{tmp_path}") as broadcaster, pytest.raises(NotPublished):
+        tell(broadcaster, Fleet(10), 1000.0)
+
+
+# All processes of it
+
+LAUNCH = (sys.executable, "-m", "example_app", "--port", "{port}")
+
+
+def family(pid: int) -> set[int]:
+    """Return what a process has started, and what that has."""
+    children = Path(f"/proc/{pid}/task/{pid}/children")
+    young = {int(child) for child in children.read_text().split()}
+    return young.union(*map(family, young))
+
+
+def runs(pid: int) -> bool:
+    return Path(f"/proc/{pid}").exists()
+
+
+def meeting_place(pid: int) -> Path:
+    """Return the directory of which a process was told."""
+    environment = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+    (url,) = (setting for setting in environment if setting.startswith("PHOENIX_PUBSUB_URL="))
+    return Path(url.partition("://")[2])
+
+
+@pytest.mark.parametrize(("workers", "processes"), [("2", 4), ("3", 5)])
+def test_workers_are_one_town(servers: Servers, workers: str, processes: int) -> None:
+    server = servers.start(*LAUNCH, "--workers", workers, **driver.STRICT)
+    counted: set[int] = set()
+    script = driver.Script("town.mjs", driver.base(server))
+    try:
+        driver.assert_good(script.result({"count": lambda: counted.update(family(server.pid))}))
+    finally:
+        script.close()
+    assert len(counted) == processes  # the workers, their master, and the trams
+    folder = meeting_place(max(counted))
+    assert folder.is_dir()
+    assert server.stop(signal.SIGINT) == 0
+    assert [pid for pid in counted if runs(pid)] == []
+    assert not folder.exists()
+    assert "Traceback" not in server.logs()
+    assert f"http://127.0.0.1:{server.port}/map\n" in server.logs()
+
+
+def test_one_worker_does_without_gunicorn(servers: Servers) -> None:
+    server = servers.start(*LAUNCH, "--workers", "1", **driver.STRICT)
+    server.wait_for_log("/map\n")
+    children = family(server.pid)
+    assert server.stop() == 0
+    assert (len(children), [pid for pid in children if runs(pid)]) == (2, [])
+    assert "gunicorn" not in server.logs()
+
+
+def test_all_end_with_one(servers: Servers) -> None:
+    server = servers.start(*LAUNCH, **driver.STRICT)
+    server.wait_for_log("/map\n")
+    children = family(server.pid)
+    (trams,) = (pid for pid in children if b"example_app.trams" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(trams, signal.SIGTERM)
+    assert server.process.wait(DEADLINE) == 1
+    assert [pid for pid in children if runs(pid)] == []
+    assert "has ended" in server.logs()
+
+
+def test_taken_port_is_told(servers: Servers) -> None:
+    server = servers.start(*LAUNCH, "--workers", "1", **driver.STRICT)
+    command = [word.format(port=server.port) for word in LAUNCH]
+    second = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE)
+    assert second.returncode == 1
+    assert second.stderr.startswith(f"Error: cannot listen on 127.0.0.1:{server.port}: Address already in use")

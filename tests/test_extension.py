@@ -5,12 +5,16 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import signal
 import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
+from pathlib import Path
+from subprocess import PIPE, STDOUT
+from tempfile import TemporaryDirectory
 from threading import Thread
 from types import SimpleNamespace
 from typing import Any
@@ -28,16 +32,21 @@ from flask_phoenix import (
     InvalidOption,
     InvalidPayload,
     Message,
+    NotPublished,
     Phoenix,
     PhoenixError,
     Refused,
     Socket,
     on,
 )
+from flask_phoenix.adapter import Adapter
+from flask_phoenix.meeting import directory_of_server
 from flask_phoenix.presence import Presence
 from flask_phoenix.serializer import V2Serializer
 from flask_phoenix.testing import Client, MemoryAdapter
+from flask_phoenix.workers import WorkersAdapter
 from tests.processes import DEADLINE, ROOT
+from tests.roads import in_thread
 from tests.wire import Entry
 
 
@@ -827,6 +836,252 @@ def test_disconnecting_on_another_node(network: list[tuple[Phoenix, Flask]]) -> 
         for client in (one, two):
             client.refute(lambda message: True)
             assert client.closed == (1001, "disconnected")
+
+
+# The way to other nodes
+
+
+@pytest.fixture
+def no_setting(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Take the environment's setting away; return where workers of one server meet that have none."""
+    monkeypatch.delenv("PHOENIX_PUBSUB_URL", raising=False)
+    with TemporaryDirectory() as folder:  # the name of a socket has to be short
+        monkeypatch.setenv("XDG_RUNTIME_DIR", folder)
+        yield Path(folder)
+
+
+def started(app: Flask) -> Adapter | None:
+    """Serve, as the first client makes it happen; return the way to other nodes."""
+    engine = app.extensions["phoenix"].engine
+    engine.serve()
+    adapter: Adapter | None = engine.adapter
+    return adapter
+
+
+def directories(folder: Path) -> list[str]:
+    """Return the directories in a folder in which somebody listens."""
+    return sorted(path.name for path in folder.iterdir() if list(path.glob("*.sock")))
+
+
+@pytest.mark.parametrize("place", ["config", "environment", "both"])
+def test_a_url_joins_the_nodes(
+    make_app: Callable[..., Flask], no_setting: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    url, other = (f"workers://{no_setting / name}" for name in ("workers", "others"))
+    if place != "config":
+        monkeypatch.setenv("PHOENIX_PUBSUB_URL", url if place == "environment" else other)
+    apps = [make_app(**({} if place == "environment" else {"PHOENIX_PUBSUB_URL": url})) for _ in range(2)]
+    nodes = [Phoenix(app) for app in apps]
+    for phoenix in nodes:
+        room(phoenix)
+    monkeypatch.setenv("PHOENIX_PUBSUB_URL", "too late")
+    with Client(apps[0]) as one, Client(apps[1]) as two:
+        rooms = [one.join("room:1"), two.join("room:1")]
+        nodes[0].broadcast("room:1", "news", {"n": 1})
+        assert [each.expect("news") for each in rooms] == [{"n": 1}] * 2
+    assert directories(no_setting) == ["workers"]
+
+
+@pytest.mark.parametrize("setting", [None, ""])
+def test_a_process_alone_has_no_way_and_needs_none(
+    make_app: Callable[..., Flask], no_setting: Path, setting: Any
+) -> None:
+    app = make_app(PHOENIX_PUBSUB_URL=setting)
+    Phoenix(app)
+    assert started(app) is None
+    assert directories(no_setting) == []
+
+
+def many(app: Flask, told: str) -> None:
+    """Let an app find out that several processes serve it."""
+    if told == "by the server":
+        app.extensions["phoenix"].engine.one_of_many = True
+    else:
+        signal.signal(signal.SIGTERM, Manned().handle_exit)
+
+
+class Manned:
+    """A worker of gunicorn's, as far as it is looked at."""
+
+    cfg = SimpleNamespace(workers=4)
+
+    def handle_exit(self, number: int, frame: Any) -> None:
+        pytest.fail("nobody sends a signal here")
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Put the handler of SIGTERM back."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("told", ["by the server", "by a signal's handler"])
+def test_several_workers_are_joined_by_themselves(
+    make_app: Callable[..., Flask], no_setting: Path, signals: None, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    apps = [make_app(), make_app(), make_app()]
+    apps[1].import_name = apps[0].import_name  # as in two workers of one server
+    for app in apps:
+        room(Phoenix(app))
+        many(app, told)
+        assert isinstance(started(app), WorkersAdapter)
+    assert directories(no_setting) == sorted(directory_of_server(f"app{number}").name for number in (0, 2))
+    with Client(apps[0]) as one, Client(apps[1]) as two, Client(apps[2]) as stranger:
+        rooms = [client.join("room:1") for client in (one, two, stranger)]
+        assert rooms[0].call("shout_from", {"n": 1}).status == "ok"
+        assert rooms[1].expect("shout") == {"n": 1}
+        rooms[2].refute("shout")
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("place", ["config", "environment"])
+@pytest.mark.parametrize("told", [None, "by the server", "by a signal's handler"])
+def test_processes_that_are_to_be_apart_are_warned_of(
+    make_app: Callable[..., Flask],
+    no_setting: Path,
+    signals: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    place: str,
+    told: str | None,
+) -> None:
+    monkeypatch.setenv("PHOENIX_PUBSUB_URL", "none" if place == "environment" else "workers:///nowhere")
+    app = make_app(**({} if place == "environment" else {"PHOENIX_PUBSUB_URL": "none"}))
+    Phoenix(app)
+    if told is not None:
+        many(app, told)
+    for _ in range(2):
+        assert started(app) is None
+    assert directories(no_setting) == []
+    warned = [(record.levelname, record.getMessage()) for record in caplog.records]
+    if told is None:
+        assert warned == []
+    else:
+        ((level, message),) = warned
+        assert level == "WARNING"
+        for word in ("several processes", "PHOENIX_PUBSUB_URL", "'none'", "redis://localhost"):
+            assert word in message
+
+
+@pytest.mark.parametrize("setting", [None, "none", "workers:///nowhere"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_an_adapter_that_is_handed_in_is_the_way(
+    make_app: Callable[..., Flask], no_setting: Path, setting: Any, alone: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter = MemoryAdapter([])
+    app = make_app(PHOENIX_PUBSUB_URL=setting)
+    Phoenix(app, adapter=adapter)
+    if not alone:
+        many(app, "by the server")
+    assert started(app) is adapter
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("place", ["config", "environment"])
+@pytest.mark.parametrize("url", ["kafka://localhost", "localhost", "/run/myapp"])
+def test_an_unknown_way_is_told_when_the_app_is_made(
+    make_app: Callable[..., Flask], monkeypatch: pytest.MonkeyPatch, place: str, url: str
+) -> None:
+    if place == "environment":
+        monkeypatch.setenv("PHOENIX_PUBSUB_URL", url)
+    app = make_app(**({} if place == "environment" else {"PHOENIX_PUBSUB_URL": url}))
+    with pytest.raises(InvalidOption) as mistake:
+        Phoenix(app)
+    for word in ("'redis'", "'rediss'", "'workers'", repr(url)):
+        assert word in str(mistake.value)
+    assert "phoenix" not in app.extensions
+
+
+def test_a_way_that_cannot_be_is_tried_again_with_the_next_client(
+    make_app: Callable[..., Flask], no_setting: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = no_setting / "workers"
+    directory.mkdir(0o755)
+    app = make_app(PHOENIX_PUBSUB_URL=f"workers://{directory}")
+    phoenix = Phoenix(app)
+    room(phoenix)
+    for _ in range(2):
+        with pytest.raises(InvalidOption, match="chmod 700"):
+            Client(app)
+        with pytest.raises(NotPublished):
+            phoenix.broadcast("room:1", "news", {})
+        assert phoenix.connection_count() == 0
+    directory.chmod(0o700)
+    with Client(app) as client:
+        assert client.join("room:1").response == {}
+    assert directories(no_setting) == ["workers"]
+
+
+def test_a_socket_of_one_who_cannot_be_served_is_closed(make_app: Callable[..., Flask], no_setting: Path) -> None:
+    directory = no_setting / "workers"
+    directory.mkdir(0o755)
+    app = make_app(PHOENIX_PUBSUB_URL=f"workers://{directory}")
+    phoenix = Phoenix(app)
+    room(phoenix)
+    refused = Entry(app)
+    try:
+        assert refused.wire.closed() == 1011
+    finally:
+        with suppress(InvalidOption):
+            refused.close()
+        refused._sock.close()
+    directory.chmod(0o700)
+    entry = Entry(app)
+    entry.wire.text('["1","1","room:1","phx_join",{}]')
+    assert '"status":"ok"' in str(entry.wire.data())
+    entry.close()
+
+
+SPEAKER = """
+import os
+import sys
+import threading
+from flask import Flask
+from flask_phoenix import Phoenix
+
+app = Flask("speaker")
+app.config["PHOENIX_PUBSUB_URL"] = sys.argv[1]
+phoenix = Phoenix(app)
+
+def speak(first=0, last=100):
+    for number in range(first, last):
+        phoenix.broadcast("room:1", "news", {"n": number})
+
+def call(first, last):
+    thread = threading.Thread(target=speak, args=(first, last))
+    thread.start()
+    thread.join()
+
+"""
+
+#: What somebody does who serves nobody. A word from the parent comes when all has been heard.
+SPEECHES = {
+    "and ends at once": "speak()",
+    "and goes on": "speak(); sys.stdin.readline()",
+    "in a thread": "call(0, 100); sys.stdin.readline()",
+    "in one thread and another": "call(0, 50); call(50, 100); sys.stdin.readline()",
+    "in a child": "if os.fork(): os.wait()\nelse: speak()",
+    "in a child too": "speak(0, 50)\nif os.fork(): os.wait()\nelse: speak(50, 100)",
+}
+
+
+@pytest.mark.parametrize("how", SPEECHES)
+def test_who_serves_nobody_is_heard(make_app: Callable[..., Flask], no_setting: Path, how: str) -> None:
+    url = f"workers://{no_setting / 'workers'}"
+    app = make_app(PHOENIX_PUBSUB_URL=url)
+    room(Phoenix(app))
+    with Client(app) as client:
+        joined = client.join("room:1")
+        command = [sys.executable, "-W", "error", "-c", SPEAKER + SPEECHES[how], url]
+        with subprocess.Popen(command, cwd=ROOT, stdin=PIPE, stdout=PIPE, stderr=STDOUT, text=True) as speaker:
+            try:
+                heard = [joined.expect("news", DEADLINE) for _ in range(100)]
+            finally:
+                said, _ = in_thread(speaker.communicate, "go", DEADLINE)
+    assert heard == [{"n": number} for number in range(100)]
+    assert (speaker.returncode, said) == (0, "")
 
 
 # Presences

@@ -15,13 +15,14 @@ from gevent.queue import Queue
 from flask_phoenix.channel import Channel, intercept, on
 from flask_phoenix.codec import Json
 from flask_phoenix.engine import Engine
-from flask_phoenix.exceptions import NotJoined, PhoenixError, Refused
+from flask_phoenix.exceptions import NotJoined, NotPublished, PhoenixError, Refused
 from flask_phoenix.host import SocketRef
 from flask_phoenix.inbox import LIMIT
 from flask_phoenix.message import Broadcast, Reply
 from flask_phoenix.pubsub import Subscriber
 from tests.processes import DEADLINE
 from tests.roads import CRASHED, JOIN_CRASHED, JOINED, UNMATCHED, V1, Tab, in_thread, serve, turn
+from tests.slow import SlowAdapter
 
 FAILURES = [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout]
 
@@ -218,7 +219,7 @@ def test_a_join_whose_reply_cannot_be_written(engine: Engine, returned: Any, cap
     tab = Tab(engine, serve(Returning))
     tab.say("1", "2", "room:1", "phx_join", {})
     assert tab.rest() == [["1", "2", "room:1", "phx_reply", JOIN_CRASHED]]
-    assert "answered its join with what this client cannot be sent" in caplog.text
+    assert "cannot be joined" in caplog.text
     assert not engine.pubsub.subscribed("room:1")
 
 
@@ -1286,6 +1287,312 @@ def test_listeners_of_the_apps_hear_what_channels_say(engine: Engine) -> None:
     tab.say("1", "2", "room:1", "do", {})
     turn()
     assert told == [Broadcast("room:1", "e", {"n": 1})]
+
+
+# A topic that takes its time
+
+
+@pytest.fixture
+def slow() -> SlowAdapter:
+    """Return a way to other nodes that lets everybody wait for a topic."""
+    return SlowAdapter()
+
+
+@pytest.fixture
+def far(slow: SlowAdapter) -> Iterator[Engine]:
+    """Return an engine with that way."""
+    engine = Engine(nullcontext, Json(), lambda: slow)
+    yield engine
+    engine.stop()
+
+
+class Diary(Room):
+    """Writes down what becomes of it, and says something as soon as it may."""
+
+    def after_join(self) -> None:
+        self.assigns["log"].append("after_join")
+        self.push("hello", {})
+
+    def done(self) -> Any:
+        self.assigns["log"].append("do")
+        return {}
+
+    def terminate(self, reason: Any) -> None:
+        self.assigns["log"].append(reason)
+
+
+def knock(engine: Engine, log: list[Any], channel: type[Room] = Diary, **options: Any) -> Tab:
+    """Ask for ``room:1``, and come so far that the other nodes are told."""
+    tab = Tab(engine, serve(channel, assigns={"log": log}), **options)
+    tab.say("1", "1", "room:1", "phx_join", {})
+    assert tab.rest() == []
+    return tab
+
+
+HELLO: list[Any] = ["1", None, "room:1", "hello", {}]
+YES: list[Any] = ["1", "1", "room:1", "phx_reply", JOINED]
+
+
+def test_a_join_is_answered_when_the_other_nodes_know(far: Engine, slow: SlowAdapter) -> None:
+    log: list[Any] = []
+    tab = knock(far, log)
+    far.broadcast(Broadcast("room:1", "too early", {}))
+    assert (tab.rest(), log, slow.asked) == ([], [], ["room:1"])
+    slow.confirm()
+    far.broadcast(Broadcast("room:1", "news", {}))
+    assert tab.rest() == [YES, HELLO, [None, None, "room:1", "news", {}]]
+    tab.say("1", "2", "room:1", "phx_leave", {})
+    turn()
+    assert (log, slow.topics) == (["after_join", "left"], [])
+
+
+def test_each_of_many_is_answered_when_the_other_nodes_know(far: Engine, slow: SlowAdapter) -> None:
+    log: list[Any] = []
+    tabs = [knock(far, log) for _ in range(3)]
+    assert slow.asked == ["room:1"] * 3
+    for number, tab in enumerate(tabs):
+        slow.confirm()
+        assert tab.rest() == [YES, HELLO]
+        assert [other.rest() for other in tabs[number + 1 :]] == [[]] * (2 - number)
+    late = Tab(far, serve(Diary, assigns={"log": log}))
+    late.join()
+    assert slow.asked == []
+
+
+def test_what_comes_while_a_join_waits_is_handled_behind_it_and_in_order(far: Engine, slow: SlowAdapter) -> None:
+    gate = Event()
+
+    class Waiting(Room):
+        def join(self, payload: Any) -> None:
+            assert gate.wait(DEADLINE)
+
+        def after_join(self) -> None:
+            self.push("hello", {})
+
+    tab = knock(far, [], Waiting)
+    steps: list[Callable[[], Any]] = [gate.set, slow.confirm, turn]
+    for number, then in enumerate(steps):
+        tab.say("1", f"{number}", "room:1", "echo", {"n": number})
+        then()
+        turn()
+    frames = tab.rest()
+    assert frames[:2] == [YES, HELLO]
+    assert [(frame[1], frame[4]["response"]) for frame in frames[2:]] == [(str(n), {"n": n}) for n in range(3)]
+
+
+def test_nobody_speaks_through_a_channel_whose_join_waits(far: Engine, slow: SlowAdapter) -> None:
+    channels: list[Channel] = []
+
+    class Shared(Room):
+        def join(self, payload: Any) -> None:
+            channels.append(self)
+
+    tab = knock(far, [], Shared)
+    for speak in SPEECHES.values():
+        with pytest.raises(NotJoined):
+            speak(channels[0])
+    assert tab.rest() == []
+    slow.confirm()
+    channels[0].push("e", {})
+    assert tab.rest() == [YES, ["1", None, "room:1", "e", {}]]
+
+
+@pytest.mark.parametrize("reason", ["closed", "draining"])
+def test_a_connection_that_ends_while_a_join_waits(far: Engine, slow: SlowAdapter, reason: str) -> None:
+    log: list[Any] = []
+    tab = knock(far, log)
+    tab.say("1", "2", "room:1", "do", {})
+    if reason == "closed":
+        tab.leave()
+    else:
+        tab.connection.close(1012, reason)
+    turn()
+    slow.confirm()
+    far.broadcast(Broadcast("room:1", "news", {}))
+    assert tab.rest() == []
+    assert (log, slow.topics) == ([reason], [])
+    assert not far.pubsub.subscribed("room:1")
+    assert far.connections == set()
+    assert tab.connection.protocol.memberships == {}
+
+
+def test_a_connection_that_ends_leaves_a_topic_to_those_who_still_wait(far: Engine, slow: SlowAdapter) -> None:
+    log: list[Any] = []
+    tabs = [knock(far, log) for _ in range(3)]
+    tabs[0].leave()
+    slow.confirm()
+    slow.confirm()
+    tabs[2].leave()
+    slow.confirm()
+    far.broadcast(Broadcast("room:1", "news", {}))
+    assert [tab.rest() for tab in tabs] == [[], [YES, HELLO, [None, None, "room:1", "news", {}]], []]
+    assert (log, slow.topics) == (["closed", "after_join", "closed"], ["room:1"])
+    tabs[1].leave()
+    turn()
+    assert (slow.topics, far.pubsub.subscribed("room:1")) == ([], False)
+
+
+def test_a_client_that_leaves_while_its_join_waits(far: Engine, slow: SlowAdapter) -> None:
+    log: list[Any] = []
+    tab = knock(far, log)
+    tab.say("1", "2", "room:1", "phx_leave", {})
+    assert tab.rest() == []
+    slow.confirm()
+    frames = tab.rest()
+    assert [frame for frame in frames if frame != HELLO] == [
+        YES,
+        ["1", "2", "room:1", "phx_reply", JOINED],
+        ["1", "1", "room:1", "phx_close", {}],
+    ]
+    assert (log[-1], slow.topics, tab.connection.protocol.memberships) == ("left", [], {})
+    tab.say("1", "3", "room:1", "echo", {})
+    assert tab.rest() == [[None, "3", "room:1", "phx_reply", UNMATCHED]]
+
+
+def test_a_client_that_joins_anew_while_its_join_waits(far: Engine, slow: SlowAdapter) -> None:
+    log: list[Any] = []
+    tab = knock(far, log)
+    tab.say("2", "2", "room:1", "phx_join", {})
+    tab.say("2", "3", "room:1", "echo", {"n": 1})
+    while slow.asked:
+        slow.confirm()
+    far.broadcast(Broadcast("room:1", "news", {}))
+    frames = tab.rest()
+    mine = [frame for frame in frames if frame[0] != "1"]
+    assert mine == [
+        ["2", "2", "room:1", "phx_reply", JOINED],
+        ["2", None, "room:1", "hello", {}],
+        ["2", "3", "room:1", "phx_reply", {"status": "ok", "response": {"n": 1}}],
+        [None, None, "room:1", "news", {}],
+    ]
+    former = [frame for frame in frames if frame[0] == "1"]
+    assert former[-1] == ["1", "1", "room:1", "phx_close", {}]
+    assert frames.index(former[-1]) == frames.index(mine[0]) + 1
+    assert all(frames.index(frame) < frames.index(mine[0]) for frame in former[:-1])
+    assert log.count("duplicate_join") == 1
+    tab.leave()
+    turn()
+    assert (log[-1], slow.topics, far.pubsub.subscribed("room:1")) == ("closed", [], False)
+
+
+def test_a_channel_that_is_replaced_twice_while_joins_wait(far: Engine, slow: SlowAdapter) -> None:
+    log: list[Any] = []
+    tab = knock(far, log)
+    slow.confirm()
+    assert tab.rest() == [YES, HELLO]
+    for ref in "23":
+        tab.say(ref, ref, "room:1", "phx_join", {})
+        turn()
+    while slow.asked:
+        slow.confirm()
+    frames = tab.rest()
+    assert ["3", "3", "room:1", "phx_reply", JOINED] in frames
+    assert [frame[0] for frame in frames if frame[3] == "phx_close"] == ["1", "2"]
+    assert log.count("duplicate_join") == 2
+    far.broadcast(Broadcast("room:1", "news", {}))
+    assert tab.rest() == [[None, None, "room:1", "news", {}]]
+
+
+@pytest.mark.parametrize("reason", ["shutdown", "broken"])
+def test_a_channel_that_is_stopped_while_its_join_waits(far: Engine, slow: SlowAdapter, reason: str) -> None:
+    log: list[Any] = []
+    channels: list[Channel] = []
+
+    class Shared(Diary):
+        def join(self, payload: Any) -> None:
+            channels.append(self)
+
+    tab = knock(far, log, Shared)
+    channels[0].stop(reason)
+    assert tab.rest() == []
+    slow.confirm()
+    frames = [frame for frame in tab.rest() if frame != HELLO]
+    assert frames == [
+        YES,
+        ["1", "1", "room:1", *(("phx_close", {}) if reason == "shutdown" else ("phx_error", CRASHED))],
+    ]
+    assert (log[-1], slow.topics, tab.connection.protocol.memberships) == (reason, [], {})
+
+
+def test_a_topic_that_cannot_be_had_crashes_the_join(
+    far: Engine, slow: SlowAdapter, caplog: pytest.LogCaptureFixture
+) -> None:
+    log: list[Any] = []
+    tab = knock(far, log)
+    tab.say("1", "2", "room:1", "do", {})
+    slow.confirm(NotPublished("out of reach"))
+    assert tab.rest() == [
+        ["1", "1", "room:1", "phx_reply", JOIN_CRASHED],
+        [None, "2", "room:1", "phx_reply", UNMATCHED],
+    ]
+    assert "out of reach" in caplog.text
+    assert (slow.topics, tab.connection.protocol.memberships) == ([], {})
+    assert "after_join" not in log
+    tab.say("3", "3", "room:1", "phx_join", {})
+    turn()
+    slow.confirm()
+    assert tab.hear() == ["3", "3", "room:1", "phx_reply", JOINED]
+
+
+def test_a_connection_that_ends_before_a_topic_turns_out_not_to_be_had(far: Engine, slow: SlowAdapter) -> None:
+    log: list[Any] = []
+    tab = knock(far, log)
+    tab.leave()
+    slow.confirm(NotPublished("out of reach"))
+    assert (tab.rest(), log, slow.topics) == ([], ["closed"], [])
+
+
+@pytest.mark.parametrize("where", ["join", "handler"])
+def test_a_channel_waits_for_other_topics_too(far: Engine, slow: SlowAdapter, where: str) -> None:
+    slow.quick = ("room:1",)
+    log: list[Any] = []
+
+    class Reading(Diary):
+        def join(self, payload: Any) -> None:
+            if where == "join":
+                self.subscribe("news")
+
+        def done(self) -> Any:
+            self.subscribe("news")
+            return super().done()
+
+        def handle_info(self, message: Any) -> None:
+            log.append(message.event)
+
+    tab = Tab(far, serve(Reading, assigns={"log": log}))
+    tab.say("1", "1", "room:1", "phx_join", {})
+    if where == "handler":
+        tab.say("1", "2", "room:1", "do", {})
+    turn()
+    far.broadcast(Broadcast("news", "too early", {}))
+    before = tab.rest()
+    assert slow.asked == ["news"]
+    slow.confirm()
+    far.broadcast(Broadcast("news", "heard", {}))
+    frames = before + tab.rest()
+    assert (len(before), len(frames)) == ((0, 2) if where == "join" else (2, 3))
+    assert log[-1] == "heard"
+    assert "too early" not in log
+
+
+def test_a_connection_that_ends_while_a_channel_waits_for_another_topic(far: Engine, slow: SlowAdapter) -> None:
+    slow.quick = ("room:1",)
+    log: list[Any] = []
+
+    class Reading(Diary):
+        def done(self) -> Any:
+            self.subscribe("news")
+            return super().done()
+
+    tab = Tab(far, serve(Reading, assigns={"log": log}))
+    tab.join()
+    assert tab.hear() == HELLO
+    tab.say("1", "2", "room:1", "do", {})
+    turn()
+    tab.leave()
+    slow.confirm()
+    assert (slow.topics, far.pubsub.subscribed("news")) == ([], False)
+    assert log == ["after_join", "do", "closed"]
 
 
 # What is held until the end

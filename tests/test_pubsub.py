@@ -338,21 +338,6 @@ class Recording(Adapter):
         self.asked.append(f"unsubscribe {topic}")
 
 
-def test_the_interface_is_for_others_to_write() -> None:
-    adapter = Adapter()
-    calls: list[Callable[[], None]] = [
-        lambda: adapter.start("node", lambda topic, data: None, lambda node: None),
-        adapter.stop,
-        lambda: adapter.subscribe("t"),
-        lambda: adapter.unsubscribe("t"),
-        lambda: adapter.publish("t", b""),
-    ]
-    for call in calls:
-        with pytest.raises(NotImplementedError):
-            call()
-    assert adapter.unpublished == 0
-
-
 def joined(adapter: Adapter) -> PubSub:
     """Make a pubsub that hears other nodes, and delivers to nobody."""
     pubsub = PubSub(lambda delivery: None, json.loads)
@@ -408,6 +393,38 @@ def test_text_of_another_node_is_read_for_those_alone_who_take_no_text() -> None
     with pytest.raises(InvalidMessage):
         pubsub.broadcast(Broadcast("room:1", "said", JsonText("{")))
     assert len(due) == 3
+
+
+TEXT = Broadcast("room:1", "said", JsonText('{ "n" : 1 }'))
+
+
+def test_text_of_another_node_is_written_as_it_is_for_each_kind_of_client(desk: Desk) -> None:
+    old, new = Ear(lane(V1Serializer(Json()))), Ear(lane())
+    desk.listen(old, new)
+    desk.pubsub.broadcast(TEXT)
+    desk.deliver()
+    assert old.written == ['{"topic":"room:1","event":"said","ref":null,"payload":{ "n" : 1 }}']
+    assert new.written == ['[null,null,"room:1","said",{ "n" : 1 }]']
+
+
+def test_text_of_another_node_is_read_where_it_is_intercepted_or_tapped(desk: Desk) -> None:
+    tapped: list[Broadcast] = []
+    direct, picky, listener = Ear(lane()), Ear(lane(), "said"), Ear()
+    desk.pubsub.tap(tapped.append)
+    desk.listen(direct, picky, listener)
+    desk.pubsub.broadcast(TEXT)
+    desk.deliver()
+    assert direct.written == ['[null,null,"room:1","said",{ "n" : 1 }]']
+    assert picky.written == direct.told == []
+    assert picky.told == listener.told == tapped == [Broadcast("room:1", "said", {"n": 1})]
+
+
+@pytest.mark.parametrize("text", ["[1]", '"{}"', "null"])
+def test_text_of_another_node_that_somebody_cannot_take_is_given_to_nobody(desk: Desk, text: str) -> None:
+    desk.listen(Ear(), Ear(lane(V1Serializer(Json()))), Ear(lane()))
+    with pytest.raises(InvalidPayload):
+        desk.pubsub.broadcast(TEXT._replace(payload=JsonText(text)))
+    assert desk.due == []
 
 
 def test_a_topic_that_cannot_be_had_is_not_heard() -> None:

@@ -17,9 +17,9 @@ from redis import Redis
 from redis.cluster import RedisCluster as ClusterClient
 
 from flask_phoenix.exceptions import InvalidOption, NotPublished
-from flask_phoenix.redis import RedisAdapter
+from flask_phoenix.redis import BATCH, RedisAdapter
 from tests.contract import AdapterContract, Cut, LossContract, MakeAdapter, Node
-from tests.processes import DEADLINE, HOST, ROOT, wait_until
+from tests.processes import DEADLINE, HOST, ROOT, free_port, wait_until
 from tests.redis_server import RedisCluster, RedisServer
 
 
@@ -280,6 +280,26 @@ def test_a_topic_is_followed_to_another_node_of_the_cluster(cluster: RedisCluste
     hear_again(one, other, "room:1")
     for topic in topics:
         assert one.heard(topic, by=other) == []
+
+
+def test_a_cluster_that_is_not_there(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    node = start(RedisAdapter(f"redis+cluster://{HOST}:{free_port()}", subscribe_timeout=0.1))
+    node.adapter.subscribe("t")
+    for _ in range(100):
+        node.publish("t", b"into the void")
+    assert wait_until(lambda: node.adapter.unpublished == 100, lambda: gevent.sleep(0.01))
+    assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
+    assert len([record for record in caplog.records if "until the cluster answers" in record.message]) == 1
+
+
+def test_what_cannot_leave_before_the_end_is_counted(redis: RedisServer, start: Start) -> None:
+    node = start(RedisAdapter(redis.url, check_interval=0.1))
+    node.adapter.subscribe("t")
+    with redis.frozen():
+        for _ in range(5):
+            node.publish("t", b"x" * BATCH)
+        node.adapter.stop()
+    assert node.adapter.unpublished == 5
 
 
 # In the process of a server

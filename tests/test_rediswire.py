@@ -13,7 +13,7 @@ from redis import Redis
 
 from flask_phoenix.exceptions import InvalidOption, NotPublished
 from flask_phoenix.redis import RedisAdapter
-from flask_phoenix.rediswire import NOBODY, PatientRoad, RedisPublisher, Road, split_url
+from flask_phoenix.rediswire import NOBODY, PatientRoad, RedisPublisher, Road, pause, split_url
 from tests.processes import DEADLINE, HOST, ROOT, free_port
 from tests.redis_server import RedisCluster, RedisServer
 
@@ -214,6 +214,11 @@ def test_a_cluster(tmp_path: Path) -> None:
 
 
 # Publishing on and on
+
+
+@pytest.mark.parametrize(("failures", "least", "most"), [(0, 0.025, 0.05), (3, 0.2, 0.4), (9, 2, 4), (10**6, 2, 4)])
+def test_attempts_are_ever_further_apart(failures: int, least: float, most: float) -> None:
+    assert all(least <= pause(failures) <= most for _ in range(100))
 
 
 def test_a_server_that_fails_rests(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flask_phoenix.codec import Json
 from flask_phoenix.exceptions import InvalidMessage, InvalidOption, InvalidPayload, UnknownVersion
-from flask_phoenix.message import Broadcast, Message, Reply
+from flask_phoenix.message import Broadcast, JsonText, Message, Reply
 from flask_phoenix.serializer import Serializer, V1Serializer, V2Serializer, default_table, negotiate
 from tests.values import ALMOST_JSON, ANY_TEXT, VALUES, exactly
 
@@ -312,6 +312,35 @@ def test_v1_has_no_binary() -> None:
         V1.encode_reply("1", "2", "t", Reply("ok", b""))
     with pytest.raises(InvalidPayload):
         V1.encode_broadcast(Broadcast("t", "e", b""))
+
+
+# What another node has written
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", '{"n":1}', '{ "n" : 1.0e0 ,\n"n":2}', '{"text":"caf\u00e9 \\u00e9 \U0001f600"}', '{"cut off']
+)
+def test_json_of_another_node_goes_out_as_it_is(text: str) -> None:
+    broadcast = Broadcast("room:1", "e", JsonText(text))
+    assert V1.encode_broadcast(broadcast) == f'{{"topic":"room:1","event":"e","ref":null,"payload":{text}}}'
+    assert V2.encode_broadcast(broadcast) == f'[null,null,"room:1","e",{text}]'
+    assert V2.encode(Message("1", None, "room:1", "e", JsonText(text))) == f'["1",null,"room:1","e",{text}]'
+    assert type(V1.encode_broadcast(broadcast)) is type(V2.encode_broadcast(broadcast)) is str
+
+
+@pytest.mark.parametrize("text", ["[1]", '"{}"', "7", "null", ""])
+def test_v2_takes_an_object_alone_from_another_node_too(text: str) -> None:
+    broadcast = Broadcast("room:1", "e", JsonText(text))
+    with pytest.raises(InvalidPayload, match="expected payload to be a dict"):
+        V2.encode_broadcast(broadcast)
+    assert V1.encode_broadcast(broadcast) == f'{{"topic":"room:1","event":"e","ref":null,"payload":{text}}}'
+
+
+def test_text_of_the_authors_is_no_json() -> None:
+    said = Broadcast("t", "e", "{}")
+    assert V1.encode_broadcast(said) == '{"topic":"t","event":"e","ref":null,"payload":"{}"}'
+    with pytest.raises(InvalidPayload):
+        V2.encode_broadcast(said)
 
 
 # Both, at length

@@ -6,13 +6,17 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 import pytest
 from gevent.event import Event
 
+from flask_phoenix.exceptions import NotPublished, PhoenixError
 from flask_phoenix.message import Broadcast
 from flask_phoenix.pubsub import Delivery, PubSub, Subscriber
 from flask_phoenix.ties import Ties
 from tests.processes import DEADLINE
+from tests.roads import turn
+from tests.slow import SlowAdapter
 
 
 def deliver(delivery: Delivery) -> None:
@@ -143,6 +147,67 @@ def test_what_is_closed_holds_on_to_nothing(desk: Desk) -> None:
     desk.ties.after(0, note(log, "rung"))
     pass_by(0.005)
     assert (desk.subscribed(), log) == ([], [])
+
+
+# Topics that take their time
+
+
+@pytest.fixture
+def slow(desk: Desk) -> SlowAdapter:
+    """Return a way to other nodes that lets the desk wait for its topics."""
+    adapter = SlowAdapter()
+    desk.pubsub.join(adapter)
+    return adapter
+
+
+def test_a_topic_is_heard_when_it_is_had(desk: Desk, slow: SlowAdapter) -> None:
+    coming = gevent.spawn(desk.ties.join)
+    turn()
+    desk.say("room:1")
+    assert (slow.asked, desk.own, coming.ready()) == (["room:1"], [], False)
+    slow.confirm()
+    desk.say("room:1")
+    assert (desk.own, coming.ready()) == (["room:1"], True)
+
+
+@pytest.mark.parametrize("topic", ["room:1", "news"])
+def test_what_is_closed_while_it_waits_for_a_topic_lets_go_of_it(desk: Desk, slow: SlowAdapter, topic: str) -> None:
+    coming = gevent.spawn(desk.ties.join) if topic == "room:1" else gevent.spawn(desk.ties.subscribe, topic)
+    turn()
+    desk.ties.close()
+    slow.confirm()
+    desk.say(topic)
+    assert (desk.subscribed(), slow.topics, desk.own, desk.other) == ([], [], [], [])
+    assert coming.successful()
+
+
+def test_what_is_closed_leaves_a_topic_to_others(desk: Desk, slow: SlowAdapter) -> None:
+    told: list[Broadcast] = []
+    coming = [gevent.spawn(desk.ties.join), gevent.spawn(desk.pubsub.subscribe, "room:1", Subscriber(told.append))]
+    turn()
+    desk.ties.close()
+    for _ in coming:
+        slow.confirm()
+    desk.say("room:1")
+    assert (desk.own, len(told), slow.topics) == ([], 1, ["room:1"])
+
+
+@pytest.mark.parametrize("topic", ["room:1", "news"])
+def test_a_topic_that_cannot_be_had(desk: Desk, slow: SlowAdapter, topic: str) -> None:
+    log: list[PhoenixError] = []
+
+    def enter() -> None:
+        with pytest.raises(PhoenixError) as failure:
+            desk.ties.join() if topic == "room:1" else desk.ties.subscribe(topic)
+        log.append(failure.value)
+
+    coming = gevent.spawn(enter)
+    turn()
+    slow.confirm(NotPublished("out of reach"))
+    coming.get(timeout=DEADLINE)
+    assert [str(failure) for failure in log] == ["out of reach"]
+    desk.ties.close()
+    assert (desk.subscribed(), slow.topics) == ([], [])
 
 
 # Presences

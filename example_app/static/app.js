@@ -16,6 +16,7 @@
                                      On a phone #people-open opens the list
    #away                             says that we are away, and that we are back: aria-pressed
    #unlock #code #unlock-enter       instead of #composer while a join is refused; data-reason="locked" or "wrong code"
+   #status                           data-worker: the process that serves this page's socket
    #banner                           [hidden] while connected; html[data-online] is "true" or "false"
    #announcement #announcement-text  the last announcement; #announcement-close hides it
    #announce-open #announce-text #announce-send   making one */
@@ -89,11 +90,12 @@ function join(room, code) {
   channel.on("announcement", ({ text }) => view.announce(text))
   channel
     .join()
-    .receive("ok", () => joined(room, channel))
+    .receive("ok", ({ worker }) => joined(room, channel, worker))
     .receive("error", ({ reason }) => refused(room, channel, reason))
 }
 
-function joined(room, channel) {
+function joined(room, channel, worker) {
+  view.servedBy(worker)
   room.arrive(channel)
   room.refusal = null
   roomList()

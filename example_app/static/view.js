@@ -1,4 +1,7 @@
-// The page: draws what it is given and says what was pressed. Whatever people wrote becomes text, never markup.
+// The chat's page: draws what it is given and says what was pressed. Whatever people wrote becomes text, never markup.
+
+import { drawer, narrow } from "./drawer.js"
+import { avatar, element, hue } from "./elements.js"
 
 const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((found) => [found.id, found]))
 const GROUPED_WITHIN = 5 * 60 * 1000
@@ -11,29 +14,8 @@ const dayOf = new Intl.DateTimeFormat(undefined, { weekday: "long", day: "numeri
 let shown = "" // the room and its door, so that a reconnect does not take the focus from somebody
 let atBottom = true
 let height = 0
-const narrow = matchMedia("(max-width: 760px)")
 
 // Small things
-
-function element(name, className, text) {
-  const made = document.createElement(name)
-  made.className = className
-  if (text !== undefined) made.textContent = text
-  return made
-}
-
-function hue(nickname) {
-  let sum = 7
-  for (const letter of nickname) sum = (sum * 31 + letter.codePointAt(0)) % 3600
-  return (sum % 12) * 30 + 10
-}
-
-function avatar(nickname, made = element("span", "avatar")) {
-  made.textContent = [...nickname][0].toUpperCase()
-  made.style.setProperty("--hue", hue(nickname))
-  made.setAttribute("aria-hidden", "true")
-  return made
-}
 
 function count(badge, unread) {
   badge.hidden = unread === 0
@@ -122,16 +104,6 @@ function showLock(room) {
   const field = room.refusal ? page.code : page.body
   if (!narrow.matches && (state !== shown || page.unlock.contains(document.activeElement))) field.focus()
   shown = state
-}
-
-function drawer(open) {
-  const visible = open && narrow.matches
-  const returns = page.sidebar.contains(document.activeElement) && !visible && narrow.matches
-  page.chat.classList.toggle("drawer-open", visible)
-  page.menu.setAttribute("aria-expanded", visible)
-  page.sidebar.inert = narrow.matches && !visible
-  if (visible) document.querySelector('[data-room][aria-current="true"]').focus()
-  if (returns) page.menu.focus()
 }
 
 // Who is here
@@ -267,6 +239,11 @@ function status() {
   page.status.textContent = isOnline() ? present : "Offline"
 }
 
+export function servedBy(worker) {
+  page.status.dataset.worker = worker
+  page.status.title = `Served by worker ${worker}`
+}
+
 export function announce(text) {
   page["announcement-text"].textContent = text
   page.announcement.hidden = false
@@ -300,8 +277,6 @@ export function listen({ enter, leave, choose, unlock, typed, send, away, hidden
   onSubmit("announce-form", postAnnouncement)
   onClick("leave", leave)
   onClick("away", away)
-  for (const id of ["menu", "people-open"]) onClick(id, () => drawer(true))
-  for (const id of ["scrim", "sidebar-close"]) onClick(id, () => drawer(false))
   onClick("announce-open", () => page.announce.showModal())
   onClick("announce-cancel", () => page.announce.close())
   onClick("announcement-close", () => (page.announcement.hidden = true))
@@ -324,8 +299,5 @@ export function listen({ enter, leave, choose, unlock, typed, send, away, hidden
     event.preventDefault()
     send()
   })
-  document.addEventListener("keydown", (event) => event.key === "Escape" && drawer(false))
   document.addEventListener("visibilitychange", () => hidden(document.hidden))
-  narrow.addEventListener("change", () => drawer(false))
-  drawer(false)
 }

@@ -1,0 +1,439 @@
+"""Several workers behave as one server: gunicorn with three of them, over each adapter, and what befalls them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
+from itertools import count
+from typing import Any
+
+import pytest
+
+from tests import fleet
+from tests.clients import driver
+from tests.fleet import Client, Fleet, Poller, Tab
+from tests.golden.replay import Case, expand
+from tests.processes import DEADLINE, HOST, Server, Servers, wait_until
+from tests.redis_server import RedisServer
+from tests.storm import Storm
+from tests.test_golden import CASES, DECISIONS, EVERY
+
+#: Seconds. Longer than anything is waited for: who is gone by then is known to be gone. And short: Redis does not tell.
+NEVER, SOON = 10 * DEADLINE, 1.5
+DOWN_PERIODS = {"workers": NEVER, "redis": SOON}
+#: A topic for each test.
+NUMBERS = count(1)
+JSON = {"Content-Type": "application/json"}
+#: Close codes.
+GOING_AWAY, SERVICE_RESTART = 1001, 1012
+#: A golden conversation that lasts ten seconds.
+LONG = "L.10"
+
+OVER_REDIS = pytest.mark.parametrize("way", ["redis"], indirect=True)
+
+
+class Way:
+    """An adapter: what an app is told of it, and what it needs."""
+
+    def __init__(self, name: str, redis: RedisServer | None = None) -> None:
+        self.redis = redis
+        self.environment = {"FLASK_DOWN_PERIOD": str(DOWN_PERIODS[name])}
+        if redis is not None:
+            self.environment["PHOENIX_PUBSUB_URL"] = redis.url
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Return a Redis."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module", params=DOWN_PERIODS)
+def way(request: pytest.FixtureRequest) -> Way:
+    """Return each adapter, or the one that a test names."""
+    return Way(request.param, request.getfixturevalue("redis") if request.param == "redis" else None)
+
+
+@pytest.fixture(scope="module")
+def server(way: Way, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Return a server for many tests."""
+    servers = Servers(tmp_path_factory.mktemp("servers"))
+    yield fleet.start(servers, **way.environment)
+    servers.stop()
+
+
+@pytest.fixture
+def workers(server: Fleet) -> Iterator[Fleet]:
+    """Return that server's workers, and let all clients go in the end."""
+    yield server
+    server.close()
+    server.workers()  # none boots any more, or the next test may stop one that does not hear it
+
+
+@pytest.fixture
+def fresh(way: Way, servers: Servers) -> Iterator[Fleet]:
+    """Return the workers of another server, which has loaded the app before it forks, and has no clients yet."""
+    started = fleet.start(servers, "--preload", **way.environment)
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[driver.Script]:
+    """Return a Node process that plays stories."""
+    script = driver.Script("stories.mjs")
+    yield script
+    script.close()
+
+
+@pytest.fixture
+def room() -> str:
+    return f"room:{next(NUMBERS)}"
+
+
+@pytest.fixture
+def crowd() -> str:
+    return f"crowd:{next(NUMBERS)}"
+
+
+def chat(clients: list[Tab], topic: str) -> None:
+    """See that whatever each says comes to all, once and in order."""
+    for client in clients:
+        client.join(topic)
+    for number in range(5):
+        for speaker, client in enumerate(clients):
+            client.push("shout", {"speaker": speaker, "number": number})
+    for client in clients:
+        heard = [payload for _, payload in client.await_heard(5 * len(clients))]
+        for speaker in range(len(clients)):
+            assert [each["number"] for each in heard if each["speaker"] == speaker] == [*range(5)]
+
+
+def enter(client: Client, topic: str, key: str | None = None, **meta: Any) -> Client:
+    """Join a topic, and be present there; without a key only look."""
+    client.join(topic, {"key": key, "meta": meta} if key else {})
+    return client
+
+
+def test_chat(workers: Fleet, room: str) -> None:
+    chat([*workers.tabs(), *workers.tabs()], room)
+
+
+def test_presence(workers: Fleet, crowd: str) -> None:
+    first, second, third = workers.tabs()
+    ann, bob, watcher = enter(first, crowd, "ann", n=1), enter(second, crowd, "bob", n=2), enter(third, crowd)
+    workers.agree([ann, bob, watcher], {"ann": [{"n": 1}], "bob": [{"n": 2}]})
+    tab = enter(workers.tab(third.worker), crowd, "ann", n=3)
+    workers.agree([ann, bob, watcher, tab], {"ann": [{"n": 1}, {"n": 3}], "bob": [{"n": 2}]})
+    tab.push("update", {"key": "ann", "meta": {"n": 4}})
+    workers.agree([ann, bob, watcher, tab], {"ann": [{"n": 1}, {"n": 4}], "bob": [{"n": 2}]})
+    ann.leave()
+    workers.agree([bob, watcher, tab], {"ann": [{"n": 4}], "bob": [{"n": 2}]})
+    bob.close()
+    workers.agree([watcher, tab], {"ann": [{"n": 4}]})
+    enter(ann, crowd, "ann", n=5)
+    workers.agree([ann, watcher, tab], {"ann": [{"n": 4}, {"n": 5}]})
+
+
+def test_worker_is_killed(workers: Fleet, crowd: str) -> None:
+    first, second, third = workers.tabs()
+    ann, bob, watcher = enter(first, crowd, "ann"), enter(second, crowd, "bob"), enter(third, crowd)
+    tab = enter(workers.tab(second.worker), crowd, "ann", second=True)
+    workers.agree([ann, bob, watcher, tab], {"ann": [{}, {"second": True}], "bob": [{}]})
+    os.kill(bob.worker, signal.SIGKILL)
+    assert (bob.closed(), tab.closed()) == (None, None)
+    workers.agree([ann, watcher], {"ann": [{}]}, {ann.worker, watcher.worker})
+    # gunicorn boots another in its place.
+    newcomer = (workers.workers() - {ann.worker, watcher.worker}).pop()
+    back = enter(workers.tab(newcomer), crowd, "bob", back=True)
+    workers.agree([ann, watcher, back], {"ann": [{}], "bob": [{"back": True}]})
+
+
+def test_reload(workers: Fleet, crowd: str) -> None:
+    old = workers.workers()
+    tabs = [enter(tab, crowd, key) for key, tab in zip(("ann", "bob", "cid"), workers.tabs(), strict=True)]
+    workers.agree(tabs, {"ann": [{}], "bob": [{}], "cid": [{}]})
+    os.kill(workers.server.pid, signal.SIGHUP)
+    assert [tab.closed() for tab in tabs] == [SERVICE_RESTART] * workers.size
+    assert wait_until(lambda: not old & workers.pids(), lambda: workers.ask("GET"))
+    tabs = [enter(tab, crowd, key) for key, tab in zip(("ann", "bob", "dan"), workers.tabs(), strict=True)]
+    assert not old & {tab.worker for tab in tabs}
+    workers.agree(tabs, {"ann": [{}], "bob": [{}], "dan": [{}]})
+    chat(workers.tabs(), f"room:of-{crowd}")
+
+
+class NodeTab(Client):
+    """A tab of the npm client, one of those that a script runs."""
+
+    def __init__(self, script: driver.Script, number: int, topic: str) -> None:
+        super().__init__()
+        self.topic = topic
+        self._script = script
+        self._number = number
+        self.joins = 0
+
+    def drain(self) -> None:
+        self.take(self.ask("states"))
+
+    def ask(self, what: str, *values: Any) -> Any:
+        """Have something done."""
+        self._script.tell([what, self._number, *values])
+        return self._script.hear()
+
+    def take(self, told: Any) -> None:
+        """Take what the script tells of this tab."""
+        own = told[self._number]
+        self.worker, self.joins, self.state = own["worker"], own["joins"], own["state"]
+
+    def pump(self, seconds: float) -> bool:
+        self.drain()
+        return True
+
+
+def test_presence_of_the_npm_client(workers: Fleet, crowd: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORKERS", str(workers.size))
+    keys = ["ann", "bob", "cid", "ann"]
+    script = driver.Script("tabs.mjs", driver.base(workers.server), crowd, *keys)
+    try:
+        told = script.hear()
+        tabs = [NodeTab(script, number, crowd) for number in range(len(keys))]
+        for tab in tabs:
+            tab.take(told)
+        assert len({tab.worker for tab in tabs}) == workers.size
+        live_with_npm(workers, tabs)
+    finally:
+        script.close()
+
+
+def live_with_npm(workers: Fleet, tabs: list[NodeTab]) -> None:
+    """Let everything befall tabs of the npm client that a presence has to show."""
+    everybody: fleet.Expected = {"ann": [{}, {}], "bob": [{}], "cid": [{}]}
+    workers.agree(tabs, everybody)
+    tabs[1].ask("update", {"n": 1})
+    workers.agree(tabs, {**everybody, "bob": [{"n": 1}]})
+    tabs[0].ask("leave")
+    workers.agree(tabs[1:], {**everybody, "ann": [{}], "bob": [{"n": 1}]})
+    tabs[0].ask("join")
+    os.kill(tabs[1].worker, signal.SIGKILL)
+    # It joins again, as the others do that were there, and has forgotten its update.
+    assert tabs[1].wait_for(lambda: tabs[1].joins == 2)
+    workers.agree(tabs, everybody)
+    joins = [tab.joins for tab in tabs]
+    os.kill(workers.server.pid, signal.SIGHUP)
+    for tab, before in zip(tabs, joins, strict=True):
+        assert tab.wait_for(lambda tab=tab, before=before: tab.joins > before)  # type: ignore[misc]
+    workers.agree(tabs, everybody)
+
+
+def test_workers_without_clients(fresh: Fleet, room: str) -> None:
+    client = fresh.tab(user="ann")
+    client.join(room)
+    spoken: list[int] = []
+
+    def speak() -> None:
+        body = json.dumps({"n": len(spoken)})
+        spoken.append(fresh.ask("POST", "/broadcast", body, JSON, topic=room).worker)
+
+    assert wait_until(lambda: len({*spoken}) == fresh.size, speak)
+    heard = [payload["n"] for _, payload in client.await_heard(len(spoken))]
+    assert sorted(heard) == [*range(len(spoken))]
+    while fresh.ask("POST", "/disconnect", user="ann").worker == client.worker:
+        assert client.closed() == GOING_AWAY
+        client = fresh.tab(client.worker, user="ann")
+        client.join(room)
+    assert client.closed() == GOING_AWAY
+
+
+def test_disconnect(workers: Fleet, room: str) -> None:
+    user = f"ann of {room}"
+    tabs, stranger = workers.tabs(user=user), workers.tab(user="somebody else")
+    for tab in (*tabs, stranger):
+        tab.join(room)
+    workers.ask("POST", "/disconnect", user=user)
+    assert [tab.closed() for tab in tabs] == [GOING_AWAY] * workers.size
+    stranger.push("echo")
+
+
+@pytest.mark.parametrize("stays", [1, 4])
+def test_join_storm(workers: Fleet, stays: int) -> None:
+    workers.workers()
+    report = Storm(workers.server.port, workers.size, clients=150, topics=15, stays=stays).run()
+    assert (report.joins, report.lost, report.wrong) == (150 * stays, 0, 0)
+    assert report.spread.keys() == workers.pids()
+
+
+def wander(workers: Fleet, poller: Poller) -> None:
+    """See that requests of a client that polls have been answered by every worker."""
+    assert wait_until(lambda: poller.workers == workers.pids(), lambda: poller.push("echo"))
+
+
+def test_polling(workers: Fleet, room: str) -> None:
+    workers.workers()
+    poller, tab = workers.poller(), workers.tab()
+    poller.join(room)
+    tab.join(room)
+    wander(workers, poller)
+    assert poller.push("echo", {"n": 1}) == {"n": 1}
+    for number in range(3):
+        poller.push("shout", {"n": 2 * number})
+        tab.push("shout", {"n": 2 * number + 1})
+    expected = [("shout", {"n": number}) for number in range(6)]
+    assert (poller.await_heard(6), tab.await_heard(6)) == (expected, expected)
+    poller.leave()
+
+
+def test_polling_in_a_crowd(workers: Fleet, crowd: str) -> None:
+    tab, poller = enter(workers.tab(), crowd, "ann"), enter(workers.poller(), crowd, "bob")
+    assert poller.wait_for(lambda: poller.state.keys() == {"ann", "bob"})
+    workers.agree([tab], {"ann": [{}], "bob": [{}]})
+    assert fleet.ordered(poller.state) == fleet.ordered(tab.state)
+    poller.leave()
+    workers.agree([tab], {"ann": [{}]})
+
+
+def test_150_pushes_in_one_tick(workers: Fleet, room: str) -> None:
+    workers.workers()
+    poller = workers.poller()
+    poller.join(room)
+    wander(workers, poller)
+    poller.push_all("shout", [{"n": number} for number in range(150)])
+    assert poller.await_heard(150) == [("shout", {"n": number}) for number in range(150)]
+
+
+def test_sessions_end(workers: Fleet, room: str) -> None:
+    poller = workers.poller(user=f"ann of {room}")
+    poller.join(room)
+    workers.ask("POST", "/disconnect", user=f"ann of {room}")
+    # Whoever is asked, after a while all know that it has ended.
+    with ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(poller.request, method) for method in ("GET", "POST") * 6]
+    assert {answer.result().value["status"] for answer in asked} == {410}
+
+
+def test_session_ends_with_its_worker(workers: Fleet, room: str) -> None:
+    poller = workers.poller()
+    poller.join(room)
+    os.kill(poller.worker, signal.SIGKILL)
+    assert wait_until(lambda: poller.worker not in workers.pids(), lambda: None)
+    assert poller.request("GET").value["status"] == 410
+
+
+STORIES = (
+    "announcement_from_a_view",
+    "batches_keep_their_order",
+    "broadcast",
+    "broadcast_to_the_others",
+    "crash_and_rejoin",
+    "error_reply",
+    "forced_disconnect",
+    "join",
+    "large_message",
+    "late_reply",
+    "leave_and_rejoin",
+    "many_in_order",
+    "push_and_reply",
+    "refused_connect",
+    "unmatched_topic",
+)
+
+
+def test_npm_client_polls(way: Way, servers: Servers, node: driver.Script) -> None:
+    peer = fleet.start(servers, app="tests.clients.server_app:app", **way.environment)
+    for story in STORIES:
+        driver.play(node, driver.base(peer.server), story, transport="longpoll")
+
+
+def test_golden_conversations_of_clients_that_poll(servers: Servers, redis: RedisServer) -> None:
+    names = [name for name in CASES if EVERY[name]["section"] == "L"]
+    ways = (Way("workers"), Way("redis", redis))
+    peers = [fleet.start(servers, app="tests.golden.peer:create_app()", **way.environment).server for way in ways]
+    # They wait most of the time, one of them for a whole window.
+    parts = [(peer, part) for peer in peers for part in ([LONG], [name for name in names if name != LONG])]
+    with ThreadPoolExecutor() as pool:
+        differences = [*pool.map(replay, *zip(*parts, strict=True))]
+        assert [*pool.map(Server.stop, peers)] == [0, 0]
+    expected = {name: DECISIONS[name].difference if name in DECISIONS else None for name in names}
+    assert [one | other for one, other in zip(differences[::2], differences[1::2], strict=True)] == [expected] * 2
+
+
+def replay(peer: Server, names: list[str]) -> dict[str, str | None]:
+    """Replay cases, one after the other; return the first difference of each."""
+    return {name: Case((HOST, peer.port), DEADLINE / 5).run(expand(steps_of(name))) for name in names}
+
+
+def steps_of(name: str) -> list[dict[str, Any]]:
+    """Return a case; where the other nodes are asked before a join is answered, a heartbeat is answered meanwhile."""
+    steps: list[dict[str, Any]] = deepcopy(EVERY[name]["steps"])
+    if name == "L.3":
+        alternatives = steps[-1]["http"]["response"]["json"]["messages"]["any_of"]
+        *others, heartbeat = alternatives[0]
+        alternatives.append([heartbeat, *others])
+    return steps
+
+
+def test_preload(fresh: Fleet, room: str, crowd: str) -> None:
+    chat(fresh.tabs(), room)
+    tabs = [enter(tab, crowd, key) for key, tab in zip(("ann", "bob", "cid"), fresh.tabs(), strict=True)]
+    fresh.agree(tabs, {"ann": [{}], "bob": [{}], "cid": [{}]})
+    os.kill(tabs[0].worker, signal.SIGKILL)
+    fresh.agree(tabs[1:], {"bob": [{}], "cid": [{}]})
+
+
+def test_two_servers_of_one_app(way: Way, workers: Fleet, servers: Servers, room: str) -> None:
+    environment = dict(way.environment)
+    if way.redis is not None:
+        environment["PHOENIX_PUBSUB_URL"] += "?prefix=another"
+    other = fleet.start(servers, workers=2, **environment)
+    tabs = [(workers, tab) for tab in workers.tabs()] + [(other, tab) for tab in other.tabs()]
+    for _, tab in tabs:
+        tab.join(room)
+    for number, (_, tab) in enumerate(tabs):
+        tab.push("shout", {"n": number})
+    for home, tab in tabs:
+        heard = [payload["n"] for _, payload in tab.await_heard(home.size)]
+        assert sorted(heard) == [number for number, (one, _) in enumerate(tabs) if one is home]
+    other.close()
+
+
+def test_worker_is_stopped_and_goes_on(way: Way, servers: Servers, room: str, crowd: str) -> None:
+    workers = fleet.start(servers, **{**way.environment, "FLASK_DOWN_PERIOD": str(SOON)})
+    ann, bob, cid = [enter(tab, crowd, key) for key, tab in zip(("ann", "bob", "cid"), workers.tabs(), strict=True)]
+    workers.agree([ann, bob, cid], {"ann": [{}], "bob": [{}], "cid": [{}]})
+    os.kill(ann.worker, signal.SIGSTOP)
+    try:
+        others = {bob.worker, cid.worker}
+        workers.agree([bob, cid], {"bob": [{}], "cid": [{}]}, others)
+        bob.push("update", {"key": "bob", "meta": {"n": 1}})
+        cid.leave()
+        workers.agree([bob], {"bob": [{"n": 1}]}, others)
+    finally:
+        os.kill(ann.worker, signal.SIGCONT)
+    workers.agree([ann, bob], {"ann": [{}], "bob": [{"n": 1}]})
+    chat(workers.tabs(), room)
+    workers.close()
+
+
+@OVER_REDIS
+def test_redis_is_killed_and_comes_back(way: Way, workers: Fleet, room: str, crowd: str) -> None:
+    assert way.redis is not None
+    tabs = [enter(tab, crowd, key) for key, tab in zip(("ann", "bob", "cid"), workers.tabs(), strict=True)]
+    everybody: fleet.Expected = {"ann": [{}], "bob": [{}], "cid": [{}]}
+    workers.agree(tabs, everybody)
+    way.redis.kill()
+    dan = enter(workers.tab(tabs[0].worker), crowd, "dan")
+    dan.push("shout", {"n": 1})
+    assert tabs[0].await_heard(1) == [("shout", {"n": 1})]
+    # Each worker is alone now, as far as it knows.
+    assert tabs[0].wait_for(lambda: tabs[0].state.keys() == {"ann", "dan"})
+    assert tabs[1].wait_for(lambda: tabs[1].state.keys() == {"bob"})
+    tabs[1].push("update", {"key": "bob", "meta": {"n": 2}})
+    way.redis.start()
+    workers.agree([*tabs, dan], {**everybody, "bob": [{"n": 2}], "dan": [{}]})
+    assert [tab.heard for tab in tabs[1:]] == [[], []]
+    chat(workers.tabs(), room)
