@@ -93,14 +93,21 @@ class Roll(Replica):
         super().start()
         self._forget()
 
+    def stop(self) -> None:
+        """End; counts that are due are not told any more."""
+        super().stop()
+        for timer in self._to_count.values():
+            timer.close()
+        self._to_count.clear()
+
     def _forget(self) -> None:
         #: The entries of each channel, and under None those of the process, by topic and key.
         self._owned: dict[Link | None, dict[tuple[str, str], Entry]] = {}
         self._due: list[tuple[str, Diff]] = []
         #: The metas of each topic as they were told, for handle_metas.
         self._seen: dict[str, dict[str, tuple[Meta, ...]]] = {}
-        #: The topics whose clients will be told how many are there.
-        self._to_count: set[str] = set()
+        #: The topics whose clients will be told how many are there, and what rings then.
+        self._to_count: dict[str, Any] = {}
 
     def track(self, owner: Link | None, topic: str, key: str, meta: Any) -> str:
         """Hold an entry until it is untracked, or its owner ends."""
@@ -217,13 +224,12 @@ class Roll(Replica):
 
     def _count_later(self, topic: str) -> None:
         if topic not in self._to_count:
-            self._to_count.add(topic)
-            gevent.spawn_later(COUNT_PERIOD, self._count, topic)
+            timer = self._to_count[topic] = gevent.get_hub().loop.timer(COUNT_PERIOD)
+            timer.start(self._count, topic)
 
     def _count(self, topic: str) -> None:
-        if topic in self._to_count:
-            self._to_count.discard(topic)
-            self._broadcast(topic, COUNT, {"count": self.tracker.count(topic)})
+        self._to_count.pop(topic).close()
+        self._broadcast(topic, COUNT, {"count": self.tracker.count(topic)})
 
     def _broadcast(self, topic: str, event: str, payload: Any) -> None:
         try:

@@ -224,6 +224,19 @@ def test_what_is_held_is_let_go_once_and_in_order(desk: Desk) -> None:
     assert log == ["first", "second"]
 
 
+def test_what_is_held_may_be_let_go_before_the_end(desk: Desk) -> None:
+    log: list[str] = []
+    desk.ties.join()
+    desk.ties.hold(note(log, "first"))
+    desk.ties.release()
+    assert (log, desk.subscribed()) == (["first"], ["room:1"])
+    assert desk.ties.hold(note(log, "second")) is True
+    desk.ties.release()
+    desk.ties.release()
+    desk.ties.close()
+    assert log == ["first", "second"]
+
+
 def test_nothing_is_held_when_it_is_over(desk: Desk) -> None:
     log: list[str] = []
     desk.ties.close()
