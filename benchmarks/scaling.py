@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any, NamedTuple
@@ -47,6 +47,8 @@ SIZES = (1, 101)
 LISTENERS = (1, 3)
 #: Seconds for which latency is looked at, and clients of each node then.
 LOOK, CROWDS = 5.0, (1, 200)
+#: Rooms of which somebody speaks from time to time, where they are, and messages a second.
+ROOMS, MEMBERS, NODES, RATES = 50, 12, 4, (50, 200, 800)
 #: Topics that one client joins.
 TOPICS = 500
 #: Messages of a client that polls.
@@ -415,6 +417,48 @@ def percentiles(ages: list[float]) -> tuple[float, float]:
     return cuts[49], cuts[98]
 
 
+# Rooms at a steady rate
+
+
+def measure_rooms(over: str) -> None:
+    """Print what messages cost in many small rooms whose members are everywhere, by how many there are a second."""
+    number = 1 if over == ALONE else NODES
+    print(
+        f"\n{ROOMS} rooms of {MEMBERS} clients on {number} nodes: a message of a client, from it to all of its room\n"
+    )
+    print("  messages a second   CPU over all nodes   Redis    in ms: p50     p99   CPU of this process")
+    with joined(over) as nodes, Crowd() as crowd:
+        servers = nodes.start(number)
+        speakers = {}
+        for room in range(ROOMS):
+            topic = f"room:{room:04}"
+            members = [crowd.add(server, topic, MEMBERS // number) for server in servers]
+            speakers[members[room % number][0]] = frame(topic, "say")
+        for rate in RATES:
+            clocks = [clock(process) for process in (nodes.redis, *servers)]
+            began, times = time.process_time(), int(rate * RUN)
+            ages = chat(crowd, speakers, rate, times)
+            redis, *spent = (each() / times * 1e6 for each in clocks)
+            here = (time.process_time() - began) / RUN
+            assert len(ages) == times * MEMBERS, f"{len(ages)} deliveries of {times * MEMBERS}"
+            half, most = percentiles(ages)
+            figures = f"{sum(spent):15.0f} us   {redis:3.0f} us   {half:11.2f}  {most:6.2f}   {here:17.0%}"
+            print(f"  {rate:17}   {figures}", flush=True)
+
+
+def chat(crowd: Crowd, speakers: dict[Client, bytes], rate: int, times: int) -> list[float]:
+    """Let the speakers speak in turn; return how old each broadcast was when it came, in ms."""
+    ages, turns, began = list[float](), cycle(speakers.items()), time.monotonic()
+    for number in range(1, times + 1):
+        speaker, words = next(turns)
+        speaker.sock.sendall(words)
+        last = number == times
+        for _, data in crowd.hear(max(1e-6, began + number / rate - time.monotonic()) + last * REST):
+            now = time.monotonic_ns()
+            ages += [(now - int(stamp)) / 1e6 for stamp in STAMP.findall(data)]
+    return ages
+
+
 # What topics and silence cost
 
 
@@ -518,6 +562,7 @@ class Way(NamedTuple):
 
 SMALL = CLIENTS // ROOM
 WAYS = (
+    Way("a room for each, 1 node", 1, CLIENTS, 1, True),
     Way(f"rooms of {ROOM}, 1 node", 1, SMALL, 1, True),
     Way(f"rooms of {ROOM}, 2 nodes, each on one", 2, SMALL, 1, False),
     Way(f"rooms of {ROOM}, 2 nodes, each on both", 2, SMALL, 1, True),
@@ -599,6 +644,7 @@ def speak(crowd: Crowd, speakers: dict[Client, bytes]) -> int:
 FIGURES: dict[str, Callable[[str], None]] = {
     "broadcasts": measure_broadcasts,
     "latency": measure_latency,
+    "rooms": measure_rooms,
     "topics": measure_topics,
     "polls": measure_polls,
     "clients": measure_clients,

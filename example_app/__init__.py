@@ -26,7 +26,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config.from_mapping(DATABASE=f"{app.instance_path}/chat.db")
     app.config.from_prefixed_env()
     app.config.update(config or {})
-    app.extensions["example_rooms"] = rooms.build(app.config["STAFF_CODE"])
+    app.extensions["example_rooms"] = rooms.build(str(app.config["STAFF_CODE"]))
     app.extensions["example_history"] = History(Path(app.config["DATABASE"]))
     app.register_blueprint(views.pages)
     sockets.phoenix.init_app(app)

@@ -40,12 +40,13 @@ def main(port: int, workers: int, trams: int) -> None:
         # PHOENIX_PUBSUB_URL=redis://localhost they meet over Redis.
         os.environ.setdefault("PHOENIX_PUBSUB_URL", f"workers://{folder}")
         os.environ.setdefault("FLASK_DATABASE", f"{folder}/chat.db")
+        code = os.environ.setdefault("FLASK_STAFF_CODE", "ember")
         commands = [server(port, workers), ["-m", "example_app.trams", "--trams", str(trams)]]
         processes = [stack.enter_context(running(command)) for command in commands]
-        told = False
+        url, told = f"http://{HOST}:{port}/", False
         while all(process.poll() is None for process in processes):
             if not told and answers(port):
-                click.echo(f"The chat is at http://{HOST}:{port}/ and the map at http://{HOST}:{port}/map")
+                click.echo(f"The chat is at {url} and the map at {url}map - the code of the staff room is {code!r}")
                 told = True
             time.sleep(0.1)
         raise click.ClickException("one of the processes has ended; so do the others")

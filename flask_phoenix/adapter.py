@@ -89,10 +89,10 @@ def adapter_class(url: str) -> type[Adapter]:
 
     :raises InvalidOption: nobody has published one, or it lacks a package.
     """
-    scheme = url.partition(":")[0]
+    scheme = str(url).partition(":")[0]
     known = {point.name: point for point in entry_points(group=GROUP)}
     if scheme not in known:
-        raise InvalidOption(f"expected the URL of an adapter, with a scheme of {sorted(known)}; got {url!r}")
+        raise InvalidOption(f"expected the URL of an adapter, with one of the schemes {sorted(known)}; got {scheme!r}")
     try:
         adapter = known[scheme].load()
     except ImportError as error:

@@ -41,10 +41,13 @@ class Broadcaster:
         """Send an event to everybody on a topic, in whichever process; blocks until it is on its way.
 
         :raises NotPublished: nothing carries it.
-        :raises InvalidPayload: the payload is neither bytes nor JSON.
+        :param payload: a dict of JSON, or bytes.
+        :raises InvalidPayload: it is neither.
         """
         if not isinstance(topic, str) or not isinstance(event, str):
             raise InvalidPayload(f"topic and event of a broadcast are strings; got {topic!r}, {event!r}")
+        if not isinstance(payload, dict | bytes):
+            raise InvalidPayload(f"the payload of a broadcast is a dict or bytes; got {payload!r:.200}")
         self._publisher.publish(topic, pack(Broadcast(topic, event, payload), self._json))
 
     def disconnect(self, id: str) -> None:

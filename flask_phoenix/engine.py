@@ -138,6 +138,7 @@ class Engine:
         if self.adapter is not None:
             atexit.unregister(self._exit)
             self.adapter.stop()
+        self._close_publisher()
         self.adapter, self.node = None, ""
         self.pubsub.part()
         self.hub.stop()
@@ -153,6 +154,7 @@ class Engine:
             # What is on its way is handed on, also where no server ends in good order: under gunicorn, in a script.
             atexit.register(self._exit)
         self.node, self.adapter, self._process = node, adapter, os.getpid()
+        self._close_publisher()
 
     def _join(self) -> None:
         if self.adapter is not None:
@@ -164,14 +166,25 @@ class Engine:
         It speaks as one of them where an event loop runs, or has run: in a greenlet. A script, a task of a worker, a
         shell speak from outside, as does a process that was forked from a node.
         """
-        if os.getpid() == self._process if self.node else gevent.getcurrent().parent is not None:
+        if not self._forked and (self.node or gevent.getcurrent().parent is not None):
             self._begin()
             self._join()
             return self.adapter
         if self._publisher is None and (adapter := self._find_adapter()) is not None:
             self._publisher = adapter.publisher()
-            atexit.register(self._publisher.close)
+            atexit.register(self._close_publisher)
         return self._publisher
+
+    def _close_publisher(self) -> None:
+        publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            atexit.unregister(self._close_publisher)
+            publisher.close()
+
+    @property
+    def _forked(self) -> bool:
+        """True in a process that was forked from a node: it is none, and its parent's clients are not its own."""
+        return bool(self.node) and self._process != os.getpid()
 
     def _exit(self) -> None:
         if os.getpid() == self._process:
@@ -222,7 +235,8 @@ class Engine:
             self.pubsub.check(broadcast)
         way = None if local else self._way()
         packed = pack(broadcast, self._json) if way is not None else b""
-        self.hub.call(self.pubsub.broadcast, broadcast, sender)
+        if not self._forked:
+            self.hub.call(self.pubsub.broadcast, broadcast, sender)
         if way is not None:
             way.publish(broadcast.topic, packed)
 

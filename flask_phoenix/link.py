@@ -137,7 +137,11 @@ class ChannelLink(Standing):
 
         Until they know it is not joined, and what it sends waits. Nothing comes between its topic and its reply.
         """
-        self._ties.join()
+        try:
+            self._ties.join()
+        except FAILURES:
+            if not self.ended:
+                raise
         if self.ended:
             return None
         frame = self.protocol.accept(join, reply)

@@ -240,5 +240,6 @@ class PubSub:
         if group.lane is None or broadcast.event in group.intercepts:
             return Delivery(broadcast.topic, self._read(broadcast), group.listeners(sender), False)
         writers = group.writers(sender)
-        data = group.lane.encode(broadcast) if writers else b""
+        taken = broadcast if group.lane.serializer.takes_text else self._read(broadcast)
+        data = group.lane.encode(taken) if writers else b""
         return Delivery(broadcast.topic, data, writers, group.lane.stream, group.lane.each)

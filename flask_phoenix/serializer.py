@@ -23,6 +23,14 @@ class Serializer:
 
     #: The version it speaks.
     version: str
+    #: A broadcast of another node may be given to :meth:`encode_broadcast` as it came, its payload a ``JsonText``.
+    #: Whoever writes that method takes values, unless it says otherwise.
+    takes_text = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "encode_broadcast" in vars(cls):
+            cls.takes_text = vars(cls).get("takes_text", False)
 
     def __init__(self, json: Json) -> None:
         self._dumps, self._loads = json.dumps, json.loads
@@ -51,6 +59,7 @@ class V1Serializer(Serializer):
     """JSON objects with exactly four keys, for clients that ask for no version or for 1.0.x."""
 
     version = "1.0.0"
+    takes_text = True
 
     def decode(self, frame: Frame) -> Message:
         """Read an object, also from a binary frame, where Phoenix takes it too."""
@@ -89,6 +98,7 @@ class V2Serializer(Serializer):
     """JSON arrays, and binary frames for payloads of bytes: what current clients speak."""
 
     version = "2.0.0"
+    takes_text = True
 
     def decode(self, frame: Frame) -> Message:
         """Read an array of five (more are ignored), or a binary push."""

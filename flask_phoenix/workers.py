@@ -279,6 +279,7 @@ class WorkersAdapter(Adapter):
         if self._running:
             self._running = False
             self._neighbours.clear()
+            self._server.stop_accepting()
             self._listener._sock.close()
             for line in self._lines:
                 line.abandon()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -160,12 +160,12 @@ class Tab(Client):
 
     def closed(self) -> int | None:
         """Wait until the server has closed the connection; return the code, None where it was torn down."""
-        with suppress(ConnectionClosed):
+        try:
             while self.pump(DEADLINE):
                 pass
-        received = self._socket.protocol.close_rcvd
-        assert self._socket.protocol.close_exc, "the connection is still open"
-        return received.code if received else None
+        except ConnectionClosed as closed:
+            return closed.rcvd.code if closed.rcvd else None
+        raise AssertionError("the connection is still open")
 
     def close(self) -> None:
         self._stack.close()
@@ -316,7 +316,9 @@ class Fleet:
         self._clients.close()
 
 
-def start(servers: Servers, *words: str, app: str = APP, workers: int = WORKERS, **environment: str) -> Fleet:
+def start(
+    servers: Servers, environment: Mapping[str, str], *words: str, app: str = APP, workers: int = WORKERS
+) -> Fleet:
     """Start gunicorn with several workers, and return when all are there.
 
     A worker that boots while gunicorn is stopped is not told so, and waited for.

@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import gevent
 
+from flask_phoenix.adapter import Adapter
 from flask_phoenix.channel import Channel, on
 from flask_phoenix.codec import Json
 from flask_phoenix.engine import Engine
 from flask_phoenix.exceptions import NotPublished
 from flask_phoenix.presence import Presence
-from flask_phoenix.pubsub import Adapter
 from flask_phoenix.roll import Presences, Roll
 from tests.processes import DEADLINE, wait_until
 from tests.roads import Tab, serve, turn
@@ -270,7 +270,7 @@ class Node:
         context: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
         self.adapter: Any = Wireless(network) if network is not None else None
-        self.engine = Engine(context, Json(), self.adapter)
+        self.engine = Engine(context, Json(), lambda: self.adapter)
         self.members: list[Member] = []
         self.online: Any = self.keep(kind, "Presence", down_period)
 

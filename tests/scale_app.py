@@ -36,8 +36,8 @@ class UserSocket(Socket):
 class RoomChannel(Channel):
     """Lets anybody in, and broadcasts what it is told, on its own topic or on another one."""
 
-    def join(self, payload: Any) -> None:
-        return None
+    def join(self, payload: Any) -> dict[str, Any]:
+        return {}
 
     @on("echo")
     def echo(self, payload: dict[str, Any]) -> dict[str, Any]:

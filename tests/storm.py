@@ -173,30 +173,24 @@ class Member:
     def __init__(self, storm: Storm, topics: Sequence[str]) -> None:
         self._storm = storm
         self._topics = topics
-        self._line: Line | None = None
         self.stays: list[Stay] = []
         self.worker = 0
 
     def run(self) -> None:
         """Come, stay, and hear everything out."""
-        self._line = Line(self._storm.port, self._storm.patience)
-        self.worker = self._line.worker
+        line = self._storm.dial()
+        self.worker = line.worker
         for topic in self._topics:
             if self.stays:
                 self.stays[-1].hear_some()
                 self.stays[-1].leave()
-            self.stays.append(Stay(self._storm, self._line, topic))
+            self.stays.append(Stay(self._storm, line, topic))
         self._storm.arrived()
         self.stays[-1].hear_out()
 
     def quiet(self) -> None:
         """Hear what else is on its way."""
         self.stays[-1].quiet()
-
-    def close(self) -> None:
-        """Hang up."""
-        if self._line is not None:
-            self._line.close()
 
 
 class Storm:
@@ -222,6 +216,12 @@ class Storm:
         self._arriving = clients
         self._workers = workers
 
+    def dial(self) -> Line:
+        """Connect to any worker, to the end of the storm."""
+        line = Line(self.port, self.patience)
+        self._lines.append(line)
+        return line
+
     def arrived(self) -> None:
         """Hear that a client is where it stays."""
         self._arriving -= 1
@@ -236,20 +236,19 @@ class Storm:
         began = time.monotonic()
         try:
             self._find_speakers()
-            tasks = [gevent.spawn(task.run) for task in (*self.speakers.values(), *self._members)]
-            self._finish(tasks)
+            speaking = [gevent.spawn(speaker.run) for speaker in self.speakers.values()]
+            self._finish([*speaking, *(gevent.spawn(member.run) for member in self._members)])
             self._finish([gevent.spawn(member.quiet) for member in self._members])
             return self._report(time.monotonic() - began)
         finally:
-            for end in (*self._lines, *self._members):
-                end.close()
+            for line in self._lines:
+                line.close()
 
     def _find_speakers(self) -> None:
         deadline = time.monotonic() + self.patience
         while len(self.speakers) < self._workers:
             assert time.monotonic() < deadline, f"connections come to {self.speakers.keys()} only"
-            line = Line(self.port, self.patience)
-            self._lines.append(line)
+            line = self.dial()
             if line.worker not in self.speakers:
                 self.speakers[line.worker] = Speaker(self, line)
 

@@ -281,7 +281,7 @@ def test_where_the_way_is_found(stage: Stage, tmp_path: Path, told: tuple[str, .
     [
         ((), ("PHOENIX_PUBSUB_URL", "redis://localhost", "workers:///run/myapp")),
         (("--url", "none"), ("PHOENIX_PUBSUB_URL",)),
-        (("--url", "kafka://localhost"), ("'redis'", "'workers'", "kafka://localhost")),
+        (("--url", "kafka://localhost"), ("'redis'", "'workers'", "'kafka'")),
         (("--url", "workers://relative"), ("workers:///run/myapp",)),
         (("--url", "workers:///nowhere/at/all"), ("no worker listens in /nowhere/at/all",)),
     ],
@@ -298,6 +298,12 @@ def test_what_goes_wrong_is_said_in_one_line(
 @pytest.mark.parametrize("payload", ["{", "", "no json", '{"n": NaN}', "{'n': 1}"])
 def test_a_payload_that_is_no_json(stage: Stage, payload: str) -> None:
     assert "expected JSON" in complaint(command(stage.app, "broadcast", "room:1", "news", payload))
+    stage.joined.refute("news")
+
+
+@pytest.mark.parametrize("payload", ["[1]", '"text"', "7", "null"])
+def test_a_payload_that_is_no_object(stage: Stage, payload: str) -> None:
+    assert "dict" in complaint(command(stage.app, "broadcast", "room:1", "news", payload))
     stage.joined.refute("news")
 
 

@@ -10,7 +10,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
-from inspect import signature
+from importlib.metadata import entry_points
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,9 +19,12 @@ import pytest
 from flask import Flask
 
 from flask_phoenix import (
+    Adapter,
+    Broadcaster,
     Channel,
     Phoenix,
     Presence,
+    Publisher,
     RawSocket,
     Refused,
     Reply,
@@ -29,13 +33,22 @@ from flask_phoenix import (
     gossip,
     handshake,
     inbox,
+    meeting,
+    redis,
     roll,
     server,
     websocket,
+    workers,
 )
+from flask_phoenix.adapter import GROUP
+from flask_phoenix.broadcaster import NONE, SETTING
+from flask_phoenix.cli import phoenix as commands
 from flask_phoenix.mount import INFO_KEYS, PREFIX, Options
 from flask_phoenix.origin import CONN, OriginPolicy
+from flask_phoenix.redis import RedisAdapter
+from flask_phoenix.rediswire import OPTIONS
 from flask_phoenix.testing import Client, Joined
+from flask_phoenix.workers import WorkersAdapter
 from tests.processes import DEADLINE, ROOT
 from tests.test_house import ROOMS, tree
 
@@ -199,6 +212,81 @@ def test_arguments_of_presence() -> None:
     assert float(said[down_period.name]) == down_period.default
 
 
+@pytest.mark.parametrize("adapter", [WorkersAdapter, RedisAdapter])
+def test_arguments_of_adapters(adapter: type[Adapter]) -> None:
+    header = "| argument | default | unit | meaning |\n| --- | --- | --- | --- |\n"
+    table = read("scaling.md").partition(f"`{adapter.__name__}(")[2].partition(header)[2].partition("\n\n")[0]
+    said = {name: default for name, default, *_ in re.findall(r"^\| `(\w+)` \| `?(.*?)`? \|", table, re.MULTILINE)}
+    arguments = signature(adapter).parameters
+    assert list(said) == list(arguments)
+    assert said == {name: str(one.default) for name, one in arguments.items() if one.default is not Parameter.empty} | {
+        name: said[name] for name, one in arguments.items() if one.default is Parameter.empty
+    }
+
+
+def test_options_in_the_url_of_redis() -> None:
+    assert {"url", "client", *OPTIONS} == set(signature(RedisAdapter).parameters)
+
+
+def test_what_cannot_be_set_between_nodes() -> None:
+    table = read("scaling.md").partition("What cannot be set:")[2]
+    said = [float(value) for value in re.findall(r"^\| .* \| `([\d.]+)` \| seconds \|", table, re.MULTILINE)]
+    assert said == [workers.PATIENCE, meeting.TIMEOUT, workers.GRACE, redis.GRACE]
+
+
+def test_numbers_of_scaling() -> None:
+    text = " ".join(prose("scaling.md").split())
+    for said, meant in (
+        (r"more than (\d+) MiB wait for it", workers.LIMIT / 2**20),
+        (r"does not answer within ([\d.]+) seconds", workers.PATIENCE),
+        (r"does not confirm within ([\d.]+) seconds", signature(RedisAdapter).parameters["subscribe_timeout"].default),
+        (r"does not take it within ([\d.]+) seconds", meeting.TIMEOUT),
+        (r"twice `check_interval`, (\d+) seconds", 2 * signature(RedisAdapter).parameters["check_interval"].default),
+        (
+            r"every (\d+) s for each presence",
+            signature(Phoenix.presence).parameters["down_period"].default / gossip.BEATS,
+        ),
+    ):
+        assert [float(number) for number in re.findall(said, text)] == [meant], said
+
+
+def test_ways_between_nodes() -> None:
+    text = read("scaling.md")
+    known = {point.name: point.load() for point in entry_points(group=GROUP)}
+    leads = {url.partition(":")[0] for url, _ in rows("scaling.md", "URL", "leads to")}
+    assert leads == {scheme for scheme, adapter in known.items() if adapter is RedisAdapter}
+    assert all(f"{SETTING}={way}" in text for way in ("workers:///run/myapp", "redis://10.0.0.5", NONE))
+    assert f'[project.entry-points."{GROUP}"]' in text
+    assert SETTING in read("options.md")
+
+
+def test_commands() -> None:
+    said = re.findall(r"^flask --app app phoenix (\w+)", read("scaling.md"), re.MULTILINE)
+    assert set(said) == set(commands.commands)
+
+
+def test_log_lines_of_lost_links() -> None:
+    said = rows("scaling.md", "the log says", "level", "it means")
+    assert not [
+        text for text, level, _ in said if (text, level) not in {(text, of) for of, line in logged() if text in line}
+    ]
+
+
+def logged() -> Iterator[tuple[str, str]]:
+    """Yield what the code may log: the level, and the line before anything is put into it."""
+    levels = {"warning": "WARNING", "error": "ERROR", "exception": "ERROR"}
+    for node in (node for room in ROOMS for node in ast.walk(tree(room))):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in levels:
+            for line in node.args[:1]:
+                if isinstance(line, ast.Constant) and isinstance(line.value, str):
+                    yield levels[node.func.attr], line.value
+
+
+def test_benchmarks_are_there() -> None:
+    named = {name for page in PAGES for name in re.findall(r"python (benchmarks/\w+\.py)", read(page))}
+    assert named <= {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py")}
+
+
 def test_connect_info() -> None:
     assert tuple(name for name, _ in rows("options.md", "name", "value")) == INFO_KEYS
 
@@ -230,6 +318,9 @@ def test_warning_of_several_processes() -> None:
         ("channels.md", RawSocket),
         ("channels.md", Phoenix),
         ("presence.md", Presence),
+        ("scaling.md", Adapter),
+        ("scaling.md", Broadcaster),
+        ("scaling.md", Publisher),
         ("testing.md", Client),
         ("testing.md", Joined),
     ],
@@ -242,7 +333,7 @@ def test_every_method_is_described(page: str, cls: type) -> None:
 def test_reasons_of_terminate() -> None:
     said = {reason for reason, _ in rows("channels.md", "reason", "why") if reason.startswith('"')}
     mapped = {reason for _, reason, _ in rows("differences.md", "Elixir", "Python", "when") if reason.startswith('"')}
-    assert said == mapped == {f'"{reason}"' for reason in reasons() - {"crashed"}}
+    assert said == mapped == {f'"{reason}"' for reason in reasons() - OF_RAW_SOCKETS}
     assert all(f'"{reason}"' in prose("channels.md") for reason in reasons())
 
 
@@ -255,6 +346,8 @@ def reasons() -> set[str]:
     return {end.value for end in ends if isinstance(end, ast.Constant) and isinstance(end.value, str)}
 
 
+#: The reasons that no channel ends with.
+OF_RAW_SOCKETS = {"crashed", "cannot be served"}
 #: The methods that are given such a reason.
 ENDING = {"close", "closed", "end", "_close"}
 

@@ -989,7 +989,7 @@ def test_an_unknown_way_is_told_when_the_app_is_made(
     app = make_app(**({} if place == "environment" else {"PHOENIX_PUBSUB_URL": url}))
     with pytest.raises(InvalidOption) as mistake:
         Phoenix(app)
-    for word in ("'redis'", "'rediss'", "'workers'", repr(url)):
+    for word in ("'redis'", "'rediss'", "'workers'", repr(url.partition(":")[0])):
         assert word in str(mistake.value)
     assert "phoenix" not in app.extensions
 

@@ -63,7 +63,7 @@ class Peer(Noting):
 
     def __init__(self, network: Network | None = None, down_period: float = LONG, name: str = "Online") -> None:
         self.adapter: Any = Wireless(network) if network is not None else None
-        super().__init__(Engine(nullcontext, Json(), self.adapter), name, down_period)
+        super().__init__(Engine(nullcontext, Json(), lambda: self.adapter), name, down_period)
         self.engine.add(self)
         self.engine.serve()
 
@@ -456,7 +456,7 @@ def test_who_was_thought_to_have_ended_comes_back(make_peer: Callable[..., Peer]
 
 def test_the_adapter_of_the_house_tells_of_ends() -> None:
     adapters: list[MemoryAdapter] = []
-    one, two = (Noting(Engine(nullcontext, Json(), MemoryAdapter(adapters))) for _ in range(2))
+    one, two = (Noting(Engine(nullcontext, Json(), lambda: MemoryAdapter(adapters))) for _ in range(2))
     for each in (one, two):
         each.engine.add(each)
         each.engine.serve()
@@ -547,7 +547,7 @@ def test_what_is_held_while_others_are_asked_is_not_lost(make_peer: Callable[...
             assert gate.wait(DEADLINE)
             super().subscribe(topic)
 
-    other, engine = make_peer(), Engine(nullcontext, Json(), Slow(network))
+    other, engine = make_peer(), Engine(nullcontext, Json(), lambda: Slow(network))
     other.join("b")
     replicas = [Noting(engine, name) for name in ("Online", "Other")]
     for replica in replicas:
@@ -573,7 +573,7 @@ def test_a_node_may_end_while_it_asks_the_others(network: Network) -> None:
             assert gate.wait(DEADLINE)
             super().subscribe(topic)
 
-    replica = Noting(Engine(nullcontext, Json(), Slow(network)))
+    replica = Noting(Engine(nullcontext, Json(), lambda: Slow(network)))
     replica.engine.add(replica)
     serving = gevent.spawn(replica.engine.serve)
     settle()

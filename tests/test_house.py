@@ -23,21 +23,8 @@ PACKAGE = ROOT / "flask_phoenix"
 
 #: The house, from the ground up: a module imports only modules that stand before it.
 GROUND = ["exceptions", "message", "codec", "serializer", "envelope", "origin", "protocol", "tracker"]
-RUNTIME = [
-    "adapter",
-    "broadcaster",
-    "pubsub",
-    "hub",
-    "inbox",
-    "host",
-    "engine",
-    "channel",
-    "socket",
-    "connection",
-    "ties",
-    "link",
-]
-RUNTIME += ["multiplexer", "outbox", "gossip", "roll", "presence"]
+RUNTIME = ["adapter", "broadcaster", "pubsub", "hub", "inbox", "host", "engine", "channel", "socket", "connection"]
+RUNTIME += ["ties", "standing", "link", "multiplexer", "outbox", "gossip", "roll", "presence"]
 CARRIERS = ["mount", "handshake", "websocket", "longpoll", "session", "meeting", "neighbour", "workers", "bridge"]
 CARRIERS += ["rediswire", "redisear", "redis"]
 FACE = ["server", "endpoint", "polling", "cli", "extension"]

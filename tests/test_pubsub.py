@@ -419,6 +419,18 @@ def test_text_of_another_node_is_read_where_it_is_intercepted_or_tapped(desk: De
     assert picky.told == listener.told == tapped == [Broadcast("room:1", "said", {"n": 1})]
 
 
+def test_text_of_another_node_is_read_for_a_serializer_that_takes_values(desk: Desk) -> None:
+    class Keys(V2Serializer):
+        def encode_broadcast(self, broadcast: Broadcast) -> Frame:
+            return " ".join(broadcast.payload)
+
+    values, text = Ear(lane(Keys(Json()))), Ear(lane())
+    desk.listen(values, text)
+    desk.pubsub.broadcast(TEXT)
+    desk.deliver()
+    assert (values.written, text.written) == (["n"], ['[null,null,"room:1","said",{ "n" : 1 }]'])
+
+
 @pytest.mark.parametrize("text", ["[1]", '"{}"', "null"])
 def test_text_of_another_node_that_somebody_cannot_take_is_given_to_nobody(desk: Desk, text: str) -> None:
     desk.listen(Ear(), Ear(lane(V1Serializer(Json()))), Ear(lane()))

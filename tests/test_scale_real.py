@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from itertools import count
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -33,6 +33,7 @@ GOING_AWAY, SERVICE_RESTART = 1001, 1012
 #: A golden conversation that lasts ten seconds.
 LONG = "L.10"
 
+Anybody = TypeVar("Anybody", bound=Client)
 OVER_REDIS = pytest.mark.parametrize("way", ["redis"], indirect=True)
 
 
@@ -64,7 +65,7 @@ def way(request: pytest.FixtureRequest) -> Way:
 def server(way: Way, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     """Return a server for many tests."""
     servers = Servers(tmp_path_factory.mktemp("servers"))
-    yield fleet.start(servers, **way.environment)
+    yield fleet.start(servers, way.environment)
     servers.stop()
 
 
@@ -79,7 +80,7 @@ def workers(server: Fleet) -> Iterator[Fleet]:
 @pytest.fixture
 def fresh(way: Way, servers: Servers) -> Iterator[Fleet]:
     """Return the workers of another server, which has loaded the app before it forks, and has no clients yet."""
-    started = fleet.start(servers, "--preload", **way.environment)
+    started = fleet.start(servers, {**way.environment, "FLASK_DOWN_PERIOD": str(SOON)}, "--preload")
     yield started
     started.close()
 
@@ -115,7 +116,7 @@ def chat(clients: list[Tab], topic: str) -> None:
             assert [each["number"] for each in heard if each["speaker"] == speaker] == [*range(5)]
 
 
-def enter(client: Client, topic: str, key: str | None = None, **meta: Any) -> Client:
+def enter(client: Anybody, topic: str, key: str | None = None, **meta: Any) -> Anybody:
     """Join a topic, and be present there; without a key only look."""
     client.join(topic, {"key": key, "meta": meta} if key else {})
     return client
@@ -307,21 +308,16 @@ def test_150_pushes_in_one_tick(workers: Fleet, room: str) -> None:
 
 
 def test_sessions_end(workers: Fleet, room: str) -> None:
-    poller = workers.poller(user=f"ann of {room}")
-    poller.join(room)
+    pollers = [workers.poller(user=f"ann of {room}"), workers.poller(user=f"bob of {room}")]
+    for poller in pollers:
+        poller.join(room)
     workers.ask("POST", "/disconnect", user=f"ann of {room}")
-    # Whoever is asked, after a while all know that it has ended.
-    with ThreadPoolExecutor(12) as pool:
-        asked = [pool.submit(poller.request, method) for method in ("GET", "POST") * 6]
-    assert {answer.result().value["status"] for answer in asked} == {410}
-
-
-def test_session_ends_with_its_worker(workers: Fleet, room: str) -> None:
-    poller = workers.poller()
-    poller.join(room)
-    os.kill(poller.worker, signal.SIGKILL)
-    assert wait_until(lambda: poller.worker not in workers.pids(), lambda: None)
-    assert poller.request("GET").value["status"] == 410
+    os.kill(pollers[1].worker, signal.SIGKILL)
+    assert wait_until(lambda: pollers[1].worker not in workers.pids(), lambda: None)
+    # Whoever is asked, after a while all know that they have ended.
+    with ThreadPoolExecutor(16) as pool:
+        asked = [pool.submit(poller.request, method) for poller in pollers for method in ("GET", "POST") * 4]
+        assert {answer.result().value["status"] for answer in asked} == {410}
 
 
 STORIES = (
@@ -344,7 +340,7 @@ STORIES = (
 
 
 def test_npm_client_polls(way: Way, servers: Servers, node: driver.Script) -> None:
-    peer = fleet.start(servers, app="tests.clients.server_app:app", **way.environment)
+    peer = fleet.start(servers, way.environment, app="tests.clients.server_app:app")
     for story in STORIES:
         driver.play(node, driver.base(peer.server), story, transport="longpoll")
 
@@ -352,7 +348,7 @@ def test_npm_client_polls(way: Way, servers: Servers, node: driver.Script) -> No
 def test_golden_conversations_of_clients_that_poll(servers: Servers, redis: RedisServer) -> None:
     names = [name for name in CASES if EVERY[name]["section"] == "L"]
     ways = (Way("workers"), Way("redis", redis))
-    peers = [fleet.start(servers, app="tests.golden.peer:create_app()", **way.environment).server for way in ways]
+    peers = [fleet.start(servers, way.environment, app="tests.golden.peer:create_app()").server for way in ways]
     # They wait most of the time, one of them for a whole window.
     parts = [(peer, part) for peer in peers for part in ([LONG], [name for name in names if name != LONG])]
     with ThreadPoolExecutor() as pool:
@@ -383,13 +379,28 @@ def test_preload(fresh: Fleet, room: str, crowd: str) -> None:
     fresh.agree(tabs, {"ann": [{}], "bob": [{}], "cid": [{}]})
     os.kill(tabs[0].worker, signal.SIGKILL)
     fresh.agree(tabs[1:], {"bob": [{}], "cid": [{}]})
+    stop_and_continue(fresh, tabs[1], tabs[2])
+
+
+def stop_and_continue(workers: Fleet, stopped: Client, other: Client) -> None:
+    """Stop the worker of one client for longer than the down period, while another one changes, and let it go on."""
+    os.kill(stopped.worker, signal.SIGSTOP)
+    try:
+        running = workers.workers(without={stopped.worker})
+        workers.agree([other], {"cid": [{}]}, running)
+        other.push("update", {"key": "cid", "meta": {"n": 1}})
+        workers.agree([other], {"cid": [{"n": 1}]}, running)
+    finally:
+        os.kill(stopped.worker, signal.SIGCONT)
+    workers.agree([stopped, other], {"bob": [{}], "cid": [{"n": 1}]})
+    chat(workers.tabs(), f"room:of-{other.topic}")
 
 
 def test_two_servers_of_one_app(way: Way, workers: Fleet, servers: Servers, room: str) -> None:
     environment = dict(way.environment)
     if way.redis is not None:
         environment["PHOENIX_PUBSUB_URL"] += "?prefix=another"
-    other = fleet.start(servers, workers=2, **environment)
+    other = fleet.start(servers, environment, workers=2)
     tabs = [(workers, tab) for tab in workers.tabs()] + [(other, tab) for tab in other.tabs()]
     for _, tab in tabs:
         tab.join(room)
@@ -399,24 +410,6 @@ def test_two_servers_of_one_app(way: Way, workers: Fleet, servers: Servers, room
         heard = [payload["n"] for _, payload in tab.await_heard(home.size)]
         assert sorted(heard) == [number for number, (one, _) in enumerate(tabs) if one is home]
     other.close()
-
-
-def test_worker_is_stopped_and_goes_on(way: Way, servers: Servers, room: str, crowd: str) -> None:
-    workers = fleet.start(servers, **{**way.environment, "FLASK_DOWN_PERIOD": str(SOON)})
-    ann, bob, cid = [enter(tab, crowd, key) for key, tab in zip(("ann", "bob", "cid"), workers.tabs(), strict=True)]
-    workers.agree([ann, bob, cid], {"ann": [{}], "bob": [{}], "cid": [{}]})
-    os.kill(ann.worker, signal.SIGSTOP)
-    try:
-        others = {bob.worker, cid.worker}
-        workers.agree([bob, cid], {"bob": [{}], "cid": [{}]}, others)
-        bob.push("update", {"key": "bob", "meta": {"n": 1}})
-        cid.leave()
-        workers.agree([bob], {"bob": [{"n": 1}]}, others)
-    finally:
-        os.kill(ann.worker, signal.SIGCONT)
-    workers.agree([ann, bob], {"ann": [{}], "bob": [{"n": 1}]})
-    chat(workers.tabs(), room)
-    workers.close()
 
 
 @OVER_REDIS

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from flask_phoenix.codec import Json
 from flask_phoenix.exceptions import InvalidMessage, InvalidOption, InvalidPayload, UnknownVersion
-from flask_phoenix.message import Broadcast, JsonText, Message, Reply
+from flask_phoenix.message import Broadcast, Frame, JsonText, Message, Reply
 from flask_phoenix.serializer import Serializer, V1Serializer, V2Serializer, default_table, negotiate
 from tests.values import ALMOST_JSON, ANY_TEXT, VALUES, exactly
 
@@ -334,6 +334,53 @@ def test_v2_takes_an_object_alone_from_another_node_too(text: str) -> None:
     with pytest.raises(InvalidPayload, match="expected payload to be a dict"):
         V2.encode_broadcast(broadcast)
     assert V1.encode_broadcast(broadcast) == f'{{"topic":"room:1","event":"e","ref":null,"payload":{text}}}'
+
+
+class Shouting(V2Serializer):
+    """Writes broadcasts in a way of its own."""
+
+    def encode_broadcast(self, broadcast: Broadcast) -> Frame:
+        return super().encode_broadcast(broadcast._replace(payload={"loud": broadcast.payload}))
+
+
+class Passing(V2Serializer):
+    """Writes broadcasts in a way of its own, and text as it comes."""
+
+    takes_text = True
+
+    def encode_broadcast(self, broadcast: Broadcast) -> Frame:
+        return super().encode_broadcast(broadcast)
+
+
+class Reading(Passing):
+    """Reads frames in a way of its own."""
+
+    def decode(self, frame: Frame) -> Message:
+        return super().decode(frame)
+
+
+class ShoutingAgain(Passing):
+    """Takes text no more, since it writes broadcasts in yet another way."""
+
+    def encode_broadcast(self, broadcast: Broadcast) -> Frame:
+        return super().encode_broadcast(broadcast)
+
+
+@pytest.mark.parametrize(
+    ("kind", "takes"),
+    [
+        (Serializer, False),
+        (V1Serializer, True),
+        (V2Serializer, True),
+        (Shouting, False),
+        (type("Child", (Shouting,), {}), False),
+        (Passing, True),
+        (Reading, True),
+        (ShoutingAgain, False),
+    ],
+)
+def test_who_writes_broadcasts_takes_values_unless_it_says_otherwise(kind: type[Serializer], takes: bool) -> None:
+    assert kind(JSON).takes_text is takes
 
 
 def test_text_of_the_authors_is_no_json() -> None:

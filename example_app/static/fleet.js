@@ -7,12 +7,11 @@ const GAP = 2000
 
 export class Fleet {
   constructor() {
-    this.trams = new Map()
-    this.forgetTime()
+    this.clear()
   }
 
-  // Another server may have another clock.
-  forgetTime() {
+  clear() {
+    this.trams = new Map()
     this.ahead = -Infinity // milliseconds that the publisher's clock is ahead of ours, or a little less
   }
 

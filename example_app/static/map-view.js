@@ -9,7 +9,7 @@ const { width, height } = page.town.viewBox.baseVal
 const pen = page.trams.getContext("2d")
 const body = new Path2D()
 const front = new Path2D()
-let colours = new Map() // of the lines
+const colours = new Map() // of the lines
 let rim // between a tram and what lies under it
 let scale = 1 // pixels of the canvas for one unit of the map
 let [left, top] = [0, 0]
@@ -36,10 +36,11 @@ export function lines(shown, fleet) {
 // What is told in figures
 
 export function figures(fleet, age) {
+  const stale = age > 3000
   page.known.textContent = fleet.trams.size
-  page.moving.textContent = fleet.moving()
+  page.moving.textContent = stale ? 0 : fleet.moving()
   page.heard.textContent = age === null ? "not yet" : age < 1000 ? "just now" : `${Math.round(age / 1000)} s ago`
-  page.map.classList.toggle("stale", age > 3000)
+  page.map.classList.toggle("stale", stale)
 }
 
 export function people(people, me) {

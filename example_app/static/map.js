@@ -21,7 +21,7 @@ let heard = null // when the last message came
 
 const socket = new Socket("/socket", { params: { nickname }, longPollFallbackMs: 2500 })
 socket.onOpen(() => {
-  fleet.forgetTime()
+  fleet.clear() // a server that was started again may have other trams, and another clock
   view.online(true)
 })
 socket.onClose(() => view.online(false))

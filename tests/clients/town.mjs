@@ -2,7 +2,7 @@
 //
 //     node town.mjs URL
 //
-// One line of JSON tells the result; it asks the test to "count" the processes while everything runs.
+// One line of JSON tells the result; it asks the test to "count" the processes while they run.
 
 import assert from "node:assert/strict"
 import { launch } from "./chromium.mjs"
@@ -114,8 +114,37 @@ async function map(browser) {
     const changed = await changes(page, 20)
     assert.ok(changed > 15, `${changed} frames of 20 show something new`)
   }
+  await between(pages[0])
   await lines(pages[0])
   assert.equal(await number(pages[1], "#known"), 300)
+}
+
+/** What is drawn between what was heard; the module alone, in a page. */
+async function between(page) {
+  const drawn = await page.evaluate(async () => {
+    const { Fleet } = await import("/static/fleet.js")
+    const fleet = new Fleet()
+    const [start, seen] = [5000, []]
+    const hear = (at, ...trams) => fleet.hear(1, { at, trams }, start + at)
+    const look = (at) => seen.push(fleet.places(start + at).map(({ x, y, heading }) => [x, y, heading % 360]))
+    hear(0, [1, 0, 0, 350], [2, 0, 0, 90])
+    look(0)
+    hear(400, [1, 10, 20, 10], [2, 0, 8, 270])
+    look(800) // 600 milliseconds behind: half of the way
+    look(9000)
+    hear(9000, [1, 500, 500, 0], [2, 0, 8, 270])
+    look(9000)
+    return { seen, moving: fleet.moving() }
+  })
+  assert.deepEqual(drawn, {
+    seen: [
+      [[0, 0, 350], [0, 0, 90]],
+      [[5, 10, 0], [0, 4, 90]], // the short way round; and no spin where a tram turns back
+      [[10, 20, 10], [0, 8, 90]], // no further than is known
+      [[500, 500, 0], [0, 8, 270]], // at once, not gliding through the town
+    ],
+    moving: 0,
+  })
 }
 
 /** A line that is not looked at is not heard. */
@@ -133,6 +162,7 @@ const browser = await launch()
 let result = { story: "town", ok: true }
 try {
   await chat(browser)
+  await ask("count")
   await map(browser)
   await ask("count")
   assert.deepEqual([errors, abroad], [[], []])

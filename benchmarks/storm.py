@@ -1,0 +1,52 @@
+"""Whether joins lose anything: ``python -m benchmarks.storm [--url redis://localhost]``, in this project's folder.
+
+gunicorn with three workers, 500 clients that join 50 topics while every worker broadcasts on all of them, ten times.
+Each client that has its join's reply is to get every later broadcast of its topic exactly once. With ``--stays 4`` each
+client leaves and joins another topic, three times, so that workers ask for topics and let go of them meanwhile. It
+needs Linux, and two open files for each client: with the usual limit of 1,024 say ``--clients 450``, or raise it
+(``ulimit -n 65536``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+
+from tests import fleet
+from tests.processes import Servers
+from tests.storm import Storm
+
+#: Seconds in which something has to come to everybody who waits for something.
+PATIENCE = 60.0
+
+
+def main() -> None:
+    """Let storms come, and print what came of each; the exit code tells whether all is well."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--url", default="", help="what joins the workers; their own sockets, unless given")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--workers", type=int, default=3)
+    parser.add_argument("--clients", type=int, default=500)
+    parser.add_argument("--topics", type=int, default=50)
+    parser.add_argument("--stays", type=int, default=1, help="on how many topics each client is, one after another")
+    arguments = parser.parse_args()
+    bad = 0
+    with tempfile.TemporaryDirectory() as folder:
+        servers = Servers(Path(folder))
+        started = fleet.start(servers, {"PHOENIX_PUBSUB_URL": arguments.url}, workers=arguments.workers)
+        for number in range(arguments.rounds):
+            storm = (arguments.workers, arguments.clients, arguments.topics, arguments.stays, PATIENCE)
+            report = Storm(started.server.port, *storm).run()
+            bad += report.lost + report.wrong
+            print(
+                f"{number + 1:3}: {report.joins} joins on {'/'.join(map(str, report.spread.values()))} of each worker,"
+                f" {report.broadcasts} broadcasts, {report.deliveries} deliveries in {report.seconds:.1f} s;"
+                f" slowest join {report.slowest_join * 1e3:.0f} ms; lost {report.lost}, wrong {report.wrong}"
+            )
+        servers.stop()
+    raise SystemExit(bool(bad))
+
+
+if __name__ == "__main__":
+    main()

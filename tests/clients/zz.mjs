@@ -1,0 +1,181 @@
+// People on different workers of the example app: in its chat, and at its map.
+//
+//     node town.mjs URL
+//
+// One line of JSON tells the result; it asks the test to "count" the processes while they run.
+
+import assert from "node:assert/strict"
+import { launch } from "./chromium.mjs"
+import { ask, tell } from "./lines.mjs"
+
+const PATIENCE = 10_000
+const MOST = 20
+
+const [url] = process.argv.slice(2)
+const errors = []
+const abroad = []
+
+/** A page in a context of its own, which tells what goes wrong in it. */
+async function open(browser, path, options = {}) {
+  console.log("open", Date.now() % 1000000)
+  const page = await (await browser.newContext(options)).newPage()
+  page.setDefaultTimeout(PATIENCE)
+  page.on("pageerror", (error) => errors.push(String(error)))
+  page.on("request", (request) => { if (!request.url().startsWith(url)) abroad.push(request.url()) })
+  await page.goto(url + path)
+  return page
+}
+
+/** Opens pages until two are served by different workers. */
+async function apart(visit, workerOf) {
+  console.log("apart", Date.now() % 1000000)
+  const first = await visit(0)
+  const worker = await workerOf(first)
+  for (let number = 1; number < MOST; number += 1) {
+    const other = await visit(number)
+    if ((await workerOf(other)) !== worker) return [first, other]
+    await other.context().close()
+  }
+  throw new Error(`${MOST} pages in a row were served by worker ${worker}`)
+}
+
+// The chat
+
+async function enter(browser, nickname) {
+  console.log("enter", Date.now() % 1000000)
+  const page = await open(browser, "/")
+  await page.fill("#nickname", nickname)
+  await page.click("#enter")
+  await page.waitForSelector("#composer:not([hidden])")
+  return page
+}
+
+async function say(page, text) {
+  await page.fill("#body", text)
+  await page.press("#body", "Enter")
+}
+
+function heard(page, nickname, text) {
+  return page.waitForSelector(`#messages li.message[data-nickname="${nickname}"] .bubble:has-text("${text}")`)
+}
+
+const isThere = (page, nickname) => page.waitForSelector(`#people .person[data-nickname="${nickname}"]`)
+
+async function chat(browser) {
+  console.log("chat", Date.now() % 1000000)
+  const [ada, grace] = await apart(
+    (number) => enter(browser, number ? `Grace ${number}` : "Ada"),
+    (page) => page.getAttribute("#status", "data-worker"),
+  )
+  const name = await grace.textContent("#me-name")
+  await Promise.all([isThere(ada, name), isThere(grace, "Ada")])
+  await say(ada, "good morning")
+  await heard(grace, "Ada", "good morning")
+  await say(grace, "good morning, Ada")
+  await heard(ada, name, "good morning, Ada")
+  // Whoever comes, at whichever worker, is told all of it.
+  for (const page of [ada, grace]) {
+    await page.reload()
+    await heard(page, "Ada", "good morning")
+    await heard(page, name, "good morning, Ada")
+    assert.equal(await page.locator("#messages .bubble").count(), 2)
+  }
+}
+
+// The map
+
+const number = async (page, id) => Number(await page.textContent(id))
+
+/** Waits until a page says that so many are there. */
+function says(page, id, wanted) {
+  return page.waitForFunction(([id, wanted]) => document.querySelector(id).textContent === String(wanted), [id, wanted])
+}
+
+/** How many of so many frames in a row differ from the one before. */
+function changes(page, frames) {
+  return page.evaluate(async (frames) => {
+    const canvas = document.querySelector("#trams")
+    const pictures = []
+    while (pictures.length <= frames) {
+      await new Promise(requestAnimationFrame)
+      pictures.push(canvas.toDataURL())
+    }
+    return pictures.filter((picture, index) => index && picture !== pictures[index - 1]).length
+  }, frames)
+}
+
+async function map(browser) {
+  console.log("map", Date.now() % 1000000)
+  const wide = { viewport: { width: 1280, height: 800 } }
+  const pages = await apart(
+    () => open(browser, "/map", wide),
+    async (page) => (await page.waitForFunction(() => Number(document.querySelector("#worker").textContent))).jsonValue(),
+  )
+  for (const page of pages) {
+    await says(page, "#known", 300)
+    await says(page, "#watchers", 2)
+    await page.waitForFunction(() => Number(document.querySelector("#moving").textContent) > 100)
+    // Positions come twice or three times a second, and what lies between is drawn too.
+    const changed = await changes(page, 20)
+    assert.ok(changed > 15, `${changed} frames of 20 show something new`)
+  }
+  await between(pages[0])
+  await lines(pages[0])
+  assert.equal(await number(pages[1], "#known"), 300)
+}
+
+/** What is drawn between what was heard; the module alone, in a page. */
+async function between(page) {
+  console.log("between", Date.now() % 1000000)
+  const drawn = await page.evaluate(async () => {
+    const { Fleet } = await import("/static/fleet.js")
+    const fleet = new Fleet()
+    const [start, seen] = [5000, []]
+    const hear = (at, ...trams) => fleet.hear(1, { at, trams }, start + at)
+    const look = (at) => seen.push(fleet.places(start + at).map(({ x, y, heading }) => [x, y, heading % 360]))
+    hear(0, [1, 0, 0, 350], [2, 0, 0, 90])
+    look(0)
+    hear(400, [1, 10, 20, 10], [2, 0, 8, 270])
+    look(800) // 600 milliseconds behind: half of the way
+    look(9000)
+    hear(9000, [1, 500, 500, 0], [2, 0, 8, 270])
+    look(9000)
+    return { seen, moving: fleet.moving() }
+  })
+  assert.deepEqual(drawn, {
+    seen: [
+      [[0, 0, 350], [0, 0, 90]],
+      [[5, 10, 0], [0, 4, 90]], // the short way round; and no spin where a tram turns back
+      [[10, 20, 10], [0, 8, 90]], // no further than is known
+      [[500, 500, 0], [0, 8, 270]], // at once, not gliding through the town
+    ],
+    moving: 0,
+  })
+}
+
+/** A line that is not looked at is not heard. */
+async function lines(page) {
+  console.log("lines", Date.now() % 1000000)
+  const button = page.locator('[data-line="5"]')
+  const trams = Number(await button.locator(".line-count").textContent())
+  await button.click()
+  await says(page, "#known", 300 - trams)
+  assert.equal(await button.getAttribute("aria-pressed"), "false")
+  await button.click()
+  await says(page, "#known", 300)
+}
+
+const browser = await launch()
+let result = { story: "town", ok: true }
+try {
+  await chat(browser)
+  await ask("count")
+  await map(browser)
+  await ask("count")
+  assert.deepEqual([errors, abroad], [[], []])
+} catch (error) {
+  result = { story: "town", ok: false, error: String(error.stack) }
+}
+await browser.close()
+await tell(result)
+process.exit(result.ok ? 0 : 1)
