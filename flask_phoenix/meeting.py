@@ -218,7 +218,7 @@ class WorkersPublisher(Publisher):
         :raises InvalidOption: the directory is not private.
         """
         if self._process != os.getpid():
-            self.close()
+            self._hang_up()
             self._begin()
         with self._lock:
             late: list[str] = []
@@ -230,12 +230,16 @@ class WorkersPublisher(Publisher):
             raise NotPublished(f"worker {', '.join(late)} has not taken it within {self._timeout} s; is it stopped?")
         if not taken:
             raise NotPublished(
-                f"no worker listens in {self._directory}: start the server, and have it meet there, "
-                f"with PHOENIX_PUBSUB_URL=workers://{self._directory}"
+                f"no worker listens in {self._directory}: start the server, and have it meet there with"
+                f" PHOENIX_PUBSUB_URL=workers://{self._directory}; a worker listens from its first client on"
             )
 
     def close(self) -> None:
         """Hang up; the next message dials anew."""
+        with self._lock:
+            self._hang_up()
+
+    def _hang_up(self) -> None:
         while self._lines:
             self._lines.popitem()[1].close()
 

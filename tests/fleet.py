@@ -6,9 +6,10 @@ import http.client
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
+from subprocess import TimeoutExpired
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import urlencode
 
@@ -23,7 +24,7 @@ APP = "tests.scale_app:app"
 WORKERS = 3
 #: The header in which each answer of that app, the one to a handshake included, names its process.
 WORKER = "X-Worker"
-#: Seconds for which one client is listened to while something is waited for.
+#: Seconds between two looks at what is waited for.
 TICK = 0.02
 #: Lines of one request of a client that polls.
 BATCH = 100
@@ -241,8 +242,19 @@ class Fleet:
         def complete() -> bool:
             return len(workers := self.pids() - gone) == self.size - len(gone & self.pids()) and workers <= answered
 
-        assert wait_until(complete, lambda: answered.add(self.ask("GET").worker)), (self.pids(), answered)
+        def ask() -> None:
+            worker = self.ask("GET").worker
+            if worker in answered:  # the others may need the processor, to boot
+                self.wait_briefly()
+            answered.add(worker)
+
+        assert wait_until(complete, ask), f"of {self.pids()} these answer: {answered}"
         return self.pids() - gone
+
+    def wait_briefly(self) -> None:
+        """Let a moment pass, unless the server ends."""
+        with suppress(TimeoutExpired):
+            self.server.process.wait(TICK)
 
     def ask(
         self, method: str, path: str = "/", body: str | None = None, headers: dict[str, str] | None = None, **query: str

@@ -82,7 +82,7 @@ class Speaker:
 
     def run(self) -> None:
         """Speak until all have joined, and a little longer."""
-        self._line.hear()
+        self._answered()
         while not self._storm.joined.is_set():
             self._round()
         for left in reversed(range(AFTER)):
@@ -94,7 +94,12 @@ class Speaker:
             payload = {"from": self._line.worker, "number": number, "last": last}
             self._line.say("room:speakers", "tell", {"topic": topic, "payload": payload}, self._join_ref)
         for _ in self.said:
-            self._line.hear()
+            self._answered()
+
+    def _answered(self) -> None:
+        answer = self._line.hear()
+        assert answer[3] == "phx_reply", answer
+        assert answer[4]["status"] == "ok", answer
 
 
 class Stay:

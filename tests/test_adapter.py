@@ -108,12 +108,12 @@ def publish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Publish:
 def test_a_package_may_publish_an_adapter(publish: Publish) -> None:
     with pytest.raises(InvalidOption):
         adapter_class("pigeons://loft")
-    publish(pigeons="pigeon_post:Pigeons")
+    publish(zeppelins="pigeon_post:Zeppelins", pigeons="pigeon_post:Pigeons")
     found = adapter_class("pigeons://loft")
     assert issubclass(found, Adapter)
     assert found.__name__ == "Pigeons"
     assert adapter_class("workers:///run/myapp") is WorkersAdapter
-    with pytest.raises(InvalidOption, match=r"\['pigeons', 'redis', .*'workers'\]"):
+    with pytest.raises(InvalidOption, match=r"\['pigeons', 'redis', .*'workers', 'zeppelins'\]"):
         adapter_class("crows://tree")
 
 

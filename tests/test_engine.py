@@ -176,6 +176,9 @@ def test_waiting_for_the_authors_code(engine: Engine) -> None:
 
 # Other nodes
 
+#: How ``Broadcast("room:1", "said", {})`` is published.
+SAID = ("room:1", b"J\x00\x04said{}")
+
 
 class Outside(Publisher):
     """Remembers what is published without a node."""
@@ -431,12 +434,15 @@ def test_a_stop_may_come_while_services_turn_to_other_nodes(
 
 
 def test_who_only_speaks_has_no_services(joined: Engine, adapter: Recording, service: Noting) -> None:
-    speeches: list[Callable[[Broadcast], None]] = [joined.broadcast, lambda said: in_greenlet(joined.broadcast, said)]
-    for speak in speeches:
-        speak(Broadcast("room:1", "said", {}))
-        joined.farewell()
-        joined.stop()
-    assert not {"start", "meet", "farewell", "stop service"} & {each for each in adapter.asked if isinstance(each, str)}
+    joined.broadcast(Broadcast("room:1", "said", {}))
+    joined.farewell()
+    joined.stop()
+    assert adapter.asked == ["publisher", ("from outside", *SAID), "close"]
+    in_greenlet(joined.broadcast, Broadcast("room:1", "said", {}))
+    adapter.gone("another")
+    joined.farewell()
+    joined.stop()
+    assert [adapter.asked[3][0], *adapter.asked[4:]] == ["start", SAID, "stop"]
 
 
 def test_a_service_hears_of_the_end_of_another_node(
@@ -681,8 +687,6 @@ def test_what_is_lost_of_another_node_costs_nothing_that_follows(
 
 
 # Who speaks and serves nobody
-
-SAID = ("room:1", b"J\x00\x04said{}")
 
 
 def test_a_greenlet_speaks_as_a_node(joined: Engine, adapter: Recording) -> None:

@@ -162,7 +162,7 @@ def test_reload(workers: Fleet, crowd: str) -> None:
     workers.agree(tabs, {"ann": [{}], "bob": [{}], "cid": [{}]})
     os.kill(workers.server.pid, signal.SIGHUP)
     assert [tab.closed() for tab in tabs] == [SERVICE_RESTART] * workers.size
-    assert wait_until(lambda: not old & workers.pids(), lambda: workers.ask("GET"))
+    assert wait_until(lambda: not old & workers.pids(), workers.wait_briefly)
     tabs = [enter(tab, crowd, key) for key, tab in zip(("ann", "bob", "dan"), workers.tabs(), strict=True)]
     assert not old & {tab.worker for tab in tabs}
     workers.agree(tabs, {"ann": [{}], "bob": [{}], "dan": [{}]})
@@ -313,7 +313,7 @@ def test_sessions_end(workers: Fleet, room: str) -> None:
         poller.join(room)
     workers.ask("POST", "/disconnect", user=f"ann of {room}")
     os.kill(pollers[1].worker, signal.SIGKILL)
-    assert wait_until(lambda: pollers[1].worker not in workers.pids(), lambda: None)
+    assert wait_until(lambda: pollers[1].worker not in workers.pids(), workers.wait_briefly)
     # Whoever is asked, after a while all know that they have ended.
     with ThreadPoolExecutor(16) as pool:
         asked = [pool.submit(poller.request, method) for poller in pollers for method in ("GET", "POST") * 4]

@@ -1,7 +1,8 @@
 // Where the trams are: what was heard of them, and where they are in between. No page, no network.
 
-// They are shown as they were so many milliseconds ago: by then the next position is known, to be moved towards.
-const LAG = 600
+// They are shown as they were so many milliseconds ago: by then the next position is known, to be moved towards, even
+// if its message was a little late.
+const LAG = 1000
 // Who was not heard for so long does not glide to where he is now.
 const GAP = 2000
 
@@ -24,7 +25,7 @@ export class Fleet {
       if (!last || at - last.at > GAP) this.trams.set(number, { line, way: [] })
       const { way } = this.trams.get(number)
       way.push({ at, x, y, heading })
-      if (way.length > 4) way.shift() // a page in the background hears, but does not draw
+      if (way.length > 6) way.shift() // a page in the background hears, but does not draw
     }
   }
 

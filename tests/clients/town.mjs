@@ -101,9 +101,9 @@ function changes(page, frames) {
 }
 
 async function map(browser) {
-  const wide = { viewport: { width: 1280, height: 800 } }
+  const small = { viewport: { width: 800, height: 600 } }
   const pages = await apart(
-    () => open(browser, "/map", wide),
+    () => open(browser, "/map", small),
     async (page) => (await page.waitForFunction(() => Number(document.querySelector("#worker").textContent))).jsonValue(),
   )
   for (const page of pages) {
@@ -130,7 +130,7 @@ async function between(page) {
     hear(0, [1, 0, 0, 350], [2, 0, 0, 90])
     look(0)
     hear(400, [1, 10, 20, 10], [2, 0, 8, 270])
-    look(800) // 600 milliseconds behind: half of the way
+    look(1200) // one second behind: half of the way
     look(9000)
     hear(9000, [1, 500, 500, 0], [2, 0, 8, 270])
     look(9000)
