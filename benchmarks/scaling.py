@@ -39,6 +39,7 @@ ALONE, WORKERS, REDIS = "none", "workers", "redis"
 BODY = "x" * 60
 #: When a broadcast was said, in nanoseconds of the clock that all processes share.
 STAMP = re.compile(rb'"at":"(\d{20})"')
+STAMP_SIZE = 27
 #: Broadcasts of one figure, and figures of which the one in the middle is told.
 TIMES, ROUNDS = 400, 3
 #: Clients of a node that listens.
@@ -241,12 +242,21 @@ class Client:
         self.heard = 0
         #: What it has heard when it speaks next.
         self.due = 0
+        #: Perhaps the begin of a stamp.
+        self._rest = b""
 
     def join(self, *topics: str) -> None:
         """Join topics, one after the other."""
         for topic in topics:
             self.sock.sendall(frame(topic, "phx_join"))
             assert b'"ok"' in self._read(b"}]")
+
+    def ages(self, data: bytes) -> list[float]:
+        """Return how old the broadcasts are that have just come, in ms."""
+        now, data = time.monotonic_ns(), self._rest + data
+        stamps = list(STAMP.finditer(data))
+        self._rest = data[stamps[-1].end() if stamps else 0 :][-STAMP_SIZE:]
+        return [(now - int(stamp[1])) / 1e6 for stamp in stamps]
 
     def close(self) -> None:
         """Go away."""
@@ -398,9 +408,7 @@ def measure_latency(over: str) -> None:
             began = time.process_time()
             with here.saying("room:1", int(LOOK * 100), Pace("", 1, 0.01)):
                 for client, data in crowd.hear(LOOK + REST):
-                    now = time.monotonic_ns()
-                    ages = near if client.sock.fileno() in own else far
-                    ages += [(now - int(stamp)) / 1e6 for stamp in STAMP.findall(data)]
+                    (near if client.sock.fileno() in own else far).extend(client.ages(data))
             used = (time.process_time() - began) / LOOK
         (half, most), (far_half, far_most) = percentiles(near), percentiles(far)
         print(
@@ -452,10 +460,14 @@ def chat(crowd: Crowd, speakers: dict[Client, bytes], rate: int, times: int) -> 
     for number in range(1, times + 1):
         speaker, words = next(turns)
         speaker.sock.sendall(words)
-        last = number == times
-        for _, data in crowd.hear(max(1e-6, began + number / rate - time.monotonic()) + last * REST):
-            now = time.monotonic_ns()
-            ages += [(now - int(stamp)) / 1e6 for stamp in STAMP.findall(data)]
+        for client, data in crowd.hear(max(1e-6, began + number / rate - time.monotonic())):
+            ages += client.ages(data)
+    missing = times * MEMBERS - len(ages)
+    for client, data in crowd.hear(PATIENCE if missing else 0):
+        came = client.ages(data)
+        ages, missing = ages + came, missing - len(came)
+        if not missing:
+            break
     return ages
 
 

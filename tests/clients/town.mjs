@@ -87,16 +87,20 @@ function says(page, id, wanted) {
   return page.waitForFunction(([id, wanted]) => document.querySelector(id).textContent === String(wanted), [id, wanted])
 }
 
-/** How many of so many frames in a row differ from the one before. */
+/** How many of so many frames in a row differ from the one before, once trams have begun to move. */
 function changes(page, frames) {
   return page.evaluate(async (frames) => {
     const canvas = document.querySelector("#trams")
-    const pictures = []
-    while (pictures.length <= frames) {
-      await new Promise(requestAnimationFrame)
-      pictures.push(canvas.toDataURL())
+    const next = () => new Promise((resolve) => requestAnimationFrame(() => resolve(canvas.toDataURL())))
+    let last = await next()
+    while (last === (await next()));
+    let changed = 0
+    for (let frame = 0; frame < frames; frame += 1) {
+      const picture = await next()
+      if (picture !== last) changed += 1
+      last = picture
     }
-    return pictures.filter((picture, index) => index && picture !== pictures[index - 1]).length
+    return changed
   }, frames)
 }
 
