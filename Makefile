@@ -28,7 +28,7 @@ cover: services .venv/.installed example_app/node_modules tests/clients/node_mod
 	$(bin) pytest $(ARGS) --cov
 
 clean:  ## Remove everything that make and the tools made.
-	rm -rf .venv example_app/node_modules tests/clients/node_modules build dist site *.egg-info
+	rm -rf .venv example_app/node_modules tests/clients/node_modules build dist site instance *.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
 	find . -name __pycache__ -prune -exec rm -rf {} +
 

@@ -83,14 +83,14 @@ class LongPollEndpoint(Endpoint):
         return self._answer({"status": GONE, "token": token, "messages": []})
 
     def _publish(self) -> int:
-        _, session = self._session()
+        _, session = self._session(ask=False)
         lines = self._lines()
         return GONE if session is None else session.dispatch(lines)
 
-    def _session(self) -> tuple[str, Session | None]:
+    def _session(self, ask: bool = True) -> tuple[str, Session | None]:
         """Find the client's session by its token: in the header, as newer clients send it, else in the query."""
         token = request.headers.get(TOKEN_HEADER) or request.args.get("token") or ""
-        return token, self.sessions.find(token) if token else None
+        return token, self.sessions.find(token, ask) if token else None
 
     def _lines(self) -> list[str]:
         """Read the body: in a batch, each line is text, or base64 of a binary frame."""

@@ -157,8 +157,11 @@ class Sessions:
             self._engine.pubsub.subscribe(topic_of(id), relay)
         return carrier, token
 
-    def find(self, token: str) -> Session | None:
-        """Return the session of a token; None when it is gone, forged, too old, or out of reach."""
+    def find(self, token: str, ask: bool = True) -> Session | None:
+        """Return the session of a token; None when it is gone, forged, too old, or out of reach.
+
+        :param ask: whether to ask another node if it still has the session; else its next answer tells.
+        """
         try:
             node, id = self._signer().loads(token, max_age=self._options.token_max_age)
         except (BadData, ValueError):
@@ -169,7 +172,7 @@ class Sessions:
         if node == self._engine.node or self._engine.adapter is None:
             return None
         remote = RemoteSession(self._engine, id, self._options.window, self._options.pubsub_timeout)
-        return remote if remote.alive() else None
+        return remote if not ask or remote.alive() else None
 
     def _signer(self) -> URLSafeTimedSerializer:
         keys = self._keys()
