@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -716,12 +718,25 @@ def test_who_serves_later_is_a_node_then(adapter: Recording) -> None:
     engine, _ = engine_of(adapter, another)
     engine.broadcast(Broadcast("room:1", "said", {}))
     engine.serve()
+    assert adapter.asked == ["publisher", ("from outside", *SAID), "close"]
     engine.broadcast(Broadcast("room:1", "said", {}))
     in_plain_thread(engine.broadcast, Broadcast("room:1", "said", {}))
     turn()
     engine.stop()
-    assert adapter.asked == ["publisher", ("from outside", *SAID), "close"]
+    assert len(adapter.asked) == 3
     assert [another.asked[0][0], *another.asked[1:]] == ["start", SAID, SAID, "stop"]
+
+
+def test_nothing_keeps_an_engine_that_has_stopped() -> None:
+    engine, _ = engine_of(Recording(), Recording())
+    engine.broadcast(Broadcast("room:1", "said", {}))
+    engine.stop()
+    engine.serve()
+    engine.stop()
+    kept = weakref.ref(engine)
+    del engine
+    gc.collect()
+    assert kept() is None
 
 
 def test_what_speaks_from_outside_is_closed_with_the_engine(adapter: Recording) -> None:

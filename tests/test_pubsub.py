@@ -16,6 +16,7 @@ from flask_phoenix.exceptions import InvalidMessage, InvalidPayload, PhoenixErro
 from flask_phoenix.message import Broadcast, Frame, JsonText
 from flask_phoenix.pubsub import Delivery, Lane, PubSub, Subscriber
 from flask_phoenix.serializer import Serializer, V1Serializer, V2Serializer
+from tests.processes import DEADLINE
 
 HELLO = Broadcast("room:1", "hello", {"n": 1})
 HELLO_V2 = '[null,null,"room:1","hello",{"n":1}]'
@@ -490,3 +491,48 @@ def test_nobody_is_left_who_waits_for_a_topic() -> None:
     coming[1].kill()
     assert adapter.asked[2:] == ["unsubscribe a"]
     assert not pubsub.subscribed("a")
+
+
+def test_a_topic_that_is_left_while_an_adapter_joins_is_left_there_too() -> None:
+    adapter, pubsub = Slow(), PubSub(lambda delivery: None, json.loads)
+    subscribers = {topic: Ear().subscriber for topic in ("a", "b")}
+    for topic, subscriber in subscribers.items():
+        pubsub.subscribe(topic, subscriber)
+    joining = gevent.spawn(pubsub.join, adapter)
+    gevent.sleep(0)
+    pubsub.unsubscribe("a", subscribers["a"])
+    assert adapter.asked == ["subscribe a"]
+    adapter.ready[0].set()
+    gevent.sleep(0)
+    adapter.ready[1].set()
+    joining.get(timeout=DEADLINE)
+    assert adapter.asked == ["subscribe a", "unsubscribe a", "subscribe b"]
+
+
+def test_who_parts_asks_the_next_adapter_for_everything() -> None:
+    former, latter = Recording(), Recording()
+    pubsub = joined(former)
+    staying, leaving = Ear().subscriber, Ear().subscriber
+    pubsub.subscribe("a", staying)
+    pubsub.subscribe("b", leaving)
+    pubsub.part()
+    pubsub.unsubscribe("b", leaving)
+    pubsub.subscribe("c", staying)
+    assert former.asked == ["subscribe a", "subscribe b"]
+    pubsub.join(latter)
+    pubsub.subscribe("b", leaving)
+    pubsub.subscribe("a", leaving)
+    assert latter.asked == ["subscribe a", "subscribe c", "subscribe b"]
+
+
+def test_what_a_former_adapter_confirms_is_nothing_to_the_next() -> None:
+    former, latter = Slow(), Recording()
+    pubsub = joined(former)
+    coming = gevent.spawn(pubsub.subscribe, "a", Ear().subscriber)
+    gevent.sleep(0)
+    pubsub.part()
+    pubsub.join(latter)
+    former.ready[0].set()
+    coming.get(timeout=DEADLINE)
+    pubsub.subscribe("a", Ear().subscriber)
+    assert latter.asked == ["subscribe a"]

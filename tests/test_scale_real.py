@@ -28,10 +28,10 @@ DOWN_PERIODS = {"workers": NEVER, "redis": SOON}
 #: A topic for each test.
 NUMBERS = count(1)
 JSON = {"Content-Type": "application/json"}
-#: Close codes.
-GOING_AWAY, SERVICE_RESTART = 1001, 1012
-#: A golden conversation that lasts ten seconds.
-LONG = "L.10"
+#: A close code.
+GOING_AWAY = 1001
+#: Golden conversations that last for seconds.
+LONG = ["L.10", "L.14"]
 
 Anybody = TypeVar("Anybody", bound=Client)
 OVER_REDIS = pytest.mark.parametrize("way", ["redis"], indirect=True)
@@ -77,12 +77,23 @@ def workers(server: Fleet) -> Iterator[Fleet]:
     server.workers()  # none boots any more, or the next test may stop one that does not hear it
 
 
+@pytest.fixture(scope="module")
+def another_server(way: Way, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """Return a server of the same app that loads it before it forks."""
+    servers = Servers(tmp_path_factory.mktemp("servers"))
+    environment = {**way.environment, "FLASK_DOWN_PERIOD": str(SOON)}
+    if way.redis is not None:
+        environment["PHOENIX_PUBSUB_URL"] = f"{way.redis.url}?prefix=another"
+    yield fleet.start(servers, environment, "--preload")
+    servers.stop()
+
+
 @pytest.fixture
-def fresh(way: Way, servers: Servers) -> Iterator[Fleet]:
-    """Return the workers of another server, which has loaded the app before it forks, and has no clients yet."""
-    started = fleet.start(servers, {**way.environment, "FLASK_DOWN_PERIOD": str(SOON)}, "--preload")
-    yield started
-    started.close()
+def others(another_server: Fleet) -> Iterator[Fleet]:
+    """Return the workers of that one."""
+    yield another_server
+    another_server.close()
+    another_server.workers()
 
 
 @pytest.fixture(scope="module")
@@ -188,19 +199,6 @@ def test_worker_is_killed(workers: Fleet, crowd: str) -> None:
     workers.agree([ann, watcher, back], {"ann": [{}], "bob": [{"back": True}]})
 
 
-def test_reload(workers: Fleet, crowd: str) -> None:
-    old = workers.workers()
-    tabs = [enter(tab, crowd, key) for key, tab in zip(("ann", "bob", "cid"), workers.tabs(), strict=True)]
-    workers.agree(tabs, {"ann": [{}], "bob": [{}], "cid": [{}]})
-    os.kill(workers.server.pid, signal.SIGHUP)
-    assert [tab.closed() for tab in tabs] == [SERVICE_RESTART] * workers.size
-    assert wait_until(lambda: not old & workers.pids(), workers.wait_briefly)
-    tabs = [enter(tab, crowd, key) for key, tab in zip(("ann", "bob", "dan"), workers.tabs(), strict=True)]
-    assert not old & {tab.worker for tab in tabs}
-    workers.agree(tabs, {"ann": [{}], "bob": [{}], "dan": [{}]})
-    chat(workers.tabs(), f"room:of-{crowd}")
-
-
 def test_presence_of_the_npm_client(workers: Fleet, crowd: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORKERS", str(workers.size))
     keys = ["ann", "bob", "cid", "ann"]
@@ -229,28 +227,30 @@ def live_with_npm(workers: Fleet, tabs: list[NodeTab]) -> None:
     # It joins again, as the others do that were there, and has forgotten its update.
     tabs[1].await_join(2)
     workers.agree(tabs, everybody)
-    joins = [tab.joins for tab in tabs]
+    joins, old = [tab.joins for tab in tabs], workers.pids()
     os.kill(workers.server.pid, signal.SIGHUP)
     for tab, before in zip(tabs, joins, strict=True):
         tab.await_join(before + 1)
+    assert wait_until(lambda: not old & workers.pids(), workers.wait_briefly)
     workers.agree(tabs, everybody)
+    chat(workers.tabs(), f"room:of-{tabs[0].topic}")
 
 
-def test_workers_without_clients(fresh: Fleet, room: str) -> None:
-    client = fresh.tab(user="ann")
+def test_workers_without_clients(others: Fleet, room: str) -> None:
+    client = others.tab(user="ann")
     client.join(room)
     spoken: list[int] = []
 
     def speak() -> None:
         body = json.dumps({"n": len(spoken)})
-        spoken.append(fresh.ask("POST", "/broadcast", body, JSON, topic=room).worker)
+        spoken.append(others.ask("POST", "/broadcast", body, JSON, topic=room).worker)
 
-    assert wait_until(lambda: len({*spoken}) == fresh.size, speak)
+    assert wait_until(lambda: len({*spoken}) == others.size, speak)
     heard = [payload["n"] for _, payload in client.await_heard(len(spoken))]
     assert sorted(heard) == [*range(len(spoken))]
-    while fresh.ask("POST", "/disconnect", user="ann").worker == client.worker:
+    while others.ask("POST", "/disconnect", user="ann").worker == client.worker:
         assert client.closed() == GOING_AWAY
-        client = fresh.tab(client.worker, user="ann")
+        client = others.tab(client.worker, user="ann")
         client.join(room)
     assert client.closed() == GOING_AWAY
 
@@ -345,7 +345,8 @@ STORIES = (
 
 
 def test_npm_client_polls(way: Way, servers: Servers, node: driver.Script) -> None:
-    peer = fleet.start(servers, way.environment, app="tests.clients.server_app:app")
+    # Each request comes on a connection of its own, to any worker.
+    peer = fleet.start(servers, way.environment, "--keep-alive", "0", app="tests.clients.server_app:app")
     for story in STORIES:
         driver.play(node, driver.base(peer.server), story, transport="longpoll")
 
@@ -353,14 +354,15 @@ def test_npm_client_polls(way: Way, servers: Servers, node: driver.Script) -> No
 def test_golden_conversations_of_clients_that_poll(servers: Servers, redis: RedisServer) -> None:
     names = [name for name in CASES if EVERY[name]["section"] == "L"]
     ways = (Way("workers"), Way("redis", redis))
-    peers = [fleet.start(servers, way.environment, app="tests.golden.peer:create_app()").server for way in ways]
-    # They wait most of the time, one of them for a whole window.
-    parts = [(peer, part) for peer in peers for part in ([LONG], [name for name in names if name != LONG])]
-    with ThreadPoolExecutor() as pool:
-        differences = [*pool.map(replay, *zip(*parts, strict=True))]
+    peers = [fleet.start(servers, way.environment, app="tests.scale_peer:app").server for way in ways]
+    # Some wait most of the time: beside the others.
+    parts = [[name for name in names if name not in LONG], *([name] for name in LONG)]
+    with ThreadPoolExecutor(len(peers) * len(parts)) as pool:
+        replayed = [[pool.submit(replay, peer, part) for part in parts] for peer in peers]
+        differences = [{name: each for part in some for name, each in part.result().items()} for some in replayed]
         assert [*pool.map(Server.stop, peers)] == [0, 0]
     expected = {name: DECISIONS[name].difference if name in DECISIONS else None for name in names}
-    assert [one | other for one, other in zip(differences[::2], differences[1::2], strict=True)] == [expected] * 2
+    assert differences == [expected, expected]
 
 
 def replay(peer: Server, names: list[str]) -> dict[str, str | None]:
@@ -378,13 +380,13 @@ def steps_of(name: str) -> list[dict[str, Any]]:
     return steps
 
 
-def test_preload(fresh: Fleet, room: str, crowd: str) -> None:
-    chat(fresh.tabs(), room)
-    tabs = [enter(tab, crowd, key) for key, tab in zip(("ann", "bob", "cid"), fresh.tabs(), strict=True)]
-    fresh.agree(tabs, {"ann": [{}], "bob": [{}], "cid": [{}]})
+def test_preload(others: Fleet, room: str, crowd: str) -> None:
+    chat(others.tabs(), room)
+    tabs = [enter(tab, crowd, key) for key, tab in zip(("ann", "bob", "cid"), others.tabs(), strict=True)]
+    others.agree(tabs, {"ann": [{}], "bob": [{}], "cid": [{}]})
     os.kill(tabs[0].worker, signal.SIGKILL)
-    fresh.agree(tabs[1:], {"bob": [{}], "cid": [{}]})
-    stop_and_continue(fresh, tabs[1], tabs[2])
+    others.agree(tabs[1:], {"bob": [{}], "cid": [{}]})
+    stop_and_continue(others, tabs[1], tabs[2])
 
 
 def stop_and_continue(workers: Fleet, stopped: Client, other: Client) -> None:
@@ -401,12 +403,8 @@ def stop_and_continue(workers: Fleet, stopped: Client, other: Client) -> None:
     chat(workers.tabs(), f"room:of-{other.topic}")
 
 
-def test_two_servers_of_one_app(way: Way, workers: Fleet, servers: Servers, room: str) -> None:
-    environment = dict(way.environment)
-    if way.redis is not None:
-        environment["PHOENIX_PUBSUB_URL"] += "?prefix=another"
-    other = fleet.start(servers, environment, workers=2)
-    tabs = [(workers, tab) for tab in workers.tabs()] + [(other, tab) for tab in other.tabs()]
+def test_two_servers_of_one_app(workers: Fleet, others: Fleet, room: str) -> None:
+    tabs = [(home, tab) for home in (workers, others) for tab in home.tabs()]
     for _, tab in tabs:
         tab.join(room)
     for number, (_, tab) in enumerate(tabs):
@@ -414,7 +412,6 @@ def test_two_servers_of_one_app(way: Way, workers: Fleet, servers: Servers, room
     for home, tab in tabs:
         heard = [payload["n"] for _, payload in tab.await_heard(home.size)]
         assert sorted(heard) == [number for number, (one, _) in enumerate(tabs) if one is home]
-    other.close()
 
 
 @OVER_REDIS
