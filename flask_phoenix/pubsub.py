@@ -156,7 +156,7 @@ class PubSub:
 
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
         """Let a subscriber hear a topic from now on; may block until the other nodes know."""
-        if self._adapter is not None and topic not in self._had:
+        while self._adapter is not None and topic not in self._had:  # again, should another come meanwhile
             self._ask(self._adapter, topic)
         groups = self._topics.setdefault(topic, {})
         key = (subscriber.lane, subscriber.intercepts)
