@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import gevent
 import pytest
@@ -42,6 +43,13 @@ def free_port() -> int:
 
 
 @pytest.fixture
+def short_path() -> Iterator[Path]:
+    """Make a directory whose path leaves room for the names of Unix sockets, as pytest's own may not."""
+    with TemporaryDirectory(prefix="phoenix") as directory:
+        yield Path(directory)
+
+
+@pytest.fixture
 def servers(tmp_path: Path) -> Iterator[processes.Servers]:
     """Starts commands that serve: ``servers.start(sys.executable, "-m", "example_app", "--port", "{port}")``."""
     started = processes.Servers(tmp_path)
@@ -53,6 +61,13 @@ def servers(tmp_path: Path) -> Iterator[processes.Servers]:
 def event_loop() -> None:
     """Let gevent open what it keeps open, before anybody counts."""
     gevent.get_hub().threadpool.apply(int)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_old(event_loop: None) -> None:
+    """Let nobody look again through what is there before a module's tests begin: all modules, and all other tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

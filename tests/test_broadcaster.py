@@ -65,11 +65,11 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(params=["workers", "redis"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, short_path: Path) -> str:
     """How the processes are joined."""
     if request.param == "workers":
-        return f"workers://{tmp_path / 'workers'}"
-    return f"{request.getfixturevalue('redis').url}?prefix={tmp_path.name}"
+        return f"workers://{short_path / 'workers'}"
+    return f"{request.getfixturevalue('redis').url}?prefix={short_path.name}"
 
 
 @pytest.fixture

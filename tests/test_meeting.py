@@ -66,15 +66,15 @@ def test_frames_come_in_any_pieces(size: int) -> None:
 
 
 @pytest.fixture
-def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def runtime(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The directory of this user for what lives while it runs."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    return tmp_path
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_path))
+    return short_path
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "workers"
+def directory(short_path: Path) -> Path:
+    return short_path / "workers"
 
 
 @pytest.mark.parametrize(
@@ -103,14 +103,14 @@ def test_a_directory_that_others_may_enter(directory: Path, mode: int) -> None:
         make_private(directory)
 
 
-def test_what_is_no_directory(directory: Path, tmp_path: Path) -> None:
-    directory.symlink_to(tmp_path)
+def test_what_is_no_directory(directory: Path, short_path: Path) -> None:
+    directory.symlink_to(short_path)
     with pytest.raises(InvalidOption, match=r"is no directory.*workers:///run/myapp"):
         make_private(directory)
     with pytest.raises(InvalidOption, match=r"cannot make .*workers:///run/myapp"):
-        make_private(tmp_path / "no" / "where")
+        make_private(short_path / "no" / "where")
     with pytest.raises(InvalidOption, match=r"cannot look at .*workers:///run/myapp"):
-        check_private(tmp_path / "nowhere")
+        check_private(short_path / "nowhere")
 
 
 def test_a_directory_of_somebody_else(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,11 +153,11 @@ def test_two_apps_of_one_server_do_not_meet(runtime: Path) -> None:
     assert len(str(directory_of_server("x" * 1000)).encode()) < len(str(runtime)) + 60
 
 
-def test_a_runtime_directory_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for unusable in ("", "relative", str(tmp_path / "missing")):
+def test_a_runtime_directory_that_cannot_be_used(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for unusable in ("", "relative", str(short_path / "missing")):
         monkeypatch.setenv("XDG_RUNTIME_DIR", unusable)
-        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-        assert directory_of_server("app").parent == tmp_path
+        monkeypatch.setattr("tempfile.tempdir", str(short_path))
+        assert directory_of_server("app").parent == short_path
 
 
 def test_what_dead_servers_have_left_is_removed(runtime: Path) -> None:

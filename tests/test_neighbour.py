@@ -167,18 +167,18 @@ def test_one_that_is_told_too_much_is_dialed_anew(neighbour: Neighbour, ends: En
 # Listening
 
 
-def test_a_socket_can_be_dialed_as_soon_as_it_is_seen(tmp_path: Path) -> None:
-    listener = listen(tmp_path / "workers", "node")
-    assert [path.name for path in (tmp_path / "workers").iterdir()] == ["node.sock"]
+def test_a_socket_can_be_dialed_as_soon_as_it_is_seen(short_path: Path) -> None:
+    listener = listen(short_path / "workers", "node")
+    assert [path.name for path in (short_path / "workers").iterdir()] == ["node.sock"]
     with socket.socket(socket.AF_UNIX) as dialing:
-        dialing.connect(str(tmp_path / "workers" / "node.sock"))
+        dialing.connect(str(short_path / "workers" / "node.sock"))
     listener.close()
 
 
-def test_where_no_socket_can_be(tmp_path: Path) -> None:
+def test_where_no_socket_can_be(short_path: Path) -> None:
     with pytest.raises(InvalidOption, match=r"AF_UNIX path too long.*workers:///run/myapp"):
-        listen(tmp_path, "x" * 200)
-    tmp_path.chmod(0o700)
-    (tmp_path / "node.sock").mkdir()
+        listen(short_path, "x" * 200)
+    short_path.chmod(0o700)
+    (short_path / "node.sock").mkdir()
     with pytest.raises(InvalidOption, match=r"no socket can be made at .*node\.sock.*workers:///run/myapp"):
-        listen(tmp_path, "node")
+        listen(short_path, "node")

@@ -32,8 +32,8 @@ START = 5 * DEADLINE
 
 
 @pytest.fixture
-def directory(tmp_path: Path) -> Path:
-    return tmp_path / "workers"
+def directory(short_path: Path) -> Path:
+    return short_path / "workers"
 
 
 class TestWorkersAdapter(contract.GoneContract, contract.LossContract):
@@ -354,8 +354,8 @@ def test_a_directory_in_a_url(directory: Path, boss: Boss) -> None:
     node.adapter.stop()
 
 
-def test_a_path_that_is_too_long(tmp_path: Path) -> None:
-    node = Node(WorkersAdapter(tmp_path / ("x" * 100)), "node")
+def test_a_path_that_is_too_long(short_path: Path) -> None:
+    node = Node(WorkersAdapter(short_path / ("x" * 100)), "node")
     with pytest.raises(InvalidOption, match=r"AF_UNIX path too long.*workers:///run/myapp"):
         node.start()
 
