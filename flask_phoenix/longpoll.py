@@ -41,6 +41,8 @@ class LongPollCarrier(Carrier):
         self._frames: list[str] = []
         self._size = 0
         self._poll: Event | None = None
+        #: All polls that wait, also those whose place another has taken.
+        self._waiting: set[Event] = set()
         self._loop = gevent.get_hub().loop
         self._polled = self._loop.now()
         self._timer = self._loop.timer(window * PATIENCE, window * PATIENCE)
@@ -60,12 +62,14 @@ class LongPollCarrier(Carrier):
         """
         self._polled = self._loop.now()
         poll = self._poll = Event()
+        self._waiting.add(poll)
         remembered = False
         try:
             if not self._frames and self.connection.open:
                 poll.wait(self.window)
                 self._linger(poll)
         finally:
+            self._waiting.discard(poll)
             if self._poll is poll:
                 remembered, self._poll = True, None
         if not remembered:
@@ -77,7 +81,8 @@ class LongPollCarrier(Carrier):
         """End the session. What waits can still be fetched by a poll that is under way."""
         self._timer.close()
         self._ended()
-        self._wake()
+        for poll in self._waiting:
+            poll.set()
 
     def _keep(self, frame: str) -> None:
         if not self.connection.open:

@@ -216,6 +216,13 @@ def test_a_burst_is_one_answer_however_many_poll(desk: Desk, monkeypatch: pytest
 # Several polls
 
 
+def test_an_end_is_told_to_a_poll_whose_place_is_taken_too(desk: Desk) -> None:
+    session = desk.echo()
+    older, newer = session.wait(), session.wait()
+    session.connection.close(1000, "over")
+    assert older.get(timeout=DEADLINE) == newer.get(timeout=DEADLINE) == []
+
+
 def test_a_newer_poll_takes_the_place_of_the_older(desk: Desk) -> None:
     session = desk.echo()
     older, newer = session.wait(), session.wait()
