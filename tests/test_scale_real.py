@@ -18,13 +18,13 @@ from tests.clients import driver
 from tests.fleet import Client, Fleet, Poller, Tab
 from tests.golden.replay import Case, expand
 from tests.processes import DEADLINE, HOST, Server, Servers, wait_until
-from tests.redis_server import RedisServer
+from tests.redis_server import RedisCluster, RedisServer
 from tests.storm import Storm
 from tests.test_golden import CASES, DECISIONS, EVERY
 
 #: Seconds. Longer than anything is waited for: who is gone by then is known to be gone. And short: Redis does not tell.
 NEVER, SOON = 10 * DEADLINE, 1.5
-DOWN_PERIODS = {"workers": NEVER, "redis": SOON}
+DOWN_PERIODS = {"workers": NEVER, "redis": SOON, "cluster": SOON}
 #: A topic for each test.
 NUMBERS = count(1)
 JSON = {"Content-Type": "application/json"}
@@ -34,13 +34,14 @@ GOING_AWAY = 1001
 LONG = ["L.10", "L.14"]
 
 Anybody = TypeVar("Anybody", bound=Client)
+ON_ALL = pytest.mark.parametrize("way", DOWN_PERIODS, indirect=True, scope="module")
 OVER_REDIS = pytest.mark.parametrize("way", ["redis"], indirect=True)
 
 
 class Way:
     """An adapter: what an app is told of it, and what it needs."""
 
-    def __init__(self, name: str, redis: RedisServer | None = None) -> None:
+    def __init__(self, name: str, redis: RedisServer | RedisCluster | None = None) -> None:
         self.redis = redis
         self.environment = {"FLASK_DOWN_PERIOD": str(DOWN_PERIODS[name])}
         if redis is not None:
@@ -55,10 +56,18 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server.kill()
 
 
-@pytest.fixture(scope="module", params=DOWN_PERIODS)
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """Return three Redis that share the topics."""
+    servers = RedisCluster(tmp_path_factory.mktemp("cluster"))
+    yield servers
+    servers.kill()
+
+
+@pytest.fixture(scope="module", params=["workers", "redis"])
 def way(request: pytest.FixtureRequest) -> Way:
     """Return each adapter, or the one that a test names."""
-    return Way(request.param, request.getfixturevalue("redis") if request.param == "redis" else None)
+    return Way(request.param, None if request.param == "workers" else request.getfixturevalue(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -165,10 +174,12 @@ def enter(client: Anybody, topic: str, key: str | None = None, **meta: Any) -> A
     return client
 
 
+@ON_ALL
 def test_chat(workers: Fleet, room: str) -> None:
     chat([*workers.tabs(), *workers.tabs()], room)
 
 
+@ON_ALL
 def test_presence(workers: Fleet, crowd: str) -> None:
     first, second, third = workers.tabs()
     ann, bob, watcher = enter(first, crowd, "ann", n=1), enter(second, crowd, "bob", n=2), enter(third, crowd)
@@ -317,9 +328,10 @@ def test_sessions_end(workers: Fleet, room: str) -> None:
     for poller in pollers:
         poller.join(room)
     workers.ask("POST", "/disconnect", user=f"ann of {room}")
+    assert wait_until(lambda: pollers[0].request("GET").value["status"] == 410, workers.wait_briefly)
     os.kill(pollers[1].worker, signal.SIGKILL)
     assert wait_until(lambda: pollers[1].worker not in workers.pids(), workers.wait_briefly)
-    # Whoever is asked, after a while all know that they have ended.
+    # Whoever is asked, all know that they have ended; that nobody answers takes a while.
     with ThreadPoolExecutor(16) as pool:
         asked = [pool.submit(poller.request, method) for poller in pollers for method in ("GET", "POST") * 4]
         assert {answer.result().value["status"] for answer in asked} == {410}
