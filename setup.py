@@ -37,7 +37,7 @@ setup(
         "werkzeug>=3.0.3",  # older debuggers trust every host (CVE-2024-34069)
     ],
     extras_require={
-        "redis": ["redis>=5.0"],
+        "redis": ["redis>=5.2"],
         "docs": ["mkdocs>=1.6"],
         "dev": [
             "gunicorn>=27.0",
@@ -47,7 +47,7 @@ setup(
             "pytest-cov>=7.0",
             "pytest-timeout>=2.4",
             "pytest-xdist>=3.6",
-            "redis>=5.0",
+            "redis>=5.2",
             "ruff==0.17.*",
             "types-gevent>=26.9",
             "types-greenlet>=3.5",
