@@ -7,7 +7,7 @@ from typing import Any
 
 from .adapter import adapter_class
 from .codec import Json
-from .envelope import pack
+from .envelope import check_names, pack
 from .exceptions import InvalidOption, InvalidPayload
 from .message import DISCONNECT, Broadcast
 
@@ -44,11 +44,11 @@ class Broadcaster:
         :param payload: a dict of JSON, or bytes.
         :raises InvalidPayload: it is neither.
         """
-        if not isinstance(topic, str) or not isinstance(event, str):
-            raise InvalidPayload(f"topic and event of a broadcast are strings; got {topic!r}, {event!r}")
+        broadcast = Broadcast(topic, event, payload)
+        check_names(broadcast)
         if not isinstance(payload, dict | bytes):
             raise InvalidPayload(f"the payload of a broadcast is a dict or bytes; got {payload!r:.200}")
-        self._publisher.publish(topic, pack(Broadcast(topic, event, payload), self._json))
+        self._publisher.publish(topic, pack(broadcast, self._json))
 
     def disconnect(self, id: str) -> None:
         """Close every connection whose socket has this id, with 1001; its clients come back if they may.

@@ -15,8 +15,8 @@ import gevent
 
 from .adapter import Adapter, Publisher
 from .codec import Json
-from .envelope import pack, unpack
-from .exceptions import InvalidPayload, PhoenixError
+from .envelope import check_names, pack, unpack
+from .exceptions import PhoenixError
 from .hub import Hub
 from .inbox import Workers
 from .message import Broadcast
@@ -225,10 +225,7 @@ class Engine:
         :raises InvalidPayload: somebody here cannot take the payload; nobody has been served then.
         :raises NotPublished: other nodes cannot be reached; clients of this node have got it.
         """
-        if not isinstance(broadcast.topic, str) or not isinstance(broadcast.event, str):
-            raise InvalidPayload(
-                f"topic and event of a broadcast are strings; got {broadcast.topic!r}, {broadcast.event!r}"
-            )
+        check_names(broadcast)
         if self.hub.elsewhere:
             # It is delivered later: as it is now, and with its errors raised here.
             broadcast = broadcast._replace(payload=deepcopy(broadcast.payload))

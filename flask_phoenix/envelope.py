@@ -11,6 +11,17 @@ from .message import Broadcast, JsonText
 JSON, BYTES = b"J", b"B"
 
 
+def check_names(broadcast: Broadcast) -> None:
+    """See that topic and event are what clients can be sent.
+
+    :raises InvalidPayload: one of them is no string.
+    """
+    if not isinstance(broadcast.topic, str) or not isinstance(broadcast.event, str):
+        raise InvalidPayload(
+            f"topic and event of a broadcast are strings; got {broadcast.topic!r}, {broadcast.event!r}"
+        )
+
+
 def pack(broadcast: Broadcast, json: Json) -> bytes:
     """Write a broadcast for other nodes; the topic travels beside it.
 

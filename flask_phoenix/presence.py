@@ -69,10 +69,7 @@ class Presence(Hooks, Tracking):
         """
         roll, topic = self._look(where)
         metas = roll.tracker.get(topic, str(key))
-        presence: dict[str, Any] | None = (
-            self.fetched(topic, presences_of({str(key): metas}))[str(key)] if metas else None
-        )
-        return presence
+        return self.fetched(topic, presences_of({str(key): metas}))[str(key)] if metas else None
 
     def count(self, where: Channel | str) -> int:
         """Return how many keys are there."""

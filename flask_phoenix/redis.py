@@ -18,7 +18,7 @@ from .adapter import Adapter, Publisher
 from .bridge import Bridge
 from .exceptions import NotPublished
 from .redisear import Ear, Listener
-from .rediswire import FAILURES, MARK, PREFIX, URL, Message, PatientRoad, split_url
+from .rediswire import FAILURES, MARK, PREFIX, URL, Message, PatientAccess, split_url
 from .rediswire import RedisPublisher as RedisPublisher
 
 log = logging.getLogger(__name__)
@@ -66,7 +66,7 @@ class RedisAdapter(Adapter, Listener):
         queue_limit: int = 64 << 20,
     ) -> None:
         self._reach: dict[str, Any] = {"url": url, "client": client, "prefix": prefix}
-        self.road = PatientRoad(url, client, prefix, check_interval)
+        self.access = PatientAccess(url, client, prefix, check_interval)
         self.check_interval = check_interval
         self._subscribe_timeout = subscribe_timeout
         self._queue_limit = queue_limit
@@ -114,7 +114,7 @@ class RedisAdapter(Adapter, Listener):
         self._writer.wait(GRACE)
         for ear in list(self._ears.values()):
             ear.close()
-        self.road.close()
+        self.access.close()
         self._bridge.close(GRACE)
         if self._queue:
             log.error("the adapter ends with %d messages that Redis has not taken", len(self._queue))
@@ -124,7 +124,7 @@ class RedisAdapter(Adapter, Listener):
 
     def subscribe(self, topic: str) -> None:
         """Ask for a topic, and wait until Redis confirms; without Redis, it is heard when that is back."""
-        channel = self.road.channel(topic)
+        channel = self.access.channel(topic)
         while True:
             ask = self._wanted.get(channel)
             if ask is None:
@@ -139,7 +139,7 @@ class RedisAdapter(Adapter, Listener):
 
     def unsubscribe(self, topic: str) -> None:
         """Ask for a topic no more."""
-        channel = self.road.channel(topic)
+        channel = self.access.channel(topic)
         if self._wanted.pop(channel, None) is not None:
             self._changed.append(channel)
             self._wake()
@@ -151,7 +151,7 @@ class RedisAdapter(Adapter, Listener):
         """
         if not self._running:
             raise NotPublished("the adapter of Redis does not run: it starts with the first connection")
-        message = self.road.channel(topic), self._mark + data
+        message = self.access.channel(topic), self._mark + data
         size = len(data) + MARK + OVERHEAD
         with self._lock:
             full = self._queued + size > self._queue_limit
@@ -185,7 +185,7 @@ class RedisAdapter(Adapter, Listener):
 
     def lost(self, ear: Ear) -> None:
         """In a cluster, look whether others carry now what this one did."""
-        if self.road.sharded:
+        if self.access.sharded:
             self._look_again()
             self._changed.extend(self.asked(ear))
             self._wake()
@@ -194,7 +194,7 @@ class RedisAdapter(Adapter, Listener):
         """Listen where a channel is now."""
         if error is not None:
             time.sleep(PAUSE)  # two nodes may send each other's clients to and fro, for a moment
-            self.road.redirect(error)
+            self.access.redirect(error)
         elif time.monotonic() - self._looked > PAUSE:  # the channels of a slot move together
             self._look_again()
         self._changed.append(channel)
@@ -203,13 +203,13 @@ class RedisAdapter(Adapter, Listener):
     def found(self, ear: Ear) -> None:
         """Publish there again, too."""
         self._warned = False
-        self.road.reopen(ear.pool)
+        self.access.reopen(ear.pool)
 
     # How it is done.
 
     def _deliver(self, channel: bytes, data: bytes) -> None:
         if channel in self._wanted:  # else it was let go of while this was on its way
-            self._receive(self.road.topic(channel), data[MARK:])
+            self._receive(self.access.topic(channel), data[MARK:])
 
     def _warn(self, topic: str) -> None:
         if not self._warned:
@@ -218,7 +218,7 @@ class RedisAdapter(Adapter, Listener):
 
     def _look_again(self) -> None:
         try:
-            self.road.refresh()
+            self.access.refresh()
         except FAILURES as error:
             log.debug("the cluster cannot be asked for its nodes: %s", error)
         self._looked = time.monotonic()
@@ -263,7 +263,7 @@ class RedisAdapter(Adapter, Listener):
 
     def _move(self, channel: bytes, moves: dict[Ear, tuple[list[bytes], dict[bytes, Event]]]) -> None:
         ask, old = self._wanted.get(channel), self._placed.get(channel)
-        new = self._ear(self.road.pool(channel)) if ask is not None else None
+        new = self._ear(self.access.pool(channel)) if ask is not None else None
         if old is not None and old is not new:
             del self._placed[channel]
             moves.setdefault(old, ([], {}))[0].append(channel)
@@ -273,14 +273,14 @@ class RedisAdapter(Adapter, Listener):
 
     def _ear(self, pool: Any) -> Ear:
         if pool not in self._ears:
-            ear = self._ears[pool] = Ear(self.road, pool, self)
+            ear = self._ears[pool] = Ear(self.access, pool, self)
             self._bridge.spawn(ear.run)
         return self._ears[pool]
 
     def _flush(self) -> None:
         """Publish what waits, and let new subscriptions in between."""
         while batch := self._take():
-            failed = self.road.publish(batch)
+            failed = self.access.publish(batch)
             self.unpublished += len(failed)
             refused = [error for _, error in failed if isinstance(error, (ResponseError, RedisClusterException))]
             if refused and not self._refused:

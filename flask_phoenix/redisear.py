@@ -11,7 +11,7 @@ from typing import Any
 
 from redis.exceptions import ConnectionError, MovedError, TimeoutError
 
-from .rediswire import FAILURES, Road, pause
+from .rediswire import FAILURES, Access, pause
 
 log = logging.getLogger(__name__)
 
@@ -52,11 +52,11 @@ class Listener:
 class Ear:
     """A connection that hears channels, and the thread that reads from it; a link that is lost is made anew."""
 
-    def __init__(self, road: Road, pool: Any, listener: Listener) -> None:
+    def __init__(self, access: Access, pool: Any, listener: Listener) -> None:
         self.pool = pool
         #: It has no link.
         self.away = False
-        self._road = road
+        self._access = access
         self._listener = listener
         self._closed = False
         self._connection: Any = None
@@ -100,7 +100,7 @@ class Ear:
         return self._closed or self._listener.stopping.is_set()
 
     def _attend(self) -> None:
-        connection = self._road.connect(self.pool)
+        connection = self._access.connect(self.pool)
         try:
             with self._lock:
                 self._connection = connection
@@ -127,8 +127,8 @@ class Ear:
     def _say(self, leave: Iterable[bytes], join: dict[bytes, Any]) -> None:
         self._due.extend((channel, None) for channel in leave)
         self._due.extend(join.items())
-        commands = [(self._road.word("UNSUBSCRIBE"), channel) for channel in leave]
-        commands += [(self._road.word("SUBSCRIBE"), channel) for channel in join]
+        commands = [(self._access.word("UNSUBSCRIBE"), channel) for channel in leave]
+        commands += [(self._access.word("SUBSCRIBE"), channel) for channel in join]
         self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
 
     def _listen(self, connection: Any) -> None:

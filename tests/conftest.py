@@ -8,18 +8,24 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import gevent
 import pytest
 from gevent.hub import Hub as EventLoop
 from greenlet import getcurrent, greenlet
 
+from flask_phoenix.codec import Json
+from flask_phoenix.engine import Engine
 from flask_phoenix.hub import Hub
 from flask_phoenix.inbox import Worker
 from tests import processes
+from tests.network import MakeNode, Node
+from tests.redis_server import RedisCluster, RedisServer
+from tests.slow import SlowAdapter
 
 #: How long a test's greenlets and descriptors may take to end after it.
 GRACE = processes.DEADLINE / 5
@@ -47,6 +53,56 @@ def short_path() -> Iterator[Path]:
     """Make a directory whose path leaves room for the names of Unix sockets, as pytest's own may not."""
     with TemporaryDirectory(prefix="phoenix") as directory:
         yield Path(directory)
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """Return a Redis of a module's own."""
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
+    """Return three Redis that share the topics."""
+    servers = RedisCluster(tmp_path_factory.mktemp("cluster"))
+    yield servers
+    servers.kill()
+
+
+@pytest.fixture
+def slow() -> SlowAdapter:
+    """Return a way to other nodes that lets everybody wait for a topic."""
+    return SlowAdapter()
+
+
+@pytest.fixture
+def far(slow: SlowAdapter) -> Iterator[Engine]:
+    """Return an engine with that way."""
+    engine = Engine(nullcontext, Json(), lambda: slow)
+    yield engine
+    engine.stop()
+
+
+@pytest.fixture
+def make_node() -> Iterator[MakeNode]:
+    """Make processes that have a presence, and stop them in the end."""
+    nodes: list[Node] = []
+
+    def make_node(*arguments: Any, **options: Any) -> Node:
+        nodes.append(Node(*arguments, **options))
+        return nodes[-1]
+
+    yield make_node
+    for node in nodes:
+        node.stop()
+
+
+@pytest.fixture
+def node(make_node: MakeNode) -> Node:
+    """Return such a process without others."""
+    return make_node()
 
 
 @pytest.fixture

@@ -331,3 +331,7 @@ def _sorted(state: Presences) -> Presences:
         key: {**presence, "metas": sorted(presence["metas"], key=lambda meta: str(meta["phx_ref"]))}
         for key, presence in state.items()
     }
+
+
+#: Makes processes, and stops them in the end.
+MakeNode = Callable[..., Node]

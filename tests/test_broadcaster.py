@@ -57,13 +57,6 @@ class Stage:
         UserSocket.channel("room:*")(RoomChannel)
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.kill()
-
-
 @pytest.fixture(params=["workers", "redis"])
 def url(request: pytest.FixtureRequest, short_path: Path) -> str:
     """How the processes are joined."""

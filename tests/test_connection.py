@@ -215,20 +215,6 @@ def test_disconnecting_from_another_node() -> None:
 # An id that takes its time
 
 
-@pytest.fixture
-def slow() -> SlowAdapter:
-    """Return a way to other nodes that lets everybody wait for a topic."""
-    return SlowAdapter()
-
-
-@pytest.fixture
-def far(slow: SlowAdapter) -> Iterator[Engine]:
-    """Return an engine with that way."""
-    engine = Engine(nullcontext, Json(), lambda: slow)
-    yield engine
-    engine.stop()
-
-
 def test_a_connection_is_open_before_the_other_nodes_know_its_id(far: Engine, slow: SlowAdapter) -> None:
     line: Any = gevent.spawn(Line, far, "user:1")
     turn()

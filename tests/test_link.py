@@ -1292,20 +1292,6 @@ def test_listeners_of_the_apps_hear_what_channels_say(engine: Engine) -> None:
 # A topic that takes its time
 
 
-@pytest.fixture
-def slow() -> SlowAdapter:
-    """Return a way to other nodes that lets everybody wait for a topic."""
-    return SlowAdapter()
-
-
-@pytest.fixture
-def far(slow: SlowAdapter) -> Iterator[Engine]:
-    """Return an engine with that way."""
-    engine = Engine(nullcontext, Json(), lambda: slow)
-    yield engine
-    engine.stop()
-
-
 class Diary(Room):
     """Writes down what becomes of it, and says something as soon as it may."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import Any
 
@@ -17,7 +17,7 @@ from flask_phoenix.presence import Presence
 from flask_phoenix.roll import Presences
 from flask_phoenix.server import drain
 from flask_phoenix.tracker import Meta
-from tests.network import SHORT, Letter, Member, Network, Node, Room, alike, entry, eventually, refs, settle
+from tests.network import SHORT, Letter, MakeNode, Member, Network, Node, Room, alike, entry, eventually, refs, settle
 from tests.processes import DEADLINE
 from tests.roads import in_thread
 
@@ -26,29 +26,6 @@ FAILURES = [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout]
 NO_METAS = [None, 7, "away", [1], b"away", {"n": float("nan")}, {"n": float("inf")}, {"b": b"\x00"}, {"o": object()}]
 #: Names that are something else somewhere.
 KEYS = ["", " ", "__proto__", "constructor", "hasOwnProperty", "metas", "phx_ref", "1", "ä\n\x00🙂", "a" * 300]
-
-MakeNode = Callable[..., Node]
-
-
-@pytest.fixture
-def make_node() -> Iterator[MakeNode]:
-    """Make nodes, and stop them in the end."""
-    nodes: list[Node] = []
-
-    def make_node(*arguments: Any, **options: Any) -> Node:
-        nodes.append(Node(*arguments, **options))
-        return nodes[-1]
-
-    yield make_node
-    for node in nodes:
-        node.stop()
-
-
-@pytest.fixture
-def node(make_node: MakeNode) -> Node:
-    """Return a process without others."""
-    return make_node()
-
 
 # To track
 

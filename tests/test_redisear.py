@@ -11,7 +11,7 @@ import pytest
 from redis.exceptions import MovedError
 
 from flask_phoenix.redisear import Ear, Listener
-from flask_phoenix.rediswire import Road
+from flask_phoenix.rediswire import Access
 from tests.processes import DEADLINE
 from tests.redis_server import RedisServer
 
@@ -48,13 +48,6 @@ class Noting(Listener):
         return self.told.get(timeout=DEADLINE)
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.kill()
-
-
 @pytest.fixture
 def listener() -> Noting:
     return Noting(b"a")
@@ -62,8 +55,8 @@ def listener() -> Noting:
 
 @pytest.fixture
 def ear(redis: RedisServer, listener: Noting) -> Iterator[Ear]:
-    road = Road(redis.url, None, "phoenix", 0.1)
-    ear = Ear(road, road.pool(b""), listener)
+    access = Access(redis.url, None, "phoenix", 0.1)
+    ear = Ear(access, access.pool(b""), listener)
     thread = threading.Thread(target=ear.run)
     thread.start()
     assert listener.next() == "found"
@@ -76,7 +69,7 @@ def ear(redis: RedisServer, listener: Noting) -> Iterator[Ear]:
 
 
 def test_the_interface_is_for_others_to_write() -> None:
-    listener, ear = Listener(), Ear(Road("redis://h", None, "", 1), None, Listener())
+    listener, ear = Listener(), Ear(Access("redis://h", None, "", 1), None, Listener())
     for call in (
         lambda: listener.asked(ear),
         lambda: listener.confirmed(None),

@@ -13,7 +13,7 @@ from redis import Redis
 
 from flask_phoenix.exceptions import InvalidOption, NotPublished
 from flask_phoenix.redis import RedisAdapter
-from flask_phoenix.rediswire import NOBODY, PatientRoad, RedisPublisher, Road, pause, split_url
+from flask_phoenix.rediswire import NOBODY, Access, PatientAccess, RedisPublisher, pause, split_url
 from tests.processes import DEADLINE, HOST, ROOT, free_port
 from tests.redis_server import RedisCluster, RedisServer
 
@@ -32,13 +32,6 @@ assert os.waitpid(child, 0)[1] == 0
 publisher.publish("t", b"parent again")
 publisher.close()
 """
-
-
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.kill()
 
 
 class Listener:
@@ -101,7 +94,7 @@ def test_our_part_of_a_url(url: str, rest: str, options: dict[str, object]) -> N
 @pytest.mark.parametrize("url", ["http://h", "h:6379", "", "redis+sentinel://h", "redis://h?db=x", "redis://h:port"])
 def test_a_url_that_cannot_be(url: str) -> None:
     with pytest.raises(InvalidOption):
-        Road(url, None, "phoenix", 1)
+        Access(url, None, "phoenix", 1)
 
 
 def test_a_value_that_cannot_be() -> None:
@@ -111,16 +104,16 @@ def test_a_value_that_cannot_be() -> None:
 
 def test_nothing_may_be_decoded() -> None:
     with pytest.raises(InvalidOption, match="decode_responses"):
-        Road("redis://h?decode_responses=yes", None, "phoenix", 1)
+        Access("redis://h?decode_responses=yes", None, "phoenix", 1)
     with Redis(decode_responses=True) as client, pytest.raises(InvalidOption, match="decode_responses"):
-        Road("redis://h", client, "phoenix", 1)
+        Access("redis://h", client, "phoenix", 1)
 
 
 def test_topics_and_channels() -> None:
-    road = Road("redis://h", None, "a:b", 1)
+    access = Access("redis://h", None, "a:b", 1)
     for topic in ("", "room:1", "caf\u00e9 \U0001f600\n"):
-        assert road.topic(road.channel(topic)) == topic
-    assert road.channel("room:1") == b"a:b:room:1"
+        assert access.topic(access.channel(topic)) == topic
+    assert access.channel("room:1") == b"a:b:room:1"
 
 
 # Publishing from outside
@@ -222,30 +215,30 @@ def test_attempts_are_ever_further_apart(failures: int, least: float, most: floa
 
 
 def test_a_server_that_fails_rests(caplog: pytest.LogCaptureFixture) -> None:
-    road = PatientRoad(f"redis://{HOST}:{free_port()}", None, "phoenix", DEADLINE)
+    access = PatientAccess(f"redis://{HOST}:{free_port()}", None, "phoenix", DEADLINE)
     messages = [(b"a", b"1"), (b"b", b"2")]
-    first = road.publish(messages)
+    first = access.publish(messages)
     assert [message for message, _ in first] == messages
-    assert road.publish(messages) == first
+    assert access.publish(messages) == first
     assert len(caplog.records) == 1
-    road.reopen(road.pool(b"a"))
-    again = road.publish(messages)
+    access.reopen(access.pool(b"a"))
+    again = access.publish(messages)
     assert again[0][1] is not first[0][1]
-    road.close()
+    access.close()
 
 
 def test_a_connection_is_kept_and_looked_at(redis: RedisServer, listener: Listener) -> None:
-    road = PatientRoad(redis.url, None, "phoenix", DEADLINE)
+    access = PatientAccess(redis.url, None, "phoenix", DEADLINE)
 
     def connections() -> int:
         return len(redis.execute("CLIENT", "LIST", "TYPE", "normal").splitlines())
 
     before = connections()
     for number in range(3):
-        assert road.publish([(b"phoenix:t", b"%d" % number)]) == []
+        assert access.publish([(b"phoenix:t", b"%d" % number)]) == []
     assert connections() == before + 1
     redis.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
-    threading.Event().wait(1.5 * road.trust)
-    assert road.publish([(b"phoenix:t", b"3")]) == []
+    threading.Event().wait(1.5 * access.trust)
+    assert access.publish([(b"phoenix:t", b"3")]) == []
     assert [listener.hear() for _ in range(4)] == [b"0", b"1", b"2", b"3"]
-    road.close()
+    access.close()

@@ -21,34 +21,11 @@ from flask_phoenix.message import Broadcast
 from flask_phoenix.presence import Presence
 from flask_phoenix.roll import Presences
 from flask_phoenix.tracker import Entry, Meta
-from tests.network import Member, Network, Node, Room, entry, eventually, refs, settle
+from tests.network import MakeNode, Member, Network, Node, Room, entry, eventually, refs, settle
 from tests.processes import DEADLINE
 from tests.roads import in_thread
 
 FAILURES = [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout]
-
-MakeNode = Callable[..., Node]
-
-
-@pytest.fixture
-def make_node() -> Iterator[MakeNode]:
-    """Make nodes, and stop them in the end."""
-    nodes: list[Node] = []
-
-    def make_node(*arguments: Any, **options: Any) -> Node:
-        nodes.append(Node(*arguments, **options))
-        return nodes[-1]
-
-    yield make_node
-    for node in nodes:
-        node.stop()
-
-
-@pytest.fixture
-def node(make_node: MakeNode) -> Node:
-    """Return a process without others."""
-    return make_node()
-
 
 # Who owns what
 

@@ -48,22 +48,6 @@ class Way:
             self.environment["PHOENIX_PUBSUB_URL"] = redis.url
 
 
-@pytest.fixture(scope="module")
-def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    """Return a Redis."""
-    server = RedisServer(tmp_path_factory.mktemp("redis"))
-    yield server
-    server.kill()
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
-    """Return three Redis that share the topics."""
-    servers = RedisCluster(tmp_path_factory.mktemp("cluster"))
-    yield servers
-    servers.kill()
-
-
 @pytest.fixture(scope="module", params=["workers", "redis"])
 def way(request: pytest.FixtureRequest) -> Way:
     """Return each adapter, or the one that a test names."""

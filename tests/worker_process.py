@@ -12,7 +12,6 @@ import signal
 import sys
 from typing import Any
 
-import gevent
 from gevent import monkey
 from gevent.queue import Queue
 
@@ -65,8 +64,7 @@ class Worker:
         pid = os.fork()
         if not pid:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            while True:
-                gevent.sleep(1)
+            signal.pause()
         return pid
 
     def stop(self) -> None:

@@ -8,6 +8,7 @@
 import assert from "node:assert/strict"
 import { launch } from "./chromium.mjs"
 import { ask, tell } from "./lines.mjs"
+import { heard, say } from "./chatting.mjs"
 
 const PATIENCE = 10_000
 
@@ -30,15 +31,6 @@ async function enter(browser, nickname) {
   await page.waitForSelector("#chat:not([hidden])")
   await page.waitForSelector("#composer:not([hidden])")
   return page
-}
-
-async function say(page, text) {
-  await page.fill("#body", text)
-  await page.press("#body", "Enter")
-}
-
-function heard(page, nickname, text) {
-  return page.waitForSelector(`#messages li.message[data-nickname="${nickname}"] .bubble:has-text("${text}")`)
 }
 
 async function talking(ada, grace) {

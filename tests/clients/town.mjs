@@ -7,6 +7,7 @@
 import assert from "node:assert/strict"
 import { launch } from "./chromium.mjs"
 import { ask, tell } from "./lines.mjs"
+import { heard, say } from "./chatting.mjs"
 
 const PATIENCE = 10_000
 const MOST = 20
@@ -45,15 +46,6 @@ async function enter(browser, nickname) {
   await page.click("#enter")
   await page.waitForSelector("#composer:not([hidden])")
   return page
-}
-
-async function say(page, text) {
-  await page.fill("#body", text)
-  await page.press("#body", "Enter")
-}
-
-function heard(page, nickname, text) {
-  return page.waitForSelector(`#messages li.message[data-nickname="${nickname}"] .bubble:has-text("${text}")`)
 }
 
 const isThere = (page, nickname) => page.waitForSelector(`#people .person[data-nickname="${nickname}"]`)
