@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 setup(
     name="flask_phoenix",
@@ -24,7 +24,7 @@ setup(
         "Topic :: Internet :: WWW/HTTP :: WSGI",
         "Typing :: Typed",
     ],
-    packages=["flask_phoenix"],
+    packages=find_packages(include=["flask_phoenix", "flask_phoenix.*"]),
     package_data={"flask_phoenix": ["py.typed"]},
     python_requires=">=3.10",
     install_requires=[
@@ -60,12 +60,12 @@ setup(
             "phoenix = flask_phoenix.cli:phoenix",
         ],
         "flask_phoenix.adapters": [
-            "workers = flask_phoenix.workers:WorkersAdapter",
-            "redis = flask_phoenix.redis:RedisAdapter [redis]",
-            "rediss = flask_phoenix.redis:RedisAdapter [redis]",
-            "redis+cluster = flask_phoenix.redis:RedisAdapter [redis]",
-            "rediss+cluster = flask_phoenix.redis:RedisAdapter [redis]",
-            "unix = flask_phoenix.redis:RedisAdapter [redis]",
+            "workers = flask_phoenix.pubsub.unix.adapter:WorkersAdapter",
+            "redis = flask_phoenix.pubsub.redis.adapter:RedisAdapter [redis]",
+            "rediss = flask_phoenix.pubsub.redis.adapter:RedisAdapter [redis]",
+            "redis+cluster = flask_phoenix.pubsub.redis.adapter:RedisAdapter [redis]",
+            "rediss+cluster = flask_phoenix.pubsub.redis.adapter:RedisAdapter [redis]",
+            "unix = flask_phoenix.pubsub.redis.adapter:RedisAdapter [redis]",
         ],
     },
 )

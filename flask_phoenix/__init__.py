@@ -1,12 +1,9 @@
 """Makes a Flask app a Phoenix Channels server."""
 
-from .adapter import Adapter as Adapter
-from .adapter import Publisher as Publisher
 from .broadcaster import Broadcaster as Broadcaster
 from .channel import Channel as Channel
 from .channel import intercept as intercept
 from .channel import on as on
-from .codec import Json as Json
 from .exceptions import AlreadyTracked as AlreadyTracked
 from .exceptions import InvalidMessage as InvalidMessage
 from .exceptions import InvalidOption as InvalidOption
@@ -22,10 +19,13 @@ from .exceptions import UnknownVersion as UnknownVersion
 from .exceptions import Unsupported as Unsupported
 from .extension import Phoenix as Phoenix
 from .host import SocketRef as SocketRef
-from .message import Broadcast as Broadcast
-from .message import Message as Message
-from .message import Reply as Reply
 from .presence import Presence as Presence
-from .serializer import Serializer as Serializer
+from .protocol.json import Json as Json
+from .protocol.messages import Broadcast as Broadcast
+from .protocol.messages import Message as Message
+from .protocol.messages import Reply as Reply
+from .protocol.serializers import Serializer as Serializer
+from .pubsub.adapter import Adapter as Adapter
+from .pubsub.adapter import Publisher as Publisher
 from .socket import RawSocket as RawSocket
 from .socket import Socket as Socket

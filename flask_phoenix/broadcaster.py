@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .adapter import adapter_class
-from .codec import Json
-from .envelope import check_names, pack
 from .exceptions import InvalidOption, InvalidPayload
-from .message import DISCONNECT, Broadcast
+from .protocol.json import Json
+from .protocol.messages import DISCONNECT, Broadcast
+from .pubsub.adapter import adapter_class
+from .pubsub.envelope import check_names, pack
 
 #: The setting, and the environment variable, that names the way between nodes.
 SETTING = "PHOENIX_PUBSUB_URL"

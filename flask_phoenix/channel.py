@@ -8,7 +8,7 @@ from typing import Any, ClassVar, TypeVar
 
 from .exceptions import InvalidOption, InvalidReturn, UnknownEvent
 from .host import Link, NewMeta, SocketRef, Tracking
-from .message import Reply
+from .protocol.messages import Reply
 
 log = logging.getLogger(__name__)
 Method = TypeVar("Method", bound=Callable[..., Any])

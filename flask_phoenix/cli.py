@@ -17,10 +17,10 @@ from werkzeug.debug import DebuggedApplication
 from werkzeug.serving import generate_adhoc_ssl_context, is_running_from_reloader
 
 from .broadcaster import SETTING, Broadcaster
-from .codec import Json
-from .engine import Engine
 from .exceptions import PhoenixError
-from .server import Server
+from .protocol.json import Json
+from .runtime.engine import Engine
+from .server.gevent import Server
 
 
 @click.command("run", params=run_command.params, help=run_command.help)

@@ -15,25 +15,25 @@ import ujson
 from flask import Flask, current_app, has_app_context
 from werkzeug.exceptions import HTTPException
 
-from .adapter import Adapter, adapter_class
 from .broadcaster import NONE, SETTING
 from .channel import Channel
-from .codec import Json
-from .endpoint import NAME, Endpoint, WebSocketEndpoint
-from .engine import FAILURES, Engine
 from .exceptions import InvalidOption, PhoenixError
-from .handshake import PHOENIX_PROTOCOL, csrf_token
-from .inbox import Inbox
-from .meeting import directory_of_server
-from .message import DISCONNECT, Broadcast
-from .mount import make_mounts
-from .polling import LongPollEndpoint
 from .presence import Presence
-from .pubsub import Notify, Subscriber
-from .roll import Roll
-from .server import Server, one_of_many, require_patched
+from .protocol.json import Json
+from .protocol.messages import DISCONNECT, Broadcast
+from .pubsub.adapter import Adapter, adapter_class
+from .pubsub.local import Notify, Subscriber
+from .pubsub.unix.adapter import WorkersAdapter
+from .pubsub.unix.meeting import directory_of_server
+from .runtime.engine import FAILURES, Engine
+from .runtime.inbox import Inbox
+from .server.gevent import Server, one_of_many, require_patched
 from .socket import BaseSocket
-from .workers import WorkersAdapter
+from .tracker.server import Roll
+from .transports.endpoint import NAME, Endpoint, WebSocketEndpoint
+from .transports.handshake import PHOENIX_PROTOCOL, csrf_token
+from .transports.longpoll.endpoint import LongPollEndpoint
+from .transports.options import make_mounts
 
 log = logging.getLogger(__name__)
 
@@ -177,7 +177,7 @@ class Phoenix:
         may also be a dict of options for that transport alone.
 
         Variables in the path (``/shop/<shop_id>``) become parameters of the connect. The options are the attributes of
-        :class:`.mount.Options`; what is not given comes from the app's configuration (``PHOENIX_TIMEOUT`` and so on).
+        :class:`.Options`; what is not given comes from the app's configuration (``PHOENIX_TIMEOUT`` and so on).
 
         :raises InvalidOption: an option is unknown or cannot be.
         """
@@ -200,7 +200,7 @@ class Phoenix:
     def presence(self, kind: type[Presence] = Presence, *, name: str = "", down_period: float = 30.0) -> Presence:
         """Make a presence: who is on each topic, on all nodes.
 
-        :param kind: a subclass of :class:`.presence.Presence` that overrides its hooks.
+        :param kind: a subclass of :class:`.Presence` that overrides its hooks.
         :param name: tells it from other presences, the same on all nodes; the name of the class, unless given.
         :param down_period: seconds in which those of a node that ended without a word are gone.
         :raises InvalidOption: there is one of that name, or the period is no positive number.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .exceptions import InvalidOption
-from .message import Reply
+from .protocol.messages import Reply
 
 #: A meta, or what makes one of the former one.
 NewMeta = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]
@@ -70,7 +70,7 @@ class Link:
 
 
 class Tracking:
-    """Who is here; :class:`.presence.Presence` implements it. This is what a channel has without one.
+    """Who is here; :class:`.Presence` implements it. This is what a channel has without one.
 
     Everywhere, ``where`` is a channel, or the name of a topic; ``topic`` is another one than the channel's.
     """

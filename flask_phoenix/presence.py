@@ -8,7 +8,7 @@ from typing import Any
 from .channel import Channel
 from .exceptions import InvalidPayload
 from .host import Link, NewMeta, Tracking
-from .roll import Hooks, Presences, Roll, presences_of
+from .tracker.server import Hooks, Presences, Roll, presences_of
 
 
 class Presence(Hooks, Tracking):

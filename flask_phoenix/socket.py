@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from .channel import Channel
 from .exceptions import InvalidOption
-from .message import INTERNAL, Frame
+from .protocol.messages import INTERNAL, Frame
 
 ChannelClass = TypeVar("ChannelClass", bound=type[Channel])
 

@@ -18,10 +18,10 @@ import pytest
 from gevent.hub import Hub as EventLoop
 from greenlet import getcurrent, greenlet
 
-from flask_phoenix.codec import Json
-from flask_phoenix.engine import Engine
-from flask_phoenix.hub import Hub
-from flask_phoenix.inbox import Worker
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.pubsub.hub import Hub
+from flask_phoenix.runtime.engine import Engine
+from flask_phoenix.runtime.inbox import Worker
 from tests import processes
 from tests.network import MakeNode, Node
 from tests.redis_server import RedisCluster, RedisServer

@@ -12,8 +12,8 @@ import gevent
 import pytest
 from gevent.queue import Empty, Queue
 
-from flask_phoenix.adapter import Adapter
 from flask_phoenix.exceptions import NotPublished
+from flask_phoenix.pubsub.adapter import Adapter
 from tests.processes import DEADLINE
 
 #: Topics may be anything that a client can write.

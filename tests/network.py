@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import gevent
 
-from flask_phoenix.adapter import Adapter
 from flask_phoenix.channel import Channel, on
-from flask_phoenix.codec import Json
-from flask_phoenix.engine import Engine
 from flask_phoenix.exceptions import NotPublished
 from flask_phoenix.presence import Presence
-from flask_phoenix.roll import Presences, Roll
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.pubsub.adapter import Adapter
+from flask_phoenix.runtime.engine import Engine
+from flask_phoenix.tracker.server import Presences, Roll
 from tests.processes import DEADLINE, wait_until
 from tests.roads import Tab, serve, turn
 

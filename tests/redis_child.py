@@ -10,7 +10,7 @@ if sys.argv[1] == "patched":
 import gevent
 from gevent.queue import Queue
 
-from flask_phoenix.redis import RedisAdapter
+from flask_phoenix.pubsub.redis.adapter import RedisAdapter
 from tests.processes import DEADLINE
 
 

@@ -10,13 +10,13 @@ import gevent
 from gevent.queue import Queue
 
 from flask_phoenix.channel import Channel
-from flask_phoenix.codec import Json
-from flask_phoenix.connection import Carrier
-from flask_phoenix.engine import Engine
-from flask_phoenix.message import Frame
-from flask_phoenix.multiplexer import ChannelConnection
-from flask_phoenix.protocol import Protocol
-from flask_phoenix.serializer import Serializer, V1Serializer, V2Serializer
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.messages import Frame
+from flask_phoenix.protocol.serializers import Serializer, V1Serializer, V2Serializer
+from flask_phoenix.protocol.state import Protocol
+from flask_phoenix.runtime.channel_connection import ChannelConnection
+from flask_phoenix.runtime.connection import Carrier
+from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.socket import Socket
 from tests.processes import DEADLINE
 

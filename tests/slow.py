@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from gevent.event import AsyncResult
 
-from flask_phoenix.adapter import Adapter
+from flask_phoenix.pubsub.adapter import Adapter
 from tests.roads import turn
 
 

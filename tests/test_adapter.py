@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from flask_phoenix.adapter import GROUP, Adapter, Publisher, adapter_class, remedy
 from flask_phoenix.exceptions import InvalidOption
-from flask_phoenix.redis import RedisAdapter
-from flask_phoenix.workers import WorkersAdapter
+from flask_phoenix.pubsub.adapter import GROUP, Adapter, Publisher, adapter_class, remedy
+from flask_phoenix.pubsub.redis.adapter import RedisAdapter
+from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from tests.processes import DEADLINE, ROOT
 
 
@@ -76,7 +76,7 @@ def test_an_unknown_scheme_names_those_that_are_known(url: Any, scheme: str) -> 
 Publish = Callable[..., None]
 
 MODULE = """
-from flask_phoenix.adapter import Adapter
+from flask_phoenix.pubsub.adapter import Adapter
 
 class Pigeons(Adapter):
     pass

@@ -10,8 +10,8 @@ import pytest
 from gevent.event import Event
 from gevent.queue import Queue
 
-from flask_phoenix.bridge import STRIDE, Bridge
-from flask_phoenix.hub import thread_id
+from flask_phoenix.pubsub.hub import thread_id
+from flask_phoenix.pubsub.redis.threads import STRIDE, Bridge
 from tests.processes import DEADLINE
 
 

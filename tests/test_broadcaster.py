@@ -16,7 +16,7 @@ import pytest
 from flask import Flask
 
 from flask_phoenix import Broadcaster, Channel, InvalidOption, InvalidPayload, NotPublished, Phoenix, Socket
-from flask_phoenix.codec import Json
+from flask_phoenix.protocol.json import Json
 from flask_phoenix.testing import Client, Joined
 from tests.processes import DEADLINE, ROOT, wait_until
 from tests.redis_server import RedisServer

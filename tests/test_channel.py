@@ -11,7 +11,7 @@ import pytest
 from flask_phoenix.channel import Channel, as_reply, intercept, on
 from flask_phoenix.exceptions import InvalidOption, InvalidReturn, Refused, UnknownEvent
 from flask_phoenix.host import Link, SocketRef, Tracking
-from flask_phoenix.message import Reply
+from flask_phoenix.protocol.messages import Reply
 
 
 class Notes(Link):

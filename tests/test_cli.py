@@ -22,7 +22,7 @@ from flask.cli import FlaskGroup, run_command
 
 from flask_phoenix import Channel, Phoenix, Socket
 from flask_phoenix.cli import failing, make_server, phoenix, run, tls_options
-from flask_phoenix.server import Server
+from flask_phoenix.server.gevent import Server
 from flask_phoenix.testing import Client
 from tests.processes import DEADLINE, HOST, ROOT, Servers
 from tests.roads import in_thread

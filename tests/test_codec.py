@@ -14,8 +14,8 @@ import pytest
 import ujson
 from hypothesis import given, settings
 
-from flask_phoenix.codec import Json
 from flask_phoenix.exceptions import InvalidMessage, InvalidPayload
+from flask_phoenix.protocol.json import Json
 from tests.values import ALMOST_JSON, ANY_TEXT, VALUES, exactly
 
 JSON = Json()

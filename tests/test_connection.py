@@ -12,13 +12,13 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from flask_phoenix.codec import Json
-from flask_phoenix.connection import Carrier, Connection, RawConnection
-from flask_phoenix.engine import Engine
 from flask_phoenix.exceptions import InvalidOption, NotPublished
-from flask_phoenix.inbox import LIMIT
-from flask_phoenix.message import Broadcast, Frame
-from flask_phoenix.pubsub import Subscriber
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.messages import Broadcast, Frame
+from flask_phoenix.pubsub.local import Subscriber
+from flask_phoenix.runtime.connection import Carrier, Connection, RawConnection
+from flask_phoenix.runtime.engine import Engine
+from flask_phoenix.runtime.inbox import LIMIT
 from flask_phoenix.socket import RawSocket, Socket
 from tests.network import Network, Wireless
 from tests.processes import DEADLINE

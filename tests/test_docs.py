@@ -30,25 +30,24 @@ from flask_phoenix import (
     Reply,
     Socket,
     extension,
-    gossip,
-    handshake,
-    inbox,
-    meeting,
-    redis,
-    roll,
-    server,
-    websocket,
-    workers,
 )
-from flask_phoenix.adapter import GROUP
 from flask_phoenix.broadcaster import NONE, SETTING
 from flask_phoenix.cli import phoenix as commands
-from flask_phoenix.mount import INFO_KEYS, PREFIX, Options
-from flask_phoenix.origin import CONN, OriginPolicy
-from flask_phoenix.redis import RedisAdapter
-from flask_phoenix.rediswire import OPTIONS
+from flask_phoenix.pubsub.adapter import GROUP
+from flask_phoenix.pubsub.redis import adapter as redis
+from flask_phoenix.pubsub.redis.adapter import RedisAdapter
+from flask_phoenix.pubsub.redis.client import OPTIONS
+from flask_phoenix.pubsub.unix import adapter as workers
+from flask_phoenix.pubsub.unix import meeting
+from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
+from flask_phoenix.runtime import inbox
+from flask_phoenix.server import gevent as server
 from flask_phoenix.testing import Client, Joined
-from flask_phoenix.workers import WorkersAdapter
+from flask_phoenix.tracker import replica as gossip
+from flask_phoenix.tracker import server as roll
+from flask_phoenix.transports import handshake, websocket
+from flask_phoenix.transports.options import INFO_KEYS, PREFIX, Options
+from flask_phoenix.transports.origin import CONN, OriginPolicy
 from tests.processes import DEADLINE, ROOT
 from tests.test_house import ROOMS, tree
 

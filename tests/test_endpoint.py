@@ -15,7 +15,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.test import TestResponse
 
 from flask_phoenix import InvalidOption, Phoenix, RawSocket, Refused, Socket
-from flask_phoenix.serializer import V2Serializer
+from flask_phoenix.protocol.serializers import V2Serializer
 from flask_phoenix.testing import Client
 from tests.wire import ACCEPT, UPGRADE, Entry, Wire, open_foreign
 

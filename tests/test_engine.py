@@ -17,13 +17,13 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from flask_phoenix.adapter import Adapter, Publisher
-from flask_phoenix.codec import Json
-from flask_phoenix.engine import Engine, Served, Service
 from flask_phoenix.exceptions import InvalidOption, InvalidPayload, NotPublished
-from flask_phoenix.message import Broadcast
-from flask_phoenix.pubsub import Subscriber
-from flask_phoenix.workers import WorkersAdapter
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.messages import Broadcast
+from flask_phoenix.pubsub.adapter import Adapter, Publisher
+from flask_phoenix.pubsub.local import Subscriber
+from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
+from flask_phoenix.runtime.engine import Engine, Served, Service
 from tests.contract import Node
 from tests.processes import DEADLINE, ROOT
 from tests.roads import V1, V2, Road, in_thread, turn
@@ -763,10 +763,10 @@ import os
 import sys
 from contextlib import nullcontext
 import gevent
-from flask_phoenix.adapter import Adapter, Publisher
-from flask_phoenix.codec import Json
-from flask_phoenix.engine import Engine
-from flask_phoenix.message import Broadcast
+from flask_phoenix.pubsub.adapter import Adapter, Publisher
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.runtime.engine import Engine
+from flask_phoenix.protocol.messages import Broadcast
 
 class Telling(Adapter):
     def start(self, node, receive, gone):
@@ -826,10 +826,10 @@ LAST_WORDS = """
 import sys
 from contextlib import nullcontext
 import gevent
-from flask_phoenix.codec import Json
-from flask_phoenix.engine import Engine
-from flask_phoenix.message import Broadcast
-from flask_phoenix.workers import WorkersAdapter
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.runtime.engine import Engine
+from flask_phoenix.protocol.messages import Broadcast
+from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 
 def speak():
     for number in range(300):
@@ -873,11 +873,11 @@ import os
 import sys
 from contextlib import nullcontext
 import gevent
-from flask_phoenix.codec import Json
-from flask_phoenix.engine import Engine
-from flask_phoenix.message import Broadcast
-from flask_phoenix.pubsub import Subscriber
-from flask_phoenix.workers import WorkersAdapter
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.runtime.engine import Engine
+from flask_phoenix.protocol.messages import Broadcast
+from flask_phoenix.pubsub.local import Subscriber
+from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from gevent.event import Event
 
 def hear(broadcast):

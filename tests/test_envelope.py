@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_phoenix.codec import Json
-from flask_phoenix.envelope import pack, unpack
 from flask_phoenix.exceptions import InvalidMessage, InvalidPayload
-from flask_phoenix.message import Broadcast, JsonText
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.messages import Broadcast, JsonText
+from flask_phoenix.pubsub.envelope import pack, unpack
 
 JSON = Json()
 

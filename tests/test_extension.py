@@ -39,12 +39,12 @@ from flask_phoenix import (
     Socket,
     on,
 )
-from flask_phoenix.adapter import Adapter
-from flask_phoenix.meeting import directory_of_server
 from flask_phoenix.presence import Presence
-from flask_phoenix.serializer import V2Serializer
+from flask_phoenix.protocol.serializers import V2Serializer
+from flask_phoenix.pubsub.adapter import Adapter
+from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
+from flask_phoenix.pubsub.unix.meeting import directory_of_server
 from flask_phoenix.testing import Client, MemoryAdapter
-from flask_phoenix.workers import WorkersAdapter
 from tests.processes import DEADLINE, ROOT
 from tests.roads import in_thread
 from tests.wire import Entry

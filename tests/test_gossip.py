@@ -13,14 +13,14 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from flask_phoenix import gossip
-from flask_phoenix.codec import Json
-from flask_phoenix.engine import Engine
 from flask_phoenix.exceptions import NotPublished
-from flask_phoenix.gossip import Replica
-from flask_phoenix.message import Broadcast
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.messages import Broadcast
+from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.testing import MemoryAdapter
-from flask_phoenix.tracker import Diffs, Entry
+from flask_phoenix.tracker import replica as gossip
+from flask_phoenix.tracker.replica import Replica
+from flask_phoenix.tracker.state import Diffs, Entry
 from tests.network import LONG, SHORT, Letter, Network, Wireless, eventually, settle
 from tests.processes import DEADLINE
 

@@ -15,9 +15,11 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
 from flask_phoenix import Phoenix, Refused, Socket
-from flask_phoenix.codec import Json
 from flask_phoenix.exceptions import InvalidReturn, UnknownVersion
-from flask_phoenix.handshake import (
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.serializers import V1Serializer, V2Serializer, default_table
+from flask_phoenix.testing import Client
+from flask_phoenix.transports.handshake import (
     QUERY_LIMIT,
     ConnectInfo,
     check_origin,
@@ -28,9 +30,7 @@ from flask_phoenix.handshake import (
     offered_protocols,
     parse_query,
 )
-from flask_phoenix.mount import INFO_KEYS, Mount, make_mounts
-from flask_phoenix.serializer import V1Serializer, V2Serializer, default_table
-from flask_phoenix.testing import Client
+from flask_phoenix.transports.options import INFO_KEYS, Mount, make_mounts
 
 TABLE = default_table(Json())
 PREFIX = "base64url.bearer.phx."

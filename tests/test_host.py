@@ -8,7 +8,7 @@ import pytest
 
 from flask_phoenix.exceptions import InvalidOption
 from flask_phoenix.host import Link, SocketRef, Tracking
-from flask_phoenix.message import Reply
+from flask_phoenix.protocol.messages import Reply
 
 
 @pytest.mark.parametrize(

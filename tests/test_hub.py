@@ -10,8 +10,8 @@ import pytest
 from gevent import monkey
 from gevent.event import Event
 
-from flask_phoenix.hub import STRIDE, Hub, glued, plan
-from flask_phoenix.pubsub import Delivery
+from flask_phoenix.pubsub.hub import STRIDE, Hub, glued, plan
+from flask_phoenix.pubsub.local import Delivery
 from tests.processes import DEADLINE
 from tests.roads import in_thread, turn
 

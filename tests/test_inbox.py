@@ -9,7 +9,7 @@ import pytest
 from gevent.event import Event
 from greenlet import getcurrent
 
-from flask_phoenix.inbox import PARKED, Inbox, Workers
+from flask_phoenix.runtime.inbox import PARKED, Inbox, Workers
 from tests.processes import DEADLINE
 from tests.roads import turn
 

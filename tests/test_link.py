@@ -13,13 +13,13 @@ from gevent.event import Event
 from gevent.queue import Queue
 
 from flask_phoenix.channel import Channel, intercept, on
-from flask_phoenix.codec import Json
-from flask_phoenix.engine import Engine
 from flask_phoenix.exceptions import NotJoined, NotPublished, PhoenixError, Refused
 from flask_phoenix.host import SocketRef
-from flask_phoenix.inbox import LIMIT
-from flask_phoenix.message import Broadcast, Reply
-from flask_phoenix.pubsub import Subscriber
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.messages import Broadcast, Reply
+from flask_phoenix.pubsub.local import Subscriber
+from flask_phoenix.runtime.engine import Engine
+from flask_phoenix.runtime.inbox import LIMIT
 from tests.processes import DEADLINE
 from tests.roads import CRASHED, JOIN_CRASHED, JOINED, UNMATCHED, V1, Tab, in_thread, serve, turn
 from tests.slow import SlowAdapter

@@ -13,19 +13,19 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from flask_phoenix import longpoll
 from flask_phoenix.channel import Channel, on
-from flask_phoenix.codec import Json
-from flask_phoenix.connection import Connection, RawConnection
-from flask_phoenix.engine import Engine
 from flask_phoenix.exceptions import InvalidPayload
-from flask_phoenix.hub import STRIDE
-from flask_phoenix.longpoll import PATIENCE, LongPollCarrier
-from flask_phoenix.message import DISCONNECT, Broadcast
-from flask_phoenix.multiplexer import ChannelConnection
-from flask_phoenix.protocol import Protocol
-from flask_phoenix.serializer import V2Serializer
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.messages import DISCONNECT, Broadcast
+from flask_phoenix.protocol.serializers import V2Serializer
+from flask_phoenix.protocol.state import Protocol
+from flask_phoenix.pubsub.hub import STRIDE
+from flask_phoenix.runtime.channel_connection import ChannelConnection
+from flask_phoenix.runtime.connection import Connection, RawConnection
+from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.socket import RawSocket, Socket
+from flask_phoenix.transports.longpoll import carrier as longpoll
+from flask_phoenix.transports.longpoll.carrier import PATIENCE, LongPollCarrier
 from tests.processes import DEADLINE
 from tests.roads import V1, V2, in_thread, turn
 

@@ -14,9 +14,10 @@ import gevent
 import pytest
 from gevent.server import StreamServer
 
-from flask_phoenix import meeting
 from flask_phoenix.exceptions import InvalidOption, NotPublished
-from flask_phoenix.meeting import (
+from flask_phoenix.pubsub.unix import meeting
+from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
+from flask_phoenix.pubsub.unix.meeting import (
     ASK,
     DATA,
     HELLO,
@@ -33,8 +34,7 @@ from flask_phoenix.meeting import (
     nodes_in,
     remove_leftovers,
 )
-from flask_phoenix.neighbour import listen
-from flask_phoenix.workers import WorkersAdapter
+from flask_phoenix.pubsub.unix.peer import listen
 from tests.contract import LARGE, TOPICS, Node
 from tests.processes import DEADLINE, ROOT
 
@@ -122,7 +122,9 @@ def test_a_directory_of_somebody_else(directory: Path, monkeypatch: pytest.Monke
 
 def say_directory(code: str = "") -> str:
     """Return the directory of a server as a process that is started now sees it."""
-    program = f"{code}\nfrom flask_phoenix.meeting import directory_of_server\nprint(directory_of_server('app'))"
+    program = (
+        f"{code}\nfrom flask_phoenix.pubsub.unix.meeting import directory_of_server\nprint(directory_of_server('app'))"
+    )
     return subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True, text=True, timeout=DEADLINE
     ).stdout
@@ -145,7 +147,7 @@ def test_the_workers_of_two_servers_do_not(runtime: Path) -> None:
     assert all(path.startswith(str(runtime)) for path in seen)
 
 
-PRINT = "from flask_phoenix.meeting import directory_of_server; print(directory_of_server(chr(97)))"
+PRINT = "from flask_phoenix.pubsub.unix.meeting import directory_of_server; print(directory_of_server(chr(97)))"
 
 
 def test_two_apps_of_one_server_do_not_meet(runtime: Path) -> None:
@@ -305,7 +307,7 @@ import os, sys, threading
 if "patched" in sys.argv:
     from gevent import monkey
     monkey.patch_all()
-from flask_phoenix.workers import WorkersAdapter
+from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 publisher = WorkersAdapter.from_url(sys.argv[1]).publisher()
 publisher.publish("t", b"parent")
 child = os.fork()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from flask_phoenix import message
-from flask_phoenix.message import Broadcast, Message, Reply
+from flask_phoenix.protocol import messages as message
+from flask_phoenix.protocol.messages import Broadcast, Message, Reply
 
 
 def test_the_names_of_the_protocol() -> None:

@@ -9,10 +9,10 @@ import pytest
 from flask import Flask
 
 from flask_phoenix import InvalidOption, Phoenix, Refused, Socket
-from flask_phoenix.codec import Json
-from flask_phoenix.mount import INFO_KEYS, TRANSPORTS, Mount, Options, make_mounts
-from flask_phoenix.origin import RequestOrigin
-from flask_phoenix.serializer import V2Serializer
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.serializers import V2Serializer
+from flask_phoenix.transports.options import INFO_KEYS, TRANSPORTS, Mount, Options, make_mounts
+from flask_phoenix.transports.origin import RequestOrigin
 
 HERE = RequestOrigin("http", "localhost", 80)
 

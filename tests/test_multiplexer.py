@@ -14,13 +14,13 @@ from gevent.event import Event
 from gevent.queue import Queue
 
 from flask_phoenix.channel import Channel, on
-from flask_phoenix.codec import Json
-from flask_phoenix.engine import Engine
 from flask_phoenix.exceptions import InvalidMessage, Refused
-from flask_phoenix.hub import STRIDE
-from flask_phoenix.inbox import LIMIT
-from flask_phoenix.message import Broadcast
-from flask_phoenix.pubsub import Subscriber
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.messages import Broadcast
+from flask_phoenix.pubsub.hub import STRIDE
+from flask_phoenix.pubsub.local import Subscriber
+from flask_phoenix.runtime.engine import Engine
+from flask_phoenix.runtime.inbox import LIMIT
 from tests.processes import DEADLINE
 from tests.roads import CRASHED, JOIN_CRASHED, JOINED, UNMATCHED, V1, V2, Road, Tab, in_thread, serve, turn
 

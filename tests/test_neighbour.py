@@ -11,8 +11,8 @@ from gevent import socket
 from gevent.queue import Queue
 
 from flask_phoenix.exceptions import InvalidOption
-from flask_phoenix.meeting import DATA, YES, Frame, encode
-from flask_phoenix.neighbour import MANY, Line, Neighbour, listen
+from flask_phoenix.pubsub.unix.meeting import DATA, YES, Frame, encode
+from flask_phoenix.pubsub.unix.peer import MANY, Line, Neighbour, listen
 from tests.contract import LARGE
 from tests.processes import DEADLINE
 

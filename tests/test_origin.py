@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flask_phoenix.exceptions import InvalidOption
-from flask_phoenix.origin import OriginPolicy, RequestOrigin
+from flask_phoenix.transports.origin import OriginPolicy, RequestOrigin
 
 HERE = RequestOrigin("http", "example.com", 80)
 HOSTLESS = [

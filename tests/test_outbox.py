@@ -14,7 +14,7 @@ from gevent import socket
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_phoenix.outbox import Outbox, write_each
+from flask_phoenix.transports.outbox import Outbox, write_each
 from tests.processes import DEADLINE
 from tests.wire import Wire, fill, tls_pair
 

@@ -20,10 +20,10 @@ from werkzeug.test import EnvironBuilder, TestResponse
 
 from flask_phoenix import Channel, InvalidOption, Phoenix, RawSocket, Refused, Reply, Socket, Unsupported, on
 from flask_phoenix.extension import MANY_PROCESSES
-from flask_phoenix.inbox import LIMIT
-from flask_phoenix.polling import BATCH, BODY_LIMIT
-from flask_phoenix.server import drain
+from flask_phoenix.runtime.inbox import LIMIT
+from flask_phoenix.server.gevent import drain
 from flask_phoenix.testing import MemoryAdapter
+from flask_phoenix.transports.longpoll.endpoint import BATCH, BODY_LIMIT
 from tests.processes import DEADLINE
 from tests.roads import JOINED, turn
 from tests.wire import UPGRADE

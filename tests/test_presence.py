@@ -12,11 +12,11 @@ from gevent.event import Event
 
 from flask_phoenix.channel import Channel
 from flask_phoenix.exceptions import AlreadyTracked, InvalidPayload, NotJoined, NotTracked, Refused, Unsupported
-from flask_phoenix.message import Broadcast
 from flask_phoenix.presence import Presence
-from flask_phoenix.roll import Presences
-from flask_phoenix.server import drain
-from flask_phoenix.tracker import Meta
+from flask_phoenix.protocol.messages import Broadcast
+from flask_phoenix.server.gevent import drain
+from flask_phoenix.tracker.server import Presences
+from flask_phoenix.tracker.state import Meta
 from tests.network import SHORT, Letter, MakeNode, Member, Network, Node, Room, alike, entry, eventually, refs, settle
 from tests.processes import DEADLINE
 from tests.roads import in_thread

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_phoenix.codec import Json
 from flask_phoenix.exceptions import InvalidMessage, InvalidPayload
-from flask_phoenix.message import Frame, Message, Reply
-from flask_phoenix.protocol import (
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.messages import Frame, Message, Reply
+from flask_phoenix.protocol.serializers import V1Serializer, V2Serializer
+from flask_phoenix.protocol.state import (
     JOIN_CRASHED,
     OK,
     Answered,
@@ -25,7 +26,6 @@ from flask_phoenix.protocol import (
     Protocol,
     Status,
 )
-from flask_phoenix.serializer import V1Serializer, V2Serializer
 
 V1, V2 = V1Serializer(Json()), V2Serializer(Json())
 

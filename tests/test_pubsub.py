@@ -10,12 +10,12 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from flask_phoenix.adapter import Adapter
-from flask_phoenix.codec import Json
 from flask_phoenix.exceptions import InvalidMessage, InvalidPayload, PhoenixError
-from flask_phoenix.message import Broadcast, Frame, JsonText
-from flask_phoenix.pubsub import Delivery, Lane, PubSub, Subscriber
-from flask_phoenix.serializer import Serializer, V1Serializer, V2Serializer
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.messages import Broadcast, Frame, JsonText
+from flask_phoenix.protocol.serializers import Serializer, V1Serializer, V2Serializer
+from flask_phoenix.pubsub.adapter import Adapter
+from flask_phoenix.pubsub.local import Delivery, Lane, PubSub, Subscriber
 from tests.processes import DEADLINE
 
 HELLO = Broadcast("room:1", "hello", {"n": 1})

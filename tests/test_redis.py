@@ -17,7 +17,7 @@ from redis import Redis
 from redis.cluster import RedisCluster as ClusterClient
 
 from flask_phoenix.exceptions import InvalidOption, NotPublished
-from flask_phoenix.redis import BATCH, RedisAdapter
+from flask_phoenix.pubsub.redis.adapter import BATCH, RedisAdapter
 from tests.contract import AdapterContract, Cut, LossContract, MakeAdapter, Node
 from tests.processes import DEADLINE, HOST, ROOT, free_port, wait_until
 from tests.redis_server import RedisCluster, RedisServer

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from redis.exceptions import MovedError
 
-from flask_phoenix.redisear import Ear, Listener
-from flask_phoenix.rediswire import Access
+from flask_phoenix.pubsub.redis.client import Access
+from flask_phoenix.pubsub.redis.subscriber import Ear, Listener
 from tests.processes import DEADLINE
 from tests.redis_server import RedisServer
 

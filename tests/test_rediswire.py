@@ -12,15 +12,15 @@ import pytest
 from redis import Redis
 
 from flask_phoenix.exceptions import InvalidOption, NotPublished
-from flask_phoenix.redis import RedisAdapter
-from flask_phoenix.rediswire import NOBODY, Access, PatientAccess, RedisPublisher, pause, split_url
+from flask_phoenix.pubsub.redis.adapter import RedisAdapter
+from flask_phoenix.pubsub.redis.client import NOBODY, Access, PatientAccess, RedisPublisher, pause, split_url
 from tests.processes import DEADLINE, HOST, ROOT, free_port
 from tests.redis_server import RedisCluster, RedisServer
 
 #: Publishes in the parent, then in a child, then in the parent again.
 FORKED = """
 import os, sys
-from flask_phoenix.redis import RedisAdapter
+from flask_phoenix.pubsub.redis.adapter import RedisAdapter
 publisher = RedisAdapter.from_url(sys.argv[1]).publisher()
 publisher.publish("t", b"parent")
 child = os.fork()

@@ -13,14 +13,15 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from flask_phoenix import gossip, roll
 from flask_phoenix.channel import Channel, intercept
 from flask_phoenix.exceptions import AlreadyTracked, InvalidPayload, InvalidReturn, NotTracked, Unsupported
 from flask_phoenix.host import Link
-from flask_phoenix.message import Broadcast
 from flask_phoenix.presence import Presence
-from flask_phoenix.roll import Presences
-from flask_phoenix.tracker import Entry, Meta
+from flask_phoenix.protocol.messages import Broadcast
+from flask_phoenix.tracker import replica as gossip
+from flask_phoenix.tracker import server as roll
+from flask_phoenix.tracker.server import Presences
+from flask_phoenix.tracker.state import Entry, Meta
 from tests.network import MakeNode, Member, Network, Node, Room, entry, eventually, refs, settle
 from tests.processes import DEADLINE
 from tests.roads import in_thread

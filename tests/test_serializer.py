@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_phoenix.codec import Json
 from flask_phoenix.exceptions import InvalidMessage, InvalidOption, InvalidPayload, UnknownVersion
-from flask_phoenix.message import Broadcast, Frame, JsonText, Message, Reply
-from flask_phoenix.serializer import Serializer, V1Serializer, V2Serializer, default_table, negotiate
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.messages import Broadcast, Frame, JsonText, Message, Reply
+from flask_phoenix.protocol.serializers import Serializer, V1Serializer, V2Serializer, default_table, negotiate
 from tests.values import ALMOST_JSON, ANY_TEXT, VALUES, exactly
 
 JSON = Json()

@@ -20,10 +20,11 @@ from gevent.event import Event
 from gevent.queue import Queue
 from werkzeug.exceptions import Forbidden
 
-from flask_phoenix import Channel, Phoenix, Refused, Socket, Unsupported, on, server
-from flask_phoenix.codec import Json
-from flask_phoenix.engine import Engine, Service
-from flask_phoenix.server import (
+from flask_phoenix import Channel, Phoenix, Refused, Socket, Unsupported, on
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.runtime.engine import Engine, Service
+from flask_phoenix.server import gevent as server
+from flask_phoenix.server.gevent import (
     SOCKET,
     Server,
     UpgradeResponse,
@@ -375,7 +376,7 @@ def test_unpatched_process_is_told_the_remedy() -> None:
 def test_patched_process(modules: str, fits: bool) -> None:
     code = (
         f"from gevent import monkey; monkey.patch_all({modules})\n"
-        "from flask_phoenix.server import require_patched; require_patched()"
+        "from flask_phoenix.server.gevent import require_patched; require_patched()"
     )
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=DEADLINE, capture_output=True, check=False)
     assert (run.returncode == 0) is fits

@@ -16,17 +16,18 @@ from gevent.event import Event
 from itsdangerous import TimestampSigner, URLSafeTimedSerializer
 
 from flask_phoenix.channel import Channel, on
-from flask_phoenix.codec import Json
-from flask_phoenix.connection import Connection, RawConnection
-from flask_phoenix.engine import Engine
 from flask_phoenix.exceptions import InvalidMessage, Unsupported
-from flask_phoenix.inbox import LIMIT
-from flask_phoenix.message import DISCONNECT, Broadcast, Frame
-from flask_phoenix.mount import Options
-from flask_phoenix.multiplexer import ChannelConnection
-from flask_phoenix.protocol import Protocol
-from flask_phoenix.serializer import Serializer
-from flask_phoenix.session import (
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.messages import DISCONNECT, Broadcast, Frame
+from flask_phoenix.protocol.serializers import Serializer
+from flask_phoenix.protocol.state import Protocol
+from flask_phoenix.runtime.channel_connection import ChannelConnection
+from flask_phoenix.runtime.connection import Connection, RawConnection
+from flask_phoenix.runtime.engine import Engine
+from flask_phoenix.runtime.inbox import LIMIT
+from flask_phoenix.socket import RawSocket, Socket
+from flask_phoenix.testing import MemoryAdapter
+from flask_phoenix.transports.longpoll.session import (
     GONE,
     NOT_TAKEN,
     NOTHING,
@@ -39,8 +40,7 @@ from flask_phoenix.session import (
     text_line,
     topic_of,
 )
-from flask_phoenix.socket import RawSocket, Socket
-from flask_phoenix.testing import MemoryAdapter
+from flask_phoenix.transports.options import Options
 from tests.processes import DEADLINE
 from tests.roads import V1, V2, turn
 

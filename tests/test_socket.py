@@ -8,7 +8,7 @@ import pytest
 
 from flask_phoenix.channel import Channel
 from flask_phoenix.exceptions import InvalidOption
-from flask_phoenix.message import Frame
+from flask_phoenix.protocol.messages import Frame
 from flask_phoenix.socket import BaseSocket, RawSocket, Route, Socket
 
 

@@ -10,15 +10,15 @@ import pytest
 from gevent.queue import Queue
 
 from flask_phoenix.channel import Channel, intercept
-from flask_phoenix.codec import Json
-from flask_phoenix.engine import Engine
 from flask_phoenix.exceptions import InvalidPayload, NotJoined
 from flask_phoenix.host import SocketRef
-from flask_phoenix.message import Broadcast, Message, Reply
-from flask_phoenix.protocol import JoinReceived
-from flask_phoenix.pubsub import Subscriber
-from flask_phoenix.serializer import Serializer
-from flask_phoenix.standing import Standing
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.messages import Broadcast, Message, Reply
+from flask_phoenix.protocol.serializers import Serializer
+from flask_phoenix.protocol.state import JoinReceived
+from flask_phoenix.pubsub.local import Subscriber
+from flask_phoenix.runtime.engine import Engine
+from flask_phoenix.runtime.standing import Standing
 from tests.processes import DEADLINE
 from tests.roads import JOINED, V1, V2, Tab, serve, turn
 

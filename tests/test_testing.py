@@ -14,8 +14,9 @@ from werkzeug.exceptions import HTTPException
 
 from flask_phoenix import Channel, Phoenix, Refused, Reply, Socket, on
 from flask_phoenix.exceptions import PhoenixError
-from flask_phoenix.message import Message
-from flask_phoenix.testing import Client, MemoryAdapter, read_server_frame, write_client_frame
+from flask_phoenix.protocol.messages import Message
+from flask_phoenix.testing import Client, MemoryAdapter
+from flask_phoenix.testing.client import read_server_frame, write_client_frame
 from tests import contract
 
 phoenix = Phoenix()

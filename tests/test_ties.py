@@ -11,9 +11,9 @@ import pytest
 from gevent.event import Event
 
 from flask_phoenix.exceptions import NotPublished, PhoenixError
-from flask_phoenix.message import Broadcast
-from flask_phoenix.pubsub import Delivery, PubSub, Subscriber
-from flask_phoenix.ties import Ties
+from flask_phoenix.protocol.messages import Broadcast
+from flask_phoenix.pubsub.local import Delivery, PubSub, Subscriber
+from flask_phoenix.runtime.ties import Ties
 from tests.processes import DEADLINE
 from tests.roads import turn
 from tests.slow import SlowAdapter

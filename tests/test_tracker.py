@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
 from flask_phoenix.exceptions import InvalidMessage, InvalidOption
-from flask_phoenix.tracker import Diff, Diffs, Entry, Gossip, Letters, Meta, Metas, Tracker
+from flask_phoenix.tracker.state import Diff, Diffs, Entry, Gossip, Letters, Meta, Metas, Tracker
 
 from .values import VALUES
 

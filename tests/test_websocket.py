@@ -22,18 +22,18 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as Codec
 
-from flask_phoenix import websocket
 from flask_phoenix.channel import Channel, on
-from flask_phoenix.codec import Json
-from flask_phoenix.connection import Connection, RawConnection
-from flask_phoenix.engine import Engine
 from flask_phoenix.exceptions import InvalidMessage
-from flask_phoenix.message import Broadcast, Message
-from flask_phoenix.multiplexer import ChannelConnection
-from flask_phoenix.protocol import Protocol
-from flask_phoenix.serializer import Serializer, V2Serializer
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.messages import Broadcast, Message
+from flask_phoenix.protocol.serializers import Serializer, V2Serializer
+from flask_phoenix.protocol.state import Protocol
+from flask_phoenix.runtime.channel_connection import ChannelConnection
+from flask_phoenix.runtime.connection import Connection, RawConnection
+from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.socket import RawSocket, Socket
-from flask_phoenix.websocket import Limits, WebSocketCarrier, negotiate, read_message, write_frame
+from flask_phoenix.transports import websocket
+from flask_phoenix.transports.websocket import Limits, WebSocketCarrier, negotiate, read_message, write_frame
 from tests.processes import DEADLINE
 from tests.wire import ACCEPT, UPGRADE, Wire, tls_pair, write
 

@@ -16,10 +16,10 @@ from typing import Any
 import gevent
 import pytest
 
-from flask_phoenix import workers
 from flask_phoenix.exceptions import InvalidOption, NotPublished
-from flask_phoenix.neighbour import listen
-from flask_phoenix.workers import WorkersAdapter
+from flask_phoenix.pubsub.unix import adapter as workers
+from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
+from flask_phoenix.pubsub.unix.peer import listen
 from tests import contract
 from tests.contract import Node
 from tests.processes import DEADLINE, ROOT, wait_until

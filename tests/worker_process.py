@@ -15,7 +15,7 @@ from typing import Any
 from gevent import monkey
 from gevent.queue import Queue
 
-from flask_phoenix.workers import WorkersAdapter
+from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 
 #: The topics on which workers answer, and tell of others that have ended.
 SAID, GONE = "said", "gone"

@@ -1,0 +1,1 @@
+"""The wire and its rules. Pure: no I/O, no clock, no greenlets."""

@@ -1,0 +1,216 @@
+"""What is allowed: one client's joined topics, its join_refs and its limits; frames in, events out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, NamedTuple
+
+from ..exceptions import InvalidMessage
+from .messages import CLOSE, ERROR, HEARTBEAT, JOIN, LEAVE, PHOENIX, Frame, Message, Reply
+from .serializers import Serializer
+
+UNMATCHED = Reply("error", {"reason": "unmatched topic"})
+TOO_MANY = Reply("error", {"reason": "too many channels joined"})
+JOIN_CRASHED = Reply("error", {"reason": "join crashed"})
+CRASHED = {"reason": "channel_crash"}
+OK = Reply("ok", {})
+
+
+class Status(Enum):
+    """How far a membership has come."""
+
+    JOINING = "joining"
+    JOINED = "joined"
+    LEAVING = "leaving"
+
+
+class Membership:
+    """One client's place in one topic, from its join to its end."""
+
+    __slots__ = ("channel", "held", "join_ref", "ref", "status", "topic")
+
+    def __init__(self, topic: str, join_ref: Any, ref: Any) -> None:
+        self.topic = topic
+        #: What the client sent at the join, raw: later messages are compared with it, and phx_close carries it.
+        self.join_ref = join_ref
+        #: What pushes and replies carry: a client that sent no join_ref is known by the join's ref (``socket.ex``).
+        self.ref = join_ref if join_ref is not None else ref
+        self.status = Status.JOINING
+        #: Messages that wait for the end of the join.
+        self.held: list[Message] = []
+        #: Whatever the engine keeps beside this membership.
+        self.channel: Any = None
+
+
+class JoinReceived(NamedTuple):
+    """The client wants to join; answer with :meth:`Protocol.accept` or :meth:`Protocol.refuse`."""
+
+    membership: Membership
+    message: Message
+    route: Any
+    #: The membership that this join replaces: its channel is to be ended, and closed behind the new join's reply.
+    replaced: Membership | None
+
+
+class LeaveReceived(NamedTuple):
+    """The client leaves; answer with :meth:`Protocol.reply` and :meth:`Protocol.close`."""
+
+    membership: Membership
+    message: Message
+
+
+class MessageReceived(NamedTuple):
+    """An event for a joined channel."""
+
+    membership: Membership
+    message: Message
+
+
+class Answered(NamedTuple):
+    """The protocol answers by itself; the problem, if there is one, is for the log."""
+
+    frame: Frame
+    problem: str | None = None
+
+
+class Held(NamedTuple):
+    """The message waits until the join of its topic is over: see :meth:`Protocol.release`."""
+
+    membership: Membership
+
+
+Event = JoinReceived | LeaveReceived | MessageReceived | Answered | Held
+
+
+class Protocol:
+    """The rules for one client, as state. No I/O: whoever carries frames feeds :meth:`receive` and writes what is due.
+
+    :param match: tells the route of a topic, or None when no pattern fits.
+    :param max_channels: how many topics one client may have joined at a time.
+    """
+
+    __slots__ = ("match", "max_channels", "memberships", "serializer")
+
+    def __init__(self, serializer: Serializer, match: Callable[[str], Any], max_channels: int = 100) -> None:
+        self.serializer = serializer
+        self.match = match
+        self.max_channels = max_channels
+        self.memberships: dict[str, Membership] = {}
+
+    def receive(self, frame: Frame) -> Event | None:
+        """Decode a frame and tell what happened; None: nothing, the message belongs to a channel that is gone.
+
+        :raises InvalidMessage: the frame is no message; the connection is to be closed with 1011.
+        """
+        return self.dispatch(self.serializer.decode(frame))
+
+    def dispatch(self, message: Message) -> Event | None:
+        """Tell what a message means now. The order of the checks is Phoenix's (``socket.ex``).
+
+        :raises InvalidMessage: as :meth:`receive`.
+        """
+        topic, event = message.topic, message.event
+        if topic == PHOENIX and event == HEARTBEAT:
+            return Answered(self._reply(None, message, OK))
+        membership = self.memberships.get(topic) if isinstance(topic, str) else None
+        if membership is None:
+            return self._dispatch_unjoined(message)
+        if membership.status is Status.JOINING:
+            membership.held.append(message)
+            return Held(membership)
+        if event == JOIN:
+            return self._join(message, self.match(topic), membership)
+        ref, expected = message.join_ref, membership.join_ref
+        if ref is not None and (ref != expected or type(ref) is not type(expected)):
+            return None  # "1", 1 and true are three refs
+        if event == LEAVE:
+            membership.status = Status.LEAVING
+            return LeaveReceived(membership, message)
+        return MessageReceived(membership, message)
+
+    def accept(self, join: JoinReceived, reply: Reply) -> Frame:
+        """End a join with yes; the frame is the first of the new channel.
+
+        :raises InvalidPayload: this client's serializer cannot write the reply.
+        """
+        frame = self._reply(join.message.join_ref, join.message, reply)
+        join.membership.status = Status.JOINED
+        return frame
+
+    def refuse(self, join: JoinReceived, reply: Reply) -> Frame:
+        """Write that a join has ended with no; :meth:`forget` it then.
+
+        :raises InvalidPayload: as :meth:`accept`.
+        """
+        return self._reply(join.message.join_ref, join.message, reply)
+
+    def release(self, membership: Membership) -> list[Message]:
+        """Hand out the messages that waited for the end of a join, to be dispatched now."""
+        held, membership.held = membership.held, []
+        return held
+
+    def forget(self, membership: Membership) -> None:
+        """Free the topic, unless a newer join holds it by now."""
+        if self.memberships.get(membership.topic) is membership:
+            del self.memberships[membership.topic]
+
+    def reply(self, membership: Membership, ref: Any, reply: Reply) -> Frame:
+        """Write the answer to a message that a channel was given.
+
+        :raises InvalidPayload: this client's serializer cannot write the response.
+        """
+        return self.serializer.encode_reply(membership.ref, ref, membership.topic, reply)
+
+    def push(self, membership: Membership, event: str, payload: Any) -> Frame:
+        """Write a push.
+
+        :raises InvalidPayload: this client's serializer cannot write the payload.
+        """
+        return self.serializer.encode(Message(membership.ref, None, membership.topic, event, payload))
+
+    def close(self, membership: Membership) -> Frame:
+        """Write that a channel has ended on purpose; :meth:`forget` it then."""
+        return self._notice(membership, CLOSE, {})
+
+    def crash(self, membership: Membership) -> Frame:
+        """Write that a channel has ended by accident, so that the client joins again; :meth:`forget` it then."""
+        return self._notice(membership, ERROR, CRASHED)
+
+    def _dispatch_unjoined(self, message: Message) -> Event:
+        """Tell what a message means for a topic that this client has not joined."""
+        if message.event == JOIN:
+            return self._dispatch_join(message)
+        if message.event == LEAVE:
+            return Answered(self._reply(message.join_ref, message, OK))
+        return self._unmatched(message)
+
+    def _dispatch_join(self, message: Message) -> Event:
+        topic = message.topic
+        if isinstance(topic, (dict, list)):
+            raise InvalidMessage(f"a client joined a topic that is no string: {topic!r}")
+        route = self.match(topic) if isinstance(topic, str) else None
+        if route is None:
+            return self._unmatched(message)
+        if len(self.memberships) >= self.max_channels:
+            problem = f"too many channels: topic {topic!r} is refused, {self.max_channels} are joined (max_channels)"
+            return Answered(self._reply(message.join_ref, message, TOO_MANY), problem)
+        return self._join(message, route, None)
+
+    def _join(self, message: Message, route: Any, replaced: Membership | None) -> JoinReceived:
+        membership = Membership(message.topic, message.join_ref, message.ref)
+        self.memberships[message.topic] = membership
+        return JoinReceived(membership, message, route, replaced)
+
+    def _unmatched(self, message: Message) -> Answered:
+        # The only reply that never echoes the join_ref (``socket.ex``).
+        return Answered(self._reply(None, message, UNMATCHED), f"ignoring unmatched topic {message.topic!r}")
+
+    def _reply(self, join_ref: Any, message: Message, reply: Reply) -> Frame:
+        return self.serializer.encode_reply(join_ref, message.ref, message.topic, reply)
+
+    def _notice(self, membership: Membership, event: str, payload: dict[str, str]) -> Frame:
+        # phx_close and phx_error carry the raw join_ref twice (``socket.ex``).
+        return self.serializer.encode(
+            Message(membership.join_ref, membership.join_ref, membership.topic, event, payload)
+        )

@@ -1,0 +1,1 @@
+"""Who hears a broadcast, here and on other nodes."""

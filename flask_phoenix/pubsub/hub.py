@@ -1,0 +1,189 @@
+"""When they hear it: the Queue through which broadcasts pass, and the greenlet that delivers them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator
+from contextvars import Context
+from itertools import groupby
+from time import perf_counter
+from typing import Any
+
+import gevent
+from gevent import monkey
+from gevent.queue import Queue
+
+from .local import Delivery
+
+log = logging.getLogger(__name__)
+
+#: The identity of the OS thread; the patched function tells greenlets apart.
+thread_id = monkey.get_original("_thread", "get_ident")
+
+#: So many receivers are served before others may run: about a millisecond of work.
+STRIDE = 256
+#: So many deliveries are gathered at most before a large one begins.
+MOST = 64
+#: In a burst, the hub waits for this part of the time that its last work took, and for so many seconds at most.
+LINGER = 0.05
+LONGEST = 0.002
+
+
+class Hub:
+    """Delivers what is due, in the order in which it came, each receiver's share of a burst in one write.
+
+    It starts with the first connection, in the process and the thread that serve it, never before a fork. Until then
+    everything is delivered at once, by whoever calls.
+    """
+
+    def __init__(self) -> None:
+        # Made by start: a Queue brings gevent's event loop with it, which no process may have before it forks.
+        self._queue: Queue[Delivery]
+        self._greenlet: gevent.Greenlet[[], None] | None = None
+        self._thread = 0
+        self._loop: Any = None
+        #: How many undelivered pieces each topic, or receiver, is owed.
+        self._owed: dict[Any, int] = {}
+        self._at_turn: list[Callable[[], None]] = []
+
+    def start(self) -> None:
+        """Start delivering, in this thread; a hub that runs is left alone."""
+        if self._greenlet is None:
+            self._thread, self._loop = thread_id(), gevent.get_hub().loop
+            self._queue = Queue()
+            # In an empty context: greenlets inherit that of their maker, which may be a request's.
+            self._greenlet = Context().run(gevent.spawn, self._run)
+
+    def stop(self) -> None:
+        """Stop delivering; what waits is dropped."""
+        if self._greenlet is not None:
+            self._greenlet.kill()
+            self._greenlet = None
+            self._owed.clear()
+
+    @property
+    def running(self) -> bool:
+        """True from :meth:`start` to :meth:`stop`."""
+        return self._greenlet is not None
+
+    @property
+    def elsewhere(self) -> bool:
+        """True in any thread but the one that delivers."""
+        return self._greenlet is not None and thread_id() != self._thread
+
+    def call(self, function: Callable[..., None], *args: Any) -> None:
+        """Call a function in the thread that delivers: at once when this is it."""
+        if self.elsewhere:
+            self._loop.run_callback_threadsafe(function, *args)
+        else:
+            function(*args)
+
+    def put(self, delivery: Delivery) -> None:
+        """Queue a delivery; from any thread."""
+        self.call(self._put, delivery)
+
+    def at_turn(self, call: Callable[[], None]) -> None:
+        """Call back at the end of this turn of the event loop, and before anything is delivered.
+
+        What all clients are to get of one turn is written in one go then. A client that waits is woken by its first
+        frame; written one by one as their handlers end, each of many replies would have to wake the machine's other
+        side anew.
+        """
+        if not self._at_turn:
+            self._loop.run_callback(self._turn)
+        self._at_turn.append(call)
+
+    def owes(self, receiver: Any, topics: Iterable[Any]) -> bool:
+        """Tell whether a frame for this receiver must queue here, behind what it is owed or because of the thread."""
+        if not self._owed:
+            return self.elsewhere
+        return receiver in self._owed or not self._owed.keys().isdisjoint(topics) or self.elsewhere
+
+    def _turn(self) -> None:
+        calls, self._at_turn = self._at_turn, []
+        for call in calls:
+            try:
+                call()
+            except Exception:
+                log.exception("%r failed at the end of a turn", call)
+
+    def _put(self, delivery: Delivery) -> None:
+        if self._greenlet is None:
+            self._deliver([delivery])
+            return
+        self._owed[delivery.key] = self._owed.get(delivery.key, 0) + 1
+        self._queue.put(delivery)
+
+    def _run(self) -> None:
+        spent = 0.0
+        while True:
+            batch = [self._queue.get()]
+            self._gather(batch, spent)
+            self._turn()
+            began = perf_counter()
+            self._deliver(batch)
+            spent = perf_counter() - began
+            for delivery in batch:
+                self._settle(delivery.key)
+
+    def _gather(self, batch: list[Delivery], spent: float) -> None:
+        """Add what has come meanwhile; before much work, also what is on its way: it can share the writes.
+
+        :param spent: seconds that the last batch took.
+        """
+        self._drain(batch)
+        if sum(len(delivery.receivers) for delivery in batch) <= STRIDE:
+            return
+        before = 0
+        while before < len(batch) < MOST:
+            before = len(batch)
+            gevent.sleep(0)
+            self._drain(batch)
+        if len(batch) > 1:
+            # A burst: those who have just been served answer now, and a short wait lets their messages in.
+            gevent.sleep(min(spent * LINGER, LONGEST))
+            self._drain(batch)
+
+    def _drain(self, batch: list[Delivery]) -> None:
+        while not self._queue.empty():
+            batch.append(self._queue.get_nowait())
+
+    def _settle(self, key: Any) -> None:
+        left = self._owed[key] - 1
+        if left:
+            self._owed[key] = left
+        else:
+            del self._owed[key]
+
+    def _deliver(self, batch: list[Delivery]) -> None:
+        served = 0
+        for run in plan(batch):
+            for start in range(0, len(run.receivers), STRIDE):
+                if served >= STRIDE:
+                    served = 0
+                    gevent.sleep(0)
+                some = run.receivers[start : start + STRIDE]
+                run.each(some, run.data)
+                served += len(some)
+
+
+def plan(batch: list[Delivery]) -> Iterator[Delivery]:
+    """Turn a burst into runs: bytes of one receiver's stream in one piece, in order; then everything else, in order."""
+    runs = list(glued([delivery for delivery in batch if delivery.stream]))
+    if len(runs) == 1:
+        yield runs[0]
+    elif runs:
+        shares: dict[Any, list[bytes]] = {}
+        for run in runs:
+            for receiver in run.receivers:
+                shares.setdefault(receiver, []).append(run.data)
+        for receiver, pieces in shares.items():
+            yield Delivery(None, b"".join(pieces), [receiver], True)
+    yield from (delivery for delivery in batch if not delivery.stream)
+
+
+def glued(batch: list[Delivery]) -> Iterator[Delivery]:
+    """Glue neighbours that go to the very same receivers: the common burst, many messages on one topic."""
+    for _, run in groupby(batch, key=lambda delivery: id(delivery.receivers)):
+        first, *others = run
+        yield first._replace(data=b"".join([first.data, *(other.data for other in others)])) if others else first

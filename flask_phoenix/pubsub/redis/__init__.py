@@ -1,0 +1,1 @@
+"""Broadcasts between hosts, over Redis."""

@@ -1,0 +1,1 @@
+"""Broadcasts between the workers of one host, over Unix sockets."""

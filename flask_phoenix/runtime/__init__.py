@@ -1,0 +1,1 @@
+"""One process at work: connections, channels, and what they share."""

@@ -1,0 +1,163 @@
+"""One client, as the engine runs it, and what carries its frames."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Collection
+from typing import Any
+
+from ..protocol.messages import DISCONNECT, Broadcast, Frame
+from ..protocol.serializers import Serializer
+from ..pubsub.local import Delivery, Each, Lane, Subscriber, Write, call_each
+from ..socket import BaseSocket, RawSocket
+from .engine import FAILURES, Engine, Served
+from .inbox import LIMIT, Inbox
+
+log = logging.getLogger(__name__)
+
+#: So many frames, or a frame of so many bytes, are written before the turn ends.
+MANY = 32
+LARGE = 16384
+
+GOING_AWAY = 1001
+INTERNAL_ERROR = 1011
+
+
+class Carrier:
+    """What carries one client's frames; each transport implements it."""
+
+    #: How the author sees this transport: ``"websocket"`` or ``"longpoll"``.
+    transport: str
+    #: Turns a frame into what :attr:`write` takes.
+    frame: Callable[[Frame], Any]
+    #: Writes at once, or queues within bounds; never blocks, never raises, never fails but by ending the connection.
+    write: Write
+    #: What :attr:`write` takes is bytes of a stream: pieces may be glued together.
+    stream: bool
+    #: Writes the same to many clients of this carrier's kind.
+    each: Each = staticmethod(call_each)
+
+    def lane(self, serializer: Serializer) -> Lane:
+        """Return how broadcasts are written for this client; equal for all that can share the writing."""
+        return Lane(serializer, self.frame, self.stream, self.each)
+
+    def close(self, code: int, reason: str) -> None:
+        """Say goodbye and end."""
+        raise NotImplementedError
+
+
+class Connection(Served):
+    """One client, as the engine runs it.
+
+    Its carrier feeds :meth:`receive`, calls :meth:`closed` when the road has ended, and is written to through
+    :meth:`send`.
+    """
+
+    def __init__(self, engine: Engine, socket: BaseSocket, name: str | None, carrier: Carrier) -> None:
+        self.engine = engine
+        self.socket = socket
+        self.carrier = carrier
+        #: What the socket's id names, for ``phoenix.disconnect``.
+        self.id = name
+        #: The topics whose broadcasts go to this client.
+        self.topics: Collection[str] = ()
+        self.open = False
+        self._pieces: list[Any] = []
+        self._disconnect = Subscriber(self._told)
+
+    def opened(self) -> None:
+        """Begin: the road is open."""
+        self.engine.serve()
+        self.open = True
+        self.engine.connections.add(self)
+        if self.id is not None:
+            self.engine.pubsub.subscribe(self.id, self._disconnect)
+            if not self.open:  # ended meanwhile
+                self.engine.pubsub.unsubscribe(self.id, self._disconnect)
+
+    def receive(self, frame: Frame) -> None:
+        """Handle a frame from the client; may block for as long as the client is too far ahead of its handlers.
+
+        :raises InvalidMessage: the frame is no message; the carrier is to close with 1011.
+        """
+        raise NotImplementedError
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame behind everything that was caused before it; from any thread."""
+        hub, carrier = self.engine.hub, self.carrier
+        data = carrier.frame(frame)
+        if hub.owes(self, self.topics):
+            hub.put(Delivery(self, data, [carrier.write], carrier.stream))
+        elif not carrier.stream:
+            carrier.write(data)
+        else:
+            if not self._pieces:
+                hub.at_turn(self.flush)
+            self._pieces.append(data)
+            if len(self._pieces) == MANY or len(data) > LARGE:
+                self.flush()
+
+    def flush(self) -> None:
+        """Write what was sent in this turn of the event loop, in one piece."""
+        pieces, self._pieces = self._pieces, []
+        if pieces:
+            self.carrier.write(b"".join(pieces) if len(pieces) > 1 else pieces[0])
+
+    def close(self, code: int, reason: str) -> None:
+        """Close the connection from this side; its channels end at once, for this reason."""
+        if self.open:
+            self.closed(reason)
+            self.flush()
+            self.carrier.close(code, reason)
+
+    def closed(self, reason: str) -> None:
+        """End: nothing can be written any more. A second call does nothing."""
+        if self.open:
+            self.open = False
+            self.engine.connections.discard(self)
+            if self.id is not None:
+                self.engine.pubsub.unsubscribe(self.id, self._disconnect)
+            self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        raise NotImplementedError
+
+    def _told(self, broadcast: Broadcast) -> None:
+        if broadcast.event == DISCONNECT:
+            self.close(GOING_AWAY, "disconnected")
+
+
+class RawConnection(Connection):
+    """A client whose frames the author handles: see :class:`.RawSocket`."""
+
+    socket: RawSocket
+
+    def __init__(self, engine: Engine, socket: RawSocket, name: str | None, carrier: Carrier) -> None:
+        super().__init__(engine, socket, name, carrier)
+        self._inbox = Inbox(engine.workers)
+        socket.bind(self.send, self.close)
+
+    def opened(self) -> None:
+        """Begin, and let the author speak first."""
+        super().opened()
+        if self.open:
+            self._inbox.put(self._call, (self.socket.open,))
+
+    def receive(self, frame: Frame) -> None:
+        """Hand a frame to the author; frames are handled one at a time."""
+        self._inbox.hand_off(self._call, (self.socket.handle_frame, frame))
+        while self.open and len(self._inbox) >= LIMIT:
+            self._inbox.wait()
+
+    def _call(self, call: tuple[Any, ...]) -> None:
+        function, *arguments = call
+        try:
+            with self.engine.context():
+                function(*arguments)
+        except FAILURES:
+            log.exception("%s failed; its connection is closed", type(self.socket).__name__)
+            self.close(INTERNAL_ERROR, "crashed")
+
+    def _end(self, reason: str) -> None:
+        self._inbox.clear()
+        self._inbox.put(self._call, (self.socket.terminate, reason))

@@ -1,0 +1,1 @@
+"""The HTTP servers below: gevent and gunicorn."""

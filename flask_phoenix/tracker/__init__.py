@@ -1,0 +1,1 @@
+"""Who is present, on all nodes."""

@@ -1,0 +1,1 @@
+"""How frames travel: mounts, handshakes, WebSockets, long polling."""

@@ -1,0 +1,158 @@
+"""What answers at a mount: the view of each transport, and the connections that grow out of its requests."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import suppress
+from typing import Any, NoReturn
+
+from flask import Flask, Response, abort, make_response, request
+
+from ..exceptions import InvalidMessage, InvalidOption, InvalidReturn, Refused, UnknownVersion, Unsupported
+from ..protocol.json import Json
+from ..protocol.serializers import Serializer, default_table
+from ..protocol.serializers import negotiate as choose_serializer
+from ..protocol.state import Protocol
+from ..runtime.channel_connection import ChannelConnection
+from ..runtime.connection import Carrier, Connection, RawConnection
+from ..runtime.engine import Engine
+from ..server.gevent import UpgradeResponse, close_refused, join_server, take_socket
+from ..socket import RawSocket, Socket
+from .handshake import Entrance, check_origin, choose_protocol, enter, offered_protocols, refuse
+from .options import Mount
+from .websocket import Limits, WebSocketCarrier, negotiate
+
+log = logging.getLogger(__name__)
+
+#: How the names of our endpoints begin in Flask; no other one has a space in it by accident.
+NAME = "phoenix "
+
+
+class Endpoint:
+    """One transport of one mount in one app."""
+
+    def __init__(self, engine: Engine, json: Json, mount: Mount) -> None:
+        self.engine = engine
+        self.json = json
+        self.mount = mount
+        self.serializers = _serializers(mount, json)
+
+    @property
+    def name(self) -> str:
+        """Flask's name for this endpoint."""
+        return f"{NAME}{self.mount.url}"
+
+    def register(self, app: Flask) -> None:
+        """Add the rules of this endpoint to an app, with and without a slash at the end.
+
+        :raises InvalidOption: another socket is mounted there.
+        """
+        if self.name in app.view_functions:
+            raise InvalidOption(f"two sockets are mounted at {self.mount.url}; mount each at a path of its own")
+        app.endpoint(self.name)(self.view)
+        for websocket in (True, False):
+            # Past add_url_rule, which lets no WebSocket rule take every method: wrong ones are to get our own answer.
+            app.url_map.add(
+                app.url_rule_class(self.mount.url, endpoint=self.name, websocket=websocket, strict_slashes=False)
+            )
+
+    def view(self, **variables: Any) -> Response:
+        """Answer a request."""
+        raise NotImplementedError
+
+    def accept(self, carrier: Carrier, variables: dict[str, Any]) -> Connection:
+        """Make a connection from the request at hand, without a socket: for carriers that need none.
+
+        :raises Refused: by the author.
+        """
+        if not check_origin(self.mount):
+            refuse(403)
+        _, token = offered_protocols(self.mount)
+        entrance = self.enter(token, variables)
+        return self.connect(entrance, carrier) if entrance else refuse(403)
+
+    def enter(self, token: str | None, variables: dict[str, Any]) -> Entrance | None:
+        """Let the author decide about the request at hand; None: refused for its version, or by a mistake.
+
+        :raises Refused: by the author.
+        """
+        try:
+            return enter(self.mount, self.mount.transport, self.serializers, token, variables)
+        except UnknownVersion as error:
+            log.warning("refused a client of %s: %s", self.mount.path, error)
+        except InvalidReturn as error:
+            log.error("refused a client of %s: %s", self.mount.path, error)
+        return None
+
+    def connect(self, entrance: Entrance, carrier: Carrier) -> Connection:
+        """Make the connection of a client that was let in."""
+        socket, name, serializer = entrance
+        if isinstance(socket, RawSocket):
+            return RawConnection(self.engine, socket, name, carrier)
+        assert isinstance(socket, Socket)
+        protocol = Protocol(serializer, socket.match, self.mount.options.max_channels)
+        return ChannelConnection(self.engine, socket, name, carrier, protocol)
+
+
+class WebSocketEndpoint(Endpoint):
+    """Answers requests for a WebSocket."""
+
+    def view(self, **variables: Any) -> Response:
+        """Take the steps of the handshake; each may refuse, in Phoenix's order (``transports/websocket.ex``)."""
+        if request.method != "GET":
+            refuse(400)
+        join_server(self.engine, request.environ)
+        with close_refused(self.engine, request.environ):
+            if self.engine.draining:
+                refuse(503)
+            if not check_origin(self.mount):
+                refuse(403)
+            offered, token = offered_protocols(self.mount)
+            protocol = choose_protocol(self.mount, offered)
+            try:
+                entrance = self.enter(token, variables)
+            except Refused as refused:
+                self._answer(refused)
+            if entrance is None:
+                refuse(403)
+            return self._upgrade(entrance, protocol)
+
+    def _answer(self, refused: Refused) -> NoReturn:
+        handler = self.mount.options.error_handler
+        if handler is None:
+            refuse(403)
+        abort(make_response(handler(refused)))
+
+    def _upgrade(self, entrance: Entrance, protocol: str | None) -> Response:
+        options = self.mount.options
+        try:
+            upgrade = negotiate(request.environ, list(request.headers.items()), options.compress)
+            sock, upgraded = take_socket(request.environ)
+        except InvalidMessage as error:
+            refuse(400, str(error))
+        except Unsupported as error:
+            log.error("%s", error)
+            refuse(501, str(error))
+        limits = Limits(options.timeout, options.max_frame_size, options.outbox_limit)
+        # A server that has sent its own 101 has agreed on no extensions.
+        carrier = WebSocketCarrier(sock, [] if upgraded else upgrade.extensions, limits)
+        connection = self.connect(entrance, carrier)
+        engine = self.engine
+
+        def carry() -> None:
+            with engine.carrying():
+                carrier.serve(connection)
+
+        headers = [*upgrade.headers, ("Sec-WebSocket-Protocol", protocol)] if protocol else upgrade.headers
+        return UpgradeResponse(headers, carry, upgraded)
+
+
+def _serializers(mount: Mount, json: Json) -> list[tuple[Serializer, str]]:
+    """Return the serializers of a mount; a class in its table gets the app's JSON."""
+    table = mount.options.serializer
+    if table is None:
+        return default_table(json)
+    made = [(entry(json) if isinstance(entry, type) else entry, versions) for entry, versions in table]
+    with suppress(UnknownVersion):
+        choose_serializer("0.0.0", made)  # looks at every entry
+    return made

@@ -1,0 +1,248 @@
+"""Who is let in: from an HTTP request to a connected socket, or to the refusal that it gets."""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import logging
+import re
+import secrets
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
+from urllib.parse import unquote_to_bytes, urlsplit
+
+from flask import Response, abort, request, session
+
+from ..exceptions import InvalidReturn
+from ..protocol.serializers import Serializer, negotiate
+from ..socket import BaseSocket
+from .options import INFO_KEYS, Mount
+from .origin import RequestOrigin
+
+log = logging.getLogger(__name__)
+
+#: The subprotocol of Phoenix's client, and what stands before the token in the other one that it offers.
+PHOENIX_PROTOCOL = "phoenix"
+TOKEN_PREFIX = "base64url.bearer.phx."
+
+QUERY_LIMIT = 1_000_000
+BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+BRACKETS = re.compile(r"\[([^\[\]]*)\]")
+
+
+class Entrance(NamedTuple):
+    """A client that was let in."""
+
+    socket: BaseSocket
+    #: What the socket's ``id`` returned.
+    id: str | None
+    serializer: Serializer
+
+
+class ConnectInfo(dict[str, Any]):
+    """What ``connect`` is told about the request: the keys that the mount's ``connect_info`` lists."""
+
+    def __missing__(self, key: str) -> NoReturn:
+        if key == "auth_token":
+            remedy = "mount with phoenix.socket(path, auth_token=True)"
+        elif key in INFO_KEYS:
+            remedy = f"mount with phoenix.socket(path, connect_info=[{key!r}])"
+        else:
+            remedy = f"connect_info lists {', '.join(INFO_KEYS)}, and dicts of constants"
+        raise KeyError(f"{key!r} is not told to connect: {remedy}")
+
+
+def refuse(status: int, body: str = "") -> NoReturn:
+    """Answer the request with a bare status, past the error pages of the app."""
+    abort(Response(body, status, content_type="text/plain; charset=utf-8"))
+
+
+def check_origin(mount: Mount) -> bool:
+    """Tell whether the request's origin may use a mount; a refusal is logged with its remedy."""
+    origin = request.headers.get("Origin")
+    url = urlsplit(request.host_url)
+    here = RequestOrigin(url.scheme, url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
+    if mount.origin.allows(origin, here):
+        return True
+    log.error("refused a client of %s: %s", mount.path, mount.origin.explain(origin or ""))
+    return False
+
+
+def offered_protocols(mount: Mount) -> tuple[list[str], str | None]:
+    """Return the subprotocols that the client offers, and the auth token that hides among them.
+
+    The token stands in one element, in base64 of either alphabet, padded or not (``socket/transport.ex`` and the
+    JavaScript client); none or several of them count as no token. A token that is not base64 is refused with HTTP 403.
+    """
+    header = request.headers.get("Sec-WebSocket-Protocol", "")
+    offered = [item.strip() for item in header.split(",") if item.strip()]
+    if not mount.options.auth_token:
+        return offered, None
+    tokens = [item.removeprefix(TOKEN_PREFIX) for item in offered if item.startswith(TOKEN_PREFIX)]
+    offered = [item for item in offered if not item.startswith(TOKEN_PREFIX)]
+    return offered, decode_token(tokens[0]) if len(tokens) == 1 else None
+
+
+def decode_token(text: str) -> str:
+    """Decode an auth token; what is no base64 is refused with HTTP 403."""
+    standard = text.rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True).decode()
+    except ValueError:
+        log.error("refused a client: its auth token is not base64 of UTF-8")
+        refuse(403)
+
+
+def choose_protocol(mount: Mount, offered: list[str]) -> str | None:
+    """Choose the subprotocol to answer with: the first of the server's that the client offers.
+
+    ``phoenix`` is answered wherever it is offered, since browsers give up a connection that does not answer it. A
+    client that offers nothing known to a mount that negotiates is refused with HTTP 403.
+    """
+    accepted = (PHOENIX_PROTOCOL, *(mount.options.subprotocols or ()))
+    chosen = next((item for item in accepted if item in offered), None)
+    negotiates = mount.options.auth_token or mount.options.subprotocols is not None
+    if chosen is None and offered and negotiates:
+        log.error(
+            "refused a client of %s: it offers the subprotocols %s, accepted are %s", mount.path, offered, accepted
+        )
+        refuse(403)
+    return chosen
+
+
+def enter(
+    mount: Mount,
+    transport: str,
+    serializers: list[tuple[Serializer, str]],
+    token: str | None,
+    variables: dict[str, Any],
+) -> Entrance:
+    """Negotiate the version and let the author decide: connect info, version, ``connect``, in Phoenix's order.
+
+    :param token: the client's auth token, where the mount takes one.
+    :param variables: those of the path; they win over parameters of the same name.
+    :raises UnknownVersion: the client asks for a version that the mount does not speak.
+    :raises Refused: by the author.
+    :raises InvalidReturn: ``connect`` returned something, or ``id`` something odd.
+    """
+    params = parse_query(request.query_string)
+    params.update({name: str(value) for name, value in variables.items() if not name.startswith("_")})
+    info = connect_info(mount, params, token)
+    serializer = negotiate(params.get("vsn"), serializers)
+    socket = mount.socket(params, transport)
+    connect: Callable[..., Any] = socket.connect
+    answer = connect(params, info)
+    if answer is not None:
+        raise InvalidReturn(
+            f"{mount.socket.__name__}.connect returned {answer!r}; expected None, which lets the client in;"
+            " to refuse it, raise Refused('why')"
+        )
+    return Entrance(socket, identify(socket), serializer)
+
+
+def identify(socket: BaseSocket) -> str | None:
+    """Ask a socket for its id.
+
+    :raises InvalidReturn: the id is neither a string nor None.
+    """
+    name = socket.id()
+    if name is None or isinstance(name, str):
+        return name
+    raise InvalidReturn(
+        f"{type(socket).__name__}.id returned {name!r}; expected a string ('user:7'), or None for no id"
+    )
+
+
+def connect_info(mount: Mount, params: dict[str, Any], token: str | None) -> ConnectInfo:
+    """Gather what ``connect`` is told: what the mount lists, nothing else (cookies least of all)."""
+    info = ConnectInfo(mount.options.info_constants)
+    for key in mount.options.info_keys:
+        info[key] = session_of(mount, params) if key == "session" else READERS[key]()
+    if mount.options.auth_token:
+        info["auth_token"] = token
+    return info
+
+
+def session_of(mount: Mount, params: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the session; None without one, or without its CSRF token, which a page of another site cannot show."""
+    if not session:
+        return None
+    shown, kept = params.get("_csrf_token"), session.get(mount.options.csrf_token_key)
+    if mount.options.check_csrf and not (
+        isinstance(shown, str) and isinstance(kept, str) and hmac.compare_digest(shown.encode(), kept.encode())
+    ):
+        return None
+    return dict(session)
+
+
+def csrf_token(key: str = "_csrf_token") -> str:
+    """Return the CSRF token of this session, made when there is none: the client's parameter ``_csrf_token``."""
+    if key not in session:
+        session[key] = secrets.token_urlsafe(24)
+    return str(session[key])
+
+
+def _peer_data() -> dict[str, Any]:
+    port = request.environ.get("REMOTE_PORT")
+    return {"address": request.remote_addr, "port": int(port) if port else None}
+
+
+def _uri() -> dict[str, Any]:
+    url = urlsplit(request.url)
+    port = url.port or (443 if url.scheme == "https" else 80)
+    query = request.query_string.decode("latin-1")
+    return {"scheme": url.scheme, "host": url.hostname, "port": port, "path": request.path, "query": query}
+
+
+def _headers(*beginnings: str) -> list[tuple[str, str]]:
+    pairs = ((name.lower(), value) for name, value in request.headers.items())
+    return [(name, value) for name, value in pairs if name.startswith(beginnings)]
+
+
+READERS: dict[str, Callable[[], Any]] = {
+    "peer_data": _peer_data,
+    "x_headers": lambda: _headers("x-"),
+    "trace_context_headers": lambda: _headers("traceparent", "tracestate"),
+    "sec_websocket_headers": lambda: _headers("sec-websocket-"),
+    "user_agent": lambda: request.headers.get("User-Agent"),
+    "uri": _uri,
+}
+
+
+def parse_query(query: bytes) -> dict[str, Any]:
+    """Decode a query string with nesting, as Phoenix does: ``a=1&b[c]=2&d[]=3&d[]=4``; of equal keys the last wins.
+
+    Too long a query is refused with HTTP 414, broken escapes and broken UTF-8 with 400.
+    """
+    if len(query) > QUERY_LIMIT:
+        refuse(414)
+    if BAD_ESCAPE.search(query):
+        refuse(400, "a broken percent escape in the query string")
+    params: dict[str, Any] = {}
+    try:
+        for pair in query.split(b"&"):
+            if pair:
+                name, _, value = (unquote_to_bytes(part.replace(b"+", b" ")).decode() for part in pair.partition(b"="))
+                _put(params, name, value)
+    except UnicodeDecodeError:
+        refuse(400, "the query string is not UTF-8")
+    return params
+
+
+def _put(params: dict[str, Any], name: str, value: str) -> None:
+    """Put one value where its name says: ``a[b][]`` is a list under ``b`` in a dict under ``a``."""
+    head, bracket, rest = name.partition("[")
+    keys = BRACKETS.findall(bracket + rest)
+    if not head or "".join(f"[{key}]" for key in keys) != bracket + rest:
+        head, keys = name, []
+    place: Any = params
+    for key, following in zip([head, *keys], [*keys, None], strict=True):
+        found = place.get(key) if isinstance(place, dict) else None
+        wanted: Any = value if following is None else [] if following == "" else {}
+        if following is not None and isinstance(found, type(wanted)):
+            wanted = found
+        elif isinstance(place, dict):
+            place[key] = wanted
+        else:
+            place.append(wanted)
+        place = wanted

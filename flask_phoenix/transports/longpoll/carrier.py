@@ -1,0 +1,126 @@
+"""Frames over repeated requests: what one client is owed between its polls, and how long it may stay away."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import gevent
+from gevent.event import Event
+
+from ...exceptions import InvalidPayload
+from ...protocol.messages import Frame
+from ...runtime.connection import Carrier, Connection
+
+log = logging.getLogger(__name__)
+
+TRY_AGAIN_LATER = 1013
+
+#: A poll that has been woken waits so many seconds at most for the rest of a burst.
+BURST = 0.1
+
+#: A client that has not polled for so many windows is gone (``transports/long_poll_server.ex``).
+PATIENCE = 1.5
+
+
+class LongPollCarrier(Carrier):
+    """Keeps the frames of one client until it asks for them. It costs no greenlet; one timer sees to its end.
+
+    :param window: seconds that a poll waits.
+    :param limit: characters that may wait for a poll when more comes; one message may be larger.
+    :param ended: called when the connection has ended, by whichever side.
+    """
+
+    transport = "longpoll"
+    stream = False
+
+    def __init__(self, window: float, limit: int, ended: Callable[[], None]) -> None:
+        self.window = window
+        self._limit = limit
+        self._ended = ended
+        self._frames: list[str] = []
+        self._size = 0
+        self._poll: Event | None = None
+        #: All polls that wait, also those whose place another has taken.
+        self._waiting: set[Event] = set()
+        self._loop = gevent.get_hub().loop
+        self._polled = self._loop.now()
+        self._timer = self._loop.timer(window * PATIENCE, window * PATIENCE)
+        self.frame = text_only
+        self.write = self._keep
+
+    def serve(self, connection: Connection) -> None:
+        """Begin: the client has a session."""
+        self.connection = connection
+        connection.opened()
+        self._timer.start(self._check)
+
+    def poll(self) -> list[str]:
+        """Wait for frames and hand out all there are; none, when the window has run out or the session has ended.
+
+        One poll is remembered: a newer one takes the older one's place, which then runs into its window.
+        """
+        self._polled = self._loop.now()
+        poll = self._poll = Event()
+        self._waiting.add(poll)
+        remembered = False
+        try:
+            if not self._frames and self.connection.open:
+                poll.wait(self.window)
+                self._linger(poll)
+        finally:
+            self._waiting.discard(poll)
+            if self._poll is poll:
+                remembered, self._poll = True, None
+        if not remembered:
+            return []
+        frames, self._frames, self._size = self._frames, [], 0
+        return frames
+
+    def close(self, code: int, reason: str) -> None:
+        """End the session. What waits can still be fetched by a poll that is under way."""
+        self._timer.close()
+        self._ended()
+        for poll in self._waiting:
+            poll.set()
+
+    def _keep(self, frame: str) -> None:
+        if not self.connection.open:
+            return
+        if self._size >= self._limit:
+            log.warning(
+                "a client of %s polls too slowly: %d characters wait (outbox_limit); its session ends",
+                type(self.connection.socket).__name__,
+                self._size,
+            )
+            self.connection.close(TRY_AGAIN_LATER, "too slow")
+            return
+        self._frames.append(frame)
+        self._size += len(frame)
+        self._wake()
+
+    def _linger(self, poll: Event) -> None:
+        """Let the rest of a burst come: one answer carries many frames as cheaply as the first."""
+        connection, latest = self.connection, self._loop.now() + BURST
+        while connection.open and connection.engine.hub.owes(connection, connection.topics):
+            if self._poll is not poll or self._size >= self._limit or self._loop.now() > latest:
+                return
+            gevent.sleep(0)
+
+    def _wake(self) -> None:
+        if self._poll is not None:
+            self._poll.set()
+
+    def _check(self) -> None:
+        if self._poll is None and self._loop.now() - self._polled > self.window * PATIENCE:
+            self.connection.close(1000, "inactive")
+
+
+def text_only(frame: Frame) -> str:
+    """Let text pass.
+
+    :raises InvalidPayload: long polling answers in JSON, where bytes have no place.
+    """
+    if isinstance(frame, bytes):
+        raise InvalidPayload("bytes cannot go to a client that polls: send a dict, or let it use a WebSocket")
+    return frame

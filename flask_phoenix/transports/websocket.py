@@ -1,0 +1,293 @@
+"""Frames over a WebSocket."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from socket import AF_UNIX, IPPROTO_TCP, SHUT_RDWR, SHUT_WR, TCP_NODELAY
+from typing import Any, NamedTuple
+
+import gevent
+from gevent.ssl import SSLSocket
+from greenlet import getcurrent
+from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHandshake
+from websockets.extensions import Extension
+from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.frames import CloseCode, Opcode
+from websockets.frames import Frame as WireFrame
+from websockets.http11 import Request
+from websockets.protocol import SERVER, State
+from websockets.protocol import Protocol as Codec
+from websockets.server import ServerProtocol
+
+from ..exceptions import InvalidMessage, PhoenixError
+from ..protocol.messages import Frame
+from ..pubsub.local import call_each
+from ..runtime.connection import Carrier, Connection
+from .outbox import Outbox, write_each
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # an installation without the compiled part
+    from websockets.utils import apply_mask
+
+log = logging.getLogger(__name__)
+
+#: Seconds that a client has to answer a close frame before the road is cut.
+CLOSE_TIMEOUT = 2.0
+#: How much is read at a time.
+CHUNK = 16384
+READ = 1
+#: The first byte of a text and of a binary message in one frame.
+WHOLE = (0x81, 0x82)
+
+
+class Upgrade(NamedTuple):
+    """What was agreed in the opening handshake."""
+
+    headers: list[tuple[str, str]]
+    extensions: list[Extension]
+
+
+class Limits(NamedTuple):
+    """What one client may cost."""
+
+    #: Seconds of silence before it is closed; None: any.
+    timeout: float | None
+    #: Bytes of one message from the client.
+    max_frame_size: int
+    #: Bytes that may wait for a client that reads too slowly.
+    outbox: int
+
+
+def negotiate(environ: Mapping[str, Any], headers: list[tuple[str, str]], compress: bool) -> Upgrade:
+    """Check a request for an upgrade and agree on extensions.
+
+    :raises InvalidMessage: it is no request for a WebSocket; the text is for the body of the HTTP 400.
+    """
+    for name, token in (("connection", "upgrade"), ("upgrade", "websocket")):
+        value = environ.get(f"HTTP_{name.upper()}", "")
+        if token not in value.lower():
+            raise InvalidMessage(f"'{name}' header must contain '{token}', got {[value] if value else []}")
+    if environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
+        raise InvalidMessage("a WebSocket needs HTTP/1.1")
+    server = ServerProtocol(extensions=[ServerPerMessageDeflateFactory()] if compress else None)
+    try:
+        accept, extensions, _ = server.process_request(Request("/", Headers(headers)))
+    except InvalidHandshake as error:
+        raise InvalidMessage(str(error)) from error
+    agreed = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept)]
+    if extensions is not None:
+        agreed.append(("Sec-WebSocket-Extensions", extensions))
+    return Upgrade(agreed, server.extensions)
+
+
+def write_frame(frame: Frame) -> bytes:
+    """Write a whole frame of a server: never masked, never in fragments (RFC 6455, 5.2)."""
+    data, opcode = (frame.encode(), 0x81) if isinstance(frame, str) else (frame, 0x82)
+    size = len(data)
+    if size < 126:
+        return bytes((opcode, size)) + data
+    if size < 65536:
+        return bytes((opcode, 126)) + size.to_bytes(2, "big") + data
+    return bytes((opcode, 127)) + size.to_bytes(8, "big") + data
+
+
+def read_message(data: bytes, limits: Limits) -> tuple[int, bytes] | None:
+    """Read the ordinary message of a client: one short frame, whole, masked, and alone in what was received.
+
+    None: it is something else, for the codec to look at. Half of an echo's cost in the codec is saved by this.
+    """
+    if len(data) < 6 or data[0] not in WHOLE:
+        return None
+    size, start = data[1] - 0x80, 6
+    if size > 126:
+        return None
+    if size == 126:
+        size, start = data[2] << 8 | data[3], 8
+    if size != len(data) - start or size > min(limits.max_frame_size, 65535):
+        return None
+    return data[0] & 0x0F, apply_mask(data[start:], data[start - 4 : start])
+
+
+class WebSocketCarrier(Carrier):
+    """One client's WebSocket, after the upgrade.
+
+    :param sock: the gevent socket, which the server below closes in the end.
+    :param extensions: what was agreed in the handshake.
+    """
+
+    transport = "websocket"
+
+    def __init__(self, sock: Any, extensions: list[Extension], limits: Limits) -> None:
+        self._sock = sock
+        self._limits = limits
+        self._codec = Codec(SERVER, state=State.OPEN, max_size=limits.max_frame_size)
+        self._codec.extensions = extensions
+        self._outbox = Outbox(sock, limits.outbox, self._overflow)
+        self._fragments: list[bytes] = []
+        self._opcode = Opcode.TEXT
+        self._loop = gevent.get_hub().loop
+        self._heard = self._loop.now()
+        self._timer: Any = None
+        self.stream = not extensions
+        # Messages may be read without the codec: none is half read, nothing is compressed, no close frame has passed.
+        self._plain = self.stream
+        # Without compression all clients share the bytes of a broadcast; with it, each client's differ.
+        self.frame = write_frame if self.stream else unchanged
+        self.write = self._outbox if self.stream else self._write_compressed
+        self.each = write_each if self.stream else call_each
+
+    def serve(self, connection: Connection) -> None:
+        """Carry frames until the client or the server ends the connection."""
+        self._connection = connection
+        if self._sock.family != AF_UNIX:
+            self._sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        self._watch(self._limits.timeout, self._check_idle)
+        try:
+            connection.opened()
+            with suppress(OSError):  # the client is gone, which is how most of them leave
+                self._carry()
+        except PhoenixError:
+            log.exception("a client of %s cannot be served", type(connection.socket).__name__)
+            self.close(CloseCode.INTERNAL_ERROR, "cannot be served")
+        finally:
+            connection.closed("closed")
+            self._hang_up()
+
+    def close(self, code: int, reason: str) -> None:
+        """Send a close frame behind what waits; the client has :data:`CLOSE_TIMEOUT` to answer it."""
+        if self._codec.state is State.OPEN:
+            self._codec.send_close(code, reason)
+            self._write_due()
+            self._watch(CLOSE_TIMEOUT, self._cut)
+
+    def _carry(self) -> None:
+        hub, sock, codec, resume = gevent.get_hub(), self._sock, self._codec, getcurrent().switch
+        readable = self._loop.io(sock.fileno(), READ)
+        direct = not isinstance(sock, SSLSocket)
+        try:
+            while not codec.eof_sent:
+                if direct:
+                    # What hub.wait does, without an object and two calls for each message.
+                    readable.start(resume)
+                    hub.switch()
+                    readable.stop()
+                data = sock.recv(CHUNK)
+                if not data:
+                    return
+                self._heard = self._loop.now()
+                if (
+                    self._plain
+                    and not codec.reader.buffer
+                    and (message := read_message(data, self._limits)) is not None
+                ):
+                    self._hand_on(*message)
+                else:
+                    self._decode(data)
+        finally:
+            readable.close()
+
+    def _decode(self, data: bytes) -> None:
+        """Let the codec have it: it answers pings and closes, and fails what is wrong."""
+        self._codec.receive_data(data)
+        for frame in self._codec.events_received():
+            if isinstance(frame, WireFrame):
+                self._take(frame)
+        # Behind the answers to what came before: a close frame is the last word.
+        self._connection.flush()
+        self._write_due()
+        self._plain = self.stream and self._codec.state is State.OPEN and self._codec.current_size is None
+
+    def _take(self, frame: WireFrame) -> None:
+        """Put fragments together and hand messages on."""
+        if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
+            self._opcode = frame.opcode
+        elif frame.opcode is not Opcode.CONT:
+            return  # the codec has answered it
+        self._fragments.append(bytes(frame.data))
+        if frame.fin:
+            whole, self._fragments = b"".join(self._fragments), []
+            self._hand_on(self._opcode, whole)
+
+    def _hand_on(self, opcode: int, data: bytes) -> None:
+        connection = self._connection
+        if not connection.open:
+            return
+        try:
+            connection.receive(data.decode() if opcode == Opcode.TEXT else data)
+        except UnicodeDecodeError:
+            self._codec.fail(CloseCode.INVALID_DATA, "text that is not UTF-8")
+            self._write_due()
+        except InvalidMessage as error:
+            log.error("a client of %s sent what is no message: %s", type(connection.socket).__name__, error)
+            connection.close(CloseCode.INTERNAL_ERROR, "invalid message")
+        except Exception:
+            log.exception("a message to %s failed; its connection is closed", type(connection.socket).__name__)
+            connection.close(CloseCode.INTERNAL_ERROR, "crashed")
+
+    def _write_due(self) -> None:
+        """Write what the codec wants to say: answers to pings and closes, reasons to fail."""
+        for data in self._codec.data_to_send():
+            if data:
+                self._outbox.write(data)
+        if self._codec.state is not State.OPEN:
+            self._outbox.close()
+
+    def _write_compressed(self, frame: Frame) -> None:
+        if self._codec.state is State.OPEN:
+            if isinstance(frame, str):
+                self._codec.send_text(frame.encode())
+            else:
+                self._codec.send_binary(frame)
+            self._write_due()
+
+    def _overflow(self) -> None:
+        log.warning(
+            "a client of %s reads too slowly: more than %d bytes wait (outbox_limit); it is closed",
+            type(self._connection.socket).__name__,
+            self._limits.outbox,
+        )
+        self._connection.close(CloseCode.TRY_AGAIN_LATER, "too slow")
+
+    def _watch(self, seconds: float | None, call: Callable[[], None]) -> None:
+        """Set the connection's one timer: for silence while it is open, for the answer to a close frame then."""
+        if self._timer is not None:
+            self._timer.close()
+        if seconds is None:
+            return
+        self._timer = self._loop.timer(seconds)
+        self._timer.start(call)
+
+    def _check_idle(self) -> None:
+        timeout = self._limits.timeout or 0.0
+        left = self._heard + timeout - self._loop.now()
+        if left > 0.001:
+            self._watch(left, self._check_idle)
+        else:
+            # Never 1000, from which older clients do not come back.
+            self._connection.close(CloseCode.PROTOCOL_ERROR, "timeout")
+
+    def _cut(self) -> None:
+        """End the road, which wakes the reader."""
+        with suppress(OSError):  # it may have ended already
+            self._sock.shutdown(SHUT_RDWR)
+
+    def _hang_up(self) -> None:
+        """End the road so that the client gets what was written: all of it, then the end of the stream."""
+        self._watch(CLOSE_TIMEOUT, self._cut)
+        self._outbox.close()
+        with suppress(OSError):  # it may have ended already
+            self._outbox.join()
+            self._sock.shutdown(SHUT_WR)
+            while self._sock.recv(CHUNK):
+                pass
+        self._watch(None, self._cut)
+        self._cut()
+
+
+def unchanged(frame: Frame) -> Frame:
+    """Leave a frame as it is."""
+    return frame
