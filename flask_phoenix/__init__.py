@@ -2,6 +2,7 @@
 
 from .broadcaster import Broadcaster as Broadcaster
 from .channel import Channel as Channel
+from .channel import SocketRef as SocketRef
 from .channel import intercept as intercept
 from .channel import on as on
 from .exceptions import AlreadyTracked as AlreadyTracked
@@ -18,7 +19,6 @@ from .exceptions import UnknownEvent as UnknownEvent
 from .exceptions import UnknownVersion as UnknownVersion
 from .exceptions import Unsupported as Unsupported
 from .extension import Phoenix as Phoenix
-from .host import SocketRef as SocketRef
 from .presence import Presence as Presence
 from .protocol.json import Json as Json
 from .protocol.messages import Broadcast as Broadcast

@@ -4,20 +4,105 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from .exceptions import InvalidOption, InvalidReturn, UnknownEvent
-from .host import Link, NewMeta, SocketRef, Tracking
 from .protocol.messages import Reply
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.channel")
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 #: What a handler may return: nothing, the response of an ok reply, or a whole reply.
 Result = dict[str, Any] | bytes | Reply | None
+#: A meta, or what makes one of the former one.
+NewMeta = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]
 
 #: Reasons of :meth:`Channel.stop` that end a channel on purpose; any other one counts as a crash, as in Phoenix.
 GRACEFUL = ("normal", "shutdown")
+
+
+NO_PRESENCE = (
+    "this channel has no presence: make one with online = phoenix.presence(), and write presence = online in its class"
+)
+
+
+class SocketRef(NamedTuple):
+    """Remembers a message, so that it can be answered later: see :meth:`Channel.socket_ref`."""
+
+    ref: Any
+
+
+class ChannelRuntime:
+    """What a channel asks of the runtime: the wall between an author's class and ``runtime.channel_server``."""
+
+    __slots__ = ()
+
+    #: The channel as the pubsub knows it.
+    subscriber: Any
+
+    def push(self, event: str, payload: Any) -> None:
+        """Send an event to this client."""
+        raise NotImplementedError
+
+    def broadcast(self, event: str, payload: Any, everybody: bool) -> None:
+        """Send an event to the subscribers of the topic: to all, or to all but this channel."""
+        raise NotImplementedError
+
+    def socket_ref(self) -> SocketRef:
+        """Remember the message that is being handled."""
+        raise NotImplementedError
+
+    def reply(self, socket_ref: SocketRef, reply: Reply) -> None:
+        """Answer a remembered message."""
+        raise NotImplementedError
+
+    def stop(self, reason: Any) -> None:
+        """End the channel after the callback that runs."""
+        raise NotImplementedError
+
+    def send(self, message: Any) -> None:
+        """Queue a message for the channel's own ``handle_info``."""
+        raise NotImplementedError
+
+    def send_after(self, seconds: float, message: Any) -> Callable[[], None]:
+        """Queue a message in so many seconds; the answer is a function that cancels it."""
+        raise NotImplementedError
+
+    def subscribe(self, topic: str) -> None:
+        """Hear another topic."""
+        raise NotImplementedError
+
+    def unsubscribe(self, topic: str) -> None:
+        """Hear another topic no more."""
+        raise NotImplementedError
+
+    def at_end(self, release: Callable[[], None]) -> bool:
+        """Call back when the channel ends, however it ends; False when it has ended."""
+        raise NotImplementedError
+
+
+class Tracking:
+    """What a channel asks of a presence, and what it has without one: an error that names the remedy.
+
+    :class:`.Presence` stands above the channels, and implements it. Everywhere, ``where`` is a channel, or the name of
+    a topic; ``topic`` is another one than the channel's.
+    """
+
+    def track(self, where: Any, key: str, meta: dict[str, Any] | None = None, topic: str | None = None) -> str:
+        """Be present under a key."""
+        raise InvalidOption(NO_PRESENCE)
+
+    def update(self, where: Any, key: str, meta: NewMeta, topic: str | None = None) -> str:
+        """Replace the meta."""
+        raise InvalidOption(NO_PRESENCE)
+
+    def untrack(self, where: Any, key: str, topic: str | None = None) -> None:
+        """Be present no more."""
+        raise InvalidOption(NO_PRESENCE)
+
+    def list(self, where: Any) -> dict[str, Any]:
+        """Return who is there."""
+        raise InvalidOption(NO_PRESENCE)
 
 
 def on(*events: str) -> Callable[[Method], Method]:
@@ -84,8 +169,8 @@ class Channel:
         cls.interceptors = _gather(cls, "__phoenix_intercept__")
         cls.intercepts = frozenset(cls.interceptors)
 
-    def __init__(self, link: Link, topic: str, subtopic: str, assigns: dict[str, Any]) -> None:
-        self.link = link
+    def __init__(self, runtime: ChannelRuntime, topic: str, subtopic: str, assigns: dict[str, Any]) -> None:
+        self.runtime = runtime
         self.topic = topic
         self.subtopic = subtopic
         self.assigns = assigns
@@ -136,7 +221,7 @@ class Channel:
         :raises NotJoined: the join is not over.
         :raises InvalidPayload: this client cannot take the payload.
         """
-        self.link.push(event, payload)
+        self.runtime.push(event, payload)
 
     def broadcast(self, event: str, payload: Any) -> None:
         """Send an event to everybody on the topic, this client included.
@@ -144,7 +229,7 @@ class Channel:
         :raises NotJoined: the join is not over.
         :raises InvalidPayload: a client on the topic cannot take the payload; nobody got it.
         """
-        self.link.broadcast(event, payload, everybody=True)
+        self.runtime.broadcast(event, payload, everybody=True)
 
     def broadcast_from(self, event: str, payload: Any) -> None:
         """Send an event to everybody on the topic but this channel; another tab of the same user gets it.
@@ -152,21 +237,21 @@ class Channel:
         :raises NotJoined: as :meth:`broadcast`.
         :raises InvalidPayload: as :meth:`broadcast`.
         """
-        self.link.broadcast(event, payload, everybody=False)
+        self.runtime.broadcast(event, payload, everybody=False)
 
     def socket_ref(self) -> SocketRef:
         """Remember the message that is being handled, for a :meth:`reply` later.
 
         :raises NotJoined: no message is being handled, or it has no ref and cannot be answered.
         """
-        return self.link.socket_ref()
+        return self.runtime.socket_ref()
 
     def reply(self, socket_ref: SocketRef, result: Result = None) -> None:
         """Answer a remembered message: from a timer, another greenlet, another thread. None is ``{}``.
 
         :raises InvalidPayload: the response cannot be written.
         """
-        self.link.reply(socket_ref, as_reply(result, self, "reply") or Reply())
+        self.runtime.reply(socket_ref, as_reply(result, self, "reply") or Reply())
 
     def stop(self, reason: Any = "normal") -> None:
         """End this channel when the callback that runs has returned; what it returns is still sent.
@@ -174,23 +259,23 @@ class Channel:
         ``"normal"``, ``"shutdown"`` and ``("shutdown", detail)`` end it on purpose: the client forgets the channel. Any
         other reason is a crash: the client joins again.
         """
-        self.link.stop(reason)
+        self.runtime.stop(reason)
 
     def send(self, message: Any) -> None:
         """Hand a message to this channel's own :meth:`handle_info`, behind what waits already."""
-        self.link.send(message)
+        self.runtime.send(message)
 
     def send_after(self, seconds: float, message: Any) -> Callable[[], None]:
         """Hand a message to :meth:`handle_info` in so many seconds; call the answer to cancel it."""
-        return self.link.send_after(seconds, message)
+        return self.runtime.send_after(seconds, message)
 
     def subscribe(self, topic: str) -> None:
         """Hear another topic too: its broadcasts come to :meth:`handle_info`. Subscribing twice brings them twice."""
-        self.link.subscribe(topic)
+        self.runtime.subscribe(topic)
 
     def unsubscribe(self, topic: str) -> None:
         """Hear another topic no more."""
-        self.link.unsubscribe(topic)
+        self.runtime.unsubscribe(topic)
 
     def track(self, key: str, meta: dict[str, Any] | None = None) -> str:
         """Be present on the topic under a key until this channel ends; several channels may share a key.

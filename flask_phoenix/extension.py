@@ -29,7 +29,7 @@ from .runtime.engine import FAILURES, Engine
 from .runtime.inbox import Inbox
 from .server.gevent import Server, one_of_many, require_patched
 from .socket import BaseSocket
-from .tracker.server import Roll
+from .tracker.server import TrackerServer
 from .transports.endpoint import NAME, Endpoint, WebSocketEndpoint
 from .transports.handshake import PHOENIX_PROTOCOL, csrf_token
 from .transports.longpoll.endpoint import LongPollEndpoint
@@ -61,7 +61,7 @@ class State:
         self.engine = Engine(app.app_context, self.json, self._find_adapter)
         self.endpoints: list[Endpoint] = []
         #: What this app and process has of each presence.
-        self.rolls: dict[Presence, Roll] = {}
+        self.trackers: dict[Presence, TrackerServer] = {}
 
     def mount(self, path: str, socket: type[BaseSocket], options: dict[str, Any]) -> None:
         """Serve a socket in this app."""
@@ -72,8 +72,8 @@ class State:
 
     def keep(self, presence: Presence, down_period: float) -> None:
         """Have a presence in this app."""
-        roll = self.rolls[presence] = Roll(presence, self.engine, self.json, down_period)
-        self.engine.add(roll)
+        server = self.trackers[presence] = TrackerServer(presence, self.engine, self.json, down_period)
+        self.engine.add(server)
 
     def endpoint(self, name: str | None) -> Endpoint:
         """Return the mount that Flask routed a request to.
@@ -112,7 +112,7 @@ class State:
 
     def notify(self, function: Callable[[Broadcast], Any]) -> Notify:
         """Make a function of the app's hear broadcasts: in order, in an app context, in nobody's way."""
-        inbox = Inbox(self.engine.workers)
+        inbox = Inbox(self.engine.runners)
 
         def call(broadcast: Broadcast) -> None:
             try:
@@ -206,7 +206,7 @@ class Phoenix:
         :raises InvalidOption: there is one of that name, or the period is no positive number.
         """
         presence = kind()
-        presence.name, presence.roll = name or kind.__name__, lambda: self._state().rolls[presence]
+        presence.name, presence.server = name or kind.__name__, lambda: self._state().trackers[presence]
         if any(other.name == presence.name for other in self._presences):
             raise InvalidOption(f"there is a presence {presence.name!r} already: give this one another name=")
         if not isinstance(down_period, int | float) or not 0 < down_period < inf:
@@ -228,7 +228,7 @@ class Phoenix:
 
         :raises InvalidPayload: as :meth:`broadcast`.
         """
-        self._state().engine.broadcast(Broadcast(topic, event, payload), sender.link.subscriber)
+        self._state().engine.broadcast(Broadcast(topic, event, payload), sender.runtime.subscriber)
 
     def local_broadcast(self, topic: str, event: str, payload: Any) -> None:
         """Send an event to everybody on a topic who is connected to this process.

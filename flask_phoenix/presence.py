@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .channel import Channel
+from .channel import Channel, ChannelRuntime, NewMeta, Tracking
 from .exceptions import InvalidPayload
-from .host import Link, NewMeta, Tracking
-from .tracker.server import Hooks, Presences, Roll, presences_of
+from .tracker.server import Hooks, Presences, TrackerServer, presences_of
 
 
 class Presence(Hooks, Tracking):
@@ -22,8 +21,8 @@ class Presence(Hooks, Tracking):
     lasts until it is untracked, or this process ends. Keys are strings. Call it in the thread that serves.
     """
 
-    #: Finds the roll of the current app.
-    roll: Callable[[], Roll]
+    #: Finds what the current app and process have of this presence.
+    server: Callable[[], TrackerServer]
 
     def track(
         self, where: Channel | str, key: str, meta: dict[str, Any] | None = None, topic: str | None = None
@@ -38,7 +37,7 @@ class Presence(Hooks, Tracking):
         :raises InvalidPayload: the meta is no dict of JSON.
         """
         owner, topic = _place(where, topic)
-        return self.roll().track(owner, topic, str(key), {} if meta is None else meta)
+        return self.server().track(owner, topic, str(key), {} if meta is None else meta)
 
     def update(self, where: Channel | str, key: str, meta: NewMeta, topic: str | None = None) -> str:
         """Replace a meta, by another one or by what a function makes of it; clients see a leave and a join in one.
@@ -47,48 +46,48 @@ class Presence(Hooks, Tracking):
         :raises InvalidPayload: as :meth:`track`.
         """
         owner, topic = _place(where, topic)
-        return self.roll().update(owner, topic, str(key), meta)
+        return self.server().update(owner, topic, str(key), meta)
 
     def untrack(self, where: Channel | str, key: str, topic: str | None = None) -> None:
         """Be present under a key no more; it need not be tracked."""
         owner, topic = _place(where, topic)
-        self.roll().untrack(owner, topic, str(key))
+        self.server().untrack(owner, topic, str(key))
 
     def list(self, where: Channel | str) -> Presences:
         """Return who is there: each key with its metas, through :meth:`fetch`.
 
         :raises InvalidReturn: fetch returned no presences.
         """
-        roll, topic = self._look(where)
-        return self.fetched(topic, presences_of(roll.tracker.list(topic)))
+        server, topic = self._look(where)
+        return self.fetched(topic, presences_of(server.tracker.list(topic)))
 
     def get_by_key(self, where: Channel | str, key: str) -> dict[str, Any] | None:
         """Return what :meth:`list` has for a key, or None.
 
         :raises InvalidReturn: as :meth:`list`.
         """
-        roll, topic = self._look(where)
-        metas = roll.tracker.get(topic, str(key))
+        server, topic = self._look(where)
+        metas = server.tracker.get(topic, str(key))
         return self.fetched(topic, presences_of({str(key): metas}))[str(key)] if metas else None
 
     def count(self, where: Channel | str) -> int:
         """Return how many keys are there."""
-        roll, topic = self._look(where)
-        return roll.tracker.count(topic)
+        server, topic = self._look(where)
+        return server.tracker.count(topic)
 
-    def _look(self, where: Channel | str) -> tuple[Roll, str]:
+    def _look(self, where: Channel | str) -> tuple[TrackerServer, str]:
         """Return where to look, and for which topic; from outside, a process that has just begun hears others first."""
-        roll, (owner, topic) = self.roll(), _place(where)
-        if owner is None and not roll.engine.hub.elsewhere:
-            roll.engine.serve()
-            roll.settle()
-        return roll, topic
+        server, (owner, topic) = self.server(), _place(where)
+        if owner is None and not server.engine.hub.elsewhere:
+            server.engine.serve()
+            server.settle()
+        return server, topic
 
 
-def _place(where: Channel | str, topic: str | None = None) -> tuple[Link | None, str]:
+def _place(where: Channel | str, topic: str | None = None) -> tuple[ChannelRuntime | None, str]:
     """Return the owner and the topic."""
     if isinstance(where, Channel):
-        return where.link, where.topic if topic is None else topic
+        return where.runtime, where.topic if topic is None else topic
     if isinstance(where, str):
         return None, where if topic is None else topic
     raise InvalidPayload(f"expected a channel or the name of a topic, got {where!r:.200}")

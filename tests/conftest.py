@@ -21,7 +21,7 @@ from greenlet import getcurrent, greenlet
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.pubsub.hub import Hub
 from flask_phoenix.runtime.engine import Engine
-from flask_phoenix.runtime.inbox import Worker
+from flask_phoenix.runtime.inbox import Runner
 from tests import processes
 from tests.network import MakeNode, Node
 from tests.redis_server import RedisCluster, RedisServer
@@ -39,7 +39,7 @@ VALUES_ONLY = {
     "test_protocol",
 }
 #: A greenlet that waits in one of these, and no deeper, is idle; like the event loop it lives as long as its process.
-IDLE = {Hub._run.__code__, Worker._run.__code__}
+IDLE = {Hub._run.__code__, Runner._run.__code__}
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from flask_phoenix.presence import Presence
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.pubsub.adapter import Adapter
 from flask_phoenix.runtime.engine import Engine
-from flask_phoenix.tracker.server import Presences, Roll
+from flask_phoenix.tracker.server import Presences, TrackerServer
 from tests.processes import DEADLINE, wait_until
 from tests.roads import Tab, serve, turn
 
@@ -278,8 +278,8 @@ class Node:
         """Have a presence more."""
         presence = kind()
         presence.name = name
-        roll = Roll(presence, self.engine, Json(), down_period)
-        presence.roll = lambda: roll
+        roll = TrackerServer(presence, self.engine, Json(), down_period)
+        presence.server = lambda: roll
         self.engine.add(roll)
         return presence
 

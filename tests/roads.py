@@ -56,7 +56,7 @@ class Road(Carrier):
 
     def __init__(self, stream: bool = True) -> None:
         self.stream = stream
-        self.frame = pack if stream else single
+        self.to_wire = pack if stream else single
         self.write = self._write
         #: The frames of each write.
         self.writes: list[list[Frame]] = []

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from flask_phoenix.channel import Channel, as_reply, intercept, on
+from flask_phoenix.channel import Channel, ChannelRuntime, SocketRef, Tracking, as_reply, intercept, on
 from flask_phoenix.exceptions import InvalidOption, InvalidReturn, Refused, UnknownEvent
-from flask_phoenix.host import Link, SocketRef, Tracking
 from flask_phoenix.protocol.messages import Reply
 
 
-class Notes(Link):
+class Notes(ChannelRuntime):
     """An engine that writes down what it is asked for."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ from flask_phoenix.protocol.messages import Broadcast, Frame
 from flask_phoenix.pubsub.local import Subscriber
 from flask_phoenix.runtime.connection import Carrier, Connection, RawConnection
 from flask_phoenix.runtime.engine import Engine
-from flask_phoenix.runtime.inbox import LIMIT
+from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from flask_phoenix.socket import RawSocket, Socket
 from tests.network import Network, Wireless
 from tests.processes import DEADLINE
@@ -79,7 +79,7 @@ def test_interfaces_are_for_others_to_write(engine: Engine) -> None:
 
 def test_a_connection_counts_while_it_is_open(engine: Engine) -> None:
     line = Line(engine)
-    assert engine.connections == {line}
+    assert engine.connections == {line.close}
     line.closed("closed")
     line.closed("again")
     assert not line.open
@@ -375,7 +375,7 @@ def test_a_raw_socket_that_fails_is_closed(
 def test_the_reader_of_a_raw_socket_is_held_back(engine: Engine) -> None:
     client = Raw(engine, Slow)
     turn()
-    frames = [*(f"{number}" for number in range(LIMIT + 10)), "last"]
+    frames = [*(f"{number}" for number in range(INBOX_LIMIT + 10)), "last"]
     read: list[str] = []
 
     def reader() -> None:
@@ -385,7 +385,7 @@ def test_the_reader_of_a_raw_socket_is_held_back(engine: Engine) -> None:
 
     reading = gevent.spawn(reader)
     turn()
-    assert LIMIT - 1 <= len(read) <= LIMIT + 1
+    assert INBOX_LIMIT - 1 <= len(read) <= INBOX_LIMIT + 1
     slow: Any = client.socket
     slow.gate.set()
     assert slow.last.wait(DEADLINE)

@@ -190,7 +190,7 @@ def test_what_cannot_be_set() -> None:
     assert said == {
         "drain": server.GRACE,
         "close": websocket.CLOSE_TIMEOUT,
-        "inbox": inbox.LIMIT,
+        "inbox": inbox.INBOX_LIMIT,
         "query": handshake.QUERY_LIMIT,
     }
 
@@ -230,14 +230,14 @@ def test_options_in_the_url_of_redis() -> None:
 def test_what_cannot_be_set_between_nodes() -> None:
     table = read("scaling.md").partition("What cannot be set:")[2]
     said = [float(value) for value in re.findall(r"^\| .* \| `([\d.]+)` \| seconds \|", table, re.MULTILINE)]
-    assert said == [workers.PATIENCE, meeting.TIMEOUT, workers.GRACE, redis.GRACE]
+    assert said == [workers.CONFIRM_TIMEOUT, meeting.TIMEOUT, workers.GRACE, redis.GRACE]
 
 
 def test_numbers_of_scaling() -> None:
     text = " ".join(prose("scaling.md").split())
     for said, meant in (
-        (r"more than (\d+) MiB wait for it", workers.LIMIT / 2**20),
-        (r"does not answer within ([\d.]+) seconds", workers.PATIENCE),
+        (r"more than (\d+) MiB wait for it", workers.QUEUE_LIMIT / 2**20),
+        (r"does not answer within ([\d.]+) seconds", workers.CONFIRM_TIMEOUT),
         (r"does not confirm within ([\d.]+) seconds", signature(RedisAdapter).parameters["subscribe_timeout"].default),
         (r"does not take it within ([\d.]+) seconds", meeting.TIMEOUT),
         (r"twice `check_interval`, (\d+) seconds", 2 * signature(RedisAdapter).parameters["check_interval"].default),

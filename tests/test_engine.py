@@ -23,7 +23,7 @@ from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.pubsub.adapter import Adapter, Publisher
 from flask_phoenix.pubsub.local import Subscriber
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
-from flask_phoenix.runtime.engine import Engine, Served, Service
+from flask_phoenix.runtime.engine import Engine, Service
 from tests.contract import Node
 from tests.processes import DEADLINE, ROOT
 from tests.roads import V1, V2, Road, in_thread, turn
@@ -58,7 +58,7 @@ def in_plain_thread(function: Callable[..., Any], *arguments: Any) -> None:
 
 def test_interfaces_are_for_others_to_write() -> None:
     service = Service()
-    calls: list[Callable[[], Any]] = [service.start, service.meet, service.farewell, service.stop]
+    calls: list[Callable[[], Any]] = [service.start, service.greet, service.farewell, service.stop]
     calls += [lambda: service.gone("another"), lambda: Served().close(1001, "")]
     for call in calls:
         with pytest.raises(NotImplementedError):
@@ -167,7 +167,7 @@ def test_waiting_for_the_authors_code(engine: Engine) -> None:
     def work(limit: Any) -> None:
         gate.wait(limit)
 
-    engine.workers.take().spawn(work, DEADLINE)
+    engine.runners.take().spawn(work, DEADLINE)
     turn()
     waiter = gevent.spawn(engine.wait_until_quiet, DEADLINE)
     turn()
@@ -367,7 +367,7 @@ class Noting(Service):
         assert self.engine.node
         self.log.append("start")
 
-    def meet(self) -> None:
+    def greet(self) -> None:
         self.log.append("meet")
 
     def farewell(self) -> None:
@@ -422,9 +422,9 @@ def test_a_stop_may_come_while_services_turn_to_other_nodes(
     gate = Event()
 
     class Slow(Noting):
-        def meet(self) -> None:
+        def greet(self) -> None:
             gate.wait(DEADLINE)
-            super().meet()
+            super().greet()
 
     joined.services.insert(0, Slow(joined, adapter.asked))
     serving = gevent.spawn(joined.serve)

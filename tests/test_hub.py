@@ -285,13 +285,13 @@ def test_one_failing_call_at_the_end_of_a_turn_harms_nobody(hub: Hub, caplog: py
         raise RuntimeError("broken")
 
     for call in (lambda: log.append("first"), broken, lambda: log.append("last")):
-        hub.at_turn(call)
+        hub.at_end_of_turn(call)
     turn()
     assert log == ["first", "last"]
-    hub.at_turn(broken)
+    hub.at_end_of_turn(broken)
     hub.put(piece("data", [log.append]))
     turn()
-    hub.at_turn(lambda: log.append("still here"))
+    hub.at_end_of_turn(lambda: log.append("still here"))
     hub.put(piece("more", [log.append]))
     turn()
     assert log == ["first", "last", "data", "still here", "more"]

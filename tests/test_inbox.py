@@ -9,19 +9,19 @@ import pytest
 from gevent.event import Event
 from greenlet import getcurrent
 
-from flask_phoenix.runtime.inbox import PARKED, Inbox, Workers
+from flask_phoenix.runtime.inbox import PARKED, Inbox, Runners
 from tests.processes import DEADLINE
 from tests.roads import turn
 
 
 @pytest.fixture
-def workers() -> Workers:
-    return Workers()
+def runners() -> Runners:
+    return Runners()
 
 
 @pytest.fixture
-def inbox(workers: Workers) -> Inbox:
-    return Inbox(workers)
+def inbox(runners: Runners) -> Inbox:
+    return Inbox(runners)
 
 
 class Gate:
@@ -85,17 +85,17 @@ def test_a_call_runs_in_a_greenlet_of_its_own(inbox: Inbox) -> None:
     assert seen[0] is not getcurrent()
 
 
-def test_one_worker_does_what_does_not_block(workers: Workers) -> None:
+def test_one_worker_does_what_does_not_block(runners: Runners) -> None:
     seen: list[Any] = []
     for _ in range(10):
-        Inbox(workers).hand_off(lambda _: seen.append(getcurrent()), None)
-        Inbox(workers).put(lambda _: seen.append(getcurrent()))
+        Inbox(runners).hand_off(lambda _: seen.append(getcurrent()), None)
+        Inbox(runners).put(lambda _: seen.append(getcurrent()))
         turn()
     assert len(seen) == 20
     assert len(set(seen)) == 1
 
 
-def test_a_worker_that_blocked_is_used_again(workers: Workers) -> None:
+def test_a_worker_that_blocked_is_used_again(runners: Runners) -> None:
     seen: list[Any] = []
     gate = Gate()
 
@@ -103,20 +103,20 @@ def test_a_worker_that_blocked_is_used_again(workers: Workers) -> None:
         seen.append(getcurrent())
         gate()
 
-    Inbox(workers).hand_off(call, gate)
-    Inbox(workers).hand_off(lambda _: seen.append(getcurrent()), None)
+    Inbox(runners).hand_off(call, gate)
+    Inbox(runners).hand_off(lambda _: seen.append(getcurrent()), None)
     gate.open()
     turn()
     for _ in range(2):
         gate = Gate()
-        Inbox(workers).hand_off(call, gate)
+        Inbox(runners).hand_off(call, gate)
         gate.open()
         turn()
     assert seen[0] is not seen[1]
     assert set(seen[2:]) <= set(seen[:2])
 
 
-def test_workers_beyond_the_parking_end(workers: Workers) -> None:
+def test_workers_beyond_the_parking_end(runners: Runners) -> None:
     gates = [Gate() for _ in range(PARKED + 3)]
     seen: list[Any] = []
 
@@ -125,7 +125,7 @@ def test_workers_beyond_the_parking_end(workers: Workers) -> None:
         gate()
 
     for gate in gates:
-        Inbox(workers).hand_off(call, gate)
+        Inbox(runners).hand_off(call, gate)
     for gate in gates:
         gate.open()
     turn()
@@ -133,11 +133,11 @@ def test_workers_beyond_the_parking_end(workers: Workers) -> None:
     assert sum(not greenlet.dead for greenlet in seen) == PARKED
 
 
-def test_a_caller_goes_on_when_its_worker_finds_no_parking(workers: Workers) -> None:
+def test_a_caller_goes_on_when_its_worker_finds_no_parking(runners: Runners) -> None:
     gates = [Gate() for _ in range(PARKED + 1)]
     log: list[str] = []
     for gate in gates[:-1]:
-        Inbox(workers).hand_off(gate, None)
+        Inbox(runners).hand_off(gate, None)
 
     def fill_the_parking(_: Any) -> None:
         for gate in gates[:-1]:
@@ -145,25 +145,25 @@ def test_a_caller_goes_on_when_its_worker_finds_no_parking(workers: Workers) -> 
         turn()
 
     def call(_: Any) -> None:
-        Inbox(workers).hand_off(fill_the_parking, None)
+        Inbox(runners).hand_off(fill_the_parking, None)
         log.append("inner")
 
-    Inbox(workers).hand_off(call, None)
+    Inbox(runners).hand_off(call, None)
     turn()
     assert log == ["inner"]
-    Inbox(workers).hand_off(log.append, "next")
+    Inbox(runners).hand_off(log.append, "next")
     assert log == ["inner", "next"]
 
 
-def test_a_hand_off_inside_a_hand_off(workers: Workers) -> None:
+def test_a_hand_off_inside_a_hand_off(runners: Runners) -> None:
     log: list[str] = []
 
     def outer(argument: Any) -> None:
         log.append("outer begins")
-        Inbox(workers).hand_off(log.append, "inner")
+        Inbox(runners).hand_off(log.append, "inner")
         log.append("outer ends")
 
-    Inbox(workers).hand_off(outer, None)
+    Inbox(runners).hand_off(outer, None)
     log.append("back")
     assert log == ["outer begins", "inner", "outer ends", "back"]
 
@@ -276,9 +276,9 @@ def test_a_call_may_queue_another(inbox: Inbox) -> None:
     assert log == ["first", "third", "fourth"]
 
 
-def test_something_is_done_behind_each_call(workers: Workers) -> None:
+def test_something_is_done_behind_each_call(runners: Runners) -> None:
     log: list[Any] = []
-    inbox = Inbox(workers, lambda: log.append("after"))
+    inbox = Inbox(runners, lambda: log.append("after"))
     inbox.hand_off(log.append, 1)
     inbox.put(log.append, 2)
     inbox.put(log.append, 3)
@@ -286,12 +286,12 @@ def test_something_is_done_behind_each_call(workers: Workers) -> None:
     assert log == [1, "after", 2, "after", 3, "after"]
 
 
-def test_inboxes_do_not_wait_for_each_other(workers: Workers) -> None:
+def test_inboxes_do_not_wait_for_each_other(runners: Runners) -> None:
     log: list[str] = []
     gates = [Gate(), Gate()]
     for gate in gates:
-        Inbox(workers).hand_off(gate, None)
-    Inbox(workers).hand_off(log.append, "third")
+        Inbox(runners).hand_off(gate, None)
+    Inbox(runners).hand_off(log.append, "third")
     assert log == ["third"]
     for gate in gates:
         gate.open()

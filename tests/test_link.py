@@ -12,14 +12,13 @@ import pytest
 from gevent.event import Event
 from gevent.queue import Queue
 
-from flask_phoenix.channel import Channel, intercept, on
+from flask_phoenix.channel import Channel, SocketRef, intercept, on
 from flask_phoenix.exceptions import NotJoined, NotPublished, PhoenixError, Refused
-from flask_phoenix.host import SocketRef
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.protocol.messages import Broadcast, Reply
 from flask_phoenix.pubsub.local import Subscriber
 from flask_phoenix.runtime.engine import Engine
-from flask_phoenix.runtime.inbox import LIMIT
+from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from tests.processes import DEADLINE
 from tests.roads import CRASHED, JOIN_CRASHED, JOINED, UNMATCHED, V1, Tab, in_thread, serve, turn
 from tests.slow import SlowAdapter
@@ -1060,17 +1059,17 @@ def test_a_channel_that_is_slower_than_its_broadcasts_crashes(engine: Engine, ro
 
     tab, ended = enter(engine, Slow)
     topic = "room:1" if road == "intercepted" else "subscribed"
-    for _ in range(LIMIT * 3):
+    for _ in range(INBOX_LIMIT * 3):
         engine.broadcast(Broadcast(topic, "news", {}))
     assert entered.wait(DEADLINE)
     turn()
-    waiting.append(len(tab.connection.protocol.memberships["room:1"].channel.inbox))
+    waiting.append(len(tab.connection.protocol.memberships["room:1"].server.inbox))
     gate.set()
     failure = ended.get(timeout=DEADLINE)
     assert isinstance(failure, PhoenixError)
-    assert f"{LIMIT} messages wait" in str(failure)
+    assert f"{INBOX_LIMIT} messages wait" in str(failure)
     assert tab.hear() == ["1", "1", "room:1", "phx_error", CRASHED]
-    assert waiting[0] <= LIMIT + 10
+    assert waiting[0] <= INBOX_LIMIT + 10
 
 
 # The end of the connection
@@ -1586,7 +1585,7 @@ def test_a_connection_that_ends_while_a_channel_waits_for_another_topic(far: Eng
 
 def held(channel: Room, log: Queue[Any]) -> Any:
     """Hold something for a channel, and note when it is let go."""
-    assert channel.link.hold(lambda: log.put("released")) is True
+    assert channel.runtime.at_end(lambda: log.put("released")) is True
     return {}
 
 
@@ -1614,7 +1613,7 @@ def test_what_is_held_is_let_go_at_the_end(engine: Engine, end: str) -> None:
     elif end == "closed":
         tab.leave()
     elif end == "crash":
-        tab.connection.protocol.memberships["room:1"].channel.send("broken")
+        tab.connection.protocol.memberships["room:1"].server.send("broken")
     elif end == "duplicate join":
         tab.say("9", "9", "room:1", "phx_join", {})
     else:
@@ -1631,10 +1630,10 @@ def test_nothing_is_held_before_the_join_is_over_nor_behind_the_end(engine: Engi
     class Hasty(Room):
         def join(self, payload: Any) -> Any:
             with pytest.raises(NotJoined, match="may not track before its join is over: do it in after_join"):
-                self.link.hold(lambda: answers.put("released"))
+                self.runtime.at_end(lambda: answers.put("released"))
 
         def terminate(self, reason: Any) -> None:
-            answers.put(self.link.hold(lambda: answers.put("released")))
+            answers.put(self.runtime.at_end(lambda: answers.put("released")))
             super().terminate(reason)
 
     tab, ended = enter(engine, Hasty)
@@ -1652,7 +1651,7 @@ def test_what_a_crash_holds_in_its_terminate_is_let_go_too(engine: Engine) -> No
             raise RuntimeError("broken")
 
         def terminate(self, reason: Any) -> None:
-            answers.put(self.link.hold(lambda: answers.put("released")))
+            answers.put(self.runtime.at_end(lambda: answers.put("released")))
             super().terminate(reason)
 
     tab, ended = enter(engine, Crashing)

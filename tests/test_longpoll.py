@@ -25,7 +25,7 @@ from flask_phoenix.runtime.connection import Connection, RawConnection
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.socket import RawSocket, Socket
 from flask_phoenix.transports.longpoll import carrier as longpoll
-from flask_phoenix.transports.longpoll.carrier import PATIENCE, LongPollCarrier
+from flask_phoenix.transports.longpoll.carrier import ABSENT_WINDOWS, LongPollCarrier
 from tests.processes import DEADLINE
 from tests.roads import V1, V2, in_thread, turn
 
@@ -278,7 +278,7 @@ def test_it_may_stay_away_for_a_window_and_a_half(desk: Desk) -> None:
     assert session.carrier.poll() == []
     assert session.ended.wait(DEADLINE)
     # Timers count from the turn of the loop in which they are set.
-    assert monotonic() - begin > SHORT * PATIENCE * 0.9
+    assert monotonic() - begin > SHORT * ABSENT_WINDOWS * 0.9
 
 
 def test_a_client_that_polls_again_and_again_is_there(desk: Desk) -> None:
@@ -333,7 +333,7 @@ def test_too_much_that_waits_ends_the_session(desk: Desk, caplog: pytest.LogCapt
     session = desk.echo(limit=10)
     session.connection.send("x" * 5)
     session.connection.send("y" * 5)
-    assert session.connection in desk.engine.connections
+    assert session.connection.close in desk.engine.connections
     poll = gevent.spawn(session.carrier.poll)
     session.connection.send("z")
     assert not session.connection.open
@@ -411,7 +411,7 @@ def test_an_end_wakes_the_poll(desk: Desk, code: int, reason: str) -> None:
     session.connection.close(code, reason)
     assert poll.get(timeout=DEADLINE) == []
     assert session.reason == reason
-    assert session.connection not in desk.engine.connections
+    assert session.connection.close not in desk.engine.connections
 
 
 def test_what_was_said_before_the_end_is_fetched_by_the_poll_that_waits(desk: Desk) -> None:

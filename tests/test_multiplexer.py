@@ -20,7 +20,7 @@ from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.pubsub.hub import STRIDE
 from flask_phoenix.pubsub.local import Subscriber
 from flask_phoenix.runtime.engine import Engine
-from flask_phoenix.runtime.inbox import LIMIT
+from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from tests.processes import DEADLINE
 from tests.roads import CRASHED, JOIN_CRASHED, JOINED, UNMATCHED, V1, V2, Road, Tab, in_thread, serve, turn
 
@@ -524,16 +524,16 @@ def test_the_reader_is_held_back_by_a_channel_that_is_too_far_behind(tab: Tab, h
 
     def reader() -> None:
         tab.say("1", "first", "room:1", "wait", {"at": "gate"})
-        for number in range(LIMIT + 10):
+        for number in range(INBOX_LIMIT + 10):
             tab.say("1", number, "room:1", "echo", {})
             read.append(number)
 
     reading = gevent.spawn(reader)
     turn()
-    assert LIMIT - 1 <= len(read) <= LIMIT
+    assert INBOX_LIMIT - 1 <= len(read) <= INBOX_LIMIT
     hall.open("gate")
     assert tab.hear()[1] == "first"
-    assert [tab.hear()[1] for _ in range(LIMIT + 10)] == list(range(LIMIT + 10))
+    assert [tab.hear()[1] for _ in range(INBOX_LIMIT + 10)] == list(range(INBOX_LIMIT + 10))
     reading.join(DEADLINE)
     assert reading.successful()
 
@@ -543,16 +543,16 @@ def test_the_reader_is_held_back_by_a_join_that_takes_too_long(tab: Tab, hall: H
 
     def reader() -> None:
         tab.say("1", "first", "room:1", "phx_join", {"at": "gate"})
-        for number in range(LIMIT + 10):
+        for number in range(INBOX_LIMIT + 10):
             tab.say("1", number, "room:1", "echo", {})
             read.append(number)
 
     reading = gevent.spawn(reader)
     turn()
-    assert LIMIT - 1 <= len(read) <= LIMIT
+    assert INBOX_LIMIT - 1 <= len(read) <= INBOX_LIMIT
     hall.open("gate")
     assert tab.hear()[1] == "first"
-    assert [tab.hear()[1] for _ in range(LIMIT + 10)] == list(range(LIMIT + 10))
+    assert [tab.hear()[1] for _ in range(INBOX_LIMIT + 10)] == list(range(INBOX_LIMIT + 10))
     reading.join(DEADLINE)
     assert reading.successful()
 

@@ -12,7 +12,7 @@ from gevent.queue import Queue
 
 from flask_phoenix.exceptions import InvalidOption
 from flask_phoenix.pubsub.unix.meeting import DATA, YES, Frame, encode
-from flask_phoenix.pubsub.unix.peer import MANY, Line, Neighbour, listen
+from flask_phoenix.pubsub.unix.peer import MANY, Line, Peer, listen
 from tests.contract import LARGE
 from tests.processes import DEADLINE
 
@@ -109,57 +109,57 @@ def test_a_write_finds_out_that_the_other_side_has_gone(ends: Ends) -> None:
 
 
 @pytest.fixture
-def neighbour() -> Neighbour:
-    return Neighbour("next door")
+def peer() -> Peer:
+    return Peer("next door")
 
 
-def test_what_is_published_is_held_until_it_has_said_what_it_wants(neighbour: Neighbour, ends: Ends) -> None:
+def test_what_is_published_is_held_until_it_has_said_what_it_wants(peer: Peer, ends: Ends) -> None:
     for number in range(4):
-        assert neighbour.send("t" if number % 2 else "u", data(number), LIMIT)
-    assert neighbour.owed == 4
-    neighbour.greet(ends.near, {"t"})
-    assert neighbour.owed == 2
+        assert peer.send("t" if number % 2 else "u", data(number), LIMIT)
+    assert peer.owed == 4
+    peer.greet(ends.near, {"t"})
+    assert peer.owed == 2
     assert [content for _, _, content in ends.take(2)] == [b"1", b"3"]
-    assert neighbour.owed == 0
+    assert peer.owed == 0
 
 
-def test_it_is_held_within_bounds(neighbour: Neighbour, ends: Ends) -> None:
-    assert neighbour.send("t", encode(DATA, "t", LARGE), LIMIT)
-    assert not neighbour.send("t", data(1), LIMIT)
-    neighbour.greet(ends.near, set())
-    assert neighbour.send("t", data(2), LIMIT)
+def test_it_is_held_within_bounds(peer: Peer, ends: Ends) -> None:
+    assert peer.send("t", encode(DATA, "t", LARGE), LIMIT)
+    assert not peer.send("t", data(1), LIMIT)
+    peer.greet(ends.near, set())
+    assert peer.send("t", data(2), LIMIT)
     assert ends.take(1) == [(DATA, "t", b"2")]
 
 
-def test_messages_that_are_lost_with_a_line_are_counted(neighbour: Neighbour, ends: Ends) -> None:
-    neighbour.greet(ends.near, {"t"})
+def test_messages_that_are_lost_with_a_line_are_counted(peer: Peer, ends: Ends) -> None:
+    peer.greet(ends.near, {"t"})
     ends.near.send(encode(DATA, "t", LARGE))
     gevent.sleep(0)
     ends.near.send(encode(YES, data=b"1"))
-    assert neighbour.hang_up() == 1
-    assert neighbour.hang_up() == 0
-    assert not neighbour.send("t", data(2), LIMIT)
-    assert neighbour.owed == 0
+    assert peer.hang_up() == 1
+    assert peer.hang_up() == 0
+    assert not peer.send("t", data(2), LIMIT)
+    assert peer.owed == 0
 
 
-def test_confirmations(neighbour: Neighbour, ends: Ends) -> None:
-    neighbour.ask(b"nobody to tell")
-    neighbour.ear = ends.near
-    neighbour.ask(data(1))
+def test_confirmations(peer: Peer, ends: Ends) -> None:
+    peer.ask(b"nobody to tell")
+    peer.incoming = ends.near
+    peer.ask(data(1))
     assert ends.take(1) == [(DATA, "t", b"1")]
-    events = [neighbour.confirmation(number) for number in (1, 2, 3, 4)]
-    neighbour.late = True
-    neighbour.confirm(2)
+    events = [peer.confirmation(number) for number in (1, 2, 3, 4)]
+    peer.late = True
+    peer.confirm(2)
     assert [event.is_set() for event in events] == [True, True, False, False]
-    assert not neighbour.late
-    neighbour.confirm(None)
+    assert not peer.late
+    peer.confirm(None)
     assert all(event.is_set() for event in events)
 
 
-def test_one_that_is_told_too_much_is_dialed_anew(neighbour: Neighbour, ends: Ends) -> None:
-    neighbour.ear = ends.near
-    neighbour.ask(encode(DATA, "t", LARGE))
-    neighbour.ask(data(1))
+def test_one_that_is_told_too_much_is_dialed_anew(peer: Peer, ends: Ends) -> None:
+    peer.incoming = ends.near
+    peer.ask(encode(DATA, "t", LARGE))
+    peer.ask(data(1))
     ends.near_reader.join(DEADLINE)
     assert ends.near_reader.ready()
 

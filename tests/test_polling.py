@@ -20,7 +20,7 @@ from werkzeug.test import EnvironBuilder, TestResponse
 
 from flask_phoenix import Channel, InvalidOption, Phoenix, RawSocket, Refused, Reply, Socket, Unsupported, on
 from flask_phoenix.extension import MANY_PROCESSES
-from flask_phoenix.runtime.inbox import LIMIT
+from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from flask_phoenix.server.gevent import drain
 from flask_phoenix.testing import MemoryAdapter
 from flask_phoenix.transports.longpoll.endpoint import BATCH, BODY_LIMIT
@@ -569,8 +569,8 @@ def test_a_channel_that_is_far_behind(phoenix: Phoenix, http: FlaskClient) -> No
     browser = Browser(http).open()
     browser.send(["1", "1", "slow", "phx_join", {}])
     notes = "\n".join([json.dumps(["1", None, "slow", "note", {}])] * BATCH)
-    answers = [logical(browser.post(notes, NDJSON), 200) for _ in range(LIMIT // BATCH - 1)]
-    assert answers == [{"status": 200}] * (LIMIT // BATCH - 1)
+    answers = [logical(browser.post(notes, NDJSON), 200) for _ in range(INBOX_LIMIT // BATCH - 1)]
+    assert answers == [{"status": 200}] * (INBOX_LIMIT // BATCH - 1)
     assert logical(browser.post(notes, NDJSON), 408) == {"status": 408}
     release.set()
     turn()

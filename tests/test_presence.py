@@ -295,7 +295,7 @@ def test_what_the_hooks_do_to_metas_reaches_nobody(make_node: MakeNode) -> None:
     settle()
     node.online.track("room:1", "bob", {"device": {"os": "linux"}})
     settle()
-    tracked = node.online.roll().tracker.list("room:1")
+    tracked = node.online.server().tracker.list("room:1")
     assert [meta["device"] for metas in tracked.values() for meta in metas] == [{"os": "linux"}] * 2
     ada.channel.untrack("ada")
     node.online.untrack("room:1", "bob")
@@ -722,7 +722,7 @@ class Story:
 
     def own(self, node: Node) -> set[str]:
         """Return the refs that a node alone speaks for, by what it would tell a newcomer."""
-        tracker = node.online.roll().tracker
+        tracker = node.online.server().tracker
         ((_, state),) = [
             letter
             for letter in tracker.receive([1, "ask", "newcomer", 0, tracker.node], 0.0)[1]

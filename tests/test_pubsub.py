@@ -342,7 +342,7 @@ class Recording(Adapter):
 def joined(adapter: Adapter) -> PubSub:
     """Make a pubsub that hears other nodes, and delivers to nobody."""
     pubsub = PubSub(lambda delivery: None, json.loads)
-    pubsub.join(adapter)
+    pubsub.attach(adapter)
     return pubsub
 
 
@@ -370,7 +370,7 @@ def test_an_adapter_that_joins_later_is_asked_for_what_is_heard_already() -> Non
     adapter, pubsub = Recording(), PubSub(lambda delivery: None, json.loads)
     pubsub.subscribe("a", Ear().subscriber)
     for _ in range(2):
-        pubsub.join(adapter)
+        pubsub.attach(adapter)
     pubsub.subscribe("b", Ear().subscriber)
     assert adapter.asked == ["subscribe a", "subscribe b"]
 
@@ -498,7 +498,7 @@ def test_a_topic_that_is_left_while_an_adapter_joins_is_left_there_too() -> None
     subscribers = {topic: Ear().subscriber for topic in ("a", "b")}
     for topic, subscriber in subscribers.items():
         pubsub.subscribe(topic, subscriber)
-    joining = gevent.spawn(pubsub.join, adapter)
+    joining = gevent.spawn(pubsub.attach, adapter)
     gevent.sleep(0)
     pubsub.unsubscribe("a", subscribers["a"])
     assert adapter.asked == ["subscribe a"]
@@ -515,11 +515,11 @@ def test_who_parts_asks_the_next_adapter_for_everything() -> None:
     staying, leaving = Ear().subscriber, Ear().subscriber
     pubsub.subscribe("a", staying)
     pubsub.subscribe("b", leaving)
-    pubsub.part()
+    pubsub.detach()
     pubsub.unsubscribe("b", leaving)
     pubsub.subscribe("c", staying)
     assert former.asked == ["subscribe a", "subscribe b"]
-    pubsub.join(latter)
+    pubsub.attach(latter)
     pubsub.subscribe("b", leaving)
     pubsub.subscribe("a", leaving)
     assert latter.asked == ["subscribe a", "subscribe c", "subscribe b"]
@@ -530,8 +530,8 @@ def test_what_a_former_adapter_confirms_is_nothing_to_the_next() -> None:
     pubsub = joined(former)
     coming = gevent.spawn(pubsub.subscribe, "a", Ear().subscriber)
     gevent.sleep(0)
-    pubsub.part()
-    pubsub.join(latter)
+    pubsub.detach()
+    pubsub.attach(latter)
     former.ready[0].set()
     coming.get(timeout=DEADLINE)
     pubsub.subscribe("a", Ear().subscriber)

@@ -1,4 +1,4 @@
-"""Hearing Redis: an ear, and a listener that notes what it is told."""
+"""Hearing Redis: an connection, and a listener that notes what it is told."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from redis.exceptions import MovedError
 
-from flask_phoenix.pubsub.redis.client import Access
-from flask_phoenix.pubsub.redis.subscriber import Ear, Listener
+from flask_phoenix.pubsub.redis.client import RedisClient
+from flask_phoenix.pubsub.redis.subscriber import Listener, SubscriberConnection
 from tests.processes import DEADLINE
 from tests.redis_server import RedisServer
 
@@ -25,7 +25,7 @@ class Noting(Listener):
         self.channels = channels
         self.told: Queue[Any] = Queue()
 
-    def asked(self, ear: Ear) -> dict[bytes, Any]:
+    def asked(self, connection: SubscriberConnection) -> dict[bytes, Any]:
         return {channel: channel for channel in self.channels}
 
     def confirmed(self, ask: Any) -> None:
@@ -34,13 +34,13 @@ class Noting(Listener):
     def heard(self, channel: bytes, data: bytes) -> None:
         self.told.put((channel, data))
 
-    def lost(self, ear: Ear) -> None:
+    def lost(self, connection: SubscriberConnection) -> None:
         self.told.put("lost")
 
     def moved(self, channel: bytes, error: MovedError | None) -> None:
         self.told.put(("moved", channel))
 
-    def found(self, ear: Ear) -> None:
+    def found(self, connection: SubscriberConnection) -> None:
         self.told.put("found")
 
     def next(self) -> Any:
@@ -54,70 +54,74 @@ def listener() -> Noting:
 
 
 @pytest.fixture
-def ear(redis: RedisServer, listener: Noting) -> Iterator[Ear]:
-    access = Access(redis.url, None, "phoenix", 0.1)
-    ear = Ear(access, access.pool(b""), listener)
-    thread = threading.Thread(target=ear.run)
+def connection(redis: RedisServer, listener: Noting) -> Iterator[SubscriberConnection]:
+    access = RedisClient(redis.url, None, "phoenix", 0.1)
+    connection = SubscriberConnection(access, access.pool(b""), listener)
+    thread = threading.Thread(target=connection.run)
     thread.start()
     assert listener.next() == "found"
     assert listener.next() == ("confirmed", b"a")
-    yield ear
+    yield connection
     listener.stopping.set()
-    ear.close()
+    connection.close()
     thread.join(DEADLINE)
     assert not thread.is_alive()
 
 
 def test_the_interface_is_for_others_to_write() -> None:
-    listener, ear = Listener(), Ear(Access("redis://h", None, "", 1), None, Listener())
+    listener, connection = Listener(), SubscriberConnection(RedisClient("redis://h", None, "", 1), None, Listener())
     for call in (
-        lambda: listener.asked(ear),
+        lambda: listener.asked(connection),
         lambda: listener.confirmed(None),
         lambda: listener.heard(b"", b""),
-        lambda: listener.lost(ear),
+        lambda: listener.lost(connection),
         lambda: listener.moved(b"", None),
-        lambda: listener.found(ear),
+        lambda: listener.found(connection),
     ):
         with pytest.raises(NotImplementedError):
             call()
 
 
-def test_channels_come_and_go(redis: RedisServer, listener: Noting, ear: Ear) -> None:
+def test_channels_come_and_go(redis: RedisServer, listener: Noting, connection: SubscriberConnection) -> None:
     redis.execute("PUBLISH", "a", "1")
     assert listener.next() == (b"a", b"1")
-    ear.tell([b"a"], {b"b": "b", b"c": "c"})
+    connection.tell([b"a"], {b"b": "b", b"c": "c"})
     assert [listener.next(), listener.next()] == [("confirmed", "b"), ("confirmed", "c")]
     for channel in "abc":
         redis.execute("PUBLISH", channel, "2")
     assert [listener.next(), listener.next()] == [(b"b", b"2"), (b"c", b"2")]
-    ear.tell([], {b"b": "once more"})
+    connection.tell([], {b"b": "once more"})
     assert listener.next() == ("confirmed", "once more")
 
 
-def test_a_link_that_is_lost_is_made_anew(redis: RedisServer, listener: Noting, ear: Ear) -> None:
+def test_a_link_that_is_lost_is_made_anew(
+    redis: RedisServer, listener: Noting, connection: SubscriberConnection
+) -> None:
     for _ in range(3):
         redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
         assert [listener.next() for _ in range(3)] == ["lost", "found", ("confirmed", b"a")]
 
 
-def test_a_server_that_says_nothing_is_lost(redis: RedisServer, listener: Noting, ear: Ear) -> None:
+def test_a_server_that_says_nothing_is_lost(
+    redis: RedisServer, listener: Noting, connection: SubscriberConnection
+) -> None:
     with redis.frozen():
         assert listener.next() == "lost"
-        assert ear.away
-        ear.tell([], {b"unheard": "unheard"})
+        assert connection.away
+        connection.tell([], {b"unheard": "unheard"})
         listener.channels = (b"b",)
     while (told := listener.next()) == "lost":
         pass
     assert [told, listener.next()] == ["found", ("confirmed", b"b")]
-    assert not ear.away
+    assert not connection.away
 
 
 def test_what_is_refused_is_a_loss(
-    redis: RedisServer, listener: Noting, ear: Ear, caplog: pytest.LogCaptureFixture
+    redis: RedisServer, listener: Noting, connection: SubscriberConnection, caplog: pytest.LogCaptureFixture
 ) -> None:
     redis.execute("ACL", "SETUSER", "default", "-subscribe")
     try:
-        ear.tell([], {b"secret": "secret"})
+        connection.tell([], {b"secret": "secret"})
         assert listener.next() == "lost"
         assert "subscribe" in caplog.text
     finally:
@@ -126,7 +130,7 @@ def test_what_is_refused_is_a_loss(
         pass
 
 
-def test_a_channel_that_has_moved(redis: RedisServer, listener: Noting, ear: Ear) -> None:
+def test_a_channel_that_has_moved(redis: RedisServer, listener: Noting, connection: SubscriberConnection) -> None:
     # As a cluster's node says it, unasked.
-    ear._hear(b"sunsubscribe", b"a", 0)
+    connection._hear(b"sunsubscribe", b"a", 0)
     assert listener.next() == ("moved", b"a")

@@ -13,7 +13,7 @@ from redis import Redis
 
 from flask_phoenix.exceptions import InvalidOption, NotPublished
 from flask_phoenix.pubsub.redis.adapter import RedisAdapter
-from flask_phoenix.pubsub.redis.client import NOBODY, Access, PatientAccess, RedisPublisher, pause, split_url
+from flask_phoenix.pubsub.redis.client import NOBODY, PublishingClient, RedisClient, RedisPublisher, pause, split_url
 from tests.processes import DEADLINE, HOST, ROOT, free_port
 from tests.redis_server import RedisCluster, RedisServer
 
@@ -94,7 +94,7 @@ def test_our_part_of_a_url(url: str, rest: str, options: dict[str, object]) -> N
 @pytest.mark.parametrize("url", ["http://h", "h:6379", "", "redis+sentinel://h", "redis://h?db=x", "redis://h:port"])
 def test_a_url_that_cannot_be(url: str) -> None:
     with pytest.raises(InvalidOption):
-        Access(url, None, "phoenix", 1)
+        RedisClient(url, None, "phoenix", 1)
 
 
 def test_a_value_that_cannot_be() -> None:
@@ -104,13 +104,13 @@ def test_a_value_that_cannot_be() -> None:
 
 def test_nothing_may_be_decoded() -> None:
     with pytest.raises(InvalidOption, match="decode_responses"):
-        Access("redis://h?decode_responses=yes", None, "phoenix", 1)
+        RedisClient("redis://h?decode_responses=yes", None, "phoenix", 1)
     with Redis(decode_responses=True) as client, pytest.raises(InvalidOption, match="decode_responses"):
-        Access("redis://h", client, "phoenix", 1)
+        RedisClient("redis://h", client, "phoenix", 1)
 
 
 def test_topics_and_channels() -> None:
-    access = Access("redis://h", None, "a:b", 1)
+    access = RedisClient("redis://h", None, "a:b", 1)
     for topic in ("", "room:1", "caf\u00e9 \U0001f600\n"):
         assert access.topic(access.channel(topic)) == topic
     assert access.channel("room:1") == b"a:b:room:1"
@@ -215,7 +215,7 @@ def test_attempts_are_ever_further_apart(failures: int, least: float, most: floa
 
 
 def test_a_server_that_fails_rests(caplog: pytest.LogCaptureFixture) -> None:
-    access = PatientAccess(f"redis://{HOST}:{free_port()}", None, "phoenix", DEADLINE)
+    access = PublishingClient(f"redis://{HOST}:{free_port()}", None, "phoenix", DEADLINE)
     messages = [(b"a", b"1"), (b"b", b"2")]
     first = access.publish(messages)
     assert [message for message, _ in first] == messages
@@ -228,7 +228,7 @@ def test_a_server_that_fails_rests(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_connection_is_kept_and_looked_at(redis: RedisServer, listener: Listener) -> None:
-    access = PatientAccess(redis.url, None, "phoenix", DEADLINE)
+    access = PublishingClient(redis.url, None, "phoenix", DEADLINE)
 
     def connections() -> int:
         return len(redis.execute("CLIENT", "LIST", "TYPE", "normal").splitlines())

@@ -13,9 +13,8 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from flask_phoenix.channel import Channel, intercept
+from flask_phoenix.channel import Channel, ChannelRuntime, intercept
 from flask_phoenix.exceptions import AlreadyTracked, InvalidPayload, InvalidReturn, NotTracked, Unsupported
-from flask_phoenix.host import Link
 from flask_phoenix.presence import Presence
 from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.tracker import replica as gossip
@@ -33,8 +32,8 @@ FAILURES = [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout]
 
 def test_each_owner_has_its_own(node: Node) -> None:
     ada, bob = node.enter(), node.enter()
-    roll = node.online.roll()
-    owners = [ada.channel.link, bob.channel.link, None]
+    roll = node.online.server()
+    owners = [ada.channel.runtime, bob.channel.runtime, None]
     given = [roll.track(owner, "room:1", "ada", {}) for owner in owners]
     for owner in owners:
         with pytest.raises(AlreadyTracked):
@@ -48,7 +47,7 @@ def test_each_owner_has_its_own(node: Node) -> None:
     assert refs(node.online.list("room:1")) == {"ada": [given[1]]}
 
 
-class Owner(Link):
+class Owner(ChannelRuntime):
     """Remembers what it holds."""
 
     def __init__(self) -> None:
@@ -60,7 +59,7 @@ class Owner(Link):
 
 
 def test_an_owner_is_asked_once_to_hold_what_it_owns(node: Node) -> None:
-    owner, roll = Owner(), node.online.roll()
+    owner, roll = Owner(), node.online.server()
     for _ in range(2):
         for key in ("ada", "bob"):
             roll.track(owner, "room:1", key, {})
@@ -73,17 +72,17 @@ def test_an_owner_is_asked_once_to_hold_what_it_owns(node: Node) -> None:
 
 
 def test_who_has_ended_owns_nothing(node: Node) -> None:
-    ada, roll = node.enter(), node.online.roll()
+    ada, roll = node.enter(), node.online.server()
     ada.tab.leave()
-    assert isinstance(roll.track(ada.channel.link, "room:1", "ada", {}), str)
+    assert isinstance(roll.track(ada.channel.runtime, "room:1", "ada", {}), str)
     with pytest.raises(NotTracked):
-        roll.update(ada.channel.link, "room:1", "ada", {})
-    roll.untrack(ada.channel.link, "room:1", "ada")
+        roll.update(ada.channel.runtime, "room:1", "ada", {})
+    roll.untrack(ada.channel.runtime, "room:1", "ada")
     assert node.online.list("room:1") == {}
 
 
 def test_what_cannot_be_owned(node: Node) -> None:
-    roll = node.online.roll()
+    roll = node.online.server()
     for topic, key, meta in (("room:1", "ada", None), ("room:1", "\ud800", {}), ("\ud800", "ada", {})):
         with pytest.raises(InvalidPayload):
             roll.track(None, topic, key, meta)

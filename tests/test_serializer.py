@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from flask_phoenix.exceptions import InvalidMessage, InvalidOption, InvalidPayload, UnknownVersion
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.protocol.messages import Broadcast, Frame, JsonText, Message, Reply
-from flask_phoenix.protocol.serializers import Serializer, V1Serializer, V2Serializer, default_table, negotiate
+from flask_phoenix.protocol.serializers import Serializer, V1Serializer, V2Serializer, choose_serializer, default_table
 from tests.values import ALMOST_JSON, ANY_TEXT, VALUES, exactly
 
 JSON = Json()
@@ -440,13 +440,13 @@ def test_a_binary_push_of_a_client_is_read_back(
     ],
 )
 def test_the_version_is_chosen(vsn: Any, version: str) -> None:
-    assert negotiate(vsn, default_table(JSON)).version == version
+    assert choose_serializer(vsn, default_table(JSON)).version == version
 
 
 @pytest.mark.parametrize("vsn", ["123.1.1", "1.1.0", "2.1.0", "3.0.0", "0.9.0", "2.0.0-rc.1", "2.0.1-rc.1"])
 def test_an_unknown_version_is_refused(vsn: str) -> None:
     with pytest.raises(UnknownVersion) as caught:
-        negotiate(vsn, default_table(JSON))
+        choose_serializer(vsn, default_table(JSON))
     expected = f"The client's requested transport version \"{vsn}\" does not match server's version requirements of "
     assert str(caught.value) == expected + "['~> 1.0.0', '~> 2.0.0']"
 
@@ -460,7 +460,7 @@ def test_an_unknown_version_is_refused(vsn: str) -> None:
 )
 def test_what_is_no_version_is_refused(vsn: Any) -> None:
     with pytest.raises(UnknownVersion, match="The client's requested transport version is invalid"):
-        negotiate(vsn, default_table(JSON))
+        choose_serializer(vsn, default_table(JSON))
 
 
 def test_a_table_of_ones_own() -> None:
@@ -468,18 +468,18 @@ def test_a_table_of_ones_own() -> None:
         version = "3.0.0"
 
     table: list[tuple[Serializer, str]] = [(V3Serializer(JSON), "~> 3.0.2"), *default_table(JSON)]
-    assert negotiate("3.0.2", table).version == "3.0.0"
-    assert negotiate("2.0.0", table).version == "2.0.0"
+    assert choose_serializer("3.0.2", table).version == "3.0.0"
+    assert choose_serializer("2.0.0", table).version == "2.0.0"
     with pytest.raises(UnknownVersion):
-        negotiate("3.0.1", table)
+        choose_serializer("3.0.1", table)
     with pytest.raises(UnknownVersion):
-        negotiate("2.0.0", [])
+        choose_serializer("2.0.0", [])
 
 
 @pytest.mark.parametrize("requirement", ["3.0.0", "~> 3.0", "", ">= 3.0.0", "~>3.0.0"])
 def test_a_requirement_has_one_form(requirement: str) -> None:
     with pytest.raises(InvalidOption, match=r'must look like "~> 2\.0\.0"'):
-        negotiate("3.0.0", [(V2, requirement)])
+        choose_serializer("3.0.0", [(V2, requirement)])
 
 
 def test_the_base_only_names_the_verbs() -> None:

@@ -31,7 +31,7 @@ from flask_phoenix.server.gevent import (
     carry_frames,
     close_refused,
     drain,
-    join_server,
+    inspect_server,
     late_body,
     one_of_many,
     require_patched,
@@ -263,7 +263,7 @@ def test_drain_tells_other_nodes_when_all_have_gone() -> None:
         def start(self) -> None:
             pass
 
-        def meet(self) -> None:
+        def greet(self) -> None:
             pass
 
         def farewell(self) -> None:
@@ -309,7 +309,7 @@ def test_drain_does_not_wait_for_ever(engine: Engine, monkeypatch: pytest.Monkey
 def test_what_the_server_says_of_other_processes(engine: Engine, many: bool) -> None:
     before = signal.getsignal(signal.SIGTERM)
     for several in (many, not many):  # it is looked at once
-        join_server(engine, {"wsgi.multiprocess": several, "SERVER_SOFTWARE": "gevent/26.9"})
+        inspect_server(engine, {"wsgi.multiprocess": several, "SERVER_SOFTWARE": "gevent/26.9"})
     assert engine.one_of_many == many
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -346,7 +346,7 @@ class StoppedWorker:
 def test_a_worker_that_stops_already_lets_nobody_in(engine: Engine) -> None:
     before = signal.signal(signal.SIGTERM, StoppedWorker().handle_exit)
     try:
-        join_server(engine, {"SERVER_SOFTWARE": "gunicorn/27.0"})
+        inspect_server(engine, {"SERVER_SOFTWARE": "gunicorn/27.0"})
         assert engine.draining
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -356,7 +356,7 @@ def test_drains_when_gunicorn_stops_its_worker(engine: Engine) -> None:
     stopped = Event()
     before = signal.signal(signal.SIGTERM, lambda number, frame: stopped.set())
     try:
-        join_server(engine, {"SERVER_SOFTWARE": "gunicorn/27.0"})
+        inspect_server(engine, {"SERVER_SOFTWARE": "gunicorn/27.0"})
         os.kill(os.getpid(), signal.SIGTERM)
         assert stopped.wait(DEADLINE)  # gunicorn's own handler is called
         gevent.idle()

@@ -24,7 +24,7 @@ from flask_phoenix.protocol.state import Protocol
 from flask_phoenix.runtime.channel_connection import ChannelConnection
 from flask_phoenix.runtime.connection import Connection, RawConnection
 from flask_phoenix.runtime.engine import Engine
-from flask_phoenix.runtime.inbox import LIMIT
+from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from flask_phoenix.socket import RawSocket, Socket
 from flask_phoenix.testing import MemoryAdapter
 from flask_phoenix.transports.longpoll.session import (
@@ -394,7 +394,7 @@ def test_a_channel_that_is_far_behind_holds_a_batch_up(make_node: Callable[..., 
     assert isinstance(session, LocalSession)
     session.carrier.window = SHORT  # the timer of the session keeps the long one: it may not end meanwhile
     assert session.dispatch([JOIN, line("1", "2", "room:1", "wait", {})]) == TAKEN
-    notes = [line("1", None, "room:1", "note", {})] * (LIMIT - 1)
+    notes = [line("1", None, "room:1", "note", {})] * (INBOX_LIMIT - 1)
     assert session.dispatch(notes) == TAKEN
     begin = monotonic()
     assert session.dispatch([notes[0], line("1", "3", "room:1", "echo", {})]) == NOT_TAKEN
@@ -410,7 +410,7 @@ def test_a_batch_goes_on_when_there_is_room(node: Node) -> None:
     RoomChannel.release = Event()
     session = node.find(node.room())
     session.dispatch([JOIN, line("1", "2", "room:1", "wait", {})])
-    notes = [line("1", None, "room:1", "note", {})] * LIMIT
+    notes = [line("1", None, "room:1", "note", {})] * INBOX_LIMIT
     posting = gevent.spawn(session.dispatch, [*notes, line("1", "3", "room:1", "echo", {})])
     turn()
     assert not posting.ready()
@@ -424,7 +424,7 @@ def test_a_time_limit_of_somebody_else_is_not_ours(node: Node) -> None:
     RoomChannel.release = Event()
     session = node.find(node.room())
     session.dispatch(
-        [JOIN, line("1", "2", "room:1", "wait", {}), *[line("1", None, "room:1", "note", {})] * (LIMIT - 1)]
+        [JOIN, line("1", "2", "room:1", "wait", {}), *[line("1", None, "room:1", "note", {})] * (INBOX_LIMIT - 1)]
     )
     limit = gevent.Timeout(SHORT)
     with pytest.raises(gevent.Timeout) as expired, limit:

@@ -33,7 +33,7 @@ from flask_phoenix.runtime.connection import Connection, RawConnection
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.socket import RawSocket, Socket
 from flask_phoenix.transports import websocket
-from flask_phoenix.transports.websocket import Limits, WebSocketCarrier, negotiate, read_message, write_frame
+from flask_phoenix.transports.websocket import Limits, WebSocketCarrier, accept_upgrade, read_message, write_frame
 from tests.processes import DEADLINE
 from tests.wire import ACCEPT, UPGRADE, Wire, tls_pair, write
 
@@ -193,7 +193,7 @@ def ask(compress: bool = False, **headers: Any) -> websocket.Upgrade:
     changed = {name.replace("_", "-"): value for name, value in headers.items()}
     sent = {name: value for name, value in {"Host": "localhost", **UPGRADE, **changed}.items() if value is not None}
     environ = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in sent.items()}
-    return negotiate(environ, list(sent.items()), compress)
+    return accept_upgrade(environ, list(sent.items()), compress)
 
 
 def test_negotiate() -> None:
@@ -676,7 +676,7 @@ def test_slow_client_is_closed_and_delays_nobody(roads: Roads, caplog: pytest.Lo
             break
         engine.broadcast(Broadcast("room:1", "news", {"number": number, "filling": "x" * 10_000}))
         assert f'"number":{number},' in str(quick.client.data())
-    assert engine.connections == {quick.connection}
+    assert engine.connections == {quick.connection.close}
     assert [road.connection.protocol.memberships for road in (slow, quick)].count({}) == 1  # type: ignore[attr-defined]
     assert "reads too slowly" in caplog.text
     seen = [slow.client.data() for _ in range(number - 10)]  # what was sent before is whole and in order

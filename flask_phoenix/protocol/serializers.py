@@ -180,7 +180,7 @@ _LABELS = r"[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*"
 _VERSION = re.compile(rf"(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)(-{_LABELS})?(?:\+{_LABELS})?")
 
 
-def negotiate(vsn: Any, table: Sequence[tuple[Serializer, str]]) -> Serializer:
+def choose_serializer(vsn: Any, table: Sequence[tuple[Serializer, str]]) -> Serializer:
     """Choose the first serializer whose requirement the client's ``vsn`` meets; a client that names none speaks 1.0.0.
 
     :raises UnknownVersion: there is none, or ``vsn`` is no full version.

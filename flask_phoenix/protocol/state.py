@@ -28,7 +28,7 @@ class Status(Enum):
 class Membership:
     """One client's place in one topic, from its join to its end."""
 
-    __slots__ = ("channel", "held", "join_ref", "ref", "status", "topic")
+    __slots__ = ("held", "join_ref", "ref", "server", "status", "topic")
 
     def __init__(self, topic: str, join_ref: Any, ref: Any) -> None:
         self.topic = topic
@@ -39,8 +39,8 @@ class Membership:
         self.status = Status.JOINING
         #: Messages that wait for the end of the join.
         self.held: list[Message] = []
-        #: Whatever the engine keeps beside this membership.
-        self.channel: Any = None
+        #: What the runtime keeps for this membership.
+        self.server: Any = None
 
 
 class JoinReceived(NamedTuple):

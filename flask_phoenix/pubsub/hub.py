@@ -44,7 +44,7 @@ class Hub:
         self._loop: Any = None
         #: How many undelivered pieces each topic, or receiver, is owed.
         self._owed: dict[Any, int] = {}
-        self._at_turn: list[Callable[[], None]] = []
+        self._at_end_of_turn: list[Callable[[], None]] = []
 
     def start(self) -> None:
         """Start delivering, in this thread; a hub that runs is left alone."""
@@ -82,16 +82,16 @@ class Hub:
         """Queue a delivery; from any thread."""
         self.call(self._put, delivery)
 
-    def at_turn(self, call: Callable[[], None]) -> None:
+    def at_end_of_turn(self, call: Callable[[], None]) -> None:
         """Call back at the end of this turn of the event loop, and before anything is delivered.
 
         What all clients are to get of one turn is written in one go then. A client that waits is woken by its first
         frame; written one by one as their handlers end, each of many replies would have to wake the machine's other
         side anew.
         """
-        if not self._at_turn:
+        if not self._at_end_of_turn:
             self._loop.run_callback(self._turn)
-        self._at_turn.append(call)
+        self._at_end_of_turn.append(call)
 
     def owes(self, receiver: Any, topics: Iterable[Any]) -> bool:
         """Tell whether a frame for this receiver must queue here, behind what it is owed or because of the thread."""
@@ -100,7 +100,7 @@ class Hub:
         return receiver in self._owed or not self._owed.keys().isdisjoint(topics) or self.elsewhere
 
     def _turn(self) -> None:
-        calls, self._at_turn = self._at_turn, []
+        calls, self._at_end_of_turn = self._at_end_of_turn, []
         for call in calls:
             try:
                 call()

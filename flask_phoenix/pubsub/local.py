@@ -39,7 +39,7 @@ class Lane(NamedTuple):
     """
 
     serializer: Serializer
-    frame: Callable[[Frame], Any]
+    to_wire: Callable[[Frame], Any]
     #: What :attr:`frame` makes is bytes of a stream: pieces may be glued together.
     stream: bool
     #: How the same piece is written to many clients of this lane.
@@ -50,7 +50,7 @@ class Lane(NamedTuple):
 
         :raises InvalidPayload: clients of this lane cannot take the payload.
         """
-        return self.frame(self.serializer.encode_broadcast(broadcast))
+        return self.to_wire(self.serializer.encode_broadcast(broadcast))
 
 
 class Subscriber:
@@ -135,29 +135,29 @@ class PubSub:
         self._loads = loads
         self._adapter: Adapter | None = None
         #: The topics that the adapter has confirmed.
-        self._had: set[str] = set()
+        self._confirmed: set[str] = set()
         #: How many are on their way in, by topic.
         self._entering: Counter[str] = Counter()
         self._topics: dict[str, dict[tuple[Lane | None, frozenset[str]], Group]] = {}
         self._taps: dict[Notify, None] = {}
 
-    def join(self, adapter: Adapter) -> None:
+    def attach(self, adapter: Adapter) -> None:
         """Hear the other nodes too, from now on; may block until they know of the topics here."""
         if self._adapter is not adapter:
             self._adapter = adapter
             for topic in list(self._topics):
-                self._ask(adapter, topic)
-                self._ask_no_more(topic)  # if it has been left meanwhile
+                self._request(adapter, topic)
+                self._release(topic)  # if it has been left meanwhile
 
-    def part(self) -> None:
+    def detach(self) -> None:
         """Hear this node alone."""
         self._adapter = None
-        self._had.clear()
+        self._confirmed.clear()
 
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
         """Let a subscriber hear a topic from now on; may block until the other nodes know."""
-        while self._adapter is not None and topic not in self._had:  # again, should another come meanwhile
-            self._ask(self._adapter, topic)
+        while self._adapter is not None and topic not in self._confirmed:  # again, should another come meanwhile
+            self._request(self._adapter, topic)
         groups = self._topics.setdefault(topic, {})
         key = (subscriber.lane, subscriber.intercepts)
         if key not in groups:
@@ -175,7 +175,7 @@ class PubSub:
             del groups[key]
         if not groups:
             del self._topics[topic]
-            self._ask_no_more(topic)
+            self._release(topic)
 
     def subscribed(self, topic: str) -> bool:
         """Tell whether anybody here hears a topic."""
@@ -213,27 +213,27 @@ class PubSub:
             return broadcast
         return broadcast._replace(payload=self._loads(broadcast.payload))
 
-    def _ask(self, adapter: Adapter, topic: str) -> None:
+    def _request(self, adapter: Adapter, topic: str) -> None:
         self._entering[topic] += 1
         try:
             adapter.subscribe(topic)
         except BaseException:
             self._entered(topic)
-            self._ask_no_more(topic)
+            self._release(topic)
             raise
         self._entered(topic)
         if self._adapter is adapter:
-            self._had.add(topic)
+            self._confirmed.add(topic)
 
     def _entered(self, topic: str) -> None:
         self._entering[topic] -= 1
         if not self._entering[topic]:
             del self._entering[topic]
 
-    def _ask_no_more(self, topic: str) -> None:
+    def _release(self, topic: str) -> None:
         """Leave a topic, unless somebody is in it, or waits for the other nodes to know that he comes."""
         if self._adapter is not None and topic not in self._topics and topic not in self._entering:
-            self._had.discard(topic)
+            self._confirmed.discard(topic)
             self._adapter.unsubscribe(topic)
 
     def _due(self, group: Group, broadcast: Broadcast, sender: Subscriber | None) -> Delivery:

@@ -9,10 +9,10 @@ from typing import Any
 from ..protocol.messages import Frame, Message
 from ..protocol.state import Answered, Event, Held, JoinReceived, LeaveReceived, MessageReceived, Protocol
 from ..socket import Socket
-from .channel_server import ChannelLink
+from .channel_server import ChannelServer
 from .connection import Carrier, Connection
 from .engine import Engine
-from .inbox import LIMIT, Inbox
+from .inbox import INBOX_LIMIT, Inbox
 
 log = logging.getLogger(__name__)
 
@@ -35,14 +35,14 @@ class ChannelConnection(Connection):
         """
         event = self.protocol.receive(frame)
         if type(event) is MessageReceived:  # the hot path
-            link: ChannelLink = event.membership.channel
-            link.inbox.hand_off(link.handle_in, event.message)
-            if link.inbox.running:
-                self._pace(link)
+            server: ChannelServer = event.membership.server
+            server.inbox.hand_off(server.handle_in, event.message)
+            if server.inbox.running:
+                self._pace(server)
         elif event is not None:
             self.handle(event, Inbox.hand_off)
             if type(event) is Held:
-                self._pace(event.membership.channel)
+                self._pace(event.membership.server)
 
     def handle(self, event: Event, start: Callable[[Inbox, Any, Any], None]) -> None:
         """Do what an event asks for.
@@ -56,28 +56,28 @@ class ChannelConnection(Connection):
         elif isinstance(event, JoinReceived):
             self._join(event, start)
         elif not isinstance(event, Held):
-            link: ChannelLink = event.membership.channel
-            start(link.inbox, link.leave if isinstance(event, LeaveReceived) else link.handle_in, event.message)
+            server: ChannelServer = event.membership.server
+            start(server.inbox, server.leave if isinstance(event, LeaveReceived) else server.handle_in, event.message)
 
     def _join(self, join: JoinReceived, start: Callable[[Inbox, Any, Any], None]) -> None:
         if join.replaced is not None:
             log.debug("duplicate join of %r: the newer one wins", join.membership.topic)
-            join.replaced.channel.end("duplicate_join", start)
-        link = join.membership.channel = ChannelLink(self, self.protocol, self.lane, join, self._redo)
-        start(link.inbox, link.join, join)
+            join.replaced.server.end("duplicate_join", start)
+        server = join.membership.server = ChannelServer(self, self.protocol, self.lane, join, self._redispatch)
+        start(server.inbox, server.join, join)
 
-    def _redo(self, message: Message) -> None:
+    def _redispatch(self, message: Message) -> None:
         """Handle a message that waited for the end of a join."""
         event = self.protocol.dispatch(message)
         if event is not None:
             self.handle(event, Inbox.put)
 
-    def _pace(self, link: ChannelLink) -> None:
+    def _pace(self, server: ChannelServer) -> None:
         """Hold the reader back while a channel is too far behind."""
-        while self.open and len(link.inbox) + len(link.membership.held) >= LIMIT:
-            link.inbox.wait()
+        while self.open and len(server.inbox) + len(server.membership.held) >= INBOX_LIMIT:
+            server.inbox.wait()
 
     def _end(self, reason: str) -> None:
         for membership in list(self.protocol.memberships.values()):
-            membership.channel.end(reason)
+            membership.server.end(reason)
         self.protocol.memberships.clear()

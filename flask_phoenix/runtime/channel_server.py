@@ -1,29 +1,51 @@
-"""One channel, as the engine runs it: what happens to it."""
+"""One channel as the runtime runs it, from its join to its end (Phoenix: ``channel/server.ex``)."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
-from ..channel import GRACEFUL, Channel, as_reply
-from ..exceptions import PhoenixError, Refused
+import gevent
+
+from ..channel import GRACEFUL, Channel, ChannelRuntime, SocketRef, as_reply
+from ..exceptions import NotJoined, PhoenixError, Refused
 from ..protocol.messages import Broadcast, Frame, Message, Reply
 from ..protocol.state import JOIN_CRASHED, OK, JoinReceived, Protocol
-from ..pubsub.local import Lane
+from ..pubsub.local import Lane, Subscriber
+from ..socket import Route
 from .connection import Connection
 from .engine import FAILURES
-from .inbox import LIMIT, Inbox
-from .standing import Standing
+from .inbox import INBOX_LIMIT, Inbox
+
+log = logging.getLogger("flask_phoenix.channel")
 
 
-class ChannelLink(Standing):
-    """One channel, as the engine runs it: its inbox, its callbacks, its end.
+class ChannelServer(ChannelRuntime):
+    """Runs one channel: its callbacks one at a time in its inbox, its subscriptions and timers, its end.
 
-    :param redo: handles a message that waited for the end of the join.
+    :param lane: how broadcasts are written for this client.
+    :param redispatch: handles a message that waited for the end of the join.
     """
 
-    __slots__ = ("_redo", "channel", "ended", "inbox", "stopping")
+    __slots__ = (
+        "_handled",
+        "_other_topics",
+        "_redispatch",
+        "_releases",
+        "_route",
+        "_stop_reason",
+        "_timers",
+        "_topic_subscriber",
+        "channel",
+        "connection",
+        "ended",
+        "inbox",
+        "joined",
+        "membership",
+        "protocol",
+        "subscriber",
+    )
 
     def __init__(
         self,
@@ -31,19 +53,31 @@ class ChannelLink(Standing):
         protocol: Protocol,
         lane: Lane,
         join: JoinReceived,
-        redo: Callable[[Message], None],
+        redispatch: Callable[[Message], None],
     ) -> None:
-        intercepted, heard = partial(self._told, self._pass_out), partial(self._told, self._inform)
-        super().__init__(connection, protocol, lane, join, intercepted, heard)
-        self._redo = redo
-        self.inbox = Inbox(connection.engine.workers, self._settle)
+        self.connection = connection
+        self.protocol = protocol
+        self.membership = join.membership
+        self.inbox = Inbox(connection.engine.runners, self._settle)
         #: The author's object, made by the join.
         self.channel: Any = None
+        self.joined = False
         self.ended = False
+        self._redispatch = redispatch
+        self._route: Route = join.route
+        #: The message that is being handled.
+        self._handled: Message | None = None
         #: What :meth:`stop` was given, in a tuple.
-        self.stopping: tuple[Any] | None = None
+        self._stop_reason: tuple[Any] | None = None
+        #: The channel as a subscriber of its own topic, and of other topics.
+        intercepts = self._route.channel.intercepts
+        self.subscriber = Subscriber(self._receive_intercepted, lane, connection.carrier.write, intercepts)
+        self._topic_subscriber = Subscriber(self._receive_other)
+        self._other_topics: set[str] | None = None
+        self._timers: set[Any] | None = None
+        self._releases: list[Callable[[], None]] | None = None
 
-    # What the connection asks for; each is a call in the inbox, but for the end.
+    # What the connection asks for; each runs in the inbox, but for the end.
 
     def join(self, join: JoinReceived) -> None:
         """Let the author decide, answer, and go on with what waited meanwhile."""
@@ -64,18 +98,18 @@ class ChannelLink(Standing):
         if not self.joined:
             protocol.forget(self.membership)
         for message in protocol.release(self.membership):
-            self._redo(message)
+            self._redispatch(message)
         if self.joined:
             self._run(self.channel.after_join)
         elif reply is JOIN_CRASHED:
             self.ended = True
-            self._forget()
+            self._let_go()
         else:
             self.end("shutdown")
 
     def handle_in(self, message: Message) -> None:
         """Let the author handle an event, and answer."""
-        self._message = message
+        self._handled = message
         try:
             with self.connection.engine.context():
                 reply = self.channel.dispatch(message.event, message.payload)
@@ -86,7 +120,7 @@ class ChannelLink(Standing):
         except FAILURES as failure:
             self._crash(failure)
         finally:
-            self._message = None
+            self._handled = None
 
     def leave(self, message: Message) -> None:
         """Let the client go."""
@@ -98,23 +132,85 @@ class ChannelLink(Standing):
         if self.ended:
             return
         self.ended = True
-        self._forget()
+        self._let_go()
         start(self.inbox, self._terminate, reason)
 
-    # What the author asks for.
+    # What the author asks for, through the channel.
+
+    def push(self, event: str, payload: Any) -> None:
+        """Send an event to this client."""
+        self._require_joined("push")
+        self.connection.send(self.protocol.push(self.membership, event, payload))
+
+    def broadcast(self, event: str, payload: Any, everybody: bool) -> None:
+        """Send an event to the subscribers of the topic: to all, or to all but this channel."""
+        self._require_joined("broadcast")
+        broadcast = Broadcast(self.membership.topic, event, payload)
+        self.connection.engine.broadcast(broadcast, None if everybody else self.subscriber)
+
+    def socket_ref(self) -> SocketRef:
+        """Remember the message that is being handled."""
+        self._require_joined("socket_ref")
+        if self._handled is None or self._handled.ref is None:
+            raise NotJoined("socket_ref() works while a message with a ref is handled; this one cannot be answered")
+        return SocketRef(self._handled.ref)
+
+    def reply(self, socket_ref: SocketRef, reply: Reply) -> None:
+        """Answer a remembered message."""
+        self._answer(socket_ref.ref, reply)
 
     def stop(self, reason: Any) -> None:
-        """End the channel behind the callback that runs."""
-        self.stopping = (reason,)
-        self._later(lambda _: None)  # _settle comes behind it
+        """End the channel after the callback that runs."""
+        self._stop_reason = (reason,)
+        self._queue(_nothing, None)  # _settle comes after it
 
     def send(self, message: Any) -> None:
         """Queue a message for the channel's own ``handle_info``."""
-        self._later(self._inform, message)
+        self._queue(self._inform, message)
 
-    # How it is done.
+    def send_after(self, seconds: float, message: Any) -> Callable[[], None]:
+        """Queue a message in so many seconds; the answer is a function that cancels it."""
+        timer = gevent.get_hub().loop.timer(seconds)
+        timers = self._timers = self._timers or set()
+
+        def cancel() -> None:
+            timers.discard(timer)
+            timer.close()
+
+        def ring() -> None:
+            cancel()
+            self.send(message)
+
+        if not self.ended:
+            timers.add(timer)
+            timer.start(ring)
+        return cancel
+
+    def subscribe(self, topic: str) -> None:
+        """Hear another topic."""
+        if not self.ended:
+            self._other_topics = self._other_topics or set()
+            self._other_topics.add(topic)
+            self._subscribe(topic, self._topic_subscriber)
+
+    def unsubscribe(self, topic: str) -> None:
+        """Hear another topic no more."""
+        if self._other_topics is not None:
+            self._other_topics.discard(topic)
+        self.connection.engine.pubsub.unsubscribe(topic, self._topic_subscriber)
+
+    def at_end(self, release: Callable[[], None]) -> bool:
+        """Call back when the channel ends, however it ends; False when it has ended."""
+        self._require_joined("track")
+        if not self.ended:
+            self._releases = self._releases or []
+            self._releases.append(release)
+        return not self.ended
+
+    # The join.
 
     def _decide(self, join: JoinReceived) -> Reply:
+        """Return the reply to a join: what the author decides, or that it crashed."""
         try:
             with self.connection.engine.context():
                 channel = self._make()
@@ -126,19 +222,21 @@ class ChannelLink(Standing):
             return JOIN_CRASHED
 
     def _make(self) -> Channel:
+        """Make the author's object."""
         socket, route, topic = self.connection.socket, self._route, self.membership.topic
-        channel: Channel = route.channel(self, topic, route.subtopic(topic), {**socket.assigns, **route.assigns})
+        channel = route.channel(self, topic, route.subtopic(topic), {**socket.assigns, **route.assigns})
         channel.params, channel.transport = socket.params, socket.transport
         self.channel = channel
         return channel
 
     def _admit(self, join: JoinReceived, reply: Reply) -> Frame | None:
-        """Let the client in; None: it ended while the other nodes were told of its topic.
+        """Let the client in; None: the channel ended while the other nodes were told of its topic.
 
-        Until they know it is not joined, and what it sends waits. Nothing comes between its topic and its reply.
+        Until they know, it is not joined, and what the client sends waits. Nothing comes between the subscription and
+        the reply.
         """
         try:
-            self._ties.join()
+            self._subscribe(self.membership.topic, self.subscriber)
         except FAILURES:
             if not self.ended:
                 raise
@@ -148,6 +246,8 @@ class ChannelLink(Standing):
         self.joined = True
         return frame
 
+    # The callbacks.
+
     def _run(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call an author's method; its failure is the channel's crash."""
         try:
@@ -156,30 +256,41 @@ class ChannelLink(Standing):
         except FAILURES as failure:
             self._crash(failure)
 
-    def _later(self, call: Callable[[Any], None], argument: Any = None) -> None:
+    def _queue(self, call: Callable[[Any], None], argument: Any) -> None:
         if not self.ended:
             self.connection.engine.hub.call(self.inbox.put, call, argument)
 
-    def _inform(self, message: Any) -> None:
-        if not self.ended:
-            self._run(self.channel.handle_info, message)
+    def _receive_intercepted(self, broadcast: Broadcast) -> None:
+        self._queue_broadcast(self._pass_out, broadcast)
 
-    def _told(self, call: Callable[[Any], None], broadcast: Broadcast) -> None:
+    def _receive_other(self, broadcast: Broadcast) -> None:
+        self._queue_broadcast(self._inform, broadcast)
+
+    def _queue_broadcast(self, call: Callable[[Any], None], broadcast: Broadcast) -> None:
         """Queue a broadcast, within bounds."""
-        if len(self.inbox) < LIMIT:
-            self._later(call, broadcast)
-        elif self.stopping is None:
-            self.stop(PhoenixError(f"{LIMIT} messages wait: its callbacks are slower than its broadcasts"))
+        if len(self.inbox) < INBOX_LIMIT:
+            self._queue(call, broadcast)
+        elif self._stop_reason is None:
+            self.stop(PhoenixError(f"{INBOX_LIMIT} messages wait: its callbacks are slower than its broadcasts"))
 
     def _pass_out(self, broadcast: Broadcast) -> None:
         if not self.ended:
             self._run(self.channel.dispatch_out, broadcast.event, broadcast.payload)
 
+    def _inform(self, message: Any) -> None:
+        if not self.ended:
+            self._run(self.channel.handle_info, message)
+
+    def _answer(self, ref: Any, reply: Reply) -> None:
+        self.connection.send(self.protocol.reply(self.membership, ref, reply))
+
+    # The end.
+
     def _settle(self) -> None:
-        """Do what a stop asked for, behind the callback that asked."""
-        if self.stopping is None or self.ended:
+        """Do what a stop asked for, after the callback that asked."""
+        if self._stop_reason is None or self.ended:
             return
-        (reason,) = self.stopping
+        (reason,) = self._stop_reason
         if reason in GRACEFUL or (isinstance(reason, tuple) and reason[:1] == ("shutdown",)):
             self._close(reason)
         else:
@@ -189,7 +300,7 @@ class ChannelLink(Standing):
         """End on purpose: the notice first, then the author's cleaning up (``channel/server.ex``)."""
         self.ended = True
         self.connection.send(self.protocol.close(self.membership))
-        self._forget()
+        self._let_go()
         self._terminate(reason)
 
     def _crash(self, reason: Any) -> None:
@@ -198,16 +309,10 @@ class ChannelLink(Standing):
         if self.ended:
             return
         self.ended = True
-        self._ties.release()
+        self._release()
         self._terminate(reason)
         self.connection.send(self.protocol.crash(self.membership))
-        self._forget()
-
-    def _forget(self) -> None:
-        """Let go of the topic, of all ties, and of what waits."""
-        self.protocol.forget(self.membership)
-        self.inbox.clear()
-        self._ties.close()
+        self._let_go()
 
     def _terminate(self, reason: Any) -> None:
         if self.channel is None:
@@ -217,3 +322,56 @@ class ChannelLink(Standing):
                 self.channel.terminate(reason)
         except FAILURES:
             self._log("failed to terminate")
+
+    def _let_go(self) -> None:
+        """Free the topic, and end the subscriptions, the timers and the calls that wait."""
+        self.protocol.forget(self.membership)
+        self.inbox.clear()
+        pubsub = self.connection.engine.pubsub
+        pubsub.unsubscribe(self.membership.topic, self.subscriber)
+        for topic in self._other_topics or ():
+            pubsub.unsubscribe(topic, self._topic_subscriber)
+        for timer in self._timers or ():
+            timer.close()
+        self._other_topics = self._timers = None
+        self._release()
+
+    def _release(self) -> None:
+        """Call back those who wait for the channel's end."""
+        releases, self._releases = self._releases, None
+        for release in releases or ():
+            release()
+
+    def _subscribe(self, topic: str, subscriber: Subscriber) -> None:
+        """Subscribe, which may take a while; the channel may end meanwhile."""
+        pubsub = self.connection.engine.pubsub
+        pubsub.subscribe(topic, subscriber)
+        if self.ended:
+            pubsub.unsubscribe(topic, subscriber)
+
+    def _require_joined(self, verb: str) -> None:
+        if not self.joined:
+            raise NotJoined(
+                f"{self._name} may not {verb} before its join is over: do it in after_join(self),"
+                " which runs after the join's reply"
+            )
+
+    def _log(self, what: str, reason: Any = None) -> None:
+        failed = isinstance(reason, BaseException)
+        because = "" if failed or reason is None else f", for the reason {reason!r}"
+        log.error(
+            "%s %s on topic %r%s",
+            self._name,
+            what,
+            self.membership.topic,
+            because,
+            exc_info=reason if failed else reason is None,
+        )
+
+    @property
+    def _name(self) -> str:
+        return self._route.channel.__name__
+
+
+def _nothing(_: Any) -> None:
+    """Stand for a call, so that what comes after each call is done."""

@@ -10,14 +10,14 @@ from ..protocol.messages import DISCONNECT, Broadcast, Frame
 from ..protocol.serializers import Serializer
 from ..pubsub.local import Delivery, Each, Lane, Subscriber, Write, call_each
 from ..socket import BaseSocket, RawSocket
-from .engine import FAILURES, Engine, Served
-from .inbox import LIMIT, Inbox
+from .engine import FAILURES, Engine
+from .inbox import INBOX_LIMIT, Inbox
 
 log = logging.getLogger(__name__)
 
 #: So many frames, or a frame of so many bytes, are written before the turn ends.
-MANY = 32
-LARGE = 16384
+FLUSH_FRAMES = 32
+FLUSH_BYTES = 16384
 
 GOING_AWAY = 1001
 INTERNAL_ERROR = 1011
@@ -29,7 +29,7 @@ class Carrier:
     #: How the author sees this transport: ``"websocket"`` or ``"longpoll"``.
     transport: str
     #: Turns a frame into what :attr:`write` takes.
-    frame: Callable[[Frame], Any]
+    to_wire: Callable[[Frame], Any]
     #: Writes at once, or queues within bounds; never blocks, never raises, never fails but by ending the connection.
     write: Write
     #: What :attr:`write` takes is bytes of a stream: pieces may be glued together.
@@ -39,14 +39,14 @@ class Carrier:
 
     def lane(self, serializer: Serializer) -> Lane:
         """Return how broadcasts are written for this client; equal for all that can share the writing."""
-        return Lane(serializer, self.frame, self.stream, self.each)
+        return Lane(serializer, self.to_wire, self.stream, self.each)
 
     def close(self, code: int, reason: str) -> None:
         """Say goodbye and end."""
         raise NotImplementedError
 
 
-class Connection(Served):
+class Connection:
     """One client, as the engine runs it.
 
     Its carrier feeds :meth:`receive`, calls :meth:`closed` when the road has ended, and is written to through
@@ -69,7 +69,7 @@ class Connection(Served):
         """Begin: the road is open."""
         self.engine.serve()
         self.open = True
-        self.engine.connections.add(self)
+        self.engine.connections.add(self.close)
         if self.id is not None:
             self.engine.pubsub.subscribe(self.id, self._disconnect)
             if not self.open:  # ended meanwhile
@@ -85,16 +85,16 @@ class Connection(Served):
     def send(self, frame: Frame) -> None:
         """Send a frame behind everything that was caused before it; from any thread."""
         hub, carrier = self.engine.hub, self.carrier
-        data = carrier.frame(frame)
+        data = carrier.to_wire(frame)
         if hub.owes(self, self.topics):
             hub.put(Delivery(self, data, [carrier.write], carrier.stream))
         elif not carrier.stream:
             carrier.write(data)
         else:
             if not self._pieces:
-                hub.at_turn(self.flush)
+                hub.at_end_of_turn(self.flush)
             self._pieces.append(data)
-            if len(self._pieces) == MANY or len(data) > LARGE:
+            if len(self._pieces) == FLUSH_FRAMES or len(data) > FLUSH_BYTES:
                 self.flush()
 
     def flush(self) -> None:
@@ -114,7 +114,7 @@ class Connection(Served):
         """End: nothing can be written any more. A second call does nothing."""
         if self.open:
             self.open = False
-            self.engine.connections.discard(self)
+            self.engine.connections.discard(self.close)
             if self.id is not None:
                 self.engine.pubsub.unsubscribe(self.id, self._disconnect)
             self._end(reason)
@@ -134,7 +134,7 @@ class RawConnection(Connection):
 
     def __init__(self, engine: Engine, socket: RawSocket, name: str | None, carrier: Carrier) -> None:
         super().__init__(engine, socket, name, carrier)
-        self._inbox = Inbox(engine.workers)
+        self._inbox = Inbox(engine.runners)
         socket.bind(self.send, self.close)
 
     def opened(self) -> None:
@@ -146,7 +146,7 @@ class RawConnection(Connection):
     def receive(self, frame: Frame) -> None:
         """Hand a frame to the author; frames are handled one at a time."""
         self._inbox.hand_off(self._call, (self.socket.handle_frame, frame))
-        while self.open and len(self._inbox) >= LIMIT:
+        while self.open and len(self._inbox) >= INBOX_LIMIT:
             self._inbox.wait()
 
     def _call(self, call: tuple[Any, ...]) -> None:

@@ -20,7 +20,7 @@ from ..pubsub.adapter import Adapter, Publisher
 from ..pubsub.envelope import check_names, pack, unpack
 from ..pubsub.hub import Hub
 from ..pubsub.local import PubSub, Subscriber
-from .inbox import Workers
+from .inbox import Runners
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +38,8 @@ class Service:
         """Begin: this process is a node, and has its name. Never blocks."""
         raise NotImplementedError
 
-    def meet(self) -> None:
-        """Turn to the other nodes, if there is a way to them; may block."""
+    def greet(self) -> None:
+        """Turn to the other nodes, if there is a outlet to them; may block."""
         raise NotImplementedError
 
     def farewell(self) -> None:
@@ -55,19 +55,11 @@ class Service:
         raise NotImplementedError
 
 
-class Served:
-    """A connection, as far as the engine knows it."""
-
-    def close(self, code: int, reason: str) -> None:
-        """End it, with a close code."""
-        raise NotImplementedError
-
-
 class Engine:
     """What the connections of one app share in one process.
 
     :param context: makes the context in which each callback of an author runs.
-    :param find_adapter: returns the way to other nodes, if there is one; asked in the process that serves.
+    :param find_adapter: returns the outlet to other nodes, if there is one; asked in the process that serves.
     """
 
     def __init__(
@@ -82,10 +74,11 @@ class Engine:
         self._json = json
         self.hub = Hub()
         self.pubsub = PubSub(self.hub.put, json.loads)
-        self.workers = Workers()
-        self.connections: set[Served] = set()
+        self.runners = Runners()
+        #: What ends each connection, by a close code and a reason.
+        self.connections: set[Callable[[int, str], None]] = set()
         #: The server of this process has been looked at.
-        self.joined_server = False
+        self.server_inspected = False
         #: The server below says that other processes serve the same app.
         self.one_of_many = False
         #: The process is about to end: nobody is let in any more.
@@ -97,31 +90,31 @@ class Engine:
         self._process = 0
         self._publisher: Publisher | None = None
         self._serving = False
-        self._roads = 0
+        self._carried = 0
 
     def serve(self) -> None:
         """Start what connections need, in the process and the thread that serve them; a second call does nothing.
 
-        :raises PhoenixError: the way to the other nodes cannot be; the next call tries again.
+        :raises PhoenixError: the outlet to the other nodes cannot be; the next call tries again.
         """
         if self._serving:
             return
         self.hub.start()
-        self._begin()
+        self._become_node()
         self._serving = True
         for service in self.services:
             service.start()
-        self._join()
+        self._attach()
         for service in self.services:
             if self._serving:  # meeting may take a while, and a stop come in between
-                service.meet()
+                service.greet()
 
     def add(self, service: Service) -> None:
         """Let a service start and stop with the connections."""
         self.services.append(service)
         if self._serving:
             service.start()
-            service.meet()
+            service.greet()
 
     def farewell(self) -> None:
         """Let the other nodes know that this one ends."""
@@ -140,35 +133,35 @@ class Engine:
             self.adapter.stop()
         self._close_publisher()
         self.adapter, self.node = None, ""
-        self.pubsub.part()
+        self.pubsub.detach()
         self.hub.stop()
-        self.workers.close()
+        self.runners.close()
 
-    def _begin(self) -> None:
-        """Become a node, with a name and perhaps a way to the others; a second call does nothing. Never blocks."""
+    def _become_node(self) -> None:
+        """Become a node, with a name and perhaps a outlet to the others; a second call does nothing. Never blocks."""
         if self.node:
             return
         node, adapter = secrets.token_hex(8), self._find_adapter()
         if adapter is not None:
-            adapter.start(node, self._received, self._gone)
-            # What is on its way is handed on, also where no server ends in good order: under gunicorn, in a script.
+            adapter.start(node, self._receive, self._node_gone)
+            # What is on its outlet is handed on, also where no server ends in good order: under gunicorn, in a script.
             atexit.register(self._exit)
         self.node, self.adapter, self._process = node, adapter, os.getpid()
         self._close_publisher()
 
-    def _join(self) -> None:
+    def _attach(self) -> None:
         if self.adapter is not None:
-            self.pubsub.join(self.adapter)
+            self.pubsub.attach(self.adapter)
 
-    def _way(self) -> Adapter | Publisher | None:
+    def _outlet(self) -> Adapter | Publisher | None:
         """Return what takes a broadcast to the other nodes.
 
         It speaks as one of them where an event loop runs, or has run: in a greenlet. A script, a task of a worker, a
         shell speak from outside, as does a process that was forked from a node.
         """
         if not self._forked and (self.node or gevent.getcurrent().parent is not None):
-            self._begin()
-            self._join()
+            self._become_node()
+            self._attach()
             return self.adapter
         if self._publisher is None and (adapter := self._find_adapter()) is not None:
             self._publisher = adapter.publisher()
@@ -190,14 +183,14 @@ class Engine:
         if os.getpid() == self._process:
             self.stop()
 
-    def _received(self, topic: str, data: bytes) -> None:
+    def _receive(self, topic: str, data: bytes) -> None:
         """Deliver what another node has published."""
         try:
             self.pubsub.broadcast(unpack(topic, data))
         except PhoenixError:
             log.exception("a broadcast of another node on %r is lost", topic)
 
-    def _gone(self, node: str) -> None:
+    def _node_gone(self, node: str) -> None:
         log.info("node %s has ended", node)
         if self._serving:
             for service in self.services:
@@ -206,15 +199,15 @@ class Engine:
     @contextmanager
     def carrying(self) -> Iterator[None]:
         """Count a road from its begin to its very end, behind that of its connection."""
-        self._roads += 1
+        self._carried += 1
         try:
             yield
         finally:
-            self._roads -= 1
+            self._carried -= 1
 
     def wait_until_quiet(self, seconds: float) -> None:
         """Wait, so long at most, until no road is left and no author's code runs."""
-        while seconds > 0 and (self._roads or self.workers.busy):
+        while seconds > 0 and (self._carried or self.runners.busy):
             gevent.sleep(LOOK)
             seconds -= LOOK
 
@@ -230,12 +223,12 @@ class Engine:
             # It is delivered later: as it is now, and with its errors raised here.
             broadcast = broadcast._replace(payload=deepcopy(broadcast.payload))
             self.pubsub.check(broadcast)
-        way = None if local else self._way()
-        packed = pack(broadcast, self._json) if way is not None else b""
+        outlet = None if local else self._outlet()
+        packed = pack(broadcast, self._json) if outlet is not None else b""
         if not self._forked:
             self.hub.call(self.pubsub.broadcast, broadcast, sender)
-        if way is not None:
-            way.publish(broadcast.topic, packed)
+        if outlet is not None:
+            outlet.publish(broadcast.topic, packed)
 
     def publish(self, broadcast: Broadcast) -> None:
         """Hand a broadcast to the other nodes alone.

@@ -13,28 +13,28 @@ from greenlet import getcurrent, greenlet
 
 Call = Callable[[Any], None]
 
-#: Workers kept for the next call. One is enough as long as no handler blocks.
+#: Runners kept for the next call. One is enough as long as no handler blocks.
 PARKED = 64
 #: Calls that may wait in one inbox before those who fill it are held back.
-LIMIT = 1000
+INBOX_LIMIT = 1000
 
 
-#: The task of a worker that has none.
+#: The task of a runner that has none.
 IDLE: tuple[Call, Any] = (lambda _: None, None)
 
 
-class Worker:
+class Runner:
     """A greenlet that does one task after another.
 
-    The hand-off: a caller arranges to be resumed by the event loop and switches straight into the worker. A task that
+    The hand-off: a caller arranges to be resumed by the event loop and switches straight into the runner. A task that
     never blocks switches straight back, and the loop is not troubled; one that blocks leaves the loop to resume the
     caller at once. Measured against a greenlet for each message, this saves a third of the cost of an echo.
     """
 
-    __slots__ = ("_caller", "_hub", "_resumption", "_task", "_workers", "greenlet")
+    __slots__ = ("_caller", "_hub", "_resumption", "_runners", "_task", "greenlet")
 
-    def __init__(self, workers: Workers) -> None:
-        self._workers = workers
+    def __init__(self, runners: Runners) -> None:
+        self._runners = runners
         self._hub = gevent.get_hub()
         self._caller: Any = None
         self._resumption: Any = None
@@ -57,13 +57,13 @@ class Worker:
         self._hub.loop.run_callback(self.greenlet.switch)
 
     def _run(self) -> None:
-        workers = self._workers
+        runners = self._runners
         while True:
             self._work()
             caller, resumption = self._caller, self._resumption
             self._caller = self._resumption = None
             waiting = resumption is not None and resumption.pending
-            if not workers.park(self):
+            if not runners.park(self):
                 return  # to the loop, which resumes a waiting caller
             if waiting:
                 caller.switch()
@@ -71,7 +71,7 @@ class Worker:
                 self._hub.switch()
 
     def _work(self) -> None:
-        """Do the task. In a method of its own, so that a parked worker keeps nothing of it alive."""
+        """Do the task. In a method of its own, so that a parked runner keeps nothing of it alive."""
         (call, argument), self._task = self._task, IDLE
         try:
             call(argument)
@@ -79,13 +79,13 @@ class Worker:
             self._hub.handle_error(call, *sys.exc_info())
 
 
-class Workers:
-    """The workers of one process."""
+class Runners:
+    """The runners of one process."""
 
     __slots__ = ("_alive", "_parked")
 
     def __init__(self) -> None:
-        self._parked: list[Worker] = []
+        self._parked: list[Runner] = []
         self._alive = 0
 
     @property
@@ -93,23 +93,23 @@ class Workers:
         """How many are at work, or blocked in it."""
         return self._alive - len(self._parked)
 
-    def take(self) -> Worker:
-        """Return a worker that has nothing to do."""
+    def take(self) -> Runner:
+        """Return a runner that has nothing to do."""
         if self._parked:
             return self._parked.pop()
         self._alive += 1
-        return Worker(self)
+        return Runner(self)
 
-    def park(self, worker: Worker) -> bool:
-        """Keep a worker that has done its task for the next one, or tell it that there are enough."""
+    def park(self, runner: Runner) -> bool:
+        """Keep a runner that has done its task for the next one, or tell it that there are enough."""
         if len(self._parked) < PARKED:
-            self._parked.append(worker)
+            self._parked.append(runner)
             return True
         self._alive -= 1
         return False
 
     def close(self) -> None:
-        """End the workers that have nothing to do."""
+        """End the runners that have nothing to do."""
         while self._parked:
             del self._parked.pop().greenlet
             self._alive -= 1
@@ -121,10 +121,10 @@ class Inbox:
     :param after: called behind each call, in the same greenlet.
     """
 
-    __slots__ = ("_after", "_calls", "_room", "_workers", "running")
+    __slots__ = ("_after", "_calls", "_room", "_runners", "running")
 
-    def __init__(self, workers: Workers, after: Callable[[], None] | None = None) -> None:
-        self._workers = workers
+    def __init__(self, runners: Runners, after: Callable[[], None] | None = None) -> None:
+        self._runners = runners
         self._after = after
         self._calls: deque[tuple[Call, Any]] | None = None
         self._room: Event | None = None
@@ -140,7 +140,7 @@ class Inbox:
             self._queue((call, argument))
         else:
             self.running = True
-            self._workers.take().spawn(self._work, (call, argument))
+            self._runners.take().spawn(self._work, (call, argument))
 
     def hand_off(self, call: Call, argument: Any) -> None:
         """Queue a call; if nothing runs, run it now and come back when it ends or blocks."""
@@ -148,7 +148,7 @@ class Inbox:
             self._queue((call, argument))
         else:
             self.running = True
-            self._workers.take().hand_off(self._work, (call, argument))
+            self._runners.take().hand_off(self._work, (call, argument))
 
     def clear(self) -> None:
         """Forget the calls that wait."""

@@ -157,8 +157,8 @@ class Server(WSGIServer):
 def drain(engine: Engine) -> None:
     """Close every connection with 1012, let no new one in, and wait for :data:`GRACE` seconds at most."""
     engine.draining = True
-    for connection in list(engine.connections):
-        connection.close(SERVICE_RESTART, "draining")
+    for close in list(engine.connections):
+        close(SERVICE_RESTART, "draining")
     engine.wait_until_quiet(GRACE)
     engine.farewell()
 
@@ -169,11 +169,11 @@ def one_of_many() -> bool:
     return bool(getattr(getattr(worker, "cfg", None), "workers", 1) > 1)
 
 
-def join_server(engine: Engine, environ: dict[str, Any]) -> None:
+def inspect_server(engine: Engine, environ: dict[str, Any]) -> None:
     """Do, with the first client of a process, what the server below makes necessary."""
-    if engine.joined_server:
+    if engine.server_inspected:
         return
-    engine.joined_server = True
+    engine.server_inspected = True
     engine.one_of_many = bool(environ.get("wsgi.multiprocess"))
     if "gunicorn" in str(environ.get("SERVER_SOFTWARE", "")):
         _drain_with_gunicorn(engine)

@@ -18,7 +18,7 @@ from ..pubsub.adapter import Adapter, Publisher
 from ..runtime.connection import Carrier
 
 #: Seconds that something expected may take.
-PATIENCE = 2.0
+TIMEOUT = 2.0
 #: Seconds in which something refuted must not come.
 QUIET = 0.05
 
@@ -75,7 +75,7 @@ class Client:
         self._send(Message(join_ref, ref, topic, event, payload))
         return ref
 
-    def reply(self, ref: str, within: float = PATIENCE) -> Reply:
+    def reply(self, ref: str, within: float = TIMEOUT) -> Reply:
         """Wait for the reply to a ref.
 
         :raises AssertionError: it does not come.
@@ -85,7 +85,7 @@ class Client:
         )
         return Reply(message.payload["status"], message.payload["response"])
 
-    def receive(self, fits: Callable[[Message], bool], what: str = "a message", within: float = PATIENCE) -> Message:
+    def receive(self, fits: Callable[[Message], bool], what: str = "a message", within: float = TIMEOUT) -> Message:
         """Wait for the first message that fits; the others are kept for later.
 
         :raises AssertionError: none comes.
@@ -149,7 +149,7 @@ class Joined:
         """Send an event; return its ref, for :meth:`Client.reply`."""
         return self.client.push(self.topic, event, {} if payload is None else payload, self.join_ref)
 
-    def call(self, event: str, payload: Any = None, within: float = PATIENCE) -> Reply:
+    def call(self, event: str, payload: Any = None, within: float = TIMEOUT) -> Reply:
         """Send an event and wait for the reply.
 
         :raises AssertionError: it does not come.
@@ -160,7 +160,7 @@ class Joined:
         """Leave the topic."""
         return self.call(LEAVE)
 
-    def expect(self, event: str, within: float = PATIENCE) -> Any:
+    def expect(self, event: str, within: float = TIMEOUT) -> Any:
         """Wait for an event, pushed or broadcast; return its payload.
 
         :raises AssertionError: it does not come.
@@ -262,7 +262,7 @@ class MemoryCarrier(Carrier):
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self.frame = read_server_frame
+        self.to_wire = read_server_frame
         self.write = client._arrived.put_nowait
 
     def close(self, code: int, reason: str) -> None:

@@ -47,7 +47,7 @@ class Replica(Service):
         self._beat_timer: Any = None
         #: It rings when changes have been gathered; None: there are none.
         self._gather_timer: Any = None
-        self._beaten = self._met = 0.0
+        self._beaten = self._greeted = 0.0
 
     def told(self, diffs: Diffs) -> None:
         """Hear what has changed, at once."""
@@ -57,7 +57,7 @@ class Replica(Service):
         """Begin, with nobody here."""
         self.tracker = Tracker(self.engine.node, self._silence, FORGOTTEN * self._silence)
 
-    def meet(self) -> None:
+    def greet(self) -> None:
         """Ask the other nodes what they hold."""
         if self.engine.adapter is None:
             return
@@ -65,16 +65,16 @@ class Replica(Service):
         for topic in self._own_topics(node):
             self.engine.pubsub.subscribe(topic, self._subscriber)
         if self.engine.node != node:  # stopped meanwhile
-            self._part(node)
+            self._unsubscribe(node)
             return
-        self._met = self._beaten = monotonic()
+        self._greeted = self._beaten = monotonic()
         self._beat_timer = gevent.get_hub().loop.timer(self._beat_period, self._beat_period)
         self._beat_timer.start(self._beat)
         self._say(self.tracker.hello())
 
     def settle(self) -> None:
         """Wait until the other nodes have had the time to answer one that has just begun."""
-        left = self._met + SETTLE - monotonic()
+        left = self._greeted + SETTLE - monotonic()
         if self._beat_timer is not None and left > 0 and gevent.getcurrent() is not gevent.get_hub():
             gevent.sleep(left)
 
@@ -91,7 +91,7 @@ class Replica(Service):
             if timer is not None:
                 timer.close()
         self._beat_timer = self._gather_timer = None
-        self._part(self.engine.node)
+        self._unsubscribe(self.engine.node)
 
     def gone(self, node: str) -> None:
         """Let the entries of a node go that is known to have ended."""
@@ -142,7 +142,7 @@ class Replica(Service):
             # What is lost is asked for by the next heartbeat that arrives.
             log.error("gossip on %r is lost: %s", self._topic, error)
 
-    def _part(self, node: str) -> None:
+    def _unsubscribe(self, node: str) -> None:
         for topic in self._own_topics(node):
             self.engine.pubsub.unsubscribe(topic, self._subscriber)
 

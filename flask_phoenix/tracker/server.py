@@ -11,8 +11,8 @@ from typing import Any
 
 import gevent
 
+from ..channel import ChannelRuntime, NewMeta
 from ..exceptions import AlreadyTracked, InvalidPayload, InvalidReturn, NotTracked, PhoenixError, Unsupported
-from ..host import Link, NewMeta
 from ..protocol.json import Json
 from ..protocol.messages import Broadcast
 from ..runtime.engine import FAILURES, Engine
@@ -76,14 +76,14 @@ class Hooks:
         return fetched
 
 
-class Roll(Replica):
+class TrackerServer(Replica):
     """A presence in one app and process: who owns its entries, and what clients are told of changes."""
 
     def __init__(self, hooks: Hooks, engine: Engine, json: Json, down_period: float) -> None:
         super().__init__(engine, hooks.name, down_period)
         self.hooks = hooks
         self._json = json
-        self._inbox = Inbox(engine.workers)
+        self._inbox = Inbox(engine.runners)
         self._observed = type(hooks).handle_metas is not Hooks.handle_metas
         self._passes = self._observed or type(hooks).fetch is not Hooks.fetch
         self._forget()
@@ -102,26 +102,26 @@ class Roll(Replica):
 
     def _forget(self) -> None:
         #: The entries of each channel, and under None those of the process, by topic and key.
-        self._owned: dict[Link | None, dict[tuple[str, str], Entry]] = {}
+        self._owned: dict[ChannelRuntime | None, dict[tuple[str, str], Entry]] = {}
         self._due: list[tuple[str, Diff]] = []
         #: The metas of each topic as they were told, for handle_metas.
         self._seen: dict[str, dict[str, tuple[Meta, ...]]] = {}
         #: The topics whose clients will be told how many are there, and what rings then.
         self._to_count: dict[str, Any] = {}
 
-    def track(self, owner: Link | None, topic: str, key: str, meta: Any) -> str:
+    def track(self, owner: ChannelRuntime | None, topic: str, key: str, meta: Any) -> str:
         """Hold an entry until it is untracked, or its owner ends."""
         mine, ref = self._entries(owner), secrets.token_urlsafe(12)
         if (topic, key) in mine:
             raise AlreadyTracked(f"{key!r} is tracked on {topic!r} already: change its meta with update()")
         entry = self._entry(topic, key, meta, phx_ref=ref)
-        if owner is None or owner in self._owned or owner.hold(lambda: self._release(owner)):
+        if owner is None or owner in self._owned or owner.at_end(lambda: self._release(owner)):
             mine[topic, key] = entry
             self._owned[owner] = mine
             self.changed(self.tracker.join(entry))
         return ref
 
-    def update(self, owner: Link | None, topic: str, key: str, meta: NewMeta) -> str:
+    def update(self, owner: ChannelRuntime | None, topic: str, key: str, meta: NewMeta) -> str:
         """Replace an entry."""
         if callable(meta):
             # It may take its time, in which anything may happen to the entry.
@@ -132,19 +132,19 @@ class Roll(Replica):
         self.changed(self.tracker.update(former.ref, entry))
         return ref
 
-    def untrack(self, owner: Link | None, topic: str, key: str) -> None:
+    def untrack(self, owner: ChannelRuntime | None, topic: str, key: str) -> None:
         """Let go of an entry, if there is one."""
         entry = self._entries(owner).pop((topic, key), None)
         if entry is not None:
             self.changed(self.tracker.leave(entry.ref))
 
-    def _find(self, owner: Link | None, topic: str, key: str) -> Entry:
+    def _find(self, owner: ChannelRuntime | None, topic: str, key: str) -> Entry:
         entry = self._entries(owner).get((topic, key))
         if entry is None:
             raise NotTracked(f"{key!r} is not tracked on {topic!r}: begin with track()")
         return entry
 
-    def _entries(self, owner: Link | None) -> dict[tuple[str, str], Entry]:
+    def _entries(self, owner: ChannelRuntime | None) -> dict[tuple[str, str], Entry]:
         if self.engine.hub.elsewhere:
             raise Unsupported(
                 "a presence changes in the thread that serves: from another one, tell a channel to do it (channel.send)"
@@ -152,7 +152,7 @@ class Roll(Replica):
         self.engine.serve()
         return self._owned.get(owner, {})
 
-    def _release(self, owner: Link) -> None:
+    def _release(self, owner: ChannelRuntime) -> None:
         for entry in self._owned.pop(owner, {}).values():
             self.changed(self.tracker.leave(entry.ref))
 
@@ -168,7 +168,7 @@ class Roll(Replica):
     def told(self, diffs: Diffs) -> None:
         """Tell clients at the end of this turn: the state that a channel pushes behind its track comes first."""
         if not self._due and diffs:
-            self.engine.hub.at_turn(self._tell)
+            self.engine.hub.at_end_of_turn(self._tell)
         self._due.extend(diffs.items())
 
     def _tell(self) -> None:

@@ -28,7 +28,7 @@ Letters = list[tuple[str | None, Gossip]]
 Kind = Literal["delta", "state", "ask", "heartbeat", "goodbye"]
 
 #: An answer that has not come within this part of the ``down_period`` is taken for lost.
-PATIENCE = 1 / 6
+ASK_AGAIN = 1 / 6
 
 
 class Entry(NamedTuple):
@@ -67,7 +67,7 @@ class _Said(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class _Replica:
+class _NodeState:
     """What is known of one node."""
 
     clock: int = 0
@@ -96,12 +96,12 @@ class Tracker:
             raise InvalidOption(f"permdown_period must be above down_period, got {permdown_period} and {down_period}")
         self.node = node
         self._down_period, self._permdown_period = down_period, permdown_period
-        self._own = _Replica()
+        self._own = _NodeState()
         #: The own changes since the last delta.
         self._joined: dict[str, Entry] = {}
         self._left: list[str] = []
         self._over = False
-        self._others: dict[str, _Replica] = {}
+        self._others: dict[str, _NodeState] = {}
         self._ended: dict[str, float] = {}
         #: What has been told: metas by topic, key and ref.
         self._topics: dict[str, dict[str, dict[str, Meta]]] = {}
@@ -191,7 +191,7 @@ class Tracker:
         if said.kind == "goodbye":
             self._ended[said.node] = now
             return self.gone(said.node), []
-        replica = self._others.get(said.node) or _Replica()
+        replica = self._others.get(said.node) or _NodeState()
         if self._claims(said.joins, replica):
             raise InvalidMessage(f"expected refs of {said.node!r} alone, got some of others: {shorten(message)}")
         self._others[said.node] = replica
@@ -212,11 +212,11 @@ class Tracker:
         replica = self._others.pop(node, None)
         return self._tell((), replica.entries.values()) if replica is not None and replica.up else {}
 
-    def _claims(self, refs: Iterable[str], claimant: _Replica) -> bool:
+    def _claims(self, refs: Iterable[str], claimant: _NodeState) -> bool:
         others = (replica for replica in (self._own, *self._others.values()) if replica is not claimant)
         return not all(replica.entries.keys().isdisjoint(refs) for replica in others)
 
-    def _hear(self, replica: _Replica, said: _Said, now: float) -> Diffs:
+    def _hear(self, replica: _NodeState, said: _Said, now: float) -> Diffs:
         """Take what is new. While something is missing, a node stays as it is, even down."""
         if said.clock < replica.clock:
             return {}  # Said before what is known: late, and no sign of life.
@@ -232,10 +232,10 @@ class Tracker:
         replica.clock = said.clock
         return self._change(replica, said.joins, leaves)
 
-    def _reply(self, replica: _Replica, said: _Said, now: float) -> Letters:
+    def _reply(self, replica: _NodeState, said: _Said, now: float) -> Letters:
         """Ask for what is missing, unless an answer is due; tell one who asks the whole state."""
         letters: Letters = []
-        if said.clock > replica.clock and now - replica.asked >= self._down_period * PATIENCE:
+        if said.clock > replica.clock and now - replica.asked >= self._down_period * ASK_AGAIN:
             replica.asked = now
             letters.append((said.node, self._say("ask", said.node)))
         if said.kind == "ask" and said.to in (None, self.node):
@@ -244,7 +244,7 @@ class Tracker:
             letters.append((said.node, self._say("state", _by_topic(self._own.entries.values()))))
         return letters
 
-    def _change(self, replica: _Replica, joins: dict[str, Entry], leaves: Sequence[str]) -> Diffs:
+    def _change(self, replica: _NodeState, joins: dict[str, Entry], leaves: Sequence[str]) -> Diffs:
         """Change a node's entries and tell what is different; of a node that was down, tell them all."""
         entries = replica.entries
         left = [entries.pop(ref) for ref in leaves if ref in entries]

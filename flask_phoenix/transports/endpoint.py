@@ -10,17 +10,16 @@ from flask import Flask, Response, abort, make_response, request
 
 from ..exceptions import InvalidMessage, InvalidOption, InvalidReturn, Refused, UnknownVersion, Unsupported
 from ..protocol.json import Json
-from ..protocol.serializers import Serializer, default_table
-from ..protocol.serializers import negotiate as choose_serializer
+from ..protocol.serializers import Serializer, choose_serializer, default_table
 from ..protocol.state import Protocol
 from ..runtime.channel_connection import ChannelConnection
 from ..runtime.connection import Carrier, Connection, RawConnection
 from ..runtime.engine import Engine
-from ..server.gevent import UpgradeResponse, close_refused, join_server, take_socket
+from ..server.gevent import UpgradeResponse, close_refused, inspect_server, take_socket
 from ..socket import RawSocket, Socket
-from .handshake import Entrance, check_origin, choose_protocol, enter, offered_protocols, refuse
+from .handshake import Admission, admit, check_origin, choose_protocol, http_error, offered_protocols
 from .options import Mount
-from .websocket import Limits, WebSocketCarrier, negotiate
+from .websocket import Limits, WebSocketCarrier, accept_upgrade
 
 log = logging.getLogger(__name__)
 
@@ -66,27 +65,27 @@ class Endpoint:
         :raises Refused: by the author.
         """
         if not check_origin(self.mount):
-            refuse(403)
+            http_error(403)
         _, token = offered_protocols(self.mount)
-        entrance = self.enter(token, variables)
-        return self.connect(entrance, carrier) if entrance else refuse(403)
+        admission = self.admit(token, variables)
+        return self.connect(admission, carrier) if admission else http_error(403)
 
-    def enter(self, token: str | None, variables: dict[str, Any]) -> Entrance | None:
+    def admit(self, token: str | None, variables: dict[str, Any]) -> Admission | None:
         """Let the author decide about the request at hand; None: refused for its version, or by a mistake.
 
         :raises Refused: by the author.
         """
         try:
-            return enter(self.mount, self.mount.transport, self.serializers, token, variables)
+            return admit(self.mount, self.mount.transport, self.serializers, token, variables)
         except UnknownVersion as error:
             log.warning("refused a client of %s: %s", self.mount.path, error)
         except InvalidReturn as error:
             log.error("refused a client of %s: %s", self.mount.path, error)
         return None
 
-    def connect(self, entrance: Entrance, carrier: Carrier) -> Connection:
+    def connect(self, admission: Admission, carrier: Carrier) -> Connection:
         """Make the connection of a client that was let in."""
-        socket, name, serializer = entrance
+        socket, name, serializer = admission
         if isinstance(socket, RawSocket):
             return RawConnection(self.engine, socket, name, carrier)
         assert isinstance(socket, Socket)
@@ -100,43 +99,43 @@ class WebSocketEndpoint(Endpoint):
     def view(self, **variables: Any) -> Response:
         """Take the steps of the handshake; each may refuse, in Phoenix's order (``transports/websocket.ex``)."""
         if request.method != "GET":
-            refuse(400)
-        join_server(self.engine, request.environ)
+            http_error(400)
+        inspect_server(self.engine, request.environ)
         with close_refused(self.engine, request.environ):
             if self.engine.draining:
-                refuse(503)
+                http_error(503)
             if not check_origin(self.mount):
-                refuse(403)
+                http_error(403)
             offered, token = offered_protocols(self.mount)
             protocol = choose_protocol(self.mount, offered)
             try:
-                entrance = self.enter(token, variables)
+                admission = self.admit(token, variables)
             except Refused as refused:
                 self._answer(refused)
-            if entrance is None:
-                refuse(403)
-            return self._upgrade(entrance, protocol)
+            if admission is None:
+                http_error(403)
+            return self._upgrade(admission, protocol)
 
     def _answer(self, refused: Refused) -> NoReturn:
         handler = self.mount.options.error_handler
         if handler is None:
-            refuse(403)
+            http_error(403)
         abort(make_response(handler(refused)))
 
-    def _upgrade(self, entrance: Entrance, protocol: str | None) -> Response:
+    def _upgrade(self, admission: Admission, protocol: str | None) -> Response:
         options = self.mount.options
         try:
-            upgrade = negotiate(request.environ, list(request.headers.items()), options.compress)
+            upgrade = accept_upgrade(request.environ, list(request.headers.items()), options.compress)
             sock, upgraded = take_socket(request.environ)
         except InvalidMessage as error:
-            refuse(400, str(error))
+            http_error(400, str(error))
         except Unsupported as error:
             log.error("%s", error)
-            refuse(501, str(error))
+            http_error(501, str(error))
         limits = Limits(options.timeout, options.max_frame_size, options.outbox_limit)
         # A server that has sent its own 101 has agreed on no extensions.
         carrier = WebSocketCarrier(sock, [] if upgraded else upgrade.extensions, limits)
-        connection = self.connect(entrance, carrier)
+        connection = self.connect(admission, carrier)
         engine = self.engine
 
         def carry() -> None:

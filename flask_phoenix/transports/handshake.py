@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from flask import Response, abort, request, session
 
 from ..exceptions import InvalidReturn
-from ..protocol.serializers import Serializer, negotiate
+from ..protocol.serializers import Serializer, choose_serializer
 from ..socket import BaseSocket
 from .options import INFO_KEYS, Mount
 from .origin import RequestOrigin
@@ -30,7 +30,7 @@ BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 
 
-class Entrance(NamedTuple):
+class Admission(NamedTuple):
     """A client that was let in."""
 
     socket: BaseSocket
@@ -52,7 +52,7 @@ class ConnectInfo(dict[str, Any]):
         raise KeyError(f"{key!r} is not told to connect: {remedy}")
 
 
-def refuse(status: int, body: str = "") -> NoReturn:
+def http_error(status: int, body: str = "") -> NoReturn:
     """Answer the request with a bare status, past the error pages of the app."""
     abort(Response(body, status, content_type="text/plain; charset=utf-8"))
 
@@ -90,7 +90,7 @@ def decode_token(text: str) -> str:
         return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True).decode()
     except ValueError:
         log.error("refused a client: its auth token is not base64 of UTF-8")
-        refuse(403)
+        http_error(403)
 
 
 def choose_protocol(mount: Mount, offered: list[str]) -> str | None:
@@ -106,17 +106,17 @@ def choose_protocol(mount: Mount, offered: list[str]) -> str | None:
         log.error(
             "refused a client of %s: it offers the subprotocols %s, accepted are %s", mount.path, offered, accepted
         )
-        refuse(403)
+        http_error(403)
     return chosen
 
 
-def enter(
+def admit(
     mount: Mount,
     transport: str,
     serializers: list[tuple[Serializer, str]],
     token: str | None,
     variables: dict[str, Any],
-) -> Entrance:
+) -> Admission:
     """Negotiate the version and let the author decide: connect info, version, ``connect``, in Phoenix's order.
 
     :param token: the client's auth token, where the mount takes one.
@@ -128,7 +128,7 @@ def enter(
     params = parse_query(request.query_string)
     params.update({name: str(value) for name, value in variables.items() if not name.startswith("_")})
     info = connect_info(mount, params, token)
-    serializer = negotiate(params.get("vsn"), serializers)
+    serializer = choose_serializer(params.get("vsn"), serializers)
     socket = mount.socket(params, transport)
     connect: Callable[..., Any] = socket.connect
     answer = connect(params, info)
@@ -137,7 +137,7 @@ def enter(
             f"{mount.socket.__name__}.connect returned {answer!r}; expected None, which lets the client in;"
             " to refuse it, raise Refused('why')"
         )
-    return Entrance(socket, identify(socket), serializer)
+    return Admission(socket, identify(socket), serializer)
 
 
 def identify(socket: BaseSocket) -> str | None:
@@ -215,9 +215,9 @@ def parse_query(query: bytes) -> dict[str, Any]:
     Too long a query is refused with HTTP 414, broken escapes and broken UTF-8 with 400.
     """
     if len(query) > QUERY_LIMIT:
-        refuse(414)
+        http_error(414)
     if BAD_ESCAPE.search(query):
-        refuse(400, "a broken percent escape in the query string")
+        http_error(400, "a broken percent escape in the query string")
     params: dict[str, Any] = {}
     try:
         for pair in query.split(b"&"):
@@ -225,7 +225,7 @@ def parse_query(query: bytes) -> dict[str, Any]:
                 name, _, value = (unquote_to_bytes(part.replace(b"+", b" ")).decode() for part in pair.partition(b"="))
                 _put(params, name, value)
     except UnicodeDecodeError:
-        refuse(400, "the query string is not UTF-8")
+        http_error(400, "the query string is not UTF-8")
     return params
 
 

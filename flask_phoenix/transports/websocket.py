@@ -62,7 +62,7 @@ class Limits(NamedTuple):
     outbox: int
 
 
-def negotiate(environ: Mapping[str, Any], headers: list[tuple[str, str]], compress: bool) -> Upgrade:
+def accept_upgrade(environ: Mapping[str, Any], headers: list[tuple[str, str]], compress: bool) -> Upgrade:
     """Check a request for an upgrade and agree on extensions.
 
     :raises InvalidMessage: it is no request for a WebSocket; the text is for the body of the HTTP 400.
@@ -136,7 +136,7 @@ class WebSocketCarrier(Carrier):
         # Messages may be read without the codec: none is half read, nothing is compressed, no close frame has passed.
         self._plain = self.stream
         # Without compression all clients share the bytes of a broadcast; with it, each client's differ.
-        self.frame = write_frame if self.stream else unchanged
+        self.to_wire = write_frame if self.stream else unchanged
         self.write = self._outbox if self.stream else self._write_compressed
         self.each = write_each if self.stream else call_each
 

@@ -16,10 +16,10 @@ from redis.exceptions import MovedError, RedisClusterException, ResponseError
 
 from ...exceptions import NotPublished
 from ..adapter import Adapter, Publisher
-from .client import FAILURES, MARK, PREFIX, URL, Message, PatientAccess, split_url
+from .client import FAILURES, MARK, PREFIX, URL, Message, PublishingClient, split_url
 from .client import RedisPublisher as RedisPublisher
-from .subscriber import Ear, Listener
-from .threads import Bridge
+from .subscriber import Listener, SubscriberConnection
+from .threads import Threads
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class RedisAdapter(Adapter, Listener):
         queue_limit: int = 64 << 20,
     ) -> None:
         self._reach: dict[str, Any] = {"url": url, "client": client, "prefix": prefix}
-        self.access = PatientAccess(url, client, prefix, check_interval)
+        self.client = PublishingClient(url, client, prefix, check_interval)
         self.check_interval = check_interval
         self._subscribe_timeout = subscribe_timeout
         self._queue_limit = queue_limit
@@ -94,16 +94,16 @@ class RedisAdapter(Adapter, Listener):
         self._wanted: dict[bytes, Event] = {}
         #: Channels that are wanted, or no longer, and that the writer has yet to see to.
         self._changed: deque[bytes] = deque()
-        self._placed: dict[bytes, Ear] = {}
-        self._ears: dict[Any, Ear] = {}
+        self._placed: dict[bytes, SubscriberConnection] = {}
+        self._connections: dict[Any, SubscriberConnection] = {}
         self._queue: deque[Message] = deque()
         self._queued = self._heard = 0
         self._looked = 0.0
         self._warned = self._refused = False
         #: Seconds until the writer looks for a cluster again that did not answer.
         self._rest: float | None = None
-        self._bridge = Bridge()
-        self._writer = self._bridge.spawn(self._write)
+        self._threads = Threads()
+        self._writer = self._threads.spawn(self._write)
         self._running = True
 
     def stop(self) -> None:
@@ -112,10 +112,10 @@ class RedisAdapter(Adapter, Listener):
         self.stopping.set()
         self._wake()
         self._writer.wait(GRACE)
-        for ear in list(self._ears.values()):
-            ear.close()
-        self.access.close()
-        self._bridge.close(GRACE)
+        for connection in list(self._connections.values()):
+            connection.close()
+        self.client.close()
+        self._threads.close(GRACE)
         if self._queue:
             log.error("the adapter ends with %d messages that Redis has not taken", len(self._queue))
             self.unpublished += len(self._queue)
@@ -124,7 +124,7 @@ class RedisAdapter(Adapter, Listener):
 
     def subscribe(self, topic: str) -> None:
         """Ask for a topic, and wait until Redis confirms; without Redis, it is heard when that is back."""
-        channel = self.access.channel(topic)
+        channel = self.client.channel(topic)
         while True:
             ask = self._wanted.get(channel)
             if ask is None:
@@ -139,7 +139,7 @@ class RedisAdapter(Adapter, Listener):
 
     def unsubscribe(self, topic: str) -> None:
         """Ask for a topic no more."""
-        channel = self.access.channel(topic)
+        channel = self.client.channel(topic)
         if self._wanted.pop(channel, None) is not None:
             self._changed.append(channel)
             self._wake()
@@ -151,7 +151,7 @@ class RedisAdapter(Adapter, Listener):
         """
         if not self._running:
             raise NotPublished("the adapter of Redis does not run: it starts with the first connection")
-        message = self.access.channel(topic), self._mark + data
+        message = self.client.channel(topic), self._mark + data
         size = len(data) + MARK + OVERHEAD
         with self._lock:
             full = self._queued + size > self._queue_limit
@@ -162,54 +162,54 @@ class RedisAdapter(Adapter, Listener):
             raise NotPublished(f"{self._queue_limit} bytes wait for Redis: publish less, or raise queue_limit")
         self._wake()
 
-    # What an ear asks and tells, in its own thread.
+    # What an connection asks and tells, in its own thread.
 
-    def asked(self, ear: Ear) -> dict[bytes, Event]:
-        """Return the channels that an ear is to listen to."""
-        mine = [channel for channel, other in list(self._placed.items()) if other is ear]
+    def asked(self, connection: SubscriberConnection) -> dict[bytes, Event]:
+        """Return the channels that an connection is to listen to."""
+        mine = [channel for channel, other in list(self._placed.items()) if other is connection]
         return {channel: ask for channel in mine if (ask := self._wanted.get(channel)) is not None}
 
     def confirmed(self, ask: Event) -> None:
         """Let those go on who wait for a topic."""
-        self._bridge.call(ask.set)
+        self._threads.call(ask.set)
 
     def heard(self, channel: bytes, data: bytes) -> None:
         """Hand on what another node has published."""
         if data[:MARK] != self._mark:
-            self._bridge.call(self._deliver, channel, data)
+            self._threads.call(self._deliver, channel, data)
         self._heard += 1
         if not self._heard % STRIDE:
             time.sleep(0)
-            while len(self._bridge) > MOST and not self.stopping.is_set():
+            while len(self._threads) > MOST and not self.stopping.is_set():
                 time.sleep(PAUSE)
 
-    def lost(self, ear: Ear) -> None:
+    def lost(self, connection: SubscriberConnection) -> None:
         """In a cluster, look whether others carry now what this one did."""
-        if self.access.sharded:
+        if self.client.sharded:
             self._look_again()
-            self._changed.extend(self.asked(ear))
+            self._changed.extend(self.asked(connection))
             self._wake()
 
     def moved(self, channel: bytes, error: MovedError | None) -> None:
         """Listen where a channel is now."""
         if error is not None:
             time.sleep(PAUSE)  # two nodes may send each other's clients to and fro, for a moment
-            self.access.redirect(error)
+            self.client.redirect(error)
         elif time.monotonic() - self._looked > PAUSE:  # the channels of a slot move together
             self._look_again()
         self._changed.append(channel)
         self._wake()
 
-    def found(self, ear: Ear) -> None:
+    def found(self, connection: SubscriberConnection) -> None:
         """Publish there again, too."""
         self._warned = False
-        self.access.reopen(ear.pool)
+        self.client.reopen(connection.pool)
 
     # How it is done.
 
     def _deliver(self, channel: bytes, data: bytes) -> None:
         if channel in self._wanted:  # else it was let go of while this was on its way
-            self._receive(self.access.topic(channel), data[MARK:])
+            self._receive(self.client.topic(channel), data[MARK:])
 
     def _warn(self, topic: str) -> None:
         if not self._warned:
@@ -218,13 +218,13 @@ class RedisAdapter(Adapter, Listener):
 
     def _look_again(self) -> None:
         try:
-            self.access.refresh()
+            self.client.refresh()
         except FAILURES as error:
             log.debug("the cluster cannot be asked for its nodes: %s", error)
         self._looked = time.monotonic()
 
     def _wake(self) -> None:
-        self._bridge.set(self._work)
+        self._threads.set(self._work)
 
     # What the writer does, in its thread.
 
@@ -241,11 +241,11 @@ class RedisAdapter(Adapter, Listener):
                 log.exception("what writes to Redis failed, and goes on")
 
     def _place(self) -> None:
-        """Tell the ears what is wanted, each what its server carries."""
+        """Tell the connections what is wanted, each what its server carries."""
         changed: dict[bytes, None] = {}
         while self._changed:
             changed[self._changed.popleft()] = None
-        moves: dict[Ear, tuple[list[bytes], dict[bytes, Event]]] = {}
+        moves: dict[SubscriberConnection, tuple[list[bytes], dict[bytes, Event]]] = {}
         try:
             while changed:
                 self._move(next(reversed(changed)), moves)
@@ -256,14 +256,18 @@ class RedisAdapter(Adapter, Listener):
                 log.warning("topics cannot be subscribed to until the cluster answers: %s", error)
             self._rest = RETRY
             self._changed.extend(reversed(changed))  # what failed is last at the next attempt
-        for ear, (leave, join) in moves.items():
-            ear.tell(leave, join)
-        for ear in [ear for ear in self._ears.values() if ear.away and ear not in self._placed.values()]:
-            self._ears.pop(ear.pool).close()
+        for connection, (leave, join) in moves.items():
+            connection.tell(leave, join)
+        for connection in [
+            connection
+            for connection in self._connections.values()
+            if connection.away and connection not in self._placed.values()
+        ]:
+            self._connections.pop(connection.pool).close()
 
-    def _move(self, channel: bytes, moves: dict[Ear, tuple[list[bytes], dict[bytes, Event]]]) -> None:
+    def _move(self, channel: bytes, moves: dict[SubscriberConnection, tuple[list[bytes], dict[bytes, Event]]]) -> None:
         ask, old = self._wanted.get(channel), self._placed.get(channel)
-        new = self._ear(self.access.pool(channel)) if ask is not None else None
+        new = self._ear(self.client.pool(channel)) if ask is not None else None
         if old is not None and old is not new:
             del self._placed[channel]
             moves.setdefault(old, ([], {}))[0].append(channel)
@@ -271,16 +275,16 @@ class RedisAdapter(Adapter, Listener):
             self._placed[channel] = new
             moves.setdefault(new, ([], {}))[1][channel] = ask
 
-    def _ear(self, pool: Any) -> Ear:
-        if pool not in self._ears:
-            ear = self._ears[pool] = Ear(self.access, pool, self)
-            self._bridge.spawn(ear.run)
-        return self._ears[pool]
+    def _ear(self, pool: Any) -> SubscriberConnection:
+        if pool not in self._connections:
+            connection = self._connections[pool] = SubscriberConnection(self.client, pool, self)
+            self._threads.spawn(connection.run)
+        return self._connections[pool]
 
     def _flush(self) -> None:
         """Publish what waits, and let new subscriptions in between."""
         while batch := self._take():
-            failed = self.access.publish(batch)
+            failed = self.client.publish(batch)
             self.unpublished += len(failed)
             refused = [error for _, error in failed if isinstance(error, (ResponseError, RedisClusterException))]
             if refused and not self._refused:

@@ -62,7 +62,7 @@ def split_url(url: str) -> tuple[str, dict[str, Any]]:
     return f"{base}?{urlencode(rest)}" if rest else base, options
 
 
-class Access:
+class RedisClient:
     """The way to one Redis, or to a cluster, in which each topic has its own node (sharded pub/sub).
 
     :param url: as redis-py takes it, or with the scheme ``redis+cluster`` or ``rediss+cluster``.
@@ -232,7 +232,7 @@ def is_stale(connection: Any) -> bool:
     return stale
 
 
-class PatientAccess(Access):
+class PublishingClient(RedisClient):
     """The access of one who publishes on and on: a server that fails is left to rest for a while."""
 
     trust = 0.1
@@ -275,7 +275,7 @@ class RedisPublisher(Publisher):
     """
 
     def __init__(self, url: str = URL, *, client: Any = None, prefix: str = PREFIX, timeout: float = 5.0) -> None:
-        self._access = Access(url, client, prefix, timeout)
+        self._client = RedisClient(url, client, prefix, timeout)
 
     def publish(self, topic: str, data: bytes) -> None:
         """Publish data to every node that asks for a topic, be it none; when this returns, Redis has it.
@@ -284,9 +284,9 @@ class RedisPublisher(Publisher):
 
         :raises NotPublished: Redis cannot be reached, refuses, or has not said that it has it.
         """
-        for _, error in self._access.publish([(self._access.channel(topic), NOBODY + data)]):
+        for _, error in self._client.publish([(self._client.channel(topic), NOBODY + data)]):
             raise NotPublished(f"Redis has not taken it, look whether it runs and is the one meant: {error}") from error
 
     def close(self) -> None:
         """Close the connections."""
-        self._access.close()
+        self._client.close()

@@ -11,21 +11,21 @@ from typing import Any
 
 from redis.exceptions import ConnectionError, MovedError, TimeoutError
 
-from .client import FAILURES, Access, pause
+from .client import FAILURES, RedisClient, pause
 
 log = logging.getLogger(__name__)
 
 
 class Listener:
-    """What an ear asks and tells the one it listens for; all of it is called in the ear's thread."""
+    """What an connection asks and tells the one it listens for; all of it is called in the connection's thread."""
 
     #: Set when all is to end.
     stopping: threading.Event
     #: Seconds of silence before a sign of life is asked for.
     check_interval: float
 
-    def asked(self, ear: Ear) -> dict[bytes, Any]:
-        """Return the channels that an ear is to listen to, each with what to give to :meth:`confirmed`."""
+    def asked(self, connection: SubscriberConnection) -> dict[bytes, Any]:
+        """Return the channels that an connection is to listen to, each with what to give to :meth:`confirmed`."""
         raise NotImplementedError
 
     def confirmed(self, ask: Any) -> None:
@@ -36,27 +36,27 @@ class Listener:
         """Hear what was published."""
         raise NotImplementedError
 
-    def lost(self, ear: Ear) -> None:
-        """Hear that an ear has lost its link, or cannot get one."""
+    def lost(self, connection: SubscriberConnection) -> None:
+        """Hear that an connection has lost its link, or cannot get one."""
         raise NotImplementedError
 
     def moved(self, channel: bytes, error: MovedError | None) -> None:
         """Hear that a channel is to be listened to at another server, and at which, if that is known."""
         raise NotImplementedError
 
-    def found(self, ear: Ear) -> None:
-        """Hear that an ear has a link."""
+    def found(self, connection: SubscriberConnection) -> None:
+        """Hear that an connection has a link."""
         raise NotImplementedError
 
 
-class Ear:
+class SubscriberConnection:
     """A connection that hears channels, and the thread that reads from it; a link that is lost is made anew."""
 
-    def __init__(self, access: Access, pool: Any, listener: Listener) -> None:
+    def __init__(self, access: RedisClient, pool: Any, listener: Listener) -> None:
         self.pool = pool
         #: It has no link.
         self.away = False
-        self._access = access
+        self._client = access
         self._listener = listener
         self._closed = False
         self._connection: Any = None
@@ -100,7 +100,7 @@ class Ear:
         return self._closed or self._listener.stopping.is_set()
 
     def _attend(self) -> None:
-        connection = self._access.connect(self.pool)
+        connection = self._client.connect(self.pool)
         try:
             with self._lock:
                 self._connection = connection
@@ -127,8 +127,8 @@ class Ear:
     def _say(self, leave: Iterable[bytes], join: dict[bytes, Any]) -> None:
         self._due.extend((channel, None) for channel in leave)
         self._due.extend(join.items())
-        commands = [(self._access.word("UNSUBSCRIBE"), channel) for channel in leave]
-        commands += [(self._access.word("SUBSCRIBE"), channel) for channel in join]
+        commands = [(self._client.word("UNSUBSCRIBE"), channel) for channel in leave]
+        commands += [(self._client.word("SUBSCRIBE"), channel) for channel in join]
         self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
 
     def _listen(self, connection: Any) -> None:

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 STRIDE = 64
 
 
-class Bridge:
+class Threads:
     """Threads, how they are woken, and how they have something called in the thread of the event loop.
 
     It is made in that thread. A thread is what ``threading`` makes: when the process is patched, a greenlet that waits

@@ -40,14 +40,14 @@ from .meeting import (
     path_of,
     remove_leftovers,
 )
-from .peer import Line, Neighbour, listen
+from .peer import Line, Peer, listen
 
 log = logging.getLogger(__name__)
 
 #: Bytes that may wait for one worker.
-LIMIT = 64 * 1024 * 1024
+QUEUE_LIMIT = 64 * 1024 * 1024
 #: Seconds that a worker may take to confirm a topic: what it publishes later, before it does, is missed.
-PATIENCE = 2.0
+CONFIRM_TIMEOUT = 2.0
 #: Seconds in which what was published last goes out when a worker stops.
 GRACE = 1.0
 #: Seconds until a worker that cannot be dialed, or does not answer, is tried again.
@@ -65,13 +65,13 @@ class WorkersAdapter(Adapter):
     :param limit: bytes that may wait for one worker when more comes; one message may be larger.
     """
 
-    def __init__(self, directory: str | Path | Callable[[], Path], limit: int = LIMIT) -> None:
+    def __init__(self, directory: str | Path | Callable[[], Path], limit: int = QUEUE_LIMIT) -> None:
         self._where = directory
         self._limit = limit
         self._running = False
         self._topics: set[str] = set()
         self._asked = 0
-        self._neighbours: dict[str, Neighbour] = {}
+        self._peers: dict[str, Peer] = {}
         self._lines: weakref.WeakSet[Line] = weakref.WeakSet()
 
     @classmethod
@@ -111,7 +111,7 @@ class WorkersAdapter(Adapter):
             return
         self._running = False
         patience = GRACE
-        while (owed := sum(neighbour.owed for neighbour in self._neighbours.values())) and patience > 0:
+        while (owed := sum(peer.owed for peer in self._peers.values())) and patience > 0:
             gevent.sleep(RETRY)
             patience -= RETRY
         if owed:
@@ -120,7 +120,7 @@ class WorkersAdapter(Adapter):
         leave(self._directory, self._node)
         self._server.close()
         self._greenlets.kill()
-        self._neighbours.clear()
+        self._peers.clear()
 
     def subscribe(self, topic: str) -> None:
         """Ask all others for a topic; return when they have heard it, have ended, or do not answer in time."""
@@ -128,21 +128,21 @@ class WorkersAdapter(Adapter):
         self._asked += 1
         frames = encode(WANT, topic) + encode(ASK, data=b"%d" % self._asked)
         asked = {}
-        for neighbour in self._neighbours.values():
-            neighbour.ask(frames)
-            if not neighbour.late:
-                asked[neighbour] = neighbour.confirmation(self._asked)
-        gevent.wait(list(asked.values()), PATIENCE)
-        for neighbour, confirmed in asked.items():
-            if not confirmed.is_set() and not neighbour.late:
-                neighbour.late = True
-                log.error("worker %s does not answer; what it publishes is missed until it does", neighbour.name)
+        for peer in self._peers.values():
+            peer.ask(frames)
+            if not peer.late:
+                asked[peer] = peer.confirmation(self._asked)
+        gevent.wait(list(asked.values()), CONFIRM_TIMEOUT)
+        for peer, confirmed in asked.items():
+            if not confirmed.is_set() and not peer.late:
+                peer.late = True
+                log.error("worker %s does not answer; what it publishes is missed until it does", peer.name)
 
     def unsubscribe(self, topic: str) -> None:
         """Ask for a topic no more."""
         self._topics.discard(topic)
-        for neighbour in self._neighbours.values():
-            neighbour.ask(encode(UNWANT, topic))
+        for peer in self._peers.values():
+            peer.ask(encode(UNWANT, topic))
 
     def publish(self, topic: str, data: bytes) -> None:
         """Hand data to every other worker that asks for a topic.
@@ -158,43 +158,43 @@ class WorkersAdapter(Adapter):
 
     def _publish(self, topic: str, data: bytes) -> None:
         frame = b""
-        for neighbour in self._neighbours.values():
-            if neighbour.topics is None or topic in neighbour.topics:
+        for peer in self._peers.values():
+            if peer.topics is None or topic in peer.topics:
                 frame = frame or encode(DATA, topic, data)
-                if not neighbour.send(topic, frame, self._limit):
-                    self._miss(neighbour)
+                if not peer.send(topic, frame, self._limit):
+                    self._miss(peer)
 
-    def _miss(self, neighbour: Neighbour) -> None:
+    def _miss(self, peer: Peer) -> None:
         """Count a message that cannot wait for a worker."""
-        if neighbour.topics is not None and neighbour.mouth is None and not neighbour.stuck:
-            neighbour.missed += 1  # perhaps it has ended: that is seen when it is dialed
+        if peer.topics is not None and peer.outgoing is None and not peer.stuck:
+            peer.missed += 1  # perhaps it has ended: that is seen when it is dialed
             return
-        self.unpublished += 1 + neighbour.hang_up()
-        if not neighbour.stuck:
-            neighbour.stuck = True
-            log.error("worker %s takes nothing; %d messages are lost by now", neighbour.name, self.unpublished)
+        self.unpublished += 1 + peer.hang_up()
+        if not peer.stuck:
+            peer.stuck = True
+            log.error("worker %s takes nothing; %d messages are lost by now", peer.name, self.unpublished)
 
-    def _meet(self, name: str) -> Neighbour:
-        if name not in self._neighbours:
-            self._neighbours[name] = Neighbour(name)
+    def _meet(self, name: str) -> Peer:
+        if name not in self._peers:
+            self._peers[name] = Peer(name)
             # In an empty context: greenlets inherit that of their maker, which may be a request's.
-            Context().run(self._greenlets.spawn, self._attend, self._neighbours[name])
-        return self._neighbours[name]
+            Context().run(self._greenlets.spawn, self._attend, self._peers[name])
+        return self._peers[name]
 
-    def _attend(self, neighbour: Neighbour) -> None:
+    def _attend(self, peer: Peer) -> None:
         """Listen to another worker until it has ended."""
-        while (sock := self._dial(neighbour.name)) is not None:
-            if not self._listen(neighbour, sock):
+        while (sock := self._dial(peer.name)) is not None:
+            if not self._listen(peer, sock):
                 gevent.sleep(RETRY)
-        if self._neighbours.pop(neighbour.name, None) is not None:
-            neighbour.confirm(None)
-            if neighbour.met and self._running:
-                self._gone(neighbour.name)
+        if self._peers.pop(peer.name, None) is not None:
+            peer.confirm(None)
+            if peer.met and self._running:
+                self._gone(peer.name)
 
     def _dial(self, name: str) -> Any:
         """Connect to another worker; None if it has ended."""
         path = path_of(self._directory, name)
-        while name in self._neighbours:
+        while name in self._peers:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             sock.setblocking(False)  # it is done at once or not at all
             try:
@@ -209,9 +209,9 @@ class WorkersAdapter(Adapter):
             gevent.sleep(RETRY)
         return None
 
-    def _listen(self, neighbour: Neighbour, sock: Any) -> bool:
+    def _listen(self, peer: Peer, sock: Any) -> bool:
         """Say what is wanted, and deliver what comes, to the end of the line; return whether it was answered."""
-        line = neighbour.ear = self._line(sock)
+        line = peer.incoming = self._line(sock)
         wants = [encode(WANT, topic) for topic in self._topics]
         line.send(b"".join((encode(HELLO, self._node), *wants, encode(ASK, data=b"%d" % self._asked))))
         answered = False
@@ -221,17 +221,17 @@ class WorkersAdapter(Adapter):
                     self._deliver(topic, data)
                     continue
                 answered = True
-                neighbour.confirm(int(data))
-                if neighbour.broken:
-                    neighbour.broken = False
-                    log.error("the line from worker %s broke; what it published meanwhile is lost", neighbour.name)
-        neighbour.ear, neighbour.broken = None, answered or neighbour.broken
+                peer.confirm(int(data))
+                if peer.broken:
+                    peer.broken = False
+                    log.error("the line from worker %s broke; what it published meanwhile is lost", peer.name)
+        peer.incoming, peer.broken = None, answered or peer.broken
         return answered
 
     def _serve(self, sock: Any, _: Any) -> None:
         """Do what is said on a line that another worker, or somebody outside, has dialed."""
         line, wanted = self._line(sock), set[str]()
-        neighbour, greeted = None, False
+        peer, greeted = None, False
         for frames in line.read():
             for kind, topic, data in frames:
                 if kind == DATA:
@@ -241,23 +241,23 @@ class WorkersAdapter(Adapter):
                 elif kind == UNWANT:
                     wanted.discard(topic)
                 elif kind == HELLO:
-                    neighbour = self._meet(topic)
+                    peer = self._meet(topic)
             asked = [data for kind, _, data in frames if kind == ASK]
-            if asked and neighbour is not None and not greeted:
+            if asked and peer is not None and not greeted:
                 greeted = True
-                self._greet(neighbour, line, wanted)
+                self._greet(peer, line, wanted)
             if asked:
                 line.send(encode(YES, data=asked[-1]))
-        if neighbour is not None and neighbour.mouth is line:
-            neighbour.missed += neighbour.hang_up()
+        if peer is not None and peer.outgoing is line:
+            peer.missed += peer.hang_up()
 
-    def _greet(self, neighbour: Neighbour, line: Line, wanted: set[str]) -> None:
+    def _greet(self, peer: Peer, line: Line, wanted: set[str]) -> None:
         """Hear what another worker wants, all of it; if it had said so before, it may have missed something since."""
-        missed, neighbour.missed = neighbour.missed + neighbour.hang_up(), 0
+        missed, peer.missed = peer.missed + peer.hang_up(), 0
         if missed:
             self.unpublished += missed
-            log.error("the line to worker %s broke; %d messages are lost", neighbour.name, missed)
-        neighbour.greet(line, wanted)
+            log.error("the line to worker %s broke; %d messages are lost", peer.name, missed)
+        peer.greet(line, wanted)
 
     def _deliver(self, topic: str, data: bytes) -> None:
         if topic in self._topics and self._running:
@@ -278,7 +278,7 @@ class WorkersAdapter(Adapter):
         """
         if self._running:
             self._running = False
-            self._neighbours.clear()
+            self._peers.clear()
             self._server.stop_accepting()
             self._listener._sock.close()
             for line in self._lines:

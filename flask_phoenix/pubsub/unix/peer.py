@@ -135,7 +135,7 @@ class Line:
         self._watching = due
 
 
-class Neighbour:
+class Peer:
     """Another worker, as this one knows it."""
 
     def __init__(self, name: str) -> None:
@@ -143,8 +143,8 @@ class Neighbour:
         #: It has answered, or asked.
         self.met = False
         #: The line on which this worker hears it, and the one on which it hears this worker.
-        self.ear: Line | None = None
-        self.mouth: Line | None = None
+        self.incoming: Line | None = None
+        self.outgoing: Line | None = None
         #: The topics that it wants; None until it has said so.
         self.topics: set[str] | None = None
         #: It has been heard on a line that has ended.
@@ -162,7 +162,7 @@ class Neighbour:
     @property
     def owed(self) -> int:
         """How many frames wait for it."""
-        return len(self._held) + (len(self.mouth.waiting) if self.mouth is not None else 0)
+        return len(self._held) + (len(self.outgoing.waiting) if self.outgoing is not None else 0)
 
     def send(self, topic: str, frame: bytes, limit: int) -> bool:
         """Queue a frame, until it has said what it wants; False when too much waits, or there is no line."""
@@ -172,11 +172,11 @@ class Neighbour:
             self._held.append((topic, frame))
             self._held_size += len(frame)
             return True
-        return self.mouth is not None and self.mouth.send(frame)
+        return self.outgoing is not None and self.outgoing.send(frame)
 
     def greet(self, line: Line, topics: set[str]) -> None:
         """Hear what it wants, and on which line."""
-        self.met, self.stuck, self.mouth, self.topics = True, False, line, topics
+        self.met, self.stuck, self.outgoing, self.topics = True, False, line, topics
         for topic, frame in self._held:
             if topic in topics:
                 line.send(frame)
@@ -184,7 +184,7 @@ class Neighbour:
 
     def hang_up(self) -> int:
         """Let go of the line on which it hears this worker; return how many messages are lost with it."""
-        line, self.mouth = self.mouth, None
+        line, self.outgoing = self.outgoing, None
         if line is None:
             return 0
         line.close()
@@ -192,8 +192,8 @@ class Neighbour:
 
     def ask(self, frame: bytes) -> None:
         """Tell it what is wanted; when it is yet to be dialed, it is told then."""
-        if self.ear is not None and not self.ear.send(frame):
-            self.ear.close()
+        if self.incoming is not None and not self.incoming.send(frame):
+            self.incoming.close()
 
     def confirmation(self, number: int) -> Event:
         """Return what is set when it has confirmed all up to a number, or has ended."""

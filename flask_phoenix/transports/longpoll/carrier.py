@@ -20,7 +20,7 @@ TRY_AGAIN_LATER = 1013
 BURST = 0.1
 
 #: A client that has not polled for so many windows is gone (``transports/long_poll_server.ex``).
-PATIENCE = 1.5
+ABSENT_WINDOWS = 1.5
 
 
 class LongPollCarrier(Carrier):
@@ -45,8 +45,8 @@ class LongPollCarrier(Carrier):
         self._waiting: set[Event] = set()
         self._loop = gevent.get_hub().loop
         self._polled = self._loop.now()
-        self._timer = self._loop.timer(window * PATIENCE, window * PATIENCE)
-        self.frame = text_only
+        self._timer = self._loop.timer(window * ABSENT_WINDOWS, window * ABSENT_WINDOWS)
+        self.to_wire = text_only
         self.write = self._keep
 
     def serve(self, connection: Connection) -> None:
@@ -112,7 +112,7 @@ class LongPollCarrier(Carrier):
             self._poll.set()
 
     def _check(self) -> None:
-        if self._poll is None and self._loop.now() - self._polled > self.window * PATIENCE:
+        if self._poll is None and self._loop.now() - self._polled > self.window * ABSENT_WINDOWS:
             self.connection.close(1000, "inactive")
 
 

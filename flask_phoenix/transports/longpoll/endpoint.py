@@ -10,9 +10,9 @@ from werkzeug.exceptions import HTTPException
 from ...exceptions import Refused
 from ...protocol.json import Json
 from ...runtime.engine import Engine
-from ...server.gevent import join_server, late_body
+from ...server.gevent import inspect_server, late_body
 from ..endpoint import Endpoint
-from ..handshake import check_origin, refuse
+from ..handshake import check_origin, http_error
 from ..options import Mount
 from .session import GONE, NOT_UTF8, Session, Sessions, text_line
 
@@ -53,10 +53,10 @@ class LongPollEndpoint(Endpoint):
             case "OPTIONS":
                 return _preflight()
             case _:
-                refuse(400)
+                http_error(400)
 
     def _poll(self, variables: dict[str, Any]) -> Response:
-        join_server(self.engine, request.environ)
+        inspect_server(self.engine, request.environ)
         token, session = self._session()
         if session is None:
             return self._open(variables)
@@ -70,16 +70,16 @@ class LongPollEndpoint(Endpoint):
     def _open(self, variables: dict[str, Any]) -> Response:
         """Begin a session, if the author lets the client in. Here the mount's error_handler is not asked."""
         if self.engine.draining:
-            refuse(503)
+            http_error(503)
         try:
-            entrance = self.enter(request.headers.get(AUTH_HEADER), variables)
+            admission = self.admit(request.headers.get(AUTH_HEADER), variables)
         except Refused:
-            entrance = None
-        if entrance is None:
+            admission = None
+        if admission is None:
             return self._answer({"status": FORBIDDEN})
         self.engine.serve()
         carrier, token = self.sessions.open()
-        carrier.serve(self.connect(entrance, carrier))
+        carrier.serve(self.connect(admission, carrier))
         return self._answer({"status": GONE, "token": token, "messages": []})
 
     def _publish(self) -> int:
@@ -96,11 +96,11 @@ class LongPollEndpoint(Endpoint):
         """Read the body: in a batch, each line is text, or base64 of a binary frame."""
         size = request.content_length or 0
         if size > BODY_LIMIT:
-            refuse(400)
+            http_error(400)
         # get_data, since a before_request may have read the body already; one of no known size only up to the bound.
         body = request.get_data() if size else request.stream.read(BODY_LIMIT + 1)
         if len(body) > BODY_LIMIT:
-            refuse(400)
+            http_error(400)
         try:
             text = body.decode()
         except UnicodeDecodeError:
