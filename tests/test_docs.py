@@ -49,14 +49,14 @@ from flask_phoenix.transports import handshake, websocket
 from flask_phoenix.transports.options import INFO_KEYS, PREFIX, Options
 from flask_phoenix.transports.origin import CONN, OriginPolicy
 from tests.processes import DEADLINE, ROOT
-from tests.test_house import ROOMS, tree
+from tests.test_architecture import MODULES, tree
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 
 #: What the engine calls, and no author.
 INTERNAL = {"dispatch", "dispatch_out", "handlers", "interceptors", "intercepts", "match", "channels", "bind"}
-INTERNAL |= {"roll", "fetched"}
+INTERNAL |= {"server", "fetched"}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -274,7 +274,7 @@ def test_log_lines_of_lost_links() -> None:
 def logged() -> Iterator[tuple[str, str]]:
     """Yield what the code may log: the level, and the line before anything is put into it."""
     levels = {"warning": "WARNING", "error": "ERROR", "exception": "ERROR"}
-    for node in (node for room in ROOMS for node in ast.walk(tree(room))):
+    for node in (node for module in MODULES for node in ast.walk(tree(module))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in levels:
             for line in node.args[:1]:
                 if isinstance(line, ast.Constant) and isinstance(line.value, str):
@@ -338,7 +338,7 @@ def test_reasons_of_terminate() -> None:
 
 def reasons() -> set[str]:
     """Return the reasons for which the engine ends a channel or a raw socket, as its code gives them."""
-    calls = [node for room in ROOMS for node in ast.walk(tree(room)) if isinstance(node, ast.Call) and node.args]
+    calls = [node for module in MODULES for node in ast.walk(tree(module)) if isinstance(node, ast.Call) and node.args]
     ends = [
         end for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in ENDING for end in call.args
     ]
@@ -360,5 +360,26 @@ def test_every_quirk_is_decided() -> None:
     assert all(case in prose("differences.md") for case in polling)
 
 
-def test_rooms_stand_in_their_order() -> None:
-    assert [room for room, _ in rows("architecture.md", "room", "question that it answers") if room] == ROOMS
+def test_readme_runs() -> None:
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    for match in FENCE.finditer((ROOT / "README.md").read_text("utf-8")):
+        if match[1] == "python":
+            exec(compile(match[2], "README.md", "exec"), namespace)
+    app: Flask = namespace["app"]
+    with Client(app, params={"name": "Ada"}) as ada:
+        lobby = ada.join("room:lobby")
+        assert lobby.call("new_msg", {"body": "Hello"}) == Reply("ok", {"saved": True})
+        assert lobby.expect("new_msg") == {"from": "Ada", "body": "Hello"}
+        assert app.test_client().post("/announce").status_code == 204
+        assert lobby.expect("new_msg") == {"from": "the server", "body": "Lunch!"}
+        with pytest.raises(Refused, match="unauthorized"):
+            ada.join("room:secret")
+
+
+def test_nothing_is_left_lying_about() -> None:
+    leftover = re.compile("|".join([r"(?<![\w.])/(?:home|root|work)/", r"\bTO" r"DO\b", r"\bFIX" r"ME\b"]))
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    files = [path for name in names if name and (path := ROOT / name).is_file()]
+    found = {str(path): leftover.findall(path.read_text("utf-8", "replace")) for path in files}
+    assert not {name: matches for name, matches in found.items() if matches}
