@@ -11,9 +11,9 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tests import fleet
+from tests.support import fleet
 from tests.processes import Servers
-from tests.storm import Storm
+from tests.support.storm import Storm
 
 #: Seconds in which something has to come to everybody who waits for something.
 PATIENCE = 50.0

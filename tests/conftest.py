@@ -12,6 +12,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import gevent
 import pytest
@@ -24,8 +25,8 @@ from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.runtime.inbox import Runner
 from tests import processes
 from tests.network import MakeNode, Node
-from tests.redis_server import RedisCluster, RedisServer
-from tests.slow import SlowAdapter
+from tests.support.redis_server import RedisCluster, RedisServer
+from tests.support.slow import SlowAdapter
 
 #: How long a test's greenlets and descriptors may take to end after it.
 GRACE = processes.DEADLINE / 5
@@ -61,6 +62,12 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     yield server
     server.kill()
+
+
+@pytest.fixture
+def redis_url(redis: RedisServer) -> str:
+    """Return a URL of that Redis with a prefix of a test's own: it hears nothing of another."""
+    return f"{redis.url}?prefix={uuid4().hex}"
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from flask_phoenix.socket import RawSocket, Socket
 from tests.network import Network, Wireless
 from tests.processes import DEADLINE
 from tests.roads import V1, V2, Road, in_thread, turn
-from tests.slow import SlowAdapter
+from tests.support.slow import SlowAdapter
 
 
 @pytest.fixture

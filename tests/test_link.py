@@ -21,7 +21,7 @@ from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from tests.processes import DEADLINE
 from tests.roads import CRASHED, JOIN_CRASHED, JOINED, UNMATCHED, V1, Tab, in_thread, serve, turn
-from tests.slow import SlowAdapter
+from tests.support.slow import SlowAdapter
 
 FAILURES = [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout]
 

@@ -17,7 +17,6 @@ from flask_phoenix.exceptions import PhoenixError
 from flask_phoenix.protocol.messages import Message
 from flask_phoenix.testing import Client, MemoryAdapter
 from flask_phoenix.testing.client import read_server_frame, write_client_frame
-from tests import contract
 
 phoenix = Phoenix()
 
@@ -377,12 +376,3 @@ def test_apps_of_one_network_hear_each_other() -> None:
     adapters[0].publish("all", b"4")
     gevent.sleep(0)
     assert heard == [[], [("all", b"1"), ("some", b"2")], [("all", b"1")]]
-
-
-class TestMemoryAdapter(contract.GoneContract):
-    """What every adapter keeps."""
-
-    @pytest.fixture
-    def make_adapter(self) -> contract.MakeAdapter:
-        network: list[MemoryAdapter] = []
-        return lambda: MemoryAdapter(network)

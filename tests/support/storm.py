@@ -17,8 +17,8 @@ import gevent
 from gevent import socket
 from gevent.event import Event
 
-from tests.fleet import WORKER
 from tests.processes import DEADLINE, HOST
+from tests.support.fleet import WORKER
 from tests.wire import UPGRADE, Wire
 
 #: Rounds over all topics that each speaker goes on for, when all clients have joined.

@@ -13,13 +13,13 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests import fleet
+from tests.support import fleet
 from tests.clients import driver
-from tests.fleet import Client, Fleet, Poller, Tab
+from tests.support.fleet import Client, Fleet, Poller, Tab
 from tests.golden.replay import Case, expand
 from tests.processes import DEADLINE, HOST, Server, Servers, wait_until
-from tests.redis_server import RedisCluster, RedisServer
-from tests.storm import Storm
+from tests.support.redis_server import RedisCluster, RedisServer
+from tests.support.storm import Storm
 from tests.test_golden import CASES, DECISIONS, EVERY
 
 #: Seconds. Longer than anything is waited for: who is gone by then is known to be gone. And short: Redis does not tell.
@@ -350,7 +350,7 @@ def test_npm_client_polls(way: Way, servers: Servers, node: driver.Script) -> No
 def test_golden_conversations_of_clients_that_poll(servers: Servers, redis: RedisServer) -> None:
     names = [name for name in CASES if EVERY[name]["section"] == "L"]
     ways = (Way("workers"), Way("redis", redis))
-    peers = [fleet.start(servers, way.environment, app="tests.scale_peer:app").server for way in ways]
+    peers = [fleet.start(servers, way.environment, app="tests.support.scale_peer:app").server for way in ways]
     # Some wait most of the time: beside the others.
     parts = [[name for name in names if name not in LONG], *([name] for name in LONG)]
     with ThreadPoolExecutor(len(peers) * len(parts)) as pool:
