@@ -11,8 +11,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from tests.support import fleet
 from tests.processes import Servers
+from tests.support import fleet
 from tests.support.storm import Storm
 
 #: Seconds in which something has to come to everybody who waits for something.

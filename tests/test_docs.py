@@ -33,7 +33,7 @@ from flask_phoenix import (
 )
 from flask_phoenix.broadcaster import NONE, SETTING
 from flask_phoenix.cli import phoenix as commands
-from flask_phoenix.pubsub.adapter import GROUP
+from flask_phoenix.pubsub.adapter import ADAPTERS
 from flask_phoenix.pubsub.redis import adapter as redis
 from flask_phoenix.pubsub.redis.adapter import RedisAdapter
 from flask_phoenix.pubsub.redis.client import OPTIONS

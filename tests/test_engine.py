@@ -24,9 +24,9 @@ from flask_phoenix.pubsub.adapter import Adapter, Publisher
 from flask_phoenix.pubsub.local import Subscriber
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.runtime.engine import Engine, Service
-from tests.support.contract import Node
 from tests.processes import DEADLINE, ROOT
 from tests.roads import V1, V2, Road, in_thread, turn
+from tests.support.contract import Node
 from tests.support.slow import SlowAdapter
 
 

@@ -43,7 +43,7 @@ from flask_phoenix.presence import Presence
 from flask_phoenix.protocol.serializers import V2Serializer
 from flask_phoenix.pubsub.adapter import Adapter
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
-from flask_phoenix.pubsub.unix.meeting import directory_of_server
+from flask_phoenix.pubsub.unix.directory import directory_of_server
 from flask_phoenix.testing import Client, MemoryAdapter
 from tests.processes import DEADLINE, ROOT
 from tests.roads import in_thread

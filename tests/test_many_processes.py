@@ -13,11 +13,11 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.support import fleet
 from tests.clients import driver
-from tests.support.fleet import Client, Fleet, Poller, Tab
 from tests.golden.replay import Case, expand
 from tests.processes import DEADLINE, HOST, Server, Servers, wait_until
+from tests.support import fleet
+from tests.support.fleet import Client, Fleet, Poller, Tab
 from tests.support.redis_server import RedisCluster, RedisServer
 from tests.support.storm import Storm
 from tests.test_golden import CASES, DECISIONS, EVERY

@@ -184,7 +184,12 @@ class AdapterContract:
 
     def test_another_thread_may_publish(self, make_node: MakeNode) -> None:
         one, other = make_node("t"), make_node()
-        thread = threading.Thread(target=lambda: [other.publish("t", data) for data in numbers(1000)])
+
+        def speak() -> None:
+            for data in numbers(1000):
+                other.publish("t", data)
+
+        thread = threading.Thread(target=speak)
         thread.start()
         assert one.hear_all(1000) == numbers(1000)
         thread.join()
@@ -225,7 +230,7 @@ class AdapterContract:
             one.adapter.subscribe(f"room:{number % topics}")
             other.publish(f"room:{number % topics}", b"%d" % number)
 
-        run_all(*(lambda number=number: subscribe(number) for number in range(500)))  # type: ignore[misc]
+        run_all(*(lambda number=number: subscribe(number) for number in range(500)))
         assert sorted(one.hear_all(500)) == sorted(numbers(500))
 
     # Coming and going
