@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -493,13 +494,44 @@ def test_a_worker_that_ends_meanwhile(directory: Path, make_worker: MakeWorker, 
     ending.stop()
 
 
-def test_a_worker_that_takes_nothing(directory: Path, make_worker: MakeWorker) -> None:
+def test_a_worker_that_takes_nothing_is_waited_for_once(directory: Path, make_worker: MakeWorker) -> None:
     node = make_worker("node", "t")
-    publisher = WorkersPublisher(directory, timeout=0.1)
-    stuck = listen(directory, "stuck")
-    for _ in range(2):
-        with pytest.raises(NotPublished, match=r"worker stuck has not taken it within 0\.1 s"):
+    publisher = WorkersPublisher(directory, timeout=0.5)
+    stuck = [listen(directory, name) for name in ("stuck", "too")]
+
+    def speak(data: bytes) -> float:
+        began = time.monotonic()
+        with pytest.raises(NotPublished, match=r"worker stuck, too takes nothing.* 1 others have it"):
+            publisher.publish("t", data)
+        return time.monotonic() - began
+
+    assert 0.5 <= in_thread(speak, LARGE) < 1
+    assert sum(in_thread(speak, b"%d" % number) for number in range(20)) < 0.5
+    assert node.hear_all(21) == [LARGE, *(b"%d" % number for number in range(20))]
+    for listener in stuck:
+        listener.close()
+    in_thread(publisher.publish, "t", b"they have ended")
+    assert node.hear() == ("t", b"they have ended")
+    publisher.close()
+
+
+def test_a_stopped_worker_that_goes_on_is_published_to_again(boss: Boss) -> None:
+    (stopped,) = boss.hire("stopped")
+    stopped.do("subscribe", "t")
+    publisher = WorkersPublisher(boss.directory, timeout=0.2)
+
+    def takes() -> bool:
+        with suppress(NotPublished):
+            in_thread(publisher.publish, "t", b"taken")
+            return True
+        return False
+
+    stopped.process.send_signal(signal.SIGSTOP)
+    for _ in range(3):
+        with pytest.raises(NotPublished, match="worker stopped takes nothing"):
             in_thread(publisher.publish, "t", LARGE)
-        assert node.hear() == ("t", LARGE)
-    stuck.close()
+    stopped.process.send_signal(signal.SIGCONT)
+    assert wait_until(takes, lambda: None)
+    # The first was under way when it stopped; the others were told to have gone without.
+    assert [len(text) for text in stopped.await_heard(2)] == [len(LARGE.decode("latin-1").rstrip()), len("taken")]
     publisher.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -11,11 +12,14 @@ import gevent
 from flask import Flask, abort, request
 from gevent.queue import Queue
 
-from ..exceptions import NotPublished, Refused
+from ..exceptions import NotPublished, PhoenixError, Refused
 from ..extension import State
 from ..protocol.messages import JOIN, LEAVE, REPLY, Frame, Message, Reply
-from ..pubsub.adapter import Adapter, Publisher
+from ..pubsub.adapter import RUNS_ALREADY, WRONG_THREAD, Adapter, Publisher
+from ..pubsub.hub import thread_id
 from ..runtime.connection import Carrier
+
+log = logging.getLogger("flask_phoenix.pubsub")
 
 #: Seconds that something expected may take.
 TIMEOUT = 2.0
@@ -191,7 +195,13 @@ class MemoryAdapter(Adapter):
         self._topics: set[str] = set()
 
     def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
-        """Join the network."""
+        """Join the network.
+
+        :raises PhoenixError: it is of the network already.
+        """
+        if self in self._network:
+            raise PhoenixError(RUNS_ALREADY)
+        self._thread = thread_id()
         self.node = node
         self._receive = receive
         self._gone = gone
@@ -202,15 +212,24 @@ class MemoryAdapter(Adapter):
         """Leave the network; the others hear of it."""
         if self in self._network:
             self._network.remove(self)
+            self._topics.clear()
             for other in self._network:
-                other._loop.run_callback(other._gone, self.node)
+                other._loop.run_callback_threadsafe(other._tell, other._gone, self.node)
 
     def subscribe(self, topic: str) -> None:
-        """Ask for a topic."""
+        """Ask for a topic.
+
+        :raises PhoenixError: it is called in another thread than :meth:`start`.
+        """
+        self._check_thread()
         self._topics.add(topic)
 
     def unsubscribe(self, topic: str) -> None:
-        """Ask for a topic no more."""
+        """Ask for a topic no more.
+
+        :raises PhoenixError: it is called in another thread than :meth:`start`.
+        """
+        self._check_thread()
         self._topics.discard(topic)
 
     def publish(self, topic: str, data: bytes) -> None:
@@ -230,7 +249,17 @@ class MemoryAdapter(Adapter):
 
     def _hear(self, topic: str, data: bytes) -> None:
         if topic in self._topics and self in self._network:
-            self._receive(topic, data)
+            self._tell(self._receive, topic, data)
+
+    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+        try:
+            function(*args)
+        except Exception:
+            log.exception("%s, told of %r, failed", function, args)
+
+    def _check_thread(self) -> None:
+        if self in self._network and thread_id() != self._thread:
+            raise PhoenixError(WRONG_THREAD)
 
 
 class MemoryPublisher(Publisher):

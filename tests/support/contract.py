@@ -12,9 +12,10 @@ import gevent
 import pytest
 from gevent.queue import Empty, Queue
 
-from flask_phoenix.exceptions import NotPublished
+from flask_phoenix.exceptions import NotPublished, PhoenixError
 from flask_phoenix.pubsub.adapter import Adapter
 from tests.processes import DEADLINE
+from tests.roads import in_thread
 
 #: Topics may be anything that a client can write.
 TOPICS = ["room:1", "", "two words", "line\nbreak\r\n", "nul\0", "caf\u00e9 \U0001f600", "a*?[b-c]^\\{d}", "x" * 10_000]
@@ -211,6 +212,15 @@ class AdapterContract:
         finally:
             failing.stop()
 
+    def test_it_is_asked_in_the_thread_that_started_it(self, make_node: MakeNode) -> None:
+        one, other = make_node("t"), make_node()
+        for call in (lambda: one.adapter.subscribe("u"), lambda: one.adapter.unsubscribe("t")):
+            with pytest.raises(PhoenixError, match="in the thread that has started it"):
+                in_thread(call)
+        with pytest.raises(PhoenixError, match="runs already"):
+            one.start()
+        assert one.heard("t", by=other) == []
+
     # Subscriptions are confirmed
 
     def test_what_follows_a_subscription_is_heard(self, make_node: MakeNode) -> None:
@@ -232,6 +242,19 @@ class AdapterContract:
 
         run_all(*(lambda number=number: subscribe(number) for number in range(500)))
         assert sorted(one.hear_all(500)) == sorted(numbers(500))
+
+    def test_a_topic_that_is_let_go_of_while_another_asks_for_it(self, make_node: MakeNode) -> None:
+        one, other = make_node(), make_node()
+        for number in range(20):
+            asking = gevent.spawn(one.adapter.subscribe, f"room:{number}")
+            for _ in range(number % 5):
+                gevent.sleep(0)
+            under_way = not asking.ready()
+            one.adapter.unsubscribe(f"room:{number}")
+            asking.get(timeout=DEADLINE)
+            if under_way:
+                other.publish(f"room:{number}", b"heard")
+                assert one.hear() == (f"room:{number}", b"heard")
 
     # Coming and going
 
