@@ -37,7 +37,6 @@ GRACE = processes.DEADLINE / 5
 #: Tests of values start nothing; to look through all objects around each of their many cases would take minutes.
 VALUES_ONLY = {
     "test_exceptions",
-    
     "test_json",
     "test_serializers",
     "test_origin",
