@@ -22,8 +22,8 @@ from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from flask_phoenix.socket import RawSocket, Socket
 from tests.network import Network, Wireless
 from tests.processes import DEADLINE
-from tests.roads import V1, V2, Road, in_thread, turn
-from tests.slow import SlowAdapter
+from tests.support.clients import V1, V2, Road, in_thread, turn
+from tests.support.slow import SlowAdapter
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The far end of a WebSocket, for tests: frames, well-formed or not, over a gevent socket."""
+"""The client's end of a WebSocket: frames, well-formed or not, over a gevent socket."""
 
 from __future__ import annotations
 
@@ -117,9 +117,9 @@ class Wire:
 
 
 class Entry:
-    """A WebSocket into an app, through all of its WSGI stack, in a greenlet as a server would have it.
+    """A WebSocket into an app through its WSGI stack, in a greenlet, as a server would have it.
 
-    :param foreign: stand behind gevent-websocket, which has said 101 before.
+    :param foreign: as under gevent-websocket, which has said 101 before.
     """
 
     def __init__(
@@ -127,9 +127,9 @@ class Entry:
     ) -> None:
         self._sock, theirs = socket.socketpair()
         self.wire = Wire(theirs)
-        # Kept, as the other server keeps it: it says goodbye when it is forgotten.
+        # Kept, as the other server keeps it: it writes a close frame when it is forgotten.
         self._websocket = open_foreign(self._sock)
-        #: The head of the answer, and what was written behind it at once.
+        #: The head of the answer, and what was written after it at once.
         self.status, self.headers, self.written = "", dict[str, str](), list[bytes]()
         environ = EnvironBuilder(url, headers=Headers({**UPGRADE, **(headers or {})})).get_environ()
         environ["wsgi.websocket" if foreign else SOCKET] = self._websocket if foreign else self._sock
@@ -173,7 +173,7 @@ def write(
 
 
 def open_foreign(sock: Any) -> Any:
-    """Return what gevent-websocket puts into the environ behind its own 101."""
+    """Return what gevent-websocket puts into the environ after its own 101."""
     handler = SimpleNamespace(socket=sock, rfile=SimpleNamespace(read=None), logger=logging.getLogger("foreign"))
     return WebSocket({}, Stream(handler), handler)
 

@@ -1,4 +1,4 @@
-"""A way to other nodes that takes its time: a topic is had when a test says so."""
+"""An adapter whose subscriptions are confirmed when a test says so."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 from gevent.event import AsyncResult
 
 from flask_phoenix.pubsub.adapter import Adapter
-from tests.roads import turn
+from tests.support.clients import turn
 
 
 class SlowAdapter(Adapter):
-    """Lets those who subscribe wait until the test confirms; without other nodes, nothing is ever heard.
+    """Lets those who subscribe wait until the test confirms; there are no other nodes.
 
-    :param quick: topics that are had at once.
+    :param quick: topics that are confirmed at once.
     """
 
     def __init__(self, *quick: str) -> None:
