@@ -17,7 +17,7 @@ from flask_phoenix.pubsub.adapter import Adapter
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.tracker.server import Presences, TrackerServer
 from tests.processes import DEADLINE, wait_until
-from tests.support.clients import MemoryClient, serve, turn
+from tests.roads import Tab, serve, turn
 
 #: Longer than any test: who goes before that went for another reason than silence.
 LONG = 100 * DEADLINE
@@ -221,7 +221,7 @@ class Member:
         self.follower = Follower()
         self._refs = count(1)
         socket = serve(type(kind.__name__, (kind,), {"presence": node.online}), "*", {"member": self})
-        self.tab = MemoryClient(node.engine, socket, **options)
+        self.tab = Tab(node.engine, socket, **options)
         self.rejoin()
 
     @property
@@ -293,7 +293,7 @@ class Node:
     def stop(self) -> None:
         """End, behind all clients."""
         for member in self.members:
-            member.tab.hang_up()
+            member.tab.leave()
         settle()
         self.engine.stop()
 

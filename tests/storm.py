@@ -19,7 +19,7 @@ from gevent.event import Event
 
 from tests.fleet import WORKER
 from tests.processes import DEADLINE, HOST
-from tests.support.wire import UPGRADE, Wire
+from tests.wire import UPGRADE, Wire
 
 #: Rounds over all topics that each speaker goes on for, when all clients have joined.
 AFTER = 3

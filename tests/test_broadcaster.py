@@ -20,7 +20,7 @@ from flask_phoenix.protocol.json import Json
 from flask_phoenix.testing import Client, Joined
 from tests.processes import DEADLINE, ROOT, wait_until
 from tests.redis_server import RedisServer
-from tests.support.clients import in_thread, turn
+from tests.roads import in_thread, turn
 
 SETTING = "PHOENIX_PUBSUB_URL"
 

@@ -12,9 +12,11 @@ from flask import current_app, g, has_app_context
 from gevent.event import Event
 
 from flask_phoenix import Broadcast, Channel, InvalidPayload, NotJoined, PhoenixError, Refused, Reply, intercept, on
+from flask_phoenix.pubsub.local import Subscriber
 from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from tests.processes import DEADLINE
-from tests.support.clients import CRASHED, JOIN_CRASHED, JOINED, KINDS, UNMATCHED, Room, Site, acting, in_thread, turn
+from tests.support.clients import CRASHED, JOIN_CRASHED, JOINED, KINDS, UNMATCHED, Room, Site, acting
+from tests.support.loop import in_thread, turn
 
 FAILURES = [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout]
 
@@ -321,9 +323,12 @@ def test_payload_that_cannot_be_raises_where_it_is_said(site: Site, payload: Any
 
 def test_bytes_are_payloads_too() -> None:
     site = Site(KINDS[1])
-    site.serve(acting(lambda channel: channel.broadcast("blob", b"\x02") or b"\x03"), "room:*")
-    client = site.connect()
-    client.join()
+
+    def answer(channel: Room) -> Any:
+        channel.broadcast("blob", b"\x02")
+        return b"\x03"
+
+    client = site.enter(acting(answer))
     client.write(b"\x00\x01\x01\x06\x04" + b"12room:1echo" + b"\xff")
     client.say("1", "3", "room:1", "do")
     client.hears(b"\x01\x01\x01\x06\x02" + b"12room:1ok" + b"\xff", b"\x02\x06\x04room:1blob\x02")
@@ -444,13 +449,18 @@ def test_terminate_that_fails(site: Site, failure: type[BaseException], caplog: 
 # Stops
 
 
-STOPS = [("normal", True), ("shutdown", True), (("shutdown",), True), (("shutdown", "moved"), True), ((), False)]
-STOPS += [(reason, False) for reason in ("boom", ("other", 1), RuntimeError("broken"), None, 7)]
+GRACEFUL: list[Any] = ["normal", "shutdown", ("shutdown",), ("shutdown", "moved")]
+OTHER: list[Any] = ["boom", ("other", 1), RuntimeError("broken"), None, 7, ()]
 
 
-@pytest.mark.parametrize(("reason", "graceful"), STOPS)
-def test_stop(site: Site, reason: Any, graceful: bool, caplog: pytest.LogCaptureFixture) -> None:
-    client = site.enter(acting(lambda channel: channel.stop(reason) or {"resp": "foo"}))
+@pytest.mark.parametrize("reason", GRACEFUL + OTHER, ids=repr)
+def test_stop(site: Site, reason: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def stop(channel: Room) -> Any:
+        channel.stop(reason)
+        return {"resp": "foo"}
+
+    graceful = reason in GRACEFUL
+    client = site.enter(acting(stop))
     client.say("1", "2", "room:1", "do")
     client.say("1", "3", "room:1", "echo")
     end = CLOSED if graceful else ERROR
@@ -853,14 +863,19 @@ def test_what_was_on_its_way_when_the_connection_ended_is_dropped(site: Site) ->
             self.note("never")
 
     channels: list[Room] = []
-    client = site.enter(acting(channels.append, Listening))
+    client, other = site.enter(acting(channels.append, Listening)), site.connect()
+    other.join()
     client.say("1", "2", "room:1", "do")
     client.rest()
-    site.phoenix.broadcast("room:1", "news", {})
     channels[0].send("note")
     client.connection.closed("closed")
+    # Told in the same turn, after the other channel's own interception.
+    ends = Subscriber(lambda _: other.connection.closed("closed"))
+    site.engine.pubsub.subscribe("room:1", ends)
+    site.phoenix.broadcast("room:1", "news", {})
     turn()
-    assert site.notes() == ["closed"]
+    site.engine.pubsub.unsubscribe("room:1", ends)
+    assert site.notes() == ["closed", "closed"]
 
 
 # What is held until the end

@@ -25,8 +25,8 @@ from flask_phoenix.cli import failing, make_server, phoenix, run, tls_options
 from flask_phoenix.server.gevent import Server
 from flask_phoenix.testing import Client
 from tests.processes import DEADLINE, HOST, ROOT, Servers
-from tests.support.clients import in_thread
-from tests.support.wire import certify
+from tests.roads import in_thread
+from tests.wire import certify
 
 PLAIN_APP = """
 from flask import Flask

@@ -17,7 +17,7 @@ from werkzeug.test import TestResponse
 from flask_phoenix import InvalidOption, Phoenix, RawSocket, Refused, Socket
 from flask_phoenix.protocol.serializers import V2Serializer
 from flask_phoenix.testing import Client
-from tests.support.wire import ACCEPT, UPGRADE, Entry, Wire, open_foreign
+from tests.wire import ACCEPT, UPGRADE, Entry, Wire, open_foreign
 
 URL = "/socket/websocket?vsn=2.0.0"
 

@@ -26,8 +26,8 @@ from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.runtime.engine import Engine, Service
 from tests.contract import Node
 from tests.processes import DEADLINE, ROOT
-from tests.support.clients import V1, V2, RecordingCarrier, in_thread, turn
-from tests.support.slow import SlowAdapter
+from tests.roads import V1, V2, Road, in_thread, turn
+from tests.slow import SlowAdapter
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_a_broadcast_from_another_thread_arrives(engine: Engine) -> None:
 
 def test_a_broadcast_from_another_thread_fails_there(engine: Engine) -> None:
     engine.serve()
-    road = RecordingCarrier()
+    road = Road()
     engine.pubsub.subscribe("t", Subscriber(lambda _: None, road.lane(V2), road.write))
     told = heard(engine, "t")
     with pytest.raises(InvalidPayload):
@@ -116,7 +116,7 @@ def test_a_broadcast_from_another_thread_fails_there(engine: Engine) -> None:
 
 def test_a_broadcast_is_what_it_was_when_it_was_made(engine: Engine) -> None:
     engine.serve()
-    road = RecordingCarrier()
+    road = Road()
     engine.pubsub.subscribe("t", Subscriber(lambda _: None, road.lane(V2), road.write))
 
     def talk() -> None:
@@ -342,7 +342,7 @@ def test_what_cannot_be_delivered_here_is_lost_and_logged(
     joined: Engine, adapter: Recording, data: bytes, why: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     joined.serve()
-    road = RecordingCarrier()
+    road = Road()
     joined.pubsub.subscribe("room:1", Subscriber(lambda broadcast: None, road.lane(V1), road.write))
     adapter.receive("room:1", data)
     adapter.receive("room:1", b"J\x00\x04said{}")
@@ -679,7 +679,7 @@ def test_what_is_lost_of_another_node_costs_nothing_that_follows(
     joined: Engine, adapter: Recording, caplog: pytest.LogCaptureFixture
 ) -> None:
     joined.serve()
-    road = RecordingCarrier()
+    road = Road()
     joined.pubsub.subscribe("room:1", Subscriber(lambda _: None, road.lane(V2), road.write))
     for data in (b"J\x00\x04said[1]", b'J\x00\x04said{"n" : 1}', b"", b"J\x00\x04said\xff"):
         adapter.receive("room:1", data)

@@ -46,8 +46,8 @@ from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.pubsub.unix.meeting import directory_of_server
 from flask_phoenix.testing import Client, MemoryAdapter
 from tests.processes import DEADLINE, ROOT
-from tests.support.clients import in_thread
-from tests.support.wire import Entry
+from tests.roads import in_thread
+from tests.wire import Entry
 
 
 def room(phoenix: Phoenix) -> type[Socket]:

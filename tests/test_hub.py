@@ -13,7 +13,7 @@ from gevent.event import Event
 from flask_phoenix.pubsub.hub import STRIDE, Hub, glued, plan
 from flask_phoenix.pubsub.local import Delivery
 from tests.processes import DEADLINE
-from tests.support.clients import in_thread, turn
+from tests.roads import in_thread, turn
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from greenlet import getcurrent
 
 from flask_phoenix.runtime.inbox import PARKED, Inbox, Runners
 from tests.processes import DEADLINE
-from tests.support.clients import turn
+from tests.roads import turn
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from flask_phoenix.socket import RawSocket, Socket
 from flask_phoenix.transports.longpoll import carrier as longpoll
 from flask_phoenix.transports.longpoll.carrier import ABSENT_WINDOWS, LongPollCarrier
 from tests.processes import DEADLINE
-from tests.support.clients import V1, V2, in_thread, turn
+from tests.roads import V1, V2, in_thread, turn
 
 #: A window that no test waits for, and one that a test may.
 LONG, SHORT = 10 * DEADLINE, DEADLINE / 200

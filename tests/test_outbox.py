@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from flask_phoenix.transports.outbox import Outbox, write_each
 from tests.processes import DEADLINE
-from tests.support.wire import Wire, fill, tls_pair
+from tests.wire import Wire, fill, tls_pair
 
 LIMIT = 1 << 20
 

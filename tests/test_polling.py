@@ -25,8 +25,8 @@ from flask_phoenix.server.gevent import drain
 from flask_phoenix.testing import MemoryAdapter
 from flask_phoenix.transports.longpoll.endpoint import BATCH, BODY_LIMIT
 from tests.processes import DEADLINE
-from tests.support.clients import JOINED, turn
-from tests.support.wire import UPGRADE
+from tests.roads import JOINED, turn
+from tests.wire import UPGRADE
 
 URL = "/socket/longpoll"
 NDJSON = "application/x-ndjson"

@@ -19,7 +19,7 @@ from flask_phoenix.tracker.server import Presences
 from flask_phoenix.tracker.state import Meta
 from tests.network import SHORT, Letter, MakeNode, Member, Network, Node, Room, alike, entry, eventually, refs, settle
 from tests.processes import DEADLINE
-from tests.support.clients import in_thread
+from tests.roads import in_thread
 
 FAILURES = [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout]
 #: What no other client could be told.

@@ -23,7 +23,7 @@ from flask_phoenix.tracker.server import Presences
 from flask_phoenix.tracker.state import Entry, Meta
 from tests.network import MakeNode, Member, Network, Node, Room, entry, eventually, refs, settle
 from tests.processes import DEADLINE
-from tests.support.clients import in_thread
+from tests.roads import in_thread
 
 FAILURES = [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout]
 

@@ -40,7 +40,7 @@ from flask_phoenix.server.gevent import (
 from flask_phoenix.testing import Client
 from tests.network import Network, Node, eventually
 from tests.processes import DEADLINE, HOST, ROOT
-from tests.support.wire import ACCEPT, UPGRADE, Wire, open_foreign, tls_contexts
+from tests.wire import ACCEPT, UPGRADE, Wire, open_foreign, tls_contexts
 
 
 @pytest.fixture

@@ -42,7 +42,7 @@ from flask_phoenix.transports.longpoll.session import (
 )
 from flask_phoenix.transports.options import Options
 from tests.processes import DEADLINE
-from tests.support.clients import V1, V2, turn
+from tests.roads import V1, V2, turn
 
 #: A window that no test waits for, and one that a test may.
 LONG, SHORT = 10 * DEADLINE, DEADLINE / 100

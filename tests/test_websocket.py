@@ -35,7 +35,7 @@ from flask_phoenix.socket import RawSocket, Socket
 from flask_phoenix.transports import websocket
 from flask_phoenix.transports.websocket import Limits, WebSocketCarrier, accept_upgrade, read_message, write_frame
 from tests.processes import DEADLINE
-from tests.support.wire import ACCEPT, UPGRADE, Wire, tls_pair, write
+from tests.wire import ACCEPT, UPGRADE, Wire, tls_pair, write
 
 LIMITS = Limits(timeout=None, max_frame_size=1 << 20, outbox=1 << 20)
 TEXT, BINARY, CLOSE, PING, PONG, CONT = (

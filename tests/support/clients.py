@@ -9,11 +9,10 @@ from itertools import count
 from typing import Any
 from urllib.parse import urlencode
 
-import gevent
 from flask import Flask
 from gevent.queue import Queue
 
-from flask_phoenix import Adapter, Channel, Phoenix, Socket, on
+from flask_phoenix import Adapter, Channel, Phoenix, RawSocket, Socket, on
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.protocol.messages import Frame, Message, Reply
 from flask_phoenix.protocol.serializers import Serializer, V1Serializer, V2Serializer
@@ -21,8 +20,9 @@ from flask_phoenix.protocol.state import Protocol
 from flask_phoenix.runtime.channel_connection import ChannelConnection
 from flask_phoenix.runtime.connection import Carrier
 from flask_phoenix.runtime.engine import Engine
-from tests.processes import DEADLINE
-from tests.support.wire import Entry
+from tests.processes import DEADLINE, wait_until
+from tests.support.loop import turn
+from tests.support.wire import Entry, Wire
 
 V1, V2 = V1Serializer(Json()), V2Serializer(Json())
 
@@ -60,11 +60,11 @@ class Client:
     def hears(self, *messages: Any) -> None:
         """Receive messages, and see that they are these."""
         for message in messages:
-            assert self.hear() == self._written(message)
+            assert self.hear() == self.written(message)
 
     def hears_only(self, *messages: Any) -> None:
         """Receive all that has been sent, and see that it is this."""
-        assert self.rest() == [self._written(message) for message in messages]
+        assert self.rest() == [self.written(message) for message in messages]
 
     def rest(self) -> list[Any]:
         """Let the event loop do what is due, and receive all that has been sent by then."""
@@ -112,7 +112,8 @@ class Client:
         """Go away; the server learns of it at once."""
         raise NotImplementedError
 
-    def _written(self, message: Any) -> Any:
+    def written(self, message: Any) -> Any:
+        """Return what is left of a message in this client's version."""
         return [None, *message[1:]] if self.vsn == "1.0.0" else message
 
     def _read(self, frame: Frame) -> Any:
@@ -166,9 +167,9 @@ class LongPollClient(Client):
         return self._frames.pop(0)
 
     def is_closed(self, code: int) -> None:
+        assert wait_until(lambda: not self.connection.open, turn)
         assert self._frames == []
-        assert self._request("GET")["status"] == 410
-        assert self._request("POST", "[]") == {"status": 410}
+        assert self._request("POST", "[]") == {"status": 410}  # a GET would open another session
 
     def hang_up(self) -> None:
         self.connection.closed("closed")
@@ -241,7 +242,7 @@ class Site:
         self.engine: Engine = self.app.extensions["phoenix"].engine
         #: What channels note.
         self.log: Queue[Any] = Queue()
-        self._clients: list[Client] = []
+        self._hang_ups: list[Callable[[], None]] = []
 
     def serve(self, channel: type[Channel], pattern: str = "room:*", **assigns: Any) -> None:
         """Serve a channel, in place of the one before."""
@@ -251,8 +252,17 @@ class Site:
     def connect(self, *kind: Any, **params: str) -> Client:
         """Connect a client: of the site's kind, or of the transport and the version that are given."""
         transport, vsn = kind or self.kind
-        self._clients.append(transport(self.app, vsn, params))
-        return self._clients[-1]
+        client: Client = transport(self.app, vsn, params)
+        self._hang_ups.append(client.hang_up)
+        return client
+
+    def connect_raw(self, socket: type[RawSocket], **params: str) -> Wire:
+        """Mount a raw socket, unless it is mounted already, and connect a client."""
+        if "/raw/websocket" not in [endpoint.mount.url for endpoint in self.app.extensions["phoenix"].endpoints]:
+            self.phoenix.socket("/raw")(socket)
+        entry = Entry(self.app, f"/raw/websocket?{urlencode(params)}")
+        self._hang_ups.append(entry.close)
+        return entry.wire
 
     def enter(self, channel: type[Channel] = Room, **params: str) -> Client:
         """Serve a channel, and connect a client that joins ``room:1``."""
@@ -275,8 +285,8 @@ class Site:
 
     def close(self) -> None:
         """End everything; the next client finds a site like a new one."""
-        while self._clients:
-            self._clients.pop().hang_up()
+        while self._hang_ups:
+            self._hang_ups.pop()()
         self.engine.stop()
         self.log, self.socket.channels = Queue(), ()
 
@@ -388,14 +398,3 @@ def serve(channel: type[Channel], pattern: str = "room:*", assigns: dict[str, An
 
     One.channel(pattern, assigns)(channel)
     return One
-
-
-def turn(times: int = 5) -> None:
-    """Let the event loop do what is due now."""
-    for _ in range(times):
-        gevent.sleep(0)
-
-
-def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function in another OS thread, and return what it returns; the event loop goes on meanwhile."""
-    return gevent.get_hub().threadpool.apply(function, arguments)
