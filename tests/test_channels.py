@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gevent
@@ -15,7 +16,7 @@ from flask_phoenix import Broadcast, Channel, InvalidPayload, NotJoined, Phoenix
 from flask_phoenix.pubsub.local import Subscriber
 from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from tests.processes import DEADLINE
-from tests.support.clients import CRASHED, JOIN_CRASHED, JOINED, KINDS, UNMATCHED, Room, Site, acting
+from tests.support.clients import CRASHED, JOIN_CRASHED, JOINED, KINDS, UNMATCHED, Client, Room, Site, scripted
 from tests.support.loop import in_thread, turn
 
 FAILURES = [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout]
@@ -46,19 +47,21 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-class Entering(Room):
-    """Joins as a test says."""
-
-    def join(self, payload: Any) -> Any:
-        return self.assigns["enter"](self)
-
-
-def enters(site: Site, function: Callable[[Room], Any], kind: type[Room] = Entering) -> Any:
-    """Connect a client and ask for room:1; a function decides."""
-    site.serve(kind, enter=function)
+def knock(site: Site, **acts: Callable[..., Any]) -> Client:
+    """Serve a scripted room, connect a client, and ask for room:1."""
+    site.serve(scripted(**acts))
     client = site.connect()
     client.say("1", "1", "room:1", "phx_join")
     return client
+
+
+def fail(failure: BaseException | type[BaseException]) -> Callable[..., Any]:
+    """Return a function that raises."""
+
+    def fail(*_: Any) -> Any:
+        raise failure
+
+    return fail
 
 
 # The join
@@ -75,7 +78,7 @@ def enters(site: Site, function: Callable[[Room], Any], kind: type[Room] = Enter
     ],
 )
 def test_reply_to_a_join_is_what_it_returns(site: Site, returned: Any, status: str, response: Any) -> None:
-    client = enters(site, lambda channel: returned)
+    client = knock(site, join=lambda _: returned)
     client.hears_only(["1", "1", "room:1", "phx_reply", {"status": status, "response": response}])
     site.phoenix.broadcast("room:1", "news", {})
     client.hears_only(*([told("news")] if status == "ok" else []))
@@ -113,15 +116,10 @@ def test_join_is_given_what_there_is_to_know(site: Site) -> None:
 
 @pytest.mark.parametrize("refusal", [Refused("mybad"), Refused(reason="mybad")])
 def test_refused_join(site: Site, refusal: Refused, caplog: pytest.LogCaptureFixture) -> None:
-    def refuse(channel: Room) -> None:
-        raise refusal
-
-    client = enters(site, refuse)
+    client = knock(site, join=fail(refusal))
     client.say("1", "2", "room:1", "echo")
     client.hears_only(replied("1", {"reason": "mybad"}, "error"), [None, "2", "room:1", "phx_reply", UNMATCHED])
-    assert site.noted() == "shutdown"
-    assert errors(caplog) == []
-    assert not site.hears("room:1")
+    assert (site.notes(), errors(caplog), site.hears("room:1")) == (["shutdown"], [], False)
 
 
 @pytest.mark.parametrize("failure", FAILURES)
@@ -129,31 +127,20 @@ def test_refused_join(site: Site, refusal: Refused, caplog: pytest.LogCaptureFix
 def test_join_that_crashes(
     site: Site, failure: type[BaseException], where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Crashing(Room):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            if where == "__init__" and self.subtopic == "1":
-                raise failure()
-
-        def join(self, payload: Any) -> None:
-            if where == "join" and self.subtopic == "1":
-                raise failure()
-
-    site.serve(Crashing)
-    client = site.connect()
-    client.say("1", "1", "room:1", "phx_join")
+    client = knock(site, **{where: fail(failure)})
     client.hears_only(["1", "1", "room:1", "phx_reply", JOIN_CRASHED])
-    assert errors(caplog) == ["Crashing crashed in its join on topic 'room:1'"]
+    assert errors(caplog) == ["Scripted crashed in its join on topic 'room:1'"]
     assert failure.__name__ in caplog.text
     assert site.notes() == []
-    client.join("room:2", "3")
+    site.serve(Room)
+    client.join()
 
 
 @pytest.mark.parametrize(
     "returned", [7, "text", [1], ("ok", {}), {"never": float("nan")}, Reply("error", {"x": object()})]
 )
 def test_join_that_returns_what_it_may_not(site: Site, returned: Any, caplog: pytest.LogCaptureFixture) -> None:
-    client = enters(site, lambda channel: returned)
+    client = knock(site, join=lambda _: returned)
     client.hears_only(["1", "1", "room:1", "phx_reply", JOIN_CRASHED])
     expected = isinstance(returned, (dict, Reply))
     assert ("cannot be joined" if expected else f"join returned {returned!r}; expected a dict or bytes") in caplog.text
@@ -171,51 +158,43 @@ VERBS: dict[str, Callable[[Channel], Any]] = {
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_nobody_speaks_before_the_join_is_over(site: Site, verb: str, caplog: pytest.LogCaptureFixture) -> None:
-    client = enters(site, VERBS[verb])
+    client = knock(site, join=VERBS[verb])
     client.hears_only(["1", "1", "room:1", "phx_reply", JOIN_CRASHED])
-    said = f"Entering may not {verb.removesuffix('_from')} before its join is over: do it in after_join(self)"
+    said = f"Scripted may not {verb.removesuffix('_from')} before its join is over: do it in after_join(self)"
     assert f"NotJoined: {said}" in caplog.text
 
 
-@pytest.mark.parametrize("how", ["refused", "crashed", "unwritable"])
-def test_failed_join_leaves_nothing(site: Site, how: str, caplog: pytest.LogCaptureFixture) -> None:
-    class Failing(Entering):
-        def handle_info(self, message: Any) -> None:
-            self.note(message)
-
-        def terminate(self, reason: Any) -> None:
-            self.push("too late", {})
-
-    def fail(channel: Room) -> Any:
+@pytest.mark.parametrize("outcome", [Refused("no"), RuntimeError("broken"), {"thing": object()}])
+def test_failed_join_leaves_nothing(site: Site, outcome: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def join(channel: Room) -> Any:
         channel.subscribe("news")
         channel.send("a note")
         channel.send_after(0, "a timer")
-        if how == "unwritable":
-            return {"thing": object()}
-        raise Refused("no") if how == "refused" else RuntimeError("broken")
+        return outcome if isinstance(outcome, dict) else fail(outcome)()
 
-    client = enters(site, fail, Failing)
+    client = knock(
+        site, join=join, handle_info=Room.note, terminate=lambda channel, reason: channel.push("too late", {})
+    )
     assert client.hear()[4]["status"] == "error"
     site.phoenix.broadcast("news", "e", {})
     client.hears_only()
-    assert (site.notes(), site.hears("news")) == ([], False)
-    assert ("Failing failed to terminate on topic 'room:1'" in errors(caplog)) is (how == "refused")
+    refused = isinstance(outcome, Refused)
+    assert (site.notes(), site.hears("news")) == (["shutdown"] if refused else [], False)
+    assert ("Scripted failed to terminate on topic 'room:1'" in errors(caplog)) is refused
 
 
 def test_what_needs_a_joined_channel_comes_after_the_reply(site: Site) -> None:
-    class Greeting(Room):
-        def join(self, payload: Any) -> None:
-            self.send("a note")
+    def greet(channel: Room) -> None:
+        channel.broadcast("entered", {"user": None})
+        channel.push("welcome", {})
 
-        def after_join(self) -> None:
-            self.broadcast("entered", {"user": None})
-            self.push("welcome", {})
-
-        def handle_info(self, message: Any) -> None:
-            self.push("note", {})
-
-    client = site.enter(Greeting)
-    client.hears(told("entered", {"user": None}), pushed("welcome"), pushed("note"))
+    client = knock(
+        site,
+        join=lambda channel: channel.send("note"),
+        after_join=greet,
+        handle_info=lambda channel, message: channel.push(message, {}),
+    )
+    client.hears(YES, told("entered", {"user": None}), pushed("welcome"), pushed("note"))
 
 
 # Messages
@@ -234,25 +213,11 @@ def test_what_needs_a_joined_channel_comes_after_the_reply(site: Site) -> None:
         (Refused("no", field="body"), "error", {"reason": "no", "field": "body"}),
         (Refused({"code": 4}), "error", {"code": 4}),
         (Refused(), "error", {}),
-        (None, None, None),
     ],
 )
-def test_reply_is_what_a_handler_returns(site: Site, returned: Any, status: str | None, response: Any) -> None:
-    def do(channel: Room) -> Any:
-        if isinstance(returned, Refused):
-            raise returned
-        return returned
-
-    client = site.enter(acting(do))
-    client.say("1", "2", "room:1", "do")
-    client.hears_only(
-        *([replied("2", response, status)] if status and response is not None else []),
-        *(
-            [["1", "2", "room:1", "phx_reply", {"status": status, "response": None}]]
-            if status and response is None
-            else []
-        ),
-    )
+def test_reply_is_what_a_handler_returns(site: Site, returned: Any, status: str, response: Any) -> None:
+    client = site.enter(scripted(do=fail(returned) if isinstance(returned, Refused) else lambda _: returned))
+    assert client.call("do") == {"status": status, "response": response}
     assert client.call("echo") == JOINED
 
 
@@ -276,7 +241,7 @@ def test_what_a_handler_says_comes_before_its_reply(site: Site) -> None:
         channel.broadcast("fourth", {})
         return {}
 
-    client = site.enter(acting(speak))
+    client = site.enter(scripted(do=speak))
     client.say("1", "2", "room:1", "do")
     client.hears_only(pushed("first"), told("second"), pushed("third"), told("fourth"), replied("2"))
 
@@ -289,7 +254,7 @@ def test_broadcasts_reach_all_or_all_others(site: Site) -> None:
 
     heard: list[Broadcast] = []
     end = site.phoenix.subscribe("room:1", heard.append)
-    speaker = site.enter(acting(speak))
+    speaker = site.enter(scripted(do=speak))
     others = [site.connect(*kind) for kind in KINDS]
     for other in others:
         other.join()
@@ -313,7 +278,7 @@ def test_payload_that_cannot_be_raises_where_it_is_said(site: Site, payload: Any
                 verb("e", payload)
         return {}
 
-    client, new = site.enter(acting(speak)), site.connect(KINDS[1][0], "2.0.0")
+    client, new = site.enter(scripted(do=speak)), site.connect(KINDS[1][0], "2.0.0")
     new.join()
     if site.kind[1] == "1.0.0" and not isinstance(payload, dict):
         return  # clients of that version take any JSON in a push
@@ -328,12 +293,12 @@ def test_bytes_are_payloads_too() -> None:
         channel.broadcast("blob", b"\x02")
         return b"\x03"
 
-    client = site.enter(acting(answer))
+    client = site.enter(scripted(do=answer))
     client.write(b"\x00\x01\x01\x06\x04" + b"12room:1echo" + b"\xff")
     client.say("1", "3", "room:1", "do")
     client.hears(b"\x01\x01\x01\x06\x02" + b"12room:1ok" + b"\xff", b"\x02\x06\x04room:1blob\x02")
     client.hears(b"\x01\x01\x01\x06\x02" + b"13room:1ok" + b"\x03")
-    site.serve(Entering, enter=lambda channel: b"\x01\x02")
+    site.serve(scripted(join=lambda _: b"\x01\x02"))
     client.say("4", "5", "room:2", "phx_join")
     client.hears(b"\x01\x01\x01\x06\x02" + b"45room:2ok" + b"\x01\x02")
     site.close()
@@ -344,48 +309,37 @@ def test_bytes_are_payloads_too() -> None:
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_crash(site: Site, failure: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
-    def crash(channel: Room) -> None:
-        raise failure()
-
-    client = site.enter(acting(crash))
+    client = site.enter(scripted(do=fail(failure)))
     client.join("room:2", "2")
     client.say("1", "3", "room:1", "do")
     client.say("1", "4", "room:1", "echo")
     client.hears_only(ERROR, [None, "4", "room:1", "phx_reply", UNMATCHED])
     assert isinstance(site.noted(), failure)
-    assert errors(caplog) == ["Acting crashed on topic 'room:1'"]
+    assert errors(caplog) == ["Scripted crashed on topic 'room:1'"]
     assert failure.__name__ in caplog.text
     assert client.call("echo", topic="room:2", join_ref="2") == JOINED
     client.join("room:1", "5")
 
 
-@pytest.mark.parametrize("where", ["after_join", "handle_info", "handle_out", "reply", "refusal"])
+#: Callbacks that lead to one another.
+CHAIN: dict[str, Callable[..., Any]] = {
+    "after_join": lambda channel: channel.send("note"),
+    "handle_info": lambda channel, message: channel.broadcast("news", {}),
+    "news": lambda channel, payload: None,
+}
+
+
+@pytest.mark.parametrize("where", CHAIN)
 def test_crash_anywhere(site: Site, where: str) -> None:
-    class Crashing(Room):
-        def after_join(self) -> None:
-            self.crash("after_join")
-            self.send("note")
+    client = site.enter(scripted(**{**CHAIN, where: fail(Refused("nobody asked"))}))
+    client.hears_only(ERROR)
+    assert isinstance(site.noted(), Refused)
 
-        def handle_info(self, message: Any) -> None:
-            self.crash("handle_info")
-            self.broadcast("news", {})
 
-        @intercept("news")
-        def handle_out(self, event: str, payload: Any) -> None:
-            self.crash("handle_out")
-
-        def act(self) -> Any:
-            if where == "refusal":
-                raise Refused({"thing": object()})
-            return {"never": float("nan")} if where == "reply" else 7
-
-        def crash(self, name: str) -> None:
-            if name == where:
-                raise Refused("nobody asked")
-
-    client = site.enter(Crashing)
-    if where in ("reply", "refusal"):
-        client.say("1", "2", "room:1", "do")
+@pytest.mark.parametrize("returned", [7, {"never": float("nan")}, Refused({"thing": object()})])
+def test_reply_that_cannot_be_is_a_crash(site: Site, returned: Any) -> None:
+    client = site.enter(scripted(do=fail(returned) if isinstance(returned, Refused) else lambda _: returned))
+    client.say("1", "2", "room:1", "do")
     client.hears_only(ERROR)
     assert isinstance(site.noted(), PhoenixError)
 
@@ -398,11 +352,7 @@ def test_unknown_event_is_a_crash(site: Site, caplog: pytest.LogCaptureFixture) 
 
 
 def test_terminate_comes_before_the_notice_of_a_crash(site: Site) -> None:
-    class Crashing(Room):
-        def terminate(self, reason: Any) -> None:
-            self.push("last words", {})
-
-    client = site.enter(Crashing)
+    client = site.enter(scripted(terminate=lambda channel, reason: channel.push("last words", {})))
     client.say("1", "2", "room:1", "nope")
     client.hears_only(pushed("last words"), ERROR)
 
@@ -411,12 +361,7 @@ def test_terminate_comes_before_the_notice_of_a_crash(site: Site) -> None:
 def test_crashed_channel_that_cleans_up_ends_no_second_time(site: Site, then: str) -> None:
     gate = Event()
 
-    class Cleaning(Room):
-        def terminate(self, reason: Any) -> None:
-            assert gate.wait(DEADLINE)
-            self.note(reason)
-
-    client = site.enter(Cleaning)
+    client = site.enter(scripted(terminate=lambda channel, reason: gate.wait(DEADLINE)))
     client.say("1", "2", "room:1", "nope")
     client.say("1", "3", "room:1", "echo")
     if then == "close":
@@ -436,14 +381,10 @@ def test_crashed_channel_that_cleans_up_ends_no_second_time(site: Site, then: st
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_terminate_that_fails(site: Site, failure: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
-    class Failing(Room):
-        def terminate(self, reason: Any) -> None:
-            raise failure()
-
-    client = site.enter(Failing)
+    client = site.enter(scripted(terminate=fail(failure)))
     client.say("1", "2", "room:1", "phx_leave")
     client.hears_only(replied("2"), CLOSED)
-    assert errors(caplog) == ["Failing failed to terminate on topic 'room:1'"]
+    assert errors(caplog) == ["Scripted failed to terminate on topic 'room:1'"]
 
 
 # Stops
@@ -460,7 +401,7 @@ def test_stop(site: Site, reason: Any, caplog: pytest.LogCaptureFixture) -> None
         return {"resp": "foo"}
 
     graceful = reason in GRACEFUL
-    client = site.enter(acting(stop))
+    client = site.enter(scripted(do=stop))
     client.say("1", "2", "room:1", "do")
     client.say("1", "3", "room:1", "echo")
     end = CLOSED if graceful else ERROR
@@ -471,29 +412,9 @@ def test_stop(site: Site, reason: Any, caplog: pytest.LogCaptureFixture) -> None
     assert not site.hears("room:1")
 
 
-@pytest.mark.parametrize("where", ["join", "after_join", "handle_info", "handle_out"])
+@pytest.mark.parametrize("where", ["join", *CHAIN])
 def test_stop_anywhere(site: Site, where: str) -> None:
-    class Stopping(Room):
-        def join(self, payload: Any) -> None:
-            self.mark("join")
-
-        def after_join(self) -> None:
-            self.mark("after_join")
-            self.send("note")
-
-        def handle_info(self, message: Any) -> None:
-            self.mark("handle_info")
-            self.broadcast("news", {})
-
-        @intercept("news")
-        def handle_out(self, event: str, payload: Any) -> None:
-            self.mark("handle_out")
-
-        def mark(self, name: str) -> None:
-            if name == where:
-                self.stop()
-
-    client = site.enter(Stopping)
+    client = site.enter(scripted(**{**CHAIN, where: lambda channel, *_: channel.stop()}))
     client.hears_only(CLOSED)
     assert site.noted() == "normal"
 
@@ -509,7 +430,7 @@ def test_stop_from_elsewhere_waits_for_the_callback_that_runs(site: Site, place:
         assert gate.wait(DEADLINE)
         return {}
 
-    client = site.enter(acting(wait))
+    client = site.enter(scripted(do=wait))
     client.say("1", "2", "room:1", "do")
     client.say("1", "3", "room:1", "echo")
     assert running.wait(DEADLINE)
@@ -527,13 +448,11 @@ def test_stop_from_elsewhere_waits_for_the_callback_that_runs(site: Site, place:
 
 
 def test_leave(site: Site) -> None:
-    class Leaving(Room):
-        def terminate(self, reason: Any) -> None:
-            self.note(reason)
-            self.push("you left", {})
-            self.broadcast("gone", {})
+    def leave(channel: Room, reason: Any) -> None:
+        channel.push("you left", {})
+        channel.broadcast("gone", {})
 
-    client, other = site.enter(Leaving), site.enter()
+    client, other = site.enter(scripted(terminate=leave)), site.enter()
     client.say("1", "3", "room:1", "phx_leave")
     client.hears_only(replied("3"), CLOSED, pushed("you left"))
     assert site.noted() == "left"
@@ -545,7 +464,7 @@ def test_leave(site: Site) -> None:
 
 def test_leave_waits_for_what_came_before_it(site: Site) -> None:
     gate = Event()
-    client = site.enter(acting(lambda channel: {"waited": gate.wait(DEADLINE)}))
+    client = site.enter(scripted(do=lambda channel: {"waited": gate.wait(DEADLINE)}))
     for ref, event in (("2", "do"), ("3", "echo"), ("4", "phx_leave"), ("5", "phx_leave"), ("6", "echo")):
         client.say("1", ref, "room:1", event)
     client.hears_only()
@@ -569,7 +488,7 @@ def test_leave_without_refs(site: Site) -> None:
 @pytest.mark.parametrize("end", ["", "phx_leave"])
 def test_late_reply(site: Site, end: str) -> None:
     refs: list[Any] = []
-    client = site.enter(acting(lambda channel: refs.append((channel, channel.socket_ref()))))
+    client = site.enter(scripted(do=lambda channel: refs.append((channel, channel.socket_ref()))))
     client.say("1", "2", "room:1", "do")
     client.say("1", "3", "room:1", end or "echo")
     client.hears_only(replied("3"), *([CLOSED] if end else []))
@@ -578,7 +497,7 @@ def test_late_reply(site: Site, end: str) -> None:
     channel.reply(ref, Reply("error", "twice"))
     channel.reply(ref)
     client.hears(replied("2", {"late": True}), replied("2", "twice", "error"), replied("2"))
-    with pytest.raises(PhoenixError, match=r"Acting\.reply returned 'text'"):
+    with pytest.raises(PhoenixError, match=r"Scripted\.reply returned 'text'"):
         channel.reply(ref, "text")
 
 
@@ -591,7 +510,7 @@ def test_late_reply_needs_a_ref(site: Site, ref: Any) -> None:
         channels.append(channel)
         refs.append(channel.socket_ref().ref)
 
-    client = site.enter(acting(remember))
+    client = site.enter(scripted(do=remember))
     client.say("1", ref, "room:1", "do")
     client.hears_only(*([ERROR] if ref is None else []))
     assert refs == [value for value in (ref,) if value is not None]
@@ -607,7 +526,7 @@ def test_handler_that_waits_remembers_its_own_message(site: Site) -> None:
         assert gate.wait(DEADLINE)
         refs.append(channel.socket_ref().ref)
 
-    client = site.enter(acting(wait))
+    client = site.enter(scripted(do=wait))
     client.say("1", "2", "room:1", "do")
     client.say("1", "3", "room:1", "do")
     client.hears_only()
@@ -619,12 +538,9 @@ def test_handler_that_waits_remembers_its_own_message(site: Site) -> None:
 # Messages of its own, and other topics
 
 
-class Noting(Room):
-    """Pushes what it is informed of."""
-
-    def handle_info(self, message: Any) -> None:
-        told = list(message) if isinstance(message, Broadcast) else message
-        self.push("info", {"message": told})
+def push_info(channel: Room, message: Any) -> None:
+    """Push what a channel is informed of."""
+    channel.push("info", {"message": list(message) if isinstance(message, Broadcast) else message})
 
 
 def informed(message: Any) -> list[Any]:
@@ -641,16 +557,16 @@ def test_notes_are_handled_in_order_after_what_runs(site: Site) -> None:
         channel.send_after(0, "never")()
         return {}
 
-    client = site.enter(acting(send, Noting))
+    client = site.enter(scripted(do=send, handle_info=push_info))
     client.say("1", "2", "room:1", "do")
     client.hears(replied("2"), *(informed(number) for number in ("one", "two", "three", "four")))
 
 
 def test_note_that_nobody_handles_is_logged(site: Site, caplog: pytest.LogCaptureFixture) -> None:
-    client = site.enter(acting(lambda channel: channel.send("unhandled")))
+    client = site.enter(scripted(do=lambda channel: channel.send("unhandled")))
     client.say("1", "2", "room:1", "do")
     client.hears_only()
-    assert "Acting has no handle_info(self, message); ignored: 'unhandled'" in caplog.text
+    assert "Scripted has no handle_info(self, message); ignored: 'unhandled'" in caplog.text
     assert client.call("echo") == JOINED
 
 
@@ -661,7 +577,7 @@ def test_timers_end_with_their_channel(site: Site) -> None:
         channels.append(channel)
         channel.send_after(0.001, "never")
 
-    client = site.enter(acting(send, Noting))
+    client = site.enter(scripted(do=send, handle_info=push_info))
     client.say("1", "2", "room:1", "do")
     client.say("1", "3", "room:1", "phx_leave")
     client.hears(replied("3"), CLOSED)
@@ -679,7 +595,7 @@ def test_timers_end_with_their_channel(site: Site) -> None:
     assert (site.notes(), site.hears("news")) == (["left"], False)
 
 
-class Reading(Noting):
+class Reading(scripted(handle_info=push_info)):  # type: ignore[misc]
     """Hears other topics."""
 
     @on("subscribe")
@@ -726,24 +642,17 @@ def test_subscriptions_end_with_the_channel(site: Site, how: str) -> None:
 # Interception
 
 
-class Picky(Room):
-    """Lets broadcasts pass through itself."""
-
-    def act(self) -> Any:
-        self.broadcast("news", {"n": 1})
-        self.broadcast("plain", {})
+def test_intercepted_broadcasts_come_after_the_reply(site: Site) -> None:
+    def speak(channel: Room) -> Any:
+        channel.broadcast("news", {"n": 1})
+        channel.broadcast("plain", {})
         return {}
 
-    @intercept("news")
-    def news(self, payload: Any) -> None:
-        self.push("news", {**payload, "seen": True})
+    class Picky(scripted(do=speak, news=lambda channel, payload: channel.push("news", {**payload, "seen": True}))):  # type: ignore[misc]
+        @intercept("other")
+        def handle_out(self, event: str, payload: Any) -> None:
+            super().handle_out(event, payload)
 
-    @intercept("other")
-    def handle_out(self, event: str, payload: Any) -> None:
-        super().handle_out(event, payload)
-
-
-def test_intercepted_broadcasts_come_after_the_reply(site: Site) -> None:
     client, plain = site.enter(Picky), site.enter()
     client.say("1", "2", "room:1", "do")
     client.hears_only(told("plain"), replied("2"), pushed("news", {"n": 1, "seen": True}))
@@ -756,19 +665,12 @@ def test_intercepted_broadcasts_come_after_the_reply(site: Site) -> None:
 def test_channel_that_is_slower_than_its_broadcasts_crashes(site: Site, way: str) -> None:
     gate, entered = Event(), Event()
 
-    class Slow(Room):
-        def after_join(self) -> None:
-            self.subscribe("subscribed")
+    def wait(channel: Room, _: Any) -> None:
+        entered.set()
+        assert gate.wait(DEADLINE)
 
-        @intercept("news")
-        def news(self, payload: Any) -> None:
-            entered.set()
-            assert gate.wait(DEADLINE)
-
-        def handle_info(self, message: Any) -> None:
-            self.news(message.payload)
-
-    client = site.enter(Slow)
+    subscribe = lambda channel: channel.subscribe("subscribed")  # noqa: E731
+    client = site.enter(scripted(after_join=subscribe, news=wait, handle_info=wait))
     for _ in range(INBOX_LIMIT * 2):
         site.phoenix.broadcast("room:1" if way == "intercepted" else "subscribed", "news", {})
     assert entered.wait(DEADLINE)
@@ -806,7 +708,7 @@ def test_handler_that_runs_may_finish(site: Site, failure: type[BaseException] |
         channel.broadcast("late", {})
         channel.note("finished")
 
-    client = site.enter(acting(wait))
+    client = site.enter(scripted(do=wait))
     client.say("1", "2", "room:1", "do")
     client.say("1", "3", "room:1", "do")
     assert running.wait(DEADLINE)
@@ -822,28 +724,18 @@ def test_handler_that_runs_may_finish(site: Site, failure: type[BaseException] |
 def test_connection_that_ends_during_a_join(site: Site, outcome: str) -> None:
     gate, entered = Event(), Event()
 
-    class Slow(Room):
-        def __init__(self, *arguments: Any) -> None:
-            super().__init__(*arguments)
-            if outcome == "unmade":
-                self.wait()
+    def wait(channel: Room) -> None:
+        entered.set()
+        assert gate.wait(DEADLINE)
+        if outcome != "yes":
+            raise Refused("no") if outcome == "no" else RuntimeError("broken")
 
-        def join(self, payload: Any) -> None:
-            self.subscribe("news")
-            self.wait()
+    def join(channel: Room) -> None:
+        channel.subscribe("news")
+        wait(channel)
 
-        def after_join(self) -> None:
-            self.note("never")
-
-        def wait(self) -> None:
-            entered.set()
-            assert gate.wait(DEADLINE)
-            if outcome != "yes":
-                raise Refused("no") if outcome == "no" else RuntimeError("broken")
-
-    site.serve(Slow)
-    client = site.connect()
-    client.say("1", "1", "room:1", "phx_join")
+    acts = {"__init__": wait} if outcome == "unmade" else {"join": join, "after_join": lambda _: site.log.put("never")}
+    client = knock(site, **acts)
     client.say("1", "2", "room:1", "echo")
     assert entered.wait(DEADLINE)
     client.hang_up()
@@ -854,16 +746,9 @@ def test_connection_that_ends_during_a_join(site: Site, outcome: str) -> None:
 
 
 def test_what_was_on_its_way_when_the_connection_ended_is_dropped(site: Site) -> None:
-    class Listening(Room):
-        def handle_info(self, message: Any) -> None:
-            self.note("never")
-
-        @intercept("news")
-        def news(self, payload: Any) -> None:
-            self.note("never")
-
+    never = lambda channel, _: channel.note("never")  # noqa: E731
     channels: list[Room] = []
-    client, other = site.enter(acting(channels.append, Listening)), site.connect()
+    client, other = site.enter(scripted(do=channels.append, news=never, handle_info=never)), site.connect()
     other.join()
     client.say("1", "2", "room:1", "do")
     client.rest()
@@ -883,17 +768,13 @@ def test_what_was_on_its_way_when_the_connection_ended_is_dropped(site: Site) ->
 
 @pytest.mark.parametrize("end", ["leave", "closed", "crash", "stop", "bad stop", "duplicate join"])
 def test_what_ends_with_a_channel_ends_before_it_cleans_up(site: Site, end: str) -> None:
-    class Ending(Room):
-        def after_join(self) -> None:
-            assert self.runtime.at_end(lambda: self.note("released"))
-
-        def act(self) -> None:
-            self.stop("normal" if end == "stop" else "broken")
-
-        def terminate(self, reason: Any) -> None:
-            self.note(self.runtime.at_end(lambda: self.note("never")))
-
-    client = site.enter(Ending)
+    client = site.enter(
+        scripted(
+            after_join=lambda channel: channel.runtime.at_end(lambda: channel.note("released")),
+            do=lambda channel: channel.stop("normal" if end == "stop" else "broken"),
+            terminate=lambda channel, reason: channel.note(channel.runtime.at_end(lambda: channel.note("never"))),
+        )
+    )
     client.rest()
     if end == "closed":
         client.hang_up()
@@ -901,7 +782,8 @@ def test_what_ends_with_a_channel_ends_before_it_cleans_up(site: Site, end: str)
         client.say("9", "9", "room:1", "phx_join")
     else:
         client.say("1", "3", "room:1", {"leave": "phx_leave", "crash": "unknown"}.get(end, "do"))
-    assert [site.noted(), site.noted()] == ["released", False]
+    noted = [site.noted() for _ in range(3)]
+    assert (noted[0], noted[2]) == ("released", False), "it ended before the author cleaned up"
     turn()
     assert site.notes() == []
 
@@ -913,43 +795,26 @@ def test_what_ends_with_a_channel_ends_before_it_cleans_up(site: Site, end: str)
 def test_each_callback_has_an_app_context_of_its_own(kind: Any) -> None:
     site = Site(kind)
 
-    class Noting(Room):
-        def seen(self, name: str) -> None:
-            assert current_app.name == site.app.name
-            assert "callback" not in g
-            g.callback = name
+    def seen(channel: Room, *_: Any, name: str) -> None:
+        assert current_app.name == site.app.name
+        assert "callback" not in g
+        g.callback = name
+        if name in CHAIN:
+            CHAIN[name](channel, None) if name != "after_join" else CHAIN[name](channel)
 
-        def join(self, payload: Any) -> None:
-            self.seen("join")
-
-        def after_join(self) -> None:
-            self.seen("after_join")
-
-        def act(self) -> Any:
-            self.seen("do")
-            self.send("note")
-            return {}
-
-        def handle_info(self, message: Any) -> None:
-            self.seen("handle_info")
-            self.broadcast("news", {})
-
-        @intercept("news")
-        def news(self, payload: Any) -> None:
-            self.seen("news")
-
-        def terminate(self, reason: Any) -> None:
-            self.seen("terminate")
+    names = ["join", "after_join", "do", "handle_info", "news", "terminate"]
 
     @site.app.teardown_appcontext
     def gone(_: BaseException | None) -> None:
         if "callback" in g:
             site.log.put(g.callback)
 
-    client = site.enter(Noting)
-    client.call("do")
+    client = site.enter(scripted(**{name: partial(seen, name=name) for name in names}))
+    client.say("1", "2", "room:1", "do")
     client.rest()
     client.hang_up()
-    assert [site.noted() for _ in range(6)] == ["join", "after_join", "do", "handle_info", "news", "terminate"]
+    noted = [site.noted() for _ in range(7)]
+    noted.remove("closed")
+    assert sorted(noted) == sorted(names)
     assert not has_app_context()
     site.close()

@@ -33,7 +33,7 @@ from tests.support.clients import (
     RecordingCarrier,
     Room,
     Site,
-    acting,
+    scripted,
     serve,
 )
 from tests.support.loop import in_thread, turn
@@ -55,19 +55,17 @@ def crowd(engine: Engine, topic: str, size: int) -> list[Any]:
 SAID = [[None, "said"], [None, "pushed"]]
 
 
-class Speaker(Room):
-    """Broadcasts and pushes."""
-
-    def act(self) -> Any:
-        self.broadcast("said", {})
-        self.push("pushed", {})
-        return {}
+def speak(channel: Room) -> Any:
+    """Broadcast, push, and answer."""
+    channel.broadcast("said", {})
+    channel.push("pushed", {})
+    return {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_broadcasts_come_before_the_reply_however_many_hear_them(kind: Any) -> None:
     site = Site(kind)
-    client = site.enter(Speaker)
+    client = site.enter(scripted(do=speak))
     heard = crowd(site.engine, "room:1", STRIDE * 3)
     for ref in "23":
         client.say("1", ref, "room:1", "do")
@@ -107,7 +105,7 @@ def test_broadcasts_of_one_speaker_keep_their_order(site: Site) -> None:
 
 
 def test_what_is_sent_in_one_turn_is_one_write(engine: Engine) -> None:
-    client = MemoryClient(engine, serve(Speaker, assigns={"log": Queue()}))
+    client = MemoryClient(engine, serve(Room, assigns={"log": Queue()}))
     client.join()
     turn()
     before = len(client.carrier.writes)
@@ -149,7 +147,7 @@ def test_versions_share_a_topic_but_not_a_lane() -> None:
 
 def test_client_of_version_1_sends_no_join_ref(site: Site) -> None:
     client = site.connect(site.kind[0], "1.0.0")
-    site.serve(Speaker)
+    site.serve(scripted(do=speak))
     for event, ref in (("phx_join", "1"), ("do", "2"), ("unknown", "3")):
         client.say(None, ref, "room:1", event)
     assert [client.hear()[1:] for _ in range(5)] == [
@@ -207,7 +205,8 @@ def test_client_that_is_too_far_ahead_is_read_no_further(engine: Engine, event: 
 
 def test_reader_that_is_killed_while_a_handler_waits(engine: Engine) -> None:
     gate, log = Event(), Queue[Any]()
-    client = MemoryClient(engine, serve(acting(lambda channel: gate.wait(DEADLINE) and None), assigns={"log": log}))
+    room = scripted(do=lambda channel: gate.wait(DEADLINE) and None)
+    client = MemoryClient(engine, serve(room, assigns={"log": log}))
     client.join()
     reader = gevent.spawn(client.say, "1", "2", "room:1", "do", {})
     turn()

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from flask_phoenix import Channel, InvalidOption, Socket, intercept, on
-from tests.support.clients import Room, Site, acting
+from tests.support.clients import Room, Site, scripted
 
 
 class Open(Channel):
@@ -175,7 +175,7 @@ def test_marks_are_gathered_from_every_base_and_the_nearest_wins(site: Site) -> 
 @pytest.mark.parametrize("verb", ["track", "update", "untrack", "presences"])
 def test_channel_without_a_presence_tells_the_remedy(site: Site, verb: str, caplog: pytest.LogCaptureFixture) -> None:
     arguments: dict[str, list[Any]] = {"track": ["ann"], "update": ["ann", {}], "untrack": ["ann"]}
-    client = site.enter(acting(lambda channel: getattr(channel, verb)(*arguments.get(verb, []))))
+    client = site.enter(scripted(do=lambda channel: getattr(channel, verb)(*arguments.get(verb, []))))
     client.say("1", "2", "room:1", "do")
     assert client.hear()[3] == "phx_error"
     assert "InvalidOption: this channel has no presence: make one with" in caplog.text

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from gevent.event import Event
 
-from flask_phoenix import Channel, NotJoined, NotPublished, Refused, on
+from flask_phoenix import NotJoined, NotPublished, Refused, on
 from tests.processes import DEADLINE
-from tests.support.clients import CRASHED, JOIN_CRASHED, JOINED, KINDS, UNMATCHED, Client, Room, Site, acting
+from tests.support.clients import CRASHED, JOIN_CRASHED, JOINED, KINDS, UNMATCHED, Client, Room, Site, scripted
 from tests.support.loop import turn
 from tests.support.slow import SlowAdapter
 
@@ -50,10 +50,10 @@ class Waiting(Room):
 class Gates:
     """A client of such channels."""
 
-    def __init__(self, site: Site, channel: type[Room] = Waiting) -> None:
+    def __init__(self, site: Site) -> None:
         self.site = site
         self.gates: dict[str, Event] = {}
-        site.serve(channel, gates=self.gates)
+        site.serve(Waiting, gates=self.gates)
         self.client = site.connect()
 
     def open(self, name: str) -> None:
@@ -169,11 +169,7 @@ def test_newer_join_wins(gates: Gates, caplog: pytest.LogCaptureFixture) -> None
 
 
 def test_older_channel_that_is_idle_cleans_up_before_the_newer_joins(site: Site) -> None:
-    class Noting(Room):
-        def join(self, payload: Any) -> None:
-            self.note("joins")
-
-    client = site.enter(Noting)
+    client = site.enter(scripted(join=lambda channel: channel.note("joins")))
     client.say("2", "2", "room:1", "phx_join")
     assert len(client.rest()) == 2
     assert site.notes() == ["joins", "duplicate_join", "joins"]
@@ -290,25 +286,19 @@ def test_frame_that_is_no_message(frame: str | bytes, caplog: pytest.LogCaptureF
 # A topic that other nodes have to know first
 
 
-class Diary(Room):
-    """Notes what becomes of it, and says something as soon as it may."""
-
-    def after_join(self) -> None:
-        self.note("after_join")
-        self.push("hello", {})
-
-    def act(self) -> Any:
-        self.note("do")
-        return {}
+def greet(channel: Room) -> None:
+    """Say something as soon as it may be said."""
+    channel.note("after_join")
+    channel.push("hello", {})
 
 
 HELLO: list[Any] = ["1", None, "room:1", "hello", {}]
 NEWS: list[Any] = [None, None, "room:1", "news", {}]
 
 
-def knock(site: Site, channel: type[Room] = Diary) -> Client:
+def knock(site: Site, **acts: Callable[..., Any]) -> Client:
     """Ask for room:1, and come so far that the other nodes are told."""
-    site.serve(channel)
+    site.serve(scripted(after_join=greet, do=lambda channel: channel.note("do"), **acts))
     client = site.connect()
     client.say("1", "1", "room:1", "phx_join")
     client.hears_only()
@@ -330,17 +320,11 @@ def test_join_is_answered_when_the_other_nodes_know(slow_site: Site, slow: SlowA
 
 
 def test_nobody_speaks_through_a_channel_whose_join_waits(slow_site: Site, slow: SlowAdapter) -> None:
-    channels: list[Channel] = []
-
-    class Shared(Diary):
-        def join(self, payload: Any) -> None:
-            channels.append(self)
-
-    client = knock(slow_site, Shared)
-    speaking: list[Callable[[Channel], Any]] = [lambda one: one.push("e", {}), lambda one: one.broadcast("e", {})]
-    for speak in speaking:
+    channels: list[Room] = []
+    client = knock(slow_site, join=channels.append)
+    for speak in (channels[0].push, channels[0].broadcast):
         with pytest.raises(NotJoined):
-            speak(channels[0])
+            speak("e", {})
     slow.confirm()
     client.hears_only(reply("1"), HELLO)
 
@@ -400,13 +384,8 @@ def test_joins_that_replace_each_other_while_they_wait(slow_site: Site, slow: Sl
 
 @pytest.mark.parametrize("reason", ["shutdown", "broken"])
 def test_stop_while_a_join_waits(slow_site: Site, slow: SlowAdapter, reason: str) -> None:
-    channels: list[Channel] = []
-
-    class Shared(Diary):
-        def join(self, payload: Any) -> None:
-            channels.append(self)
-
-    client = knock(slow_site, Shared)
+    channels: list[Room] = []
+    client = knock(slow_site, join=channels.append)
     channels[0].stop(reason)
     client.hears_only()
     slow.confirm()
@@ -437,15 +416,9 @@ def test_topic_that_cannot_be_had_crashes_the_join(
 def test_channel_waits_for_other_topics_too(slow_site: Site, slow: SlowAdapter, where: str, leaves: bool) -> None:
     slow.quick = ("room:1",)
 
-    class Reading(Room):
-        def join(self, payload: Any) -> None:
-            if where == "join":
-                self.subscribe("news")
-
-        def handle_info(self, message: Any) -> None:
-            self.push(message.event, {})
-
-    slow_site.serve(acting(lambda channel: channel.subscribe("news"), Reading))
+    read = lambda channel: channel.subscribe("news")  # noqa: E731
+    push = lambda channel, message: channel.push(message.event, {})  # noqa: E731
+    slow_site.serve(scripted(**{"join" if where == "join" else "do": read}, handle_info=push))
     client = slow_site.connect()
     client.say("1", "1", "room:1", "phx_join")
     if where == "handler":

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 from flask import Flask
 from gevent.queue import Queue
 
-from flask_phoenix import Adapter, Channel, Phoenix, RawSocket, Socket, on
+from flask_phoenix import Adapter, Channel, Phoenix, RawSocket, Socket, intercept, on
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.protocol.messages import Frame, Message, Reply
 from flask_phoenix.protocol.serializers import Serializer, V1Serializer, V2Serializer
@@ -199,13 +199,6 @@ class Room(Channel):
     def echo(self, payload: Any) -> Any:
         return Reply("ok", payload)
 
-    @on("do")
-    def do(self, payload: Any) -> Any:
-        return self.act()
-
-    def act(self) -> Any:
-        """Do what a test wants done while a message is handled."""
-
     def note(self, value: Any) -> None:
         """Let the test know."""
         self.assigns["log"].put(value)
@@ -214,14 +207,47 @@ class Room(Channel):
         self.note(reason)
 
 
-def acting(function: Callable[[Room], Any], base: type[Room] = Room) -> type[Room]:
-    """Make a room that calls a function when it is told ``do``."""
+def scripted(**acts: Callable[..., Any]) -> type[Room]:
+    """Make a room of functions, each called with the channel and what its callback is given but for payloads.
 
-    class Acting(base):  # type: ignore[misc, valid-type]
-        def act(self) -> Any:
-            return function(self)
+    :param acts: by callback: ``__init__``, ``join``, ``after_join``, ``do`` (an event), ``news`` (an intercepted one),
+        ``handle_info``, ``terminate``.
+    """
 
-    return Acting
+    class Scripted(Room):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            self.act("__init__")
+
+        def act(self, name: str, *arguments: Any) -> Any:
+            return acts[name](self, *arguments) if name in acts else None
+
+        def join(self, payload: Any) -> Any:
+            return self.act("join")
+
+        def after_join(self) -> None:
+            self.act("after_join")
+
+        @on("do")
+        def do(self, payload: Any) -> Any:
+            return self.act("do")
+
+        def terminate(self, reason: Any) -> None:
+            super().terminate(reason)
+            self.act("terminate", reason)
+
+        if "news" in acts:
+
+            @intercept("news")
+            def news(self, payload: Any) -> None:
+                self.act("news", payload)
+
+        if "handle_info" in acts:
+
+            def handle_info(self, message: Any) -> None:
+                self.act("handle_info", message)
+
+    return Scripted
 
 
 class Site:
