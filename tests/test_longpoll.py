@@ -1,4 +1,4 @@
-"""Long polling, over HTTP: sessions and their tokens, polls, posts, refusals, and requests that land on another node."""
+"""Long polling, over HTTP: sessions and their tokens, polls, posts, refusals, and requests that land elsewhere."""
 
 from __future__ import annotations
 
@@ -958,14 +958,14 @@ def test_requests_may_land_anywhere(nodes: list[Browser]) -> None:
     assert here.gone()
 
 
-def test_frames_that_land_elsewhere(site: Site, nodes: list[Browser]) -> None:
-    here, there = nodes
+def test_frames_that_land_elsewhere(nodes: list[Browser]) -> None:
+    _, there = nodes
     assert logical(there.post("AAEC\n[1]", NDJSON), 200) == {"status": 200}
     assert logical(there.post("a"), 200) == {"status": 200}
     assert there.raw() == ["b'\\x00\\x01\\x02'", "[1]", "a"]
 
 
-def test_a_session_elsewhere_that_ends_while_a_poll_waits(make_site: MakeSite, nodes: list[Browser]) -> None:
+def test_a_session_elsewhere_that_ends_while_a_poll_waits(nodes: list[Browser]) -> None:
     _, there = nodes
     poll = there.wait(410)
     assert not poll.ready()
