@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
 import io
 import json
@@ -13,7 +12,7 @@ from typing import Any
 
 import gevent
 import pytest
-from flask import Flask, Response, g, has_app_context, has_request_context, request, session
+from flask import Flask, Response, g, has_app_context, has_request_context, request
 from gevent.event import Event
 from gevent.queue import Queue
 from itsdangerous import TimestampSigner, URLSafeTimedSerializer
@@ -103,10 +102,6 @@ class Site:
             @on("echo")
             def echo(self, payload: Any) -> Reply:
                 return Reply("ok", payload)
-
-            @on("size")
-            def size(self, payload: bytes) -> Any:
-                return {"size": len(payload)}
 
             @on("say")
             def say(self, payload: Any) -> Any:
@@ -474,48 +469,6 @@ def test_auth_token(make_site: MakeSite, token: str | None) -> None:
     assert "auth_token" not in does_not.told[0]
 
 
-def test_connect_info(make_site: MakeSite) -> None:
-    listed = ["peer_data", "x_headers", "trace_context_headers", "user_agent", "uri", {"salt": "x"}]
-    site = make_site(connect_info=listed)
-    Browser(site).open(X_Application="Phoenix", Traceparent="00-1", User_Agent="foo/1.0")
-    (told,) = site.told
-    assert told["peer_data"]["address"] == "127.0.0.1"
-    assert ("x-application", "Phoenix") in told["x_headers"]
-    assert told["trace_context_headers"] == [("traceparent", "00-1")]
-    assert told["user_agent"] == "foo/1.0"
-    assert told["uri"] == {"scheme": "http", "host": "localhost", "port": 80, "path": URL, "query": "vsn=2.0.0"}
-    assert told["salt"] == "x"
-
-
-def test_session_of_the_app(make_site: MakeSite) -> None:
-    site = make_site(connect_info=["session"], check_csrf=False)
-
-    @site.app.get("/login")
-    def login() -> str:
-        session["user"] = "ann"
-        return ""
-
-    browser = Browser(site).open()
-    browser.http.get("/login")
-    browser.open()
-    assert [each["session"] for each in site.told] == [None, {"user": "ann"}]
-
-
-def test_path_variables(site: Site) -> None:
-    told: list[dict[str, Any]] = []
-
-    @site.phoenix.socket("/shop/<shop_id>", longpoll={"path": "/at/<int:counter>"})
-    class Visitor(Socket):
-        def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
-            told.append(params)
-
-    browser = Browser(site, url="/shop/7/at/3").open()
-    browser.send([None, "1", "phoenix", "heartbeat", {}])
-    assert refs(browser.poll()) == ["1"]
-    assert told == [{"vsn": "2.0.0", "shop_id": "7", "counter": "3"}]
-    assert browser.http.get("/shop/7/longpoll").status_code == 404
-
-
 # Polls
 
 
@@ -731,27 +684,11 @@ def test_ends_of_lines(browser: Browser, text: str) -> None:
         assert logical(browser.post(nothing, NDJSON), 200) == {"status": 200}
 
 
-def test_other_line_ends_are_part_of_a_line(browser: Browser) -> None:
-    text = json.dumps(["1", "2", "room:1", "echo", {"a": "x\u2028y\u0085z"}], ensure_ascii=False)
-    browser.join().post(text, NDJSON)
-    assert browser.poll()[0][4]["response"] == {"a": "x\u2028y\u0085z"}
-
-
-def test_binary_lines_between_text(browser: Browser) -> None:
-    push = base64.b64encode(b"\x00\x01\x01\x06\x0413room:1size\x01\x02\x03").decode()
-    echo = json.dumps(["1", "2", "room:1", "echo", {}]), json.dumps(["1", "4", "room:1", "echo", {}])
-    assert logical(browser.join().post(f"{echo[0]}\n{push}\n{echo[1]}", NDJSON), 200) == {"status": 200}
-    assert [[ref, payload["response"]] for _, ref, _, _, payload in browser.poll()] == [
-        ["2", {}],
-        ["3", {"size": 3}],
-        ["4", {}],
-    ]
-
-
 @pytest.mark.parametrize(
     ("body", "kind", "frames"),
     [
         ("[ping\nAAEC\n/+8=\n{}", NDJSON, ["[ping", b"\x00\x01\x02", b"\xff\xef", "{}"]),
+        ("[x\u2028y\u0085z", NDJSON, ["[x\u2028y\u0085z"]),
         ("AAEC", None, ["AAEC"]),
         ("", None, [""]),
         ("\tx\n[", "text/plain", ["\tx\n["]),
@@ -852,7 +789,7 @@ def test_a_time_limit_of_somebody_else_is_not_ours(behind: tuple[Site, Browser, 
     site.release.set()
 
 
-CHUNKED = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
+CHUNKED: dict[str, Any] = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
 
 
 class Endless(io.RawIOBase):

@@ -127,12 +127,17 @@ def dialling(server: WSGIServer) -> Iterator[Dial]:
     with ExitStack() as stack:
 
         def dial(path: str, headers: dict[str, str] | None = None) -> Wire:
-            sock = stack.enter_context(socket.create_connection((HOST, server.server_port), DEADLINE))
+            sock = stack.enter_context(connect(server))
             sock.sendall(get(path, headers or {}))
             return Wire(sock)
 
         yield dial
     server.stop(timeout=DEADLINE)
+
+
+def connect(server: WSGIServer) -> socket.socket:
+    assert server.server_port is not None
+    return socket.create_connection((HOST, server.server_port), DEADLINE)
 
 
 def get(path: str, headers: dict[str, str]) -> bytes:
@@ -225,7 +230,7 @@ def test_a_client_that_vanishes_is_forgotten(dial: Dial, site: Site) -> None:
 def test_it_carries_frames_over_tls(site: Site, tmp_path: Path) -> None:
     here, there = tls_contexts(tmp_path)
     server = site.serve(ssl_context=here)
-    with socket.create_connection((HOST, server.server_port), DEADLINE) as sock:
+    with connect(server) as sock:
         client = Wire(there.wrap_socket(sock))
         client.sock.sendall(get(URL, UPGRADE))
         join(client)
@@ -248,7 +253,7 @@ def test_it_serves_until_it_is_told_to_stop(site: Site, signals: None) -> None:
     server = Server((HOST, 0), site.app, site.engine, site.app.extensions["phoenix"].upgrades, log=None)
     serving = gevent.spawn(server.serve_until_stopped)
     gevent.idle()
-    with socket.create_connection((HOST, server.server_port), DEADLINE) as sock:
+    with connect(server) as sock:
         sock.sendall(get(URL, UPGRADE))
         client = join(Wire(sock))
         os.kill(os.getpid(), signal.SIGTERM)
