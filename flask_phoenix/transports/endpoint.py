@@ -15,7 +15,8 @@ from ..protocol.state import Protocol
 from ..runtime.channel_connection import ChannelConnection
 from ..runtime.connection import Carrier, Connection, RawConnection
 from ..runtime.engine import Engine
-from ..server.gevent import UpgradeResponse, close_refused, inspect_server, take_socket
+from ..server.inspection import inspect_server
+from ..server.upgrade import UpgradeResponse, close_refused, take_socket
 from ..socket import RawSocket, Socket
 from .handshake import Admission, admit, check_origin, choose_protocol, http_error, offered_protocols
 from .options import Mount
