@@ -20,7 +20,7 @@ from werkzeug.test import TestResponse
 
 from flask_phoenix import InvalidOption, Phoenix, RawSocket, Refused, Socket
 from flask_phoenix.protocol.serializers import V2Serializer
-from flask_phoenix.server.gevent import SOCKET
+from flask_phoenix.server.upgrade import SOCKET
 from flask_phoenix.testing import Client
 from flask_phoenix.transports.handshake import QUERY_LIMIT, parse_query
 from flask_phoenix.transports.options import INFO_KEYS

@@ -78,6 +78,7 @@ def boom():
     raise RuntimeError("boom")
 """
 
+
 class Served(NamedTuple):
     """A server, and the way in which it serves."""
 
