@@ -24,7 +24,7 @@ from .protocol.messages import DISCONNECT, Broadcast
 from .pubsub.adapter import Adapter, adapter_class
 from .pubsub.local import Notify, Subscriber
 from .pubsub.unix.adapter import WorkersAdapter
-from .pubsub.unix.meeting import directory_of_server
+from .pubsub.unix.directory import directory_of_server
 from .runtime.engine import FAILURES, Engine
 from .runtime.inbox import Inbox
 from .server.gevent import Server, require_patched
