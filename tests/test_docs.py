@@ -41,7 +41,7 @@ from flask_phoenix.pubsub.unix import adapter as workers
 from flask_phoenix.pubsub.unix import publisher
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.runtime import inbox
-from flask_phoenix.server import gevent as server
+from flask_phoenix.server import drain
 from flask_phoenix.testing import Client, Joined
 from flask_phoenix.tracker import replica as gossip
 from flask_phoenix.tracker import server as roll
@@ -188,7 +188,7 @@ def test_options_are_those_of_a_mount() -> None:
 def test_what_cannot_be_set() -> None:
     said = {name: ast.literal_eval(value) for name, value, *_ in rows("options.md", "what", "value", "unit", "meaning")}
     assert said == {
-        "drain": server.GRACE,
+        "drain": drain.GRACE,
         "close": websocket.CLOSE_TIMEOUT,
         "inbox": inbox.INBOX_LIMIT,
         "query": handshake.QUERY_LIMIT,
@@ -340,7 +340,7 @@ def reasons() -> set[str]:
     """Return the reasons for which the engine ends a channel or a raw socket, as its code gives them."""
     calls = [node for module in MODULES for node in ast.walk(tree(module)) if isinstance(node, ast.Call) and node.args]
     ends = [
-        end for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in ENDING for end in call.args
+        end for call in calls if getattr(call.func, "attr", getattr(call.func, "id", "")) in ENDING for end in call.args
     ]
     return {end.value for end in ends if isinstance(end, ast.Constant) and isinstance(end.value, str)}
 

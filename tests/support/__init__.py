@@ -1,1 +1,1 @@
-"""What tests share."""
+"""What tests of several subjects share."""
