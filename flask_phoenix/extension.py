@@ -57,7 +57,7 @@ class State:
         self._adapter = adapter
         self._url = app.config.get(SETTING) or os.environ.get(SETTING)
         if self._url and self._url != NONE:
-            adapter_class(self._url)  # is there one?
+            adapter_class(self._url).from_url(self._url)  # is there one, and does it take the URL?
         self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), getattr(app.json, "default", None))
         self.engine = Engine(app.app_context, self.json, self._find_adapter)
         self.endpoints: list[Endpoint] = []

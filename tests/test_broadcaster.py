@@ -117,8 +117,16 @@ if "patched" in sys.argv:
 from flask_phoenix import Broadcaster
 
 with Broadcaster(sys.argv[1]) as broadcaster:
-    for number in range(100):
+    for number in range(90):
         broadcaster.broadcast("room:1", "news", {"n": number})
+    for number in range(90, 100):
+        tell = lambda: broadcaster.broadcast("room:1", "news", {"n": number})
+        if "patched" in sys.argv:
+            # In other threads than that of the event loop to which patched sockets belong.
+            import gevent
+            gevent.get_hub().threadpool.apply(tell)
+        else:
+            tell()
     broadcaster.broadcast("room:1", "blob", b"\\xde\\xad")
     broadcaster.disconnect("user:ada")
 if "patched" not in sys.argv:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import gevent
 import pytest
@@ -117,6 +119,12 @@ def test_a_directory_is_made_for_this_user_alone(short_path: Path) -> None:
     node.adapter.stop()
 
 
+@pytest.mark.parametrize("kind", [WorkersAdapter, WorkersPublisher])
+def test_a_url_whose_directory_is_too_long(kind: type[WorkersAdapter | WorkersPublisher]) -> None:
+    with pytest.raises(InvalidOption, match=r"more than 80 bytes.*workers:///run/myapp"):
+        kind.from_url(f"workers:///{80 * 'x'}")
+
+
 def others_may_enter(directory: Path) -> None:
     directory.mkdir()
     directory.chmod(0o701)
@@ -147,11 +155,21 @@ def test_a_directory_that_cannot_be_used(
     if spoil is not None:
         spoil(short_path / name)
     node = Node(WorkersAdapter(short_path / name), "node")
-    with pytest.raises(InvalidOption, match=rf"{complaint}.*workers:///run/myapp"):
-        node.start()
+    for _ in range(2):
+        with pytest.raises(InvalidOption, match=rf"{complaint}.*workers:///run/myapp"):
+            node.start()
     with pytest.raises(NotPublished):
         node.publish("t", b"")
     node.adapter.stop()
+
+
+def test_no_place_for_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._get_default_tempdir", Mock(side_effect=FileNotFoundError("no usable directory")))
+    node = Node(WorkersAdapter(lambda: directory_of_server("app")), "node")
+    with pytest.raises(InvalidOption, match=r"no usable directory.*workers:///run/myapp"):
+        node.start()
 
 
 PRINT = "from flask_phoenix.pubsub.unix.directory import directory_of_server; print(directory_of_server(chr(97)))"
@@ -255,6 +273,38 @@ def test_a_worker_that_cannot_be_connected_to_is_tried_again(directory: Path, ma
         assert not asking.ready()
     asking.get(timeout=DEADLINE)
     assert not (directory / "full.sock").exists()
+
+
+def test_a_worker_goes_on_whatever_comes_on_a_line(
+    directory: Path, make_worker: MakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    node, other = make_worker("node", "t"), make_worker("other")
+    for nonsense in (b"\x05\0\0\0\1\0\0\0\0\xff", encode_frame(HELLO, "no/where") + encode_frame(SYNC, data=b"x")):
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(str(directory / "node.sock"))
+            stranger.sendall(nonsense)
+            stranger.shutdown(socket.SHUT_WR)
+            in_thread(stranger.recv, 1)
+    assert "a line is closed" in caplog.text
+    assert node.heard("t", by=other) == []
+
+
+def test_a_worker_without_descriptors_waits_for_some(
+    directory: Path, make_worker: MakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = make_worker("node", "t")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as stranger:
+        free = os.dup(stranger.fileno())
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            stranger.connect(str(directory / "node.sock"))
+            assert wait_until(lambda: "cannot connect to this one" in caplog.text, lambda: gevent.sleep(0.01))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        stranger.sendall(encode_frame(PUBLISH, "t", b"patience"))
+        assert node.hear() == ("t", b"patience")
 
 
 # Real processes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from ..exceptions import InvalidOption
 #: The entry points in which packages name their adapters (``scheme = package.module:Adapter``), and their publishers. A
 #: scheme needs no publisher of its own: its adapter makes one. With one, who only publishes does not load the adapter.
 ADAPTERS, PUBLISHERS = "flask_phoenix.adapters", "flask_phoenix.publishers"
+
+log = logging.getLogger("flask_phoenix.pubsub")
 
 #: What adapters say where they are called as they cannot be.
 RUNS_ALREADY = "this adapter runs already: make one for each app, and start it once"
@@ -74,6 +77,24 @@ class Adapter:
         :raises NotPublished: it is known at once that it cannot be.
         """
         raise NotImplementedError
+
+    def when_restored(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Call back whenever a link was lost and is there again: what others have published meanwhile is missed.
+
+        :return: a function that ends it.
+        """
+        key = object()
+        calls: dict[object, Callable[[], None]] = self.__dict__.setdefault("_calls_when_restored", {})
+        calls[key] = call
+        return lambda: calls.pop(key, None) and None
+
+    def restored(self) -> None:
+        """Say that a link was lost and is there again: for the adapter to call, in the thread of the event loop."""
+        for call in [*self.__dict__.get("_calls_when_restored", {}).values()]:
+            try:
+                call()
+            except Exception:
+                log.exception("%r failed after a link was restored", call)
 
     @classmethod
     def from_url(cls, url: str) -> Adapter:

@@ -108,7 +108,9 @@ class MemoryAdapter(Adapter):
     def _tell(self, function: Callable[..., None], *args: Any) -> None:
         try:
             function(*args)
-        except Exception:
+        except (gevent.GreenletExit, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
             log.exception("%s, told of %r, failed", function, args)
 
     def _check_thread(self) -> None:

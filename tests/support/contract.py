@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
@@ -197,18 +198,23 @@ class AdapterContract:
 
     def test_a_receiver_that_fails_hears_what_follows(self, make_adapter: MakeAdapter, make_node: MakeNode) -> None:
         heard: Queue[bytes] = Queue()
-        failing, other = make_adapter(), make_node()
+        failing, other, leaving = make_adapter(), make_node(), make_node()
 
         def receive(topic: str, data: bytes) -> None:
             heard.put(data)
+            raise (RuntimeError, CancelledError)[len(data) % 2]("a failure on purpose")
+
+        def gone(node: str) -> None:
             raise RuntimeError("a failure on purpose")
 
-        failing.start("failing", receive, lambda node: None)
+        failing.start("failing", receive, gone)
         try:
             failing.subscribe("t")
-            for data in numbers(3):
+            leaving.adapter.stop()
+            said = [b"a", b"bb", b"c"]
+            for data in said:
                 other.publish("t", data)
-            assert [heard.get(timeout=DEADLINE) for _ in range(3)] == numbers(3)
+            assert [heard.get(timeout=DEADLINE) for _ in said] == said
         finally:
             failing.stop()
 

@@ -96,7 +96,13 @@ class RedisAdapter(Adapter):
         self._refused = False
         self._threads = Threads()
         self._subscriber = RedisSubscriber(
-            self._client, self._threads, self._mark, receive, self._subscribe_timeout, self._check_interval
+            self._client,
+            self._threads,
+            self._mark,
+            receive,
+            self.restored,
+            self._subscribe_timeout,
+            self._check_interval,
         )
         self._subscriber.start()
         self._writer = self._threads.spawn(self._write)

@@ -13,7 +13,14 @@ from urllib.parse import parse_qsl, urlencode
 
 from redis import ConnectionPool, Redis, RedisCluster
 from redis.backoff import EqualJitterBackoff, NoBackoff
-from redis.exceptions import MovedError, NoPermissionError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import (
+    MovedError,
+    NoPermissionError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 from redis.retry import Retry
 
 from ...exceptions import InvalidOption
@@ -30,6 +37,8 @@ FAILURES = (RedisError, RedisClusterException, OSError)
 BACKOFF = EqualJitterBackoff(cap=4, base=0.05)
 #: Seconds of idleness up to which a connection is taken to be alive without a look.
 FRESH = 0.005
+#: Seconds for which a server that has not answered in time is left alone, and how long it has to answer then.
+LATE_REST, LATE_TIMEOUT = 1.0, 0.25
 #: A command that was sent and not answered may have been carried out: redis-py is not to repeat it.
 NO_RETRY = Retry(NoBackoff(), 0)
 #: Seconds in which one line about what Redis refuses is enough.
@@ -109,6 +118,8 @@ class RedisClient:
         """Begin without connections, and with a lock that no thread of a parent holds."""
         self._process, self._lock = os.getpid(), threading.Lock()
         self._busy = set[Any]()
+        #: Until when each server that has not answered in time is left alone.
+        self._late: dict[Any, float] = {}
         #: The connections that nobody uses, and when they were used, by server and by who may share them.
         self._idle: dict[tuple[Any, int], list[tuple[Any, float]]] = defaultdict(list)
 
@@ -138,9 +149,11 @@ class RedisClient:
             return self.client.get_redis_connection(self.client.get_node_from_key(channel)).connection_pool
         return self.client.connection_pool
 
-    def connect(self, pool: Any) -> Any:
+    def connect(self, pool: Any, timeout: float | None = None) -> Any:
         """Return a new connection, made as those of a pool are but not one of them."""
-        options = {**pool.connection_kwargs, "socket_timeout": self._timeout, "retry": NO_RETRY}
+        options = {**pool.connection_kwargs, "socket_timeout": timeout or self._timeout, "retry": NO_RETRY}
+        if timeout is not None:
+            options["socket_connect_timeout"] = timeout
         connection = pool.connection_class(**options)
         connection.connect()
         return connection
@@ -199,7 +212,11 @@ class RedisClient:
         return failed
 
     def exchange(self, pool: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
-        """Send commands in one go; return an answer for each, or the error that stands in its place."""
+        """Send commands in one go; return an answer for each, or the error that stands in its place.
+
+        A server that has not answered in time is waited for no more: until it answers, it is tried once in a while, and
+        has a moment to answer.
+        """
         answers: list[Any] = []
         try:
             connection = self._connection(pool)
@@ -212,8 +229,11 @@ class RedisClient:
                 raise
             finally:
                 self._busy.discard(connection)
-            self._idle[pool, sharing_key()].append((connection, time.monotonic()))
+            self._late.pop(pool, None)
+            self._keep(pool, connection)
         except FAILURES as error:
+            if isinstance(error, TimeoutError) and not isinstance(error, StillLate):
+                self._late[pool] = time.monotonic() + LATE_REST
             answers += [error] * (len(commands) - len(answers))
         return answers
 
@@ -221,15 +241,26 @@ class RedisClient:
         """Return a connection that nobody uses; those that a server has closed are replaced."""
         if self._process != os.getpid():  # what a fork has inherited is its parent's
             self._forget()
+        until = self._late.get(pool)
+        if until is not None and time.monotonic() < until:
+            raise StillLate(f"it has not answered in {self._timeout} s, and is tried again in a moment")
         idle = self._idle[pool, sharing_key()]
         while idle:
             connection, used = idle.pop()
             if time.monotonic() - used < FRESH or not is_stale(connection):
                 break
         else:
-            connection = self.connect(pool)
+            connection = self.connect(pool, None if until is None else min(LATE_TIMEOUT, self._timeout))
         self._busy.add(connection)
         return connection
+
+    def _keep(self, pool: Any, connection: Any) -> None:
+        """Keep a connection for the next who needs one."""
+        self._idle[pool, sharing_key()].append((connection, time.monotonic()))
+
+
+class StillLate(TimeoutError):
+    """A server is not waited for, since it has not answered in time before."""
 
 
 def read_answer(connection: Any) -> Any:

@@ -24,6 +24,8 @@ UNDELIVERED_LIMIT, READ_PAUSE = 10_000, 0.01
 #: Seconds after which a cluster that does not answer is asked again.
 RETRY = 1.0
 
+#: The answer to a ping, where it is a list.
+PONG = b"pong"
 #: Seconds after which a link that is lost is made anew at once.
 STABLE = 1.0
 #: Seconds after which a channel that Redis refused is asked for again.
@@ -52,6 +54,7 @@ class RedisSubscriber:
 
     :param mark: what stands before the messages of this node, which it drops.
     :param receive: called in the thread of the event loop, with the topic and data of what other nodes publish.
+    :param restored: called there when a link was lost and is there again.
     :param subscribe_timeout: seconds that a subscription may take to be confirmed.
     :param check_interval: seconds of silence after which a server is asked for a sign of life.
     """
@@ -62,6 +65,7 @@ class RedisSubscriber:
         threads: Threads,
         mark: bytes,
         receive: Callable[[str, bytes], None],
+        restored: Callable[[], None],
         subscribe_timeout: float,
         check_interval: float,
     ) -> None:
@@ -72,6 +76,7 @@ class RedisSubscriber:
         self._threads = threads
         self._mark = mark
         self._receive = receive
+        self._restored = restored
         self._subscribe_timeout = subscribe_timeout
         self._wanted: dict[bytes, Ask] = {}
         #: Channels that are wanted, or no longer, and are yet to be placed.
@@ -222,7 +227,8 @@ class RedisSubscriber:
         self._threads.call(ask.answered.set)
         if channel in self._refused:
             self._refused.discard(channel)
-            log.warning("Redis lets this node hear %r now", channel.decode("utf-8", "replace"))
+            if not self._refused:
+                log.warning("Redis lets this node hear all that it refused")
 
     def refuse(self, channel: bytes, ask: Ask, error: Exception) -> None:
         """Let those go on who wait for a channel that this node may not hear; it is asked for again, now and then."""
@@ -239,6 +245,10 @@ class RedisSubscriber:
         """Let subscribers wait for a server again: it answers."""
         if self._late:
             self._late.discard(connection)
+
+    def heard_again(self) -> None:
+        """Tell that all that was heard on a lost link is heard again."""
+        self._threads.call(self._restored)
 
     def hear(self, channel: bytes, data: bytes) -> None:
         """Hand on what another node has published."""
@@ -371,15 +381,15 @@ class SubscriberConnection:
                 self._ping()
                 continue
             except (MovedError, NoPermissionError) as error:
-                self._refused(error)
-            else:
-                if isinstance(answer, list):
-                    self._take(*answer)
+                answer = self._refused(error)
             silent = False
             self._subscriber.alive(self)
-            if self.lost:
+            if isinstance(answer, list) and answer[0] != PONG:
+                self._take(*answer)
+            elif self.lost:  # all that was wanted has been answered before
                 self.lost = False
                 log.warning("Redis is back")
+                self._subscriber.heard_again()
         raise ConnectionError("it could not be written to")
 
     def _ping(self) -> None:
@@ -401,12 +411,13 @@ class SubscriberConnection:
             else:  # a server of a cluster gives the channel away
                 self._subscriber.channel_moved(channel, None)
 
-    def _refused(self, error: MovedError | NoPermissionError) -> None:
-        """Take an answer that is no: the channel is elsewhere, or this node may not hear it."""
-        if "'ping'" in str(error):  # which is a sign of life all the same
-            return
+    def _refused(self, error: MovedError | NoPermissionError) -> Any:
+        """Take an answer that is no: the channel is elsewhere, or this node may not hear it; return what is as good."""
+        if "'ping'" in str(error):
+            return [PONG]
         channel, ask = self._unanswered.popleft() if self._unanswered else (b"", None)
         if ask is not None and isinstance(error, MovedError):
             self._subscriber.channel_moved(channel, error)
         elif ask is not None:
             self._subscriber.refuse(channel, ask, error)
+        return [b""]

@@ -261,6 +261,7 @@ class WorkersAdapter(Adapter):
                 if peer.broken:
                     peer.broken = False
                     log.error("the line from worker %s broke; what it published meanwhile is lost", peer.name)
+                    self.restored()
         peer.incoming, peer.broken = None, answered or peer.broken
         return answered
 

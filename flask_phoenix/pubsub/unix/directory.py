@@ -17,18 +17,22 @@ from ...exceptions import InvalidOption
 #: How the names of sockets end, and those of directories begin.
 SUFFIX = ".sock"
 PREFIX = "phoenix"
+#: The system takes about a hundred bytes, and the name of a worker some of them.
+LONGEST = 80
 REMEDY = "name a directory that this user alone may enter, as in workers:///run/myapp"
 
 
 def directory_of_url(url: str) -> Path:
     """Return the directory that a URL such as ``workers:///run/myapp`` names.
 
-    :raises InvalidOption: it names none.
+    :raises InvalidOption: it names none, or one that is too long.
     """
     parts = urlsplit(url)
     path = unquote(parts.path)
     if parts.scheme != "workers" or parts.netloc or parts.query or parts.fragment or not path.startswith("/"):
         raise InvalidOption(f"{url!r} names no directory for the workers of this server; {REMEDY}")
+    if len(os.fsencode(path)) > LONGEST:
+        raise InvalidOption(f"{path} is too long for a Unix socket, at more than {LONGEST} bytes; {REMEDY}")
     return Path(path)
 
 
