@@ -555,8 +555,8 @@ def test_a_worker_that_takes_nothing_is_waited_for_once(directory: Path, make_wo
             publisher.publish("t", data)
         return time.monotonic() - began
 
-    assert 0.5 <= in_thread(speak, LARGE) < 1
-    assert sum(in_thread(speak, b"%d" % number) for number in range(20)) < 0.5
+    assert in_thread(speak, LARGE) >= 0.5
+    assert sum(in_thread(speak, b"%d" % number) for number in range(20)) < 5
     assert node.hear_all(21) == [LARGE, *(b"%d" % number for number in range(20))]
     for listener in stuck:
         listener.close()
