@@ -316,7 +316,7 @@ def test_thirty_clients_that_come_together_wait_for_one_start(engine: Engine, ad
         order.append("served")
 
     clients = [gevent.spawn(come) for _ in range(30)]
-    clients.append(gevent.spawn(engine.broadcast, HELLO))
+    clients.append(gevent.spawn(lambda: engine.broadcast(HELLO)))
     turn()
     assert order == []
     adapter.gates[where].set()
