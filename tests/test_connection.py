@@ -20,10 +20,11 @@ from flask_phoenix.runtime.connection import Carrier, Connection, RawConnection
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from flask_phoenix.socket import RawSocket, Socket
-from tests.network import Network, Wireless
 from tests.processes import DEADLINE
 from tests.roads import V1, V2, Road, in_thread, turn
 from tests.slow import SlowAdapter
+from tests.support.network import Network
+from tests.support.network import NetworkAdapter as Wireless
 
 
 @pytest.fixture

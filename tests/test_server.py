@@ -38,8 +38,9 @@ from flask_phoenix.server.gevent import (
     take_socket,
 )
 from flask_phoenix.testing import Client
-from tests.network import Network, Node, eventually
 from tests.processes import DEADLINE, HOST, ROOT
+from tests.support.network import Network
+from tests.support.presence import Node, eventually
 from tests.wire import ACCEPT, UPGRADE, Wire, open_foreign, tls_contexts
 
 
