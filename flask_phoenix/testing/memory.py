@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -53,9 +54,9 @@ class MemoryAdapter(Adapter):
 
         :raises PhoenixError: it is of the network already.
         """
-        if self in self._network:
+        if self in self._network and self._process == os.getpid():
             raise PhoenixError(RUNS_ALREADY)
-        self._thread = thread_id()
+        self._thread, self._process = thread_id(), os.getpid()
         self.node = node
         self._receive = receive
         self._gone = gone

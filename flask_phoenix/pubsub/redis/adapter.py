@@ -66,7 +66,7 @@ class RedisAdapter(Adapter):
         self._subscribe_timeout = subscribe_timeout
         self._queue_limit = queue_limit
         self._lock = allocate_lock()
-        self._running = False
+        self._running, self._process = False, 0
 
     @classmethod
     def from_url(cls, url: str) -> RedisAdapter:
@@ -86,9 +86,9 @@ class RedisAdapter(Adapter):
 
         :raises PhoenixError: it runs already.
         """
-        if self._running:
+        if self._runs:
             raise PhoenixError(RUNS_ALREADY)
-        self._thread, self._process = thread_id(), os.getpid()
+        self._thread, self._process, self._lock = thread_id(), os.getpid(), allocate_lock()
         self._mark = blake2b(node.encode(), digest_size=MARK_SIZE).digest()
         self._work, self._stopping = threading.Event(), threading.Event()
         self._queue: deque[ChannelMessage] = deque()
@@ -110,10 +110,10 @@ class RedisAdapter(Adapter):
 
     def stop(self) -> None:
         """End; what waits to be published has a moment to leave."""
-        with self._lock:
-            running, self._running = self._running, False
-        if not running:
+        if not self._runs:
             return
+        with self._lock:
+            self._running = False
         self._stopping.set()
         self._threads.set(self._work)
         self._writer.wait(STOP_GRACE)
@@ -129,7 +129,7 @@ class RedisAdapter(Adapter):
 
         :raises PhoenixError: it is called in another thread than :meth:`start`.
         """
-        if self._running:
+        if self._runs:
             self._check_thread()
             self._subscriber.subscribe(topic)
 
@@ -138,7 +138,7 @@ class RedisAdapter(Adapter):
 
         :raises PhoenixError: it is called in another thread than :meth:`start`.
         """
-        if self._running:
+        if self._runs:
             self._check_thread()
             self._subscriber.unsubscribe(topic)
 
@@ -147,7 +147,7 @@ class RedisAdapter(Adapter):
 
         :raises NotPublished: the queue is full, or the adapter does not run.
         """
-        if not self._running or self._process != os.getpid():
+        if not self._runs:
             raise NotPublished(f"the adapter of Redis does not run in process {os.getpid()}; a RedisPublisher may")
         message = self._client.channel(topic), self._mark + data
         size = len(data) + MARK_SIZE + OVERHEAD
@@ -161,6 +161,11 @@ class RedisAdapter(Adapter):
         if full:
             raise NotPublished(f"{self._queue_limit} bytes wait for Redis: publish less, or raise queue_limit")
         self._threads.set(self._work)
+
+    @property
+    def _runs(self) -> bool:
+        """True in the process that has started it, and not in one that was forked from that."""
+        return self._running and self._process == os.getpid()
 
     def _check_thread(self) -> None:
         if thread_id() != self._thread:
