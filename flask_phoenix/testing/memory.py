@@ -48,6 +48,7 @@ class MemoryAdapter(Adapter):
     def __init__(self, network: list[MemoryAdapter]) -> None:
         self._network = network
         self._topics: set[str] = set()
+        self._process = 0
 
     def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
         """Join the network.
@@ -61,7 +62,8 @@ class MemoryAdapter(Adapter):
         self._receive = receive
         self._gone = gone
         self._loop = gevent.get_hub().loop
-        self._network.append(self)
+        if self not in self._network:
+            self._network.append(self)
 
     def stop(self) -> None:
         """Leave the network; the others hear of it."""

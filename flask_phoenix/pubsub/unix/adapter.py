@@ -90,7 +90,7 @@ class WorkersAdapter(Adapter):
         self._thread, self._loop = thread_id(), gevent.get_hub().loop
         self._greenlets = Pool()
         self._listener = listen(self._directory, node)
-        self._running = True
+        self._running, self._forked = True, False
         self._spawn(self._accept)
         os.register_at_fork(after_in_child=_calling(weakref.WeakMethod(self._abandon)))
         for name in nodes_in(self._directory):
@@ -266,9 +266,9 @@ class WorkersAdapter(Adapter):
         return answered
 
     def _accept(self) -> None:
-        """Serve whoever connects, as long as this worker runs."""
+        """Serve whoever connects, to the very end: what was published last waits for those who just come."""
         failing = False
-        while self._running:
+        while not self._forked:
             try:
                 sock, _ = self._listener.accept()
                 failing = False
@@ -346,7 +346,7 @@ class WorkersAdapter(Adapter):
         It would keep the lines open when this worker ends, and take what is meant for it.
         """
         if self._running:
-            self._running = False
+            self._running, self._forked = False, True
             self._peers.clear()
             self._listener._sock.close()
             for line in self._lines:
