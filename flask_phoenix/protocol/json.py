@@ -1,4 +1,4 @@
-"""How values are written: JSON, as strict as Phoenix's, with whatever module does the work."""
+"""JSON, read and written as strictly as Phoenix does, by whatever module does the work."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KEYS, _SCALARS = frozenset({str}), frozenset({str, int, float, bool, type(None)
 
 
 def _suspect(text: str) -> bool:
-    """Whether ujson may read this text more kindly than JSON allows: then the strict reader has to look at it."""
+    """Whether ujson may read this text more kindly than JSON allows: the strict reader has to look at it then."""
     escaped = "\\" in text
     if not text.isprintable() or (escaped and ("\\ud" in text or "\\uD" in text)):  # control characters, surrogates
         return True
@@ -66,7 +66,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class Json:
     """A JSON codec as strict as Phoenix's, whatever module does the work.
 
-    ujson writes plain values and reads ordinary text. What it would treat in a way of its own takes the strict road
+    ujson writes plain values and reads ordinary text. What it would treat in a way of its own goes
     through the standard library: other types (by way of ``default``), keys that are not strings, exponents, surrogates.
 
     :param module: anything with ``dumps`` and ``loads``; what it writes and reads is held to the same rules.

@@ -1,10 +1,10 @@
-"""What is said: messages, replies, broadcasts, and the names that the protocol keeps for itself."""
+"""Messages, replies and broadcasts as values, and the names that the protocol reserves."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-#: What travels: text or binary.
+#: What a transport carries: text, or binary.
 Frame = str | bytes
 
 #: Reserved events (Phoenix ``channel/server.ex`` and its JavaScript client).
@@ -14,11 +14,11 @@ REPLY = "phx_reply"
 ERROR = "phx_error"
 CLOSE = "phx_close"
 
-#: The topic and the event of a client's sign of life.
+#: The topic and the event of a client's heartbeat.
 PHOENIX = "phoenix"
 HEARTBEAT = "heartbeat"
 
-#: So begin the topics on which nodes speak among themselves; no client can join them.
+#: The prefix of the topics on which nodes speak among themselves; no client can join them.
 INTERNAL = "phx:"
 
 #: The event that, broadcast on a socket's id, closes its connections. Never on the wire.
@@ -59,6 +59,6 @@ class Broadcast(NamedTuple):
 
 
 class JsonText(str):
-    """A payload that another node has written as JSON; it goes into frames as it is, and is read by nobody else."""
+    """A payload that is JSON text already, as another node has written it; serializers put it into frames as it is."""
 
     __slots__ = ()

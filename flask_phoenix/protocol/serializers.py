@@ -1,4 +1,4 @@
-"""How it is written: wire versions 1 and 2, text and binary; the choice between them by ``vsn``."""
+"""The versions of the wire format, 1.0.0 and 2.0.0, text and binary, and the choice between them by ``vsn``."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PUSH, REPLIED, BROADCAST = 0, 1, 2
 class Serializer:
     """One version of the wire format, to subclass for another one: name it in the ``serializer`` table of a mount.
 
-    What encodes raises :exc:`InvalidPayload` for what the version cannot carry.
+    The encoding methods raise :exc:`InvalidPayload` for what the version cannot carry.
     """
 
     #: The version it speaks.
     version: str
-    #: A broadcast of another node may be given to :meth:`encode_broadcast` as it came, its payload a ``JsonText``.
-    #: Whoever writes that method takes values, unless it says otherwise.
+    #: Whether :meth:`encode_broadcast` takes a payload that is JSON text already (``JsonText``). A subclass that
+    #: overrides that method is given values, unless it sets this.
     takes_text = False
 
     def __init_subclass__(cls) -> None:

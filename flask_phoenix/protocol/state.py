@@ -1,4 +1,4 @@
-"""What is allowed: one client's joined topics, its join_refs and its limits; frames in, events out."""
+"""One client's joined topics, join_refs and limits as state: frames in, events out."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class JoinReceived(NamedTuple):
     membership: Membership
     message: Message
     route: Any
-    #: The membership that this join replaces: its channel is to be ended, and closed behind the new join's reply.
+    #: The membership that this join replaces: its channel is to be ended, and closed after the new join's reply.
     replaced: Membership | None
 
 
@@ -68,7 +68,7 @@ class MessageReceived(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """The protocol answers by itself; the problem, if there is one, is for the log."""
+    """The protocol has answered by itself; the problem, if there is one, is for the log."""
 
     frame: Frame
     problem: str | None = None

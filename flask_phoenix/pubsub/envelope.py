@@ -1,4 +1,4 @@
-"""How a broadcast is written between nodes."""
+"""The format of a broadcast between nodes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ JSON, BYTES = b"J", b"B"
 
 
 def check_names(broadcast: Broadcast) -> None:
-    """See that topic and event are what clients can be sent.
+    """Check that topic and event are strings.
 
     :raises InvalidPayload: one of them is no string.
     """
@@ -23,7 +23,7 @@ def check_names(broadcast: Broadcast) -> None:
 
 
 def pack(broadcast: Broadcast, json: Json) -> bytes:
-    """Write a broadcast for other nodes; the topic travels beside it.
+    """Write a broadcast for other nodes, without its topic, by which the adapter publishes it.
 
     :raises InvalidPayload: the payload is neither bytes nor JSON, or the event cannot be written.
     """
@@ -39,7 +39,7 @@ def pack(broadcast: Broadcast, json: Json) -> bytes:
 def unpack(topic: str, data: bytes) -> Broadcast:
     """Read what another node has packed.
 
-    :raises InvalidMessage: nobody packed this.
+    :raises InvalidMessage: the data is not a packed broadcast.
     """
     start = 3 + int.from_bytes(data[1:3], "big")
     kind, event, body = data[:1], data[3:start], data[start:]

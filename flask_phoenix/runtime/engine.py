@@ -1,4 +1,4 @@
-"""The engine: what the connections of one app share in one process, and its place among the nodes."""
+"""What the connections of one app share in one process: its pubsub, its runners, its place among the nodes."""
 
 from __future__ import annotations
 
@@ -22,24 +22,27 @@ from ..pubsub.hub import Hub
 from ..pubsub.local import PubSub, Subscriber
 from .inbox import Runners
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.pubsub")
 
-#: What an author's code may end with. A handler that exits, is killed or runs out of time is a handler that crashed.
+#: What counts as the failure of an author's code. A handler that exits, is killed or runs out of time has crashed.
 FAILURES = (Exception, gevent.GreenletExit, gevent.Timeout, SystemExit)
 
-#: Seconds between two looks at whether all is quiet.
-LOOK = 0.02
+#: Seconds between two checks of whether all is quiet.
+QUIET_CHECK_PERIOD = 0.02
 
 
 class Service:
-    """What runs beside the connections of a process: it starts with the first of them."""
+    """What runs in a process as long as the engine serves, such as a presence; it starts with the first connection.
+
+    It stands for a wall: the runtime knows no presence, and no other service that may come.
+    """
 
     def start(self) -> None:
-        """Begin: this process is a node, and has its name. Never blocks."""
+        """Begin. This process is a node, and has its name, by now. Never blocks."""
         raise NotImplementedError
 
     def greet(self) -> None:
-        """Turn to the other nodes, if there is a outlet to them; may block."""
+        """Speak to the other nodes, if an adapter reaches them; may block."""
         raise NotImplementedError
 
     def farewell(self) -> None:
@@ -59,7 +62,7 @@ class Engine:
     """What the connections of one app share in one process.
 
     :param context: makes the context in which each callback of an author runs.
-    :param find_adapter: returns the outlet to other nodes, if there is one; asked in the process that serves.
+    :param find_adapter: returns the adapter to the other nodes, if there is one; called in the process that serves.
     """
 
     def __init__(
@@ -77,25 +80,25 @@ class Engine:
         self.runners = Runners()
         #: What ends each connection, by a close code and a reason.
         self.connections: set[Callable[[int, str], None]] = set()
-        #: The server of this process has been looked at.
+        #: The server of this process has been inspected.
         self.server_inspected = False
-        #: The server below says that other processes serve the same app.
+        #: The server says that other processes serve the same app.
         self.one_of_many = False
-        #: The process is about to end: nobody is let in any more.
+        #: The process is about to end: no client is accepted any more.
         self.draining = False
-        #: The name of this process among all; made in it, and empty before it starts.
+        #: The name of this process among all nodes; empty while it is none.
         self.node = ""
         self.services: list[Service] = []
-        #: The process that became a node; those that are forked from it have none of its adapter.
+        #: The process that became a node; one that is forked from it does not have its adapter.
         self._process = 0
         self._publisher: Publisher | None = None
         self._serving = False
-        self._carried = 0
+        self._transports = 0
 
     def serve(self) -> None:
         """Start what connections need, in the process and the thread that serve them; a second call does nothing.
 
-        :raises PhoenixError: the outlet to the other nodes cannot be; the next call tries again.
+        :raises PhoenixError: the adapter cannot start; the next call tries again.
         """
         if self._serving:
             return
@@ -106,7 +109,7 @@ class Engine:
             service.start()
         self._attach()
         for service in self.services:
-            if self._serving:  # meeting may take a while, and a stop come in between
+            if self._serving:  # greeting may block, and a stop come meanwhile
                 service.greet()
 
     def add(self, service: Service) -> None:
@@ -117,7 +120,7 @@ class Engine:
             service.greet()
 
     def farewell(self) -> None:
-        """Let the other nodes know that this one ends."""
+        """Tell the other nodes that this one ends."""
         if self._serving:
             for service in self.services:
                 service.farewell()
@@ -138,13 +141,13 @@ class Engine:
         self.runners.close()
 
     def _become_node(self) -> None:
-        """Become a node, with a name and perhaps a outlet to the others; a second call does nothing. Never blocks."""
+        """Become a node, with a name and perhaps an adapter; a second call does nothing. Never blocks."""
         if self.node:
             return
         node, adapter = secrets.token_hex(8), self._find_adapter()
         if adapter is not None:
             adapter.start(node, self._receive, self._node_gone)
-            # What is on its outlet is handed on, also where no server ends in good order: under gunicorn, in a script.
+            # What was published is handed on also where no server ends in good order: under gunicorn, in a script.
             atexit.register(self._exit)
         self.node, self.adapter, self._process = node, adapter, os.getpid()
         self._close_publisher()
@@ -156,8 +159,8 @@ class Engine:
     def _outlet(self) -> Adapter | Publisher | None:
         """Return what takes a broadcast to the other nodes.
 
-        It speaks as one of them where an event loop runs, or has run: in a greenlet. A script, a task of a worker, a
-        shell speak from outside, as does a process that was forked from a node.
+        In a greenlet, where an event loop runs, this process becomes a node. A script, a shell, a task of a task queue
+        publish from outside, as does a process that was forked from a node.
         """
         if not self._forked and (self.node or gevent.getcurrent().parent is not None):
             self._become_node()
@@ -176,7 +179,7 @@ class Engine:
 
     @property
     def _forked(self) -> bool:
-        """True in a process that was forked from a node: it is none, and its parent's clients are not its own."""
+        """True in a process that was forked from a node: it is none, and the clients of its parent are not its own."""
         return bool(self.node) and self._process != os.getpid()
 
     def _exit(self) -> None:
@@ -198,29 +201,29 @@ class Engine:
 
     @contextmanager
     def carrying(self) -> Iterator[None]:
-        """Count a road from its begin to its very end, behind that of its connection."""
-        self._carried += 1
+        """Count a transport's work for one client, from its begin to its very end, after that of its connection."""
+        self._transports += 1
         try:
             yield
         finally:
-            self._carried -= 1
+            self._transports -= 1
 
     def wait_until_quiet(self, seconds: float) -> None:
-        """Wait, so long at most, until no road is left and no author's code runs."""
-        while seconds > 0 and (self._carried or self.runners.busy):
-            gevent.sleep(LOOK)
-            seconds -= LOOK
+        """Wait, so long at most, until no transport is left at work and no author's code runs."""
+        while seconds > 0 and (self._transports or self.runners.busy):
+            gevent.sleep(QUIET_CHECK_PERIOD)
+            seconds -= QUIET_CHECK_PERIOD
 
     def broadcast(self, broadcast: Broadcast, sender: Subscriber | None = None, local: bool = False) -> None:
-        """Hand a broadcast to everybody who hears its topic; from any thread.
+        """Deliver a broadcast to everybody who is subscribed to its topic; from any thread.
 
-        :param local: to nobody on other nodes.
-        :raises InvalidPayload: somebody here cannot take the payload; nobody has been served then.
+        :param local: on this node alone.
+        :raises InvalidPayload: a client here cannot take the payload; nobody has been served then.
         :raises NotPublished: other nodes cannot be reached; clients of this node have got it.
         """
         check_names(broadcast)
         if self.hub.elsewhere:
-            # It is delivered later: as it is now, and with its errors raised here.
+            # It is delivered later: as it is now, and its errors are raised here.
             broadcast = broadcast._replace(payload=deepcopy(broadcast.payload))
             self.pubsub.check(broadcast)
         outlet = None if local else self._outlet()
@@ -231,7 +234,7 @@ class Engine:
             outlet.publish(broadcast.topic, packed)
 
     def publish(self, broadcast: Broadcast) -> None:
-        """Hand a broadcast to the other nodes alone.
+        """Send a broadcast to the other nodes alone.
 
         :raises NotPublished: they cannot be reached.
         """
