@@ -47,6 +47,11 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+def where_it_was(client: Client) -> str:
+    """Return how a log line about a channel ends."""
+    return f"on topic 'room:1' (connection {client.connection.number})"
+
+
 def knock(site: Site, **acts: Callable[..., Any]) -> Client:
     """Serve a scripted room, connect a client, and ask for room:1."""
     site.serve(scripted(**acts))
@@ -129,7 +134,7 @@ def test_join_that_crashes(
 ) -> None:
     client = knock(site, **{where: fail(failure)})
     client.hears_only(["1", "1", "room:1", "phx_reply", JOIN_CRASHED])
-    assert errors(caplog) == ["Scripted crashed in its join on topic 'room:1'"]
+    assert errors(caplog) == [f"Scripted crashed in its join {where_it_was(client)}"]
     assert failure.__name__ in caplog.text
     assert site.notes() == []
     site.serve(Room)
@@ -180,7 +185,7 @@ def test_failed_join_leaves_nothing(site: Site, outcome: Any, caplog: pytest.Log
     client.hears_only()
     refused = isinstance(outcome, Refused)
     assert (site.notes(), site.hears("news")) == (["shutdown"] if refused else [], False)
-    assert ("Scripted failed to terminate on topic 'room:1'" in errors(caplog)) is refused
+    assert (f"Scripted failed to terminate {where_it_was(client)}" in errors(caplog)) is refused
 
 
 def test_what_needs_a_joined_channel_comes_after_the_reply(site: Site) -> None:
@@ -315,7 +320,7 @@ def test_crash(site: Site, failure: type[BaseException], caplog: pytest.LogCaptu
     client.say("1", "4", "room:1", "echo")
     client.hears_only(ERROR, [None, "4", "room:1", "phx_reply", UNMATCHED])
     assert isinstance(site.noted(), failure)
-    assert errors(caplog) == ["Scripted crashed on topic 'room:1'"]
+    assert errors(caplog) == [f"Scripted crashed at event 'do' {where_it_was(client)}"]
     assert failure.__name__ in caplog.text
     assert client.call("echo", topic="room:2", join_ref="2") == JOINED
     client.join("room:1", "5")
@@ -330,10 +335,12 @@ CHAIN: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("where", CHAIN)
-def test_crash_anywhere(site: Site, where: str) -> None:
+def test_crash_anywhere(site: Site, where: str, caplog: pytest.LogCaptureFixture) -> None:
     client = site.enter(scripted(**{**CHAIN, where: fail(Refused("nobody asked"))}))
     client.hears_only(ERROR)
     assert isinstance(site.noted(), Refused)
+    place = "at broadcast 'news'" if where == "news" else f"in {where}"
+    assert errors(caplog) == [f"Scripted crashed {place} {where_it_was(client)}"]
 
 
 @pytest.mark.parametrize("returned", [7, {"never": float("nan")}, Refused({"thing": object()})])
@@ -384,7 +391,7 @@ def test_terminate_that_fails(site: Site, failure: type[BaseException], caplog: 
     client = site.enter(scripted(terminate=fail(failure)))
     client.say("1", "2", "room:1", "phx_leave")
     client.hears_only(replied("2"), CLOSED)
-    assert errors(caplog) == ["Scripted failed to terminate on topic 'room:1'"]
+    assert errors(caplog) == [f"Scripted failed to terminate {where_it_was(client)}"]
 
 
 # Stops

@@ -62,3 +62,8 @@ class JsonText(str):
     """A payload that is JSON text already, as another node has written it; serializers put it into frames as it is."""
 
     __slots__ = ()
+
+
+def shown(value: Any) -> str:
+    """Return a client's value as it stands in a log line or an error: escaped, and cut at 200 characters."""
+    return f"{(value[:200] if isinstance(value, str | bytes) else value)!r:.200}"

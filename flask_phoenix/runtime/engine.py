@@ -13,6 +13,7 @@ from typing import Any
 
 import gevent
 
+from ..channel import ErrorHandlers
 from ..exceptions import PhoenixError
 from ..protocol.json import Json
 from ..protocol.messages import Broadcast
@@ -73,6 +74,10 @@ class Engine:
     ) -> None:
         self.context = context
         self._find_adapter = find_adapter
+        #: What makes replies of exceptions of handlers, by class of exception.
+        self.error_handlers: ErrorHandlers = {}
+        #: Tells the app of an exception of a callback, in that callback's context.
+        self.report: Callable[[BaseException], None] = lambda failure: None
         self.adapter: Adapter | None = None
         self._json = json
         self.hub = Hub()
