@@ -12,6 +12,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import gevent
 import pytest
@@ -25,8 +26,8 @@ from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.runtime.inbox import Runner
 from tests import processes
 from tests.network import MakeNode, Node
-from tests.redis_server import RedisCluster, RedisServer
 from tests.support.clients import KINDS, Site
+from tests.support.redis_server import RedisCluster, RedisServer
 from tests.support.slow import SlowAdapter
 
 # A busy machine is slow, and no test of values is about time.
@@ -66,6 +67,12 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     yield server
     server.kill()
+
+
+@pytest.fixture
+def redis_url(redis: RedisServer) -> str:
+    """Return a URL of that Redis with a prefix of a test's own: it hears nothing of another."""
+    return f"{redis.url}?prefix={uuid4().hex}"
 
 
 @pytest.fixture(scope="module")

@@ -280,7 +280,7 @@ def test_frame_that_is_no_message(frame: str | bytes, caplog: pytest.LogCaptureF
     client.write(frame)
     client.is_closed(1011)
     assert site.noted() == "invalid message"
-    assert "a client of Visitor sent what is no message" in caplog.text
+    assert "a client of Visitor sent an invalid message" in caplog.text
     site.close()
 
 

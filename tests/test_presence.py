@@ -14,7 +14,7 @@ from flask_phoenix.channel import Channel
 from flask_phoenix.exceptions import AlreadyTracked, InvalidPayload, NotJoined, NotTracked, Refused, Unsupported
 from flask_phoenix.presence import Presence
 from flask_phoenix.protocol.messages import Broadcast
-from flask_phoenix.server.gevent import drain
+from flask_phoenix.server.drain import drain
 from flask_phoenix.tracker.server import Presences
 from flask_phoenix.tracker.state import Meta
 from tests.network import SHORT, Letter, MakeNode, Member, Network, Node, Room, alike, entry, eventually, refs, settle

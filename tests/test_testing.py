@@ -14,7 +14,6 @@ from werkzeug.exceptions import HTTPException
 from flask_phoenix import Channel, NotPublished, Phoenix, Refused, Reply, Socket, on
 from flask_phoenix.exceptions import PhoenixError
 from flask_phoenix.testing import Client, MemoryAdapter
-from tests import contract
 from tests.support.loop import turn
 
 phoenix = Phoenix()
@@ -231,15 +230,6 @@ def test_time_limit_of_the_tests_own_is_its_own(client: Client) -> None:
     with pytest.raises(gevent.Timeout) as expired, limit:
         joined.expect("never")
     assert expired.value is limit
-
-
-class TestMemoryAdapter(contract.GoneContract):
-    """What every adapter keeps."""
-
-    @pytest.fixture
-    def make_adapter(self) -> contract.MakeAdapter:
-        network: list[MemoryAdapter] = []
-        return lambda: MemoryAdapter(network)
 
 
 def test_publisher_of_a_network() -> None:

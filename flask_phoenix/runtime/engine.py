@@ -26,7 +26,7 @@ from .inbox import Runners
 log = logging.getLogger("flask_phoenix.pubsub")
 
 #: What counts as the failure of an author's code. A handler that exits, is killed or runs out of time has crashed.
-FAILURES = (Exception, gevent.GreenletExit, gevent.Timeout, SystemExit)
+FAILURES = (BaseException,)
 
 #: Seconds between two checks of whether all is quiet.
 QUIET_CHECK_PERIOD = 0.02

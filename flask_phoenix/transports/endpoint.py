@@ -1,4 +1,4 @@
-"""What answers at a mount: the view of each transport, and the connections that grow out of its requests."""
+"""Endpoints: the views that answer at a mount, and the connections that they make."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from ..protocol.state import Protocol
 from ..runtime.channel_connection import ChannelConnection
 from ..runtime.connection import Carrier, Connection, RawConnection
 from ..runtime.engine import Engine
-from ..server.gevent import UpgradeResponse, close_refused, inspect_server, take_socket
+from ..server.inspection import inspect_server
+from ..server.upgrade import UpgradeResponse, close_refused, take_socket
 from ..socket import RawSocket, Socket
 from .handshake import Admission, admit, check_origin, choose_protocol, http_error, offered_protocols
 from .options import Mount
 from .surroundings import surroundings_of_handshake
 from .websocket import Limits, WebSocketCarrier, accept_upgrade
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.handshake")
 
 #: How the names of our endpoints begin in Flask; no other one has a space in it by accident.
 NAME = "phoenix "
@@ -51,7 +52,7 @@ class Endpoint:
             raise InvalidOption(f"two sockets are mounted at {self.mount.url}; mount each at a path of its own")
         app.endpoint(self.name)(self.view)
         for websocket in (True, False):
-            # Past add_url_rule, which lets no WebSocket rule take every method: wrong ones are to get our own answer.
+            # Not through add_url_rule, which lets no WebSocket rule take every method: wrong ones get our own answer.
             app.url_map.add(
                 app.url_rule_class(self.mount.url, endpoint=self.name, websocket=websocket, strict_slashes=False)
             )
@@ -61,7 +62,7 @@ class Endpoint:
         raise NotImplementedError
 
     def accept(self, carrier: Carrier, variables: dict[str, Any]) -> Connection:
-        """Make a connection from the request at hand, without a socket: for carriers that need none.
+        """Make a connection from the current request with a carrier that needs no socket.
 
         :raises Refused: by the author.
         """
@@ -72,12 +73,12 @@ class Endpoint:
         return self.connect(admission, carrier) if admission else http_error(403)
 
     def admit(self, token: str | None, variables: dict[str, Any]) -> Admission | None:
-        """Let the author decide about the request at hand; None: refused for its version, or by a mistake.
+        """Let the author decide about the current request; None: refused for its version, or by an author's mistake.
 
         :raises Refused: by the author.
         """
         try:
-            return admit(self.mount, self.mount.transport, self.serializers, token, variables)
+            return admit(self.mount, self.serializers, token, variables)
         except UnknownVersion as error:
             log.warning("refused a client of %s: %s", self.mount.path, error)
         except InvalidReturn as error:
@@ -85,7 +86,7 @@ class Endpoint:
         return None
 
     def connect(self, admission: Admission, carrier: Carrier) -> Connection:
-        """Make the connection of a client that was let in."""
+        """Make the connection of an admitted client."""
         socket, name, serializer = admission
         if isinstance(socket, RawSocket):
             return RawConnection(self.engine, socket, name, carrier, surroundings_of_handshake())

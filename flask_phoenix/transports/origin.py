@@ -1,4 +1,4 @@
-"""Who may ask: the ``check_origin`` rules, as values."""
+"""Origins: which web pages may connect, by the rules of ``check_origin``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
 class RequestOrigin(NamedTuple):
-    """Where a request itself was sent to."""
+    """The address to which a request was sent."""
 
     scheme: str
     host: str
@@ -26,14 +26,14 @@ class RequestOrigin(NamedTuple):
 
 
 class AllowedOrigin(NamedTuple):
-    """One entry of a list: what is None may be anything (Phoenix ``socket/transport.ex``)."""
+    """One entry of a list; a part that is None matches anything (Phoenix ``socket/transport.ex``)."""
 
     scheme: str | None
     host: str
     port: int | None
 
     def matches(self, scheme: str, host: str, port: int | None) -> bool:
-        """Whether the entry lets in the origin with these parts."""
+        """Tell whether the entry allows the origin with these parts."""
         if self.scheme not in (None, scheme) or self.port not in (None, port):
             return False
         if self.host.startswith("*."):
@@ -42,25 +42,23 @@ class AllowedOrigin(NamedTuple):
 
 
 class OriginPolicy:
-    """What a mount makes of the ``Origin`` header. Only browsers send it, so a request without one may pass.
+    """Decides on the ``Origin`` header. Only browsers send it, so a request without one may pass.
 
-    :param rule: True: the origin's host must be this server's. False: no check. A list: one entry must match, such as
+    :param rule: True: the host must be that of the request. False: no check. A list: one entry must match, such as
         ``"https://example.com"``, ``"//example.com"`` (any scheme and port) or ``"//*.example.com"`` (subdomains too).
         ``":conn"``: scheme, host and port must be those of the request. A function: it decides on the parsed origin.
-    :param server_host: the host that True stands for. Without it, the host to which the request was sent.
     :raises InvalidOption: the rule is none of these, or an entry has no host.
     """
 
-    def __init__(self, rule: OriginRule = True, server_host: str | None = None) -> None:
+    def __init__(self, rule: OriginRule = True) -> None:
         if not isinstance(rule, bool | list | tuple) and rule != CONN and not callable(rule):
             forms = 'True, False, a list such as ["https://example.com"], ":conn" or a function'
             raise InvalidOption(f"check_origin must be {forms}, got {rule!r}")
         self._rule = rule
-        self._server_host = server_host
         self._allowed = [_allowed(entry) for entry in rule] if isinstance(rule, list | tuple) else []
 
     def allows(self, origin: str | None, request: RequestOrigin) -> bool:
-        """Whether a request with this ``Origin`` header (None: without one) may pass."""
+        """Tell whether a request with this ``Origin`` header (None: without one) may pass."""
         if origin is None or self._rule is False:
             return True
         split = _split(origin)
@@ -72,13 +70,13 @@ class OriginPolicy:
         if not host:
             return False
         if self._rule is True:
-            return host == _host(self._server_host or request.host)
+            return host == _host(request.host)
         if self._rule == CONN:
             return (scheme, host, port) == (request.scheme, _host(request.host), request.port)
         return any(entry.matches(scheme, host, port) for entry in self._allowed)
 
     def explain(self, origin: str) -> str:
-        """What the log says of a refused origin: what was seen, what is allowed, and the line that would allow it."""
+        """Return what the log says of a refused origin: what was seen, what is allowed, and the line that allows it."""
         refused = f"its origin {origin!r} is not allowed by check_origin={self._rule!r}"
         split = _split(origin)
         if split is None or not _parts(split)[1]:
@@ -100,7 +98,7 @@ def _allowed(entry: object) -> AllowedOrigin:
 
 
 def _split(origin: str) -> SplitResult | None:
-    """Parse it; None where it is no address at all."""
+    """Parse an origin; None where it is no address at all."""
     # urlsplit would drop spaces and control characters in silence.
     if " " in origin or not origin.isprintable():
         return None
@@ -113,13 +111,13 @@ def _split(origin: str) -> SplitResult | None:
 
 
 def _parts(split: SplitResult) -> tuple[str, str, int | None]:
-    """Scheme, host, and the port, which the scheme implies if need be."""
+    """Return scheme, host and port; a port that is not given is that of the scheme."""
     port = split.port if split.port is not None else _DEFAULT_PORTS.get(split.scheme)
     return split.scheme, _host(split.netloc), port
 
 
 def _host(address: str) -> str:
-    """The host alone, in its own case (``SplitResult.hostname`` lowers it): no user, port or brackets."""
+    """Return the host without user, port and brackets, in its own case (``SplitResult.hostname`` lowers it)."""
     host = address.rpartition("@")[2]
     if host.startswith("["):
         return host[1:].partition("]")[0]

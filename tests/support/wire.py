@@ -19,7 +19,7 @@ from websockets.frames import Close, Frame, Opcode
 from werkzeug.datastructures import Headers
 from werkzeug.test import EnvironBuilder
 
-from flask_phoenix.server.gevent import SOCKET
+from flask_phoenix.server.upgrade import SOCKET
 from tests.processes import DEADLINE, HOST
 
 #: The headers by which a client asks for a WebSocket; the key and its answer are those of RFC 6455, 1.3.
