@@ -33,6 +33,7 @@ from .server.gunicorn import has_several_workers
 from .socket import BaseSocket
 from .tracker.server import TrackerServer
 from .transports.endpoint import NAME, Endpoint, WebSocketEndpoint
+from .transports.gateway import Gateway
 from .transports.handshake import PHOENIX_PROTOCOL, csrf_token
 from .transports.longpoll.endpoint import LongPollEndpoint
 from .transports.options import make_mounts
@@ -125,7 +126,7 @@ class State:
 
     def _may_serve(self) -> bool:
         """Tell whether clients may come to this process: it handles a request, is a test, or a server's worker."""
-        return has_request_context() or self.app.testing or one_of_many()
+        return has_request_context() or self.app.testing or has_several_workers()
 
     def notify(self, function: Callable[[Broadcast], Any]) -> Notify:
         """Return what calls a function of the app's with broadcasts: in order, in an app context, delaying nobody."""
@@ -185,6 +186,7 @@ class Phoenix:
         for presence, down_period in self._presences.items():
             state.keep(presence, down_period)
         app.extensions["phoenix"] = state
+        app.wsgi_app = Gateway(app, NAME)  # type: ignore[method-assign]
         app.jinja_env.globals["phoenix_csrf_token"] = csrf_token
         # gevent-websocket asks for it where it says 101 itself: the subprotocol to echo when the client offers it.
         app.app_protocol = lambda path: PHOENIX_PROTOCOL  # type: ignore[attr-defined]

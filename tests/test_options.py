@@ -31,6 +31,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "subprotocols": (None, ("sip",), ("mqtt", "sip")),
     "connect_info": ((), ("uri",), ("session", "uri")),
     "serializer": (None, [(V2Serializer, "~> 2.0.0")], [(V2Serializer(Json()), "~> 3.0.0")]),
+    "vsn": (None, ("2.0.0",), ("1.0.0", "2.0.0")),
     "timeout": (60.0, 1.5, None),
     "max_frame_size": (1_000_000, 1024, 2048),
     "outbox_limit": (1 << 20, 1000, 2000),
@@ -190,6 +191,7 @@ def test_both_checks_off(config: dict[str, Any], given: dict[str, Any]) -> None:
         *[("connect_info", value) for value in ("uri", {"salt": "x"}, ["auth_token"], [7], 7)],
         *[("subprotocols", value) for value in ("sip", {"sip"}, 7)],
         *[("serializer", value) for value in ("x", [], [V2Serializer], [(1, "~> 2.0.0")], [(V2Serializer, 2)])],
+        *[("vsn", value) for value in ([], 2, ["2.0.0", 2])],
         *[("check_origin", value) for value in ("example.com", ["example.com"], None, 1)],
         *[("error_handler", value) for value in (429, "refuse")],
     ],
@@ -204,6 +206,12 @@ def test_connect_info_lists_what_there_is() -> None:
     with pytest.raises(InvalidOption) as mistake:
         options({"connect_info": ["cookies"]})
     assert all(known in str(mistake.value) for known in INFO_KEYS)
+
+
+@pytest.mark.parametrize("vsn", ["3.0.0", "2.0", ["2.0.0", "2.1.0"]])
+def test_version_that_no_serializer_speaks(vsn: Any) -> None:
+    with pytest.raises(InvalidOption, match="names a version that no serializer speaks"):
+        Phoenix(Flask(__name__)).socket("/socket", vsn=vsn)(Socket)
 
 
 @pytest.mark.parametrize("requirement", ["~> 2", "2.0.0"])

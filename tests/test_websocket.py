@@ -34,8 +34,8 @@ from flask_phoenix.socket import RawSocket, Socket
 from flask_phoenix.transports import websocket
 from flask_phoenix.transports.outbox import Outbox, write_each
 from flask_phoenix.transports.websocket import Limits, WebSocketCarrier, read_message, write_frame
-from tests.processes import DEADLINE
-from tests.wire import Wire, fill, tls_pair, write
+from tests.support.processes import DEADLINE
+from tests.support.wire import Wire, fill, tls_pair, write
 
 LIMITS = Limits(timeout=None, max_frame_size=1 << 20, outbox=1 << 20)
 TEXT, BINARY, CLOSE, PING, PONG, CONT = Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE, Opcode.PING, Opcode.PONG, Opcode.CONT

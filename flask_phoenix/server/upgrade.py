@@ -1,4 +1,4 @@
-"""From an HTTP request to a WebSocket: taking the socket, the 101 response, frames while the server iterates."""
+"""From an HTTP request to a WebSocket: taking the socket, close frames in place of refusals, late bodies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flask import Response
 from werkzeug.exceptions import HTTPException
 
 from ..exceptions import Unsupported
@@ -23,35 +22,6 @@ NO_SOCKET = (
     "the server that runs this app cannot carry WebSockets for flask_phoenix; start it with 'flask run',"
     " phoenix.run(app) or 'gunicorn -k gevent'"
 )
-
-
-class UpgradeResponse(Response):
-    """The answer that turns a request into a WebSocket.
-
-    The server writes its head; the frames are carried while it iterates over the answer, after Flask has torn the
-    request down, so that no context stays open and the teardown functions have run.
-
-    :param carry: carries the frames until the connection ends.
-    :param upgraded: the server has sent its own 101 already.
-    """
-
-    def __init__(self, headers: list[tuple[str, str]], carry: Callable[[], None], upgraded: bool) -> None:
-        super().__init__(status=101, headers=headers)
-        del self.headers["Content-Type"]
-        self._carry = carry
-        self._upgraded = upgraded
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
-        """Write the head at once, and return an iterable without items that carries the frames."""
-        if not self._upgraded:
-            start_response("101 Switching Protocols", self.headers.to_wsgi_list())(b"")
-        return carry_frames(self._carry)
-
-
-def carry_frames(carry: Callable[[], None]) -> Iterator[bytes]:
-    """Carry frames for as long as the server iterates; there is no body. Nothing of the request is kept alive."""
-    carry()
-    yield from ()
 
 
 def late_body(make: Callable[[], bytes]) -> Iterator[bytes]:

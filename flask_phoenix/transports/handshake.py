@@ -9,11 +9,12 @@ import re
 import secrets
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from flask import Response, abort, request, session
 
 from ..exceptions import InvalidReturn
+from ..protocol.messages import shown
 from ..protocol.serializers import Serializer, choose_serializer
 from ..socket import BaseSocket
 from .options import INFO_KEYS, Mount
@@ -53,17 +54,15 @@ class ConnectInfo(dict[str, Any]):
         raise KeyError(f"{key!r} is not told to connect: {remedy}")
 
 
-def http_error(status: int, body: str = "") -> NoReturn:
+def http_error(status: int, body: str = "", headers: dict[str, str] | None = None) -> NoReturn:
     """Answer the request with a bare status, not with an error page of the app."""
-    abort(Response(body, status, content_type="text/plain; charset=utf-8"))
+    abort(Response(body, status, headers, content_type="text/plain; charset=utf-8"))
 
 
 def check_origin(mount: Mount) -> bool:
     """Tell whether the request's origin may use a mount; a refusal is logged with its remedy."""
     origin = request.headers.get("Origin")
-    url = urlsplit(request.host_url)
-    here = RequestOrigin(url.scheme, url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
-    if mount.origin.allows(origin, here):
+    if mount.origin.allows(origin, _request_origin()):
         return True
     log.error("refused a client of %s: %s", mount.path, mount.origin.explain(origin or ""))
     return False
@@ -85,13 +84,20 @@ def offered_protocols(mount: Mount) -> tuple[list[str], str | None]:
 
 
 def decode_token(text: str) -> str:
-    """Decode an auth token; one that is not base64 is refused with HTTP 403."""
+    """Decode an auth token; one that is not base64 is refused with HTTP 403.
+
+    The client's ``btoa`` takes strings of Latin-1; bytes that are UTF-8 are read as such all the same.
+    """
     standard = text.rstrip("=").replace("-", "+").replace("_", "/")
     try:
-        return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True).decode()
+        data = base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
     except ValueError:
-        log.error("refused a client: its auth token is not base64 of UTF-8")
+        log.error("refused a client: its auth token is not base64")
         http_error(403)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def choose_protocol(mount: Mount, offered: list[str]) -> str | None:
@@ -105,7 +111,10 @@ def choose_protocol(mount: Mount, offered: list[str]) -> str | None:
     negotiates = mount.options.auth_token or mount.options.subprotocols is not None
     if chosen is None and offered and negotiates:
         log.error(
-            "refused a client of %s: it offers the subprotocols %s, accepted are %s", mount.path, offered, accepted
+            "refused a client of %s: it offers the subprotocols %s, accepted are %s",
+            mount.path,
+            shown(", ".join(offered)),
+            ", ".join(accepted),
         )
         http_error(403)
     return chosen
@@ -134,7 +143,7 @@ def admit(
     answer = connect(params, info)
     if answer is not None:
         raise InvalidReturn(
-            f"{mount.socket.__name__}.connect returned {answer!r}; expected None, which lets the client in;"
+            f"{mount.socket.__name__}.connect returned {shown(answer)}; expected None, which lets the client in;"
             " to refuse it, raise Refused('why')"
         )
     return Admission(socket, identify(socket), serializer)
@@ -187,11 +196,15 @@ def _peer_data() -> dict[str, Any]:
     return {"address": request.remote_addr, "port": int(port) if port else None}
 
 
+def _request_origin() -> RequestOrigin:
+    """Return where the request was sent to: not by Werkzeug's URLs, which decode internationalised hosts."""
+    return RequestOrigin.read(request.scheme, request.host)
+
+
 def _uri() -> dict[str, Any]:
-    url = urlsplit(request.url)
-    port = url.port or (443 if url.scheme == "https" else 80)
-    query = request.query_string.decode("latin-1")
-    return {"scheme": url.scheme, "host": url.hostname, "port": port, "path": request.path, "query": query}
+    scheme, host, port = _request_origin()
+    path, query = request.root_path.rstrip("/") + request.path, request.query_string.decode("latin-1")
+    return {"scheme": scheme, "host": f"[{host}]" if ":" in host else host, "port": port, "path": path, "query": query}
 
 
 def _headers(*beginnings: str) -> list[tuple[str, str]]:

@@ -51,6 +51,8 @@ class Options:
     connect_info: tuple[Any, ...] = ()
     #: Serializers and the versions that they speak, as ``[(MySerializer(json), "~> 3.0.0")]``; None: Phoenix's two.
     serializer: Any = None
+    #: The versions that are spoken here, as ``"2.0.0"`` or a list; None: all that the serializers speak.
+    vsn: tuple[str, ...] | None = None
     #: Seconds of silence from the client before it is closed; None: never.
     timeout: float | None = 60.0
     #: Bytes of one message from the client.
@@ -137,7 +139,9 @@ def _make_mount(
     chosen = configured | common | own
     if transport == "longpoll":
         chosen["path"] = own.get("path", "/longpoll")
-    for name in ("connect_info", "subprotocols"):
+    if isinstance(chosen.get("vsn"), str):
+        chosen["vsn"] = [chosen["vsn"]]
+    for name in ("connect_info", "subprotocols", "vsn"):
         chosen[name] = _as_tuple(name, chosen[name]) if chosen.get(name) is not None else getattr(Options, name)
     options = replace(Options(), **chosen)
     _check(options, path)
@@ -177,6 +181,8 @@ def _check(options: Options, path: str) -> None:
             raise InvalidOption(f"{name} is a whole number above 0; got {getattr(options, name)!r}")
     if options.error_handler is not None and not callable(options.error_handler):
         raise InvalidOption(f"error_handler is a function of the Refused; got {options.error_handler!r}")
+    if options.vsn == () or not all(isinstance(vsn, str) for vsn in options.vsn or ()):
+        raise InvalidOption(f"vsn is a version such as '2.0.0', or a list of them; got {options.vsn!r}")
     _check_serializers(options.serializer)
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
 from ..exceptions import InvalidOption
+from ..protocol.messages import SHOWN_CHARACTERS, shown
 
 #: A rule as it is given: on, off, a list of origins, ``":conn"``, or a function of the parsed origin.
 OriginRule = bool | str | list[str] | tuple[str, ...] | Callable[[SplitResult], Any]
@@ -22,7 +23,13 @@ class RequestOrigin(NamedTuple):
 
     scheme: str
     host: str
-    port: int
+    port: int | None
+
+    @classmethod
+    def read(cls, scheme: str, address: str) -> RequestOrigin:
+        """Read a request's scheme and its ``Host``; a host that cannot be is empty, and equals no origin's."""
+        split = _split(f"{scheme}://{address}")
+        return cls(*_parts(split)) if split is not None else cls(scheme, "", None)
 
 
 class AllowedOrigin(NamedTuple):
@@ -77,12 +84,14 @@ class OriginPolicy:
 
     def explain(self, origin: str) -> str:
         """Return what the log says of a refused origin: what was seen, what is allowed, and the line that allows it."""
-        refused = f"its origin {origin!r} is not allowed by check_origin={self._rule!r}"
+        refused = f"its origin {shown(origin)} is not allowed by check_origin={self._rule!r}"
         split = _split(origin)
         if split is None or not _parts(split)[1]:
             return f"{refused}; it names no host, so that only a function, or False, can let it in"
         if callable(self._rule):
             return f"{refused}; this function decides"
+        if len(origin) > SHOWN_CHARACTERS:
+            return refused
         known = list(self._rule) if isinstance(self._rule, list | tuple) else []
         entries = ", ".join(f'"{entry}"' for entry in [*known, origin])
         return f"{refused}; if the page is yours, write @phoenix.socket(..., check_origin=[{entries}])"
@@ -117,8 +126,15 @@ def _parts(split: SplitResult) -> tuple[str, str, int | None]:
 
 
 def _host(address: str) -> str:
-    """Return the host without user, port and brackets, in its own case (``SplitResult.hostname`` lowers it)."""
-    host = address.rpartition("@")[2]
+    """Return the host as it is compared: without user, port and brackets, in lower case (RFC 3986, 6.2.2.1), in ASCII.
+
+    Browsers send the ASCII form of an internationalised name, and authors write the other one.
+    """
+    host = address.rpartition("@")[2].lower()
     if host.startswith("["):
         return host[1:].partition("]")[0]
-    return host.partition(":")[0] if host.count(":") == 1 else host
+    host = host.partition(":")[0] if host.count(":") == 1 else host
+    try:
+        return host if host.isascii() else host.encode("idna").decode()
+    except UnicodeError:
+        return host

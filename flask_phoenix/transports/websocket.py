@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from base64 import b64encode
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from socket import AF_UNIX, IPPROTO_TCP, SHUT_RDWR, SHUT_WR, TCP_NODELAY
 from typing import Any, NamedTuple
@@ -12,18 +15,16 @@ import gevent
 from gevent.ssl import SSLSocket
 from greenlet import getcurrent
 from websockets import frames
-from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHandshake
 from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import CloseCode, Opcode
-from websockets.http11 import Request
+from websockets.headers import build_extension, parse_extension
 from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as Codec
-from websockets.server import ServerProtocol
 
 from ..exceptions import InvalidMessage, PhoenixError
-from ..protocol.messages import Frame
+from ..protocol.messages import Frame, shown
 from ..pubsub.local import call_each
 from ..runtime.connection import Carrier, Connection
 from .outbox import Outbox, write_each
@@ -41,6 +42,10 @@ CLOSE_TIMEOUT = 2.0
 READ_SIZE = 16384
 #: libev's and libuv's name for "readable".
 READABLE = 1
+#: What RFC 6455, 1.3 adds to the client's key.
+GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+#: The first byte of a pong.
+PONG = b"\x8a"
 #: The first byte of a text and of a binary message in one frame.
 FINAL_DATA = (0x81, 0x82)
 
@@ -63,26 +68,54 @@ class Limits(NamedTuple):
     outbox: int
 
 
-def accept_upgrade(environ: Mapping[str, Any], headers: list[tuple[str, str]], compress: bool) -> Upgrade:
-    """Check a request for an upgrade, and agree on extensions.
+def accept_upgrade(environ: Mapping[str, Any], compress: bool) -> Upgrade:
+    """Check a request for an upgrade as Phoenix does (``websock_adapter``), and agree on compression.
 
     :raises InvalidMessage: it is no valid request for a WebSocket; the text is the body of the HTTP 400.
     """
-    for name, token in (("connection", "upgrade"), ("upgrade", "websocket")):
-        value = environ.get(f"HTTP_{name.upper()}", "")
-        if token not in value.lower():
-            raise InvalidMessage(f"'{name}' header must contain '{token}', got {[value] if value else []}")
     if environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
         raise InvalidMessage("a WebSocket needs HTTP/1.1")
-    server = ServerProtocol(extensions=[ServerPerMessageDeflateFactory()] if compress else None)
-    try:
-        accept, extensions, _ = server.process_request(Request("/", Headers(headers)))
-    except InvalidHandshake as error:
-        raise InvalidMessage(str(error)) from error
-    agreed = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept)]
-    if extensions is not None:
-        agreed.append(("Sec-WebSocket-Extensions", extensions))
-    return Upgrade(agreed, server.extensions)
+    _check_header(environ, "host")
+    for name, token in (("connection", "upgrade"), ("upgrade", "websocket")):
+        value = _header(environ, name) or ""
+        if token not in [item.strip().lower() for item in value.split(",")]:
+            raise InvalidMessage(f"'{name}' header must contain '{token}', got {[value] if value else []}")
+    key = _check_header(environ, "sec-websocket-key")
+    version = _check_header(environ, "sec-websocket-version")
+    if version != "13":
+        raise InvalidMessage(f"'sec-websocket-version' header must equal '13', got {shown(version)}")
+    accept = b64encode(hashlib.sha1(f"{key}{GUID}".encode("latin-1")).digest()).decode()
+    headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept)]
+    agreed = _agree_on_compression(_header(environ, "sec-websocket-extensions") or "") if compress else None
+    if agreed is None:
+        return Upgrade(headers, [])
+    return Upgrade([*headers, ("Sec-WebSocket-Extensions", agreed[0])], [agreed[1]])
+
+
+def _header(environ: Mapping[str, Any], name: str) -> str | None:
+    value: str | None = environ.get(f"HTTP_{name.upper().replace('-', '_')}")
+    return None if value is None else value.strip()
+
+
+def _check_header(environ: Mapping[str, Any], name: str) -> str:
+    value = _header(environ, name)
+    if value is None:
+        raise InvalidMessage(f"'{name}' header is absent")
+    return value
+
+
+def _agree_on_compression(header: str) -> tuple[str, Extension] | None:
+    """Accept the first offer of permessage-deflate that can be; what is malformed is no offer, as in Phoenix."""
+    factory = ServerPerMessageDeflateFactory()
+    for offer in header.split(","):
+        try:
+            ((name, parameters),) = parse_extension(offer.strip())
+            if name == factory.name:
+                accepted, extension = factory.process_request_params(parameters, [])
+                return build_extension([(name, accepted)]), extension
+        except (InvalidHandshake, ValueError):
+            continue
+    return None
 
 
 def write_frame(frame: Frame) -> bytes:
@@ -129,6 +162,7 @@ class WebSocketCarrier(Carrier):
         self._codec.extensions = extensions
         self._outbox = Outbox(sock, limits.outbox, self._overflow)
         self._fragments: list[bytes] = []
+        self._failed = False
         self._opcode = Opcode.TEXT
         self._loop = gevent.get_hub().loop
         self._last_received = self._loop.now()
@@ -145,13 +179,15 @@ class WebSocketCarrier(Carrier):
     def serve(self, connection: Connection) -> None:
         """Carry frames until the client or the server ends the connection."""
         self._connection = connection
-        if self._sock.family != AF_UNIX:
-            self._sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        with suppress(OSError):  # the client may be gone already
+            if self._sock.family != AF_UNIX:
+                self._sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         self._watch(self._limits.timeout, self._check_idle)
         try:
             connection.opened()
-            with suppress(OSError):  # the client is gone: most of them leave so
-                self._carry()
+            if connection.engine.draining:  # since it was admitted
+                connection.close(CloseCode.SERVICE_RESTART, "draining")
+            self._carry()
         except PhoenixError:
             log.exception("a client of %s cannot be served", type(connection.socket).__name__)
             self.close(CloseCode.INTERNAL_ERROR, "cannot be served")
@@ -177,7 +213,10 @@ class WebSocketCarrier(Carrier):
                     readable.start(resume)
                     hub.switch()
                     readable.stop()
-                data = sock.recv(READ_SIZE)
+                try:
+                    data = sock.recv(READ_SIZE)
+                except OSError:  # reset: many clients leave so
+                    return
                 if not data:
                     return
                 self._last_received = self._loop.now()
@@ -194,14 +233,22 @@ class WebSocketCarrier(Carrier):
 
     def _decode(self, data: bytes) -> None:
         """Read data with the codec, which answers pings and close frames, and fails clients that break RFC 6455."""
-        self._codec.receive_data(data)
-        for frame in self._codec.events_received():
+        codec, connection = self._codec, self._connection
+        codec.receive_data(data)
+        due = deque(codec.data_to_send())
+        for frame in codec.events_received():
             if isinstance(frame, frames.Frame):
+                if frame.opcode is Opcode.PING and due and due[0][:1] == PONG:
+                    # After the answers to what came before the ping, and before those to what came after it.
+                    connection.flush()
+                    self._outbox.write(due.popleft())
                 self._receive_frame(frame)
         # After the answers to what came before: nothing may follow a close frame.
-        self._connection.flush()
-        self._write_due()
-        self._plain = self.stream and self._codec.state is State.OPEN and not self._fragments
+        connection.flush()
+        self._write_due(due)
+        self._plain = self.stream and codec.state is State.OPEN and not self._fragments
+        if codec.state is not State.OPEN:
+            self._log_failure()
 
     def _receive_frame(self, frame: frames.Frame) -> None:
         """Put fragments together, and hand whole messages to the connection."""
@@ -222,7 +269,9 @@ class WebSocketCarrier(Carrier):
             connection.receive(data.decode() if opcode == Opcode.TEXT else data)
         except UnicodeDecodeError:
             self._codec.fail(CloseCode.INVALID_DATA, "text that is not UTF-8")
+            connection.flush()
             self._write_due()
+            self._log_failure()
         except InvalidMessage as error:
             log.error("a client of %s sent an invalid message: %s", type(connection.socket).__name__, error)
             connection.close(CloseCode.INTERNAL_ERROR, "invalid message")
@@ -230,21 +279,30 @@ class WebSocketCarrier(Carrier):
             log.exception("a message to %s failed; its connection is closed", type(connection.socket).__name__)
             connection.close(CloseCode.INTERNAL_ERROR, "crashed")
 
-    def _write_due(self) -> None:
+    def _write_due(self, due: Iterable[bytes] = ()) -> None:
         """Write what the codec has to send: answers to pings and close frames, and its own close frames."""
-        for data in self._codec.data_to_send():
+        for data in (*due, *self._codec.data_to_send()):
             if data:
                 self._outbox.write(data)
         if self._codec.state is not State.OPEN:
             self._outbox.close()
 
     def _write_compressed(self, frame: Frame) -> None:
-        if self._codec.state is State.OPEN:
-            if isinstance(frame, str):
-                self._codec.send_text(frame.encode())
-            else:
-                self._codec.send_binary(frame)
-            self._write_due()
+        opcode, data = (Opcode.TEXT, frame.encode()) if isinstance(frame, str) else (Opcode.BINARY, frame)
+        self._outbox.write(frames.Frame(opcode, data).serialize(mask=False, extensions=self._codec.extensions))
+
+    def _log_failure(self) -> None:
+        """Log that the codec has failed the connection: it has sent a close frame, and neither side had before."""
+        sent = self._codec.close_sent
+        if sent is None or self._codec.close_rcvd is not None or not self._connection.open or self._failed:
+            return
+        self._failed = True
+        kind = type(self._connection.socket).__name__
+        if sent.code == CloseCode.MESSAGE_TOO_BIG:
+            size = self._limits.max_frame_size
+            log.warning("a client of %s sent more than %d bytes (max_frame_size); it is closed with 1009", kind, size)
+        else:
+            log.warning("a client of %s broke the rules of WebSockets; it is closed with %d", kind, sent.code)
 
     def _overflow(self) -> None:
         log.warning(

@@ -153,7 +153,10 @@ class Entry:
 
     def _start_response(self, status: str, headers: list[tuple[str, str]], _: Any = None) -> Any:
         self.status, self.headers = status, dict(headers)
-        return self.written.append
+        return self._write
+
+    def _write(self, data: bytes) -> None:
+        self.written.append(data)
 
 
 def write(
