@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from .exceptions import InvalidOption, InvalidReturn, Refused, UnknownEvent
 from .protocol.messages import Reply, shown
+from .pubsub.failures import EXITS
 
 log = logging.getLogger("flask_phoenix.channel")
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -348,7 +349,7 @@ def recover(failure: BaseException, channel: Channel, *tables: ErrorHandlers) ->
     :param tables: where to look, one after the other; in each the handler of the nearest class wins.
     :raises InvalidReturn: the handler returned something that is no reply.
     """
-    kinds = type(failure).__mro__
+    kinds = () if isinstance(failure, EXITS) else type(failure).__mro__
     handler = next((table[kind] for table in tables for kind in kinds if kind in table), None)
     if handler is None:
         return None

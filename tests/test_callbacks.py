@@ -21,7 +21,7 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 from flask_phoenix import Channel, InvalidOption, Refused, Reply, Socket
 from flask_phoenix.testing import Client as InProcessClient
 from tests.processes import DEADLINE
-from tests.support.clients import CRASHED, JOIN_CRASHED, JOINED, KINDS, Room, Site, scripted
+from tests.support.clients import CRASHED, JOIN_CRASHED, JOINED, KINDS, Room, Site, enters, fails, scripted
 from tests.support.loop import turn
 from tests.support.wire import Entry
 
@@ -230,6 +230,23 @@ def reported(site: Site) -> Iterator[list[tuple[Any, BaseException, str]]]:
         yield told
 
 
+@pytest.mark.parametrize("exit", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("where", ["join", "after_join", "do", "terminate"])
+def test_exit_in_a_callback_is_its_crash_and_stops_the_server(
+    site: Site, exit: type[BaseException], where: str, reported: list[Any]
+) -> None:
+    stops: list[str] = []
+    site.engine.stop_server = lambda: stops.append("stop")
+    try:
+        client = enters(site, **{where: fails(exit)})
+        client.say("1", "2", "room:1", "do")
+        client.say("1", "3", "room:1", "phx_leave")
+        client.rest()
+    finally:
+        site.engine.stop_server = None
+    assert (stops, reported, site.hears("room:1")) == (["stop"], [], False)
+
+
 FAILURES = [RuntimeError, asyncio.CancelledError, gevent.Timeout, gevent.GreenletExit, BaseException]
 
 
@@ -270,17 +287,14 @@ def test_any_exception_of_a_callback_is_that_channels_crash(
 
 
 def test_crash_is_told_and_what_comes_after_it_goes_on(site: Site) -> None:
-    def fail(channel: Room) -> Any:
-        raise asyncio.CancelledError
-
-    client = site.enter(scripted(do=fail))
+    client = site.enter(scripted(do=fails(asyncio.CancelledError)))
     for ref, event in (("2", "do"), ("3", "phx_leave"), ("4", "echo")):
         client.say("1", ref, "room:1", event)
     messages = [message[1:] for message in client.rest()]
     assert messages[0] == ["1", "room:1", "phx_error", CRASHED]
     assert [message[0] for message in messages] == ["1", "3", "4"]
     client.join(join_ref="5")
-    site.serve(scripted(join=fail))
+    site.serve(scripted(join=fails(asyncio.CancelledError)))
     client.say("6", "6", "room:6", "phx_join")
     assert client.hear()[4] == JOIN_CRASHED
 
@@ -348,12 +362,7 @@ def test_error_handlers(
     def mistaken(error: OSError, channel: Channel) -> Any:
         return 7
 
-    def fail(channel: Room) -> Any:
-        raise raised
-
-    site.serve(scripted(**{where: fail}))
-    client = site.connect()
-    client.say("1", "1", "room:1", "phx_join")
+    client = enters(site, **{where: fails(raised)})
     if where == "do":
         client.hear()
         client.say("1", "1", "room:1", "do")
@@ -393,7 +402,7 @@ def test_error_handlers_are_inherited_by_subclasses_alone() -> None:
 # Log lines
 
 
-@pytest.mark.parametrize("event", ["x" * 200_000, "\x1b[31m\n" + "y" * 200_000, ["z"] * 50_000])
+@pytest.mark.parametrize("event", ["x" * 100_000, "\x1b[31m\n" + "y" * 100_000, ["z"] * 50_000])
 def test_what_clients_send_is_cut_and_escaped_in_log_lines(
     site: Site, event: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

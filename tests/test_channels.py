@@ -16,10 +16,22 @@ from flask_phoenix import Broadcast, Channel, InvalidPayload, NotJoined, Phoenix
 from flask_phoenix.pubsub.local import Subscriber
 from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from tests.processes import DEADLINE
-from tests.support.clients import CRASHED, JOIN_CRASHED, JOINED, KINDS, UNMATCHED, Client, Room, Site, scripted
+from tests.support.clients import (
+    CRASHED,
+    JOIN_CRASHED,
+    JOINED,
+    KINDS,
+    UNMATCHED,
+    Client,
+    Room,
+    Site,
+    enters,
+    fails,
+    scripted,
+)
 from tests.support.loop import in_thread, turn
 
-FAILURES = [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout]
+FAILURES = [RuntimeError, gevent.GreenletExit, gevent.Timeout]
 
 YES = ["1", "1", "room:1", "phx_reply", JOINED]
 CLOSED = ["1", "1", "room:1", "phx_close", {}]
@@ -52,23 +64,6 @@ def where_it_was(client: Client) -> str:
     return f"on topic 'room:1' (connection {client.connection.number})"
 
 
-def knock(site: Site, **acts: Callable[..., Any]) -> Client:
-    """Serve a scripted room, connect a client, and ask for room:1."""
-    site.serve(scripted(**acts))
-    client = site.connect()
-    client.say("1", "1", "room:1", "phx_join")
-    return client
-
-
-def fail(failure: BaseException | type[BaseException]) -> Callable[..., Any]:
-    """Return a function that raises."""
-
-    def fail(*_: Any) -> Any:
-        raise failure
-
-    return fail
-
-
 # The join
 
 
@@ -83,7 +78,7 @@ def fail(failure: BaseException | type[BaseException]) -> Callable[..., Any]:
     ],
 )
 def test_reply_to_a_join_is_what_it_returns(site: Site, returned: Any, status: str, response: Any) -> None:
-    client = knock(site, join=lambda _: returned)
+    client = enters(site, join=lambda _: returned)
     client.hears_only(["1", "1", "room:1", "phx_reply", {"status": status, "response": response}])
     site.phoenix.broadcast("room:1", "news", {})
     client.hears_only(*([told("news")] if status == "ok" else []))
@@ -121,7 +116,7 @@ def test_join_is_given_what_there_is_to_know(site: Site) -> None:
 
 @pytest.mark.parametrize("refusal", [Refused("mybad"), Refused(reason="mybad")])
 def test_refused_join(site: Site, refusal: Refused, caplog: pytest.LogCaptureFixture) -> None:
-    client = knock(site, join=fail(refusal))
+    client = enters(site, join=fails(refusal))
     client.say("1", "2", "room:1", "echo")
     client.hears_only(replied("1", {"reason": "mybad"}, "error"), [None, "2", "room:1", "phx_reply", UNMATCHED])
     assert (site.notes(), errors(caplog), site.hears("room:1")) == (["shutdown"], [], False)
@@ -132,7 +127,7 @@ def test_refused_join(site: Site, refusal: Refused, caplog: pytest.LogCaptureFix
 def test_join_that_crashes(
     site: Site, failure: type[BaseException], where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = knock(site, **{where: fail(failure)})
+    client = enters(site, **{where: fails(failure)})
     client.hears_only(["1", "1", "room:1", "phx_reply", JOIN_CRASHED])
     assert errors(caplog) == [f"Scripted crashed in its join {where_it_was(client)}"]
     assert failure.__name__ in caplog.text
@@ -145,7 +140,7 @@ def test_join_that_crashes(
     "returned", [7, "text", [1], ("ok", {}), {"never": float("nan")}, Reply("error", {"x": object()})]
 )
 def test_join_that_returns_what_it_may_not(site: Site, returned: Any, caplog: pytest.LogCaptureFixture) -> None:
-    client = knock(site, join=lambda _: returned)
+    client = enters(site, join=lambda _: returned)
     client.hears_only(["1", "1", "room:1", "phx_reply", JOIN_CRASHED])
     expected = isinstance(returned, (dict, Reply))
     assert ("cannot be joined" if expected else f"join returned {returned!r}; expected a dict or bytes") in caplog.text
@@ -163,7 +158,7 @@ VERBS: dict[str, Callable[[Channel], Any]] = {
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_nobody_speaks_before_the_join_is_over(site: Site, verb: str, caplog: pytest.LogCaptureFixture) -> None:
-    client = knock(site, join=VERBS[verb])
+    client = enters(site, join=VERBS[verb])
     client.hears_only(["1", "1", "room:1", "phx_reply", JOIN_CRASHED])
     said = f"Scripted may not {verb.removesuffix('_from')} before its join is over: do it in after_join(self)"
     assert f"NotJoined: {said}" in caplog.text
@@ -175,9 +170,9 @@ def test_failed_join_leaves_nothing(site: Site, outcome: Any, caplog: pytest.Log
         channel.subscribe("news")
         channel.send("a note")
         channel.send_after(0, "a timer")
-        return outcome if isinstance(outcome, dict) else fail(outcome)()
+        return outcome if isinstance(outcome, dict) else fails(outcome)()
 
-    client = knock(
+    client = enters(
         site, join=join, handle_info=Room.note, terminate=lambda channel, reason: channel.push("too late", {})
     )
     assert client.hear()[4]["status"] == "error"
@@ -193,7 +188,7 @@ def test_what_needs_a_joined_channel_comes_after_the_reply(site: Site) -> None:
         channel.broadcast("entered", {"user": None})
         channel.push("welcome", {})
 
-    client = knock(
+    client = enters(
         site,
         join=lambda channel: channel.send("note"),
         after_join=greet,
@@ -221,7 +216,7 @@ def test_what_needs_a_joined_channel_comes_after_the_reply(site: Site) -> None:
     ],
 )
 def test_reply_is_what_a_handler_returns(site: Site, returned: Any, status: str, response: Any) -> None:
-    client = site.enter(scripted(do=fail(returned) if isinstance(returned, Refused) else lambda _: returned))
+    client = site.enter(scripted(do=fails(returned) if isinstance(returned, Refused) else lambda _: returned))
     assert client.call("do") == {"status": status, "response": response}
     assert client.call("echo") == JOINED
 
@@ -314,7 +309,7 @@ def test_bytes_are_payloads_too() -> None:
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_crash(site: Site, failure: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
-    client = site.enter(scripted(do=fail(failure)))
+    client = site.enter(scripted(do=fails(failure)))
     client.join("room:2", "2")
     client.say("1", "3", "room:1", "do")
     client.say("1", "4", "room:1", "echo")
@@ -336,7 +331,7 @@ CHAIN: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("where", CHAIN)
 def test_crash_anywhere(site: Site, where: str, caplog: pytest.LogCaptureFixture) -> None:
-    client = site.enter(scripted(**{**CHAIN, where: fail(Refused("nobody asked"))}))
+    client = site.enter(scripted(**{**CHAIN, where: fails(Refused("nobody asked"))}))
     client.hears_only(ERROR)
     assert isinstance(site.noted(), Refused)
     place = "at broadcast 'news'" if where == "news" else f"in {where}"
@@ -345,7 +340,7 @@ def test_crash_anywhere(site: Site, where: str, caplog: pytest.LogCaptureFixture
 
 @pytest.mark.parametrize("returned", [7, {"never": float("nan")}, Refused({"thing": object()})])
 def test_reply_that_cannot_be_is_a_crash(site: Site, returned: Any) -> None:
-    client = site.enter(scripted(do=fail(returned) if isinstance(returned, Refused) else lambda _: returned))
+    client = site.enter(scripted(do=fails(returned) if isinstance(returned, Refused) else lambda _: returned))
     client.say("1", "2", "room:1", "do")
     client.hears_only(ERROR)
     assert isinstance(site.noted(), PhoenixError)
@@ -388,7 +383,7 @@ def test_crashed_channel_that_cleans_up_ends_no_second_time(site: Site, then: st
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_terminate_that_fails(site: Site, failure: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
-    client = site.enter(scripted(terminate=fail(failure)))
+    client = site.enter(scripted(terminate=fails(failure)))
     client.say("1", "2", "room:1", "phx_leave")
     client.hears_only(replied("2"), CLOSED)
     assert errors(caplog) == [f"Scripted failed to terminate {where_it_was(client)}"]
@@ -742,7 +737,7 @@ def test_connection_that_ends_during_a_join(site: Site, outcome: str) -> None:
         wait(channel)
 
     acts = {"__init__": wait} if outcome == "unmade" else {"join": join, "after_join": lambda _: site.log.put("never")}
-    client = knock(site, **acts)
+    client = enters(site, **acts)
     client.say("1", "2", "room:1", "echo")
     assert entered.wait(DEADLINE)
     client.hang_up()

@@ -316,7 +316,7 @@ def test_raw_socket_speaks_first_answers_and_hears_of_its_end(raw_site: Site) ->
     assert [raw_site.noted() for _ in range(3)] == ["enough", "disconnected", "closed"]
 
 
-@pytest.mark.parametrize("failure", [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout])
+@pytest.mark.parametrize("failure", [RuntimeError, gevent.GreenletExit, gevent.Timeout])
 @pytest.mark.parametrize("where", ["open", "handle_frame", "terminate"])
 def test_raw_socket_that_fails_is_closed(
     raw_site: Site, failure: type[BaseException], where: str, caplog: pytest.LogCaptureFixture

@@ -91,6 +91,7 @@ class ChannelServer(ChannelRuntime):
             frame = self._admit(join, reply) if reply.status == "ok" else protocol.refuse(join, reply)
         except FAILURES as failure:
             self._log("cannot be joined", failure)
+            connection.engine.caught(failure)
             reply, frame = JOIN_CRASHED, protocol.refuse(join, JOIN_CRASHED)
         if frame is None:
             return
@@ -118,7 +119,7 @@ class ChannelServer(ChannelRuntime):
             if frame is not None:
                 self.connection.send(frame)
         except FAILURES as failure:
-            self._crash(failure, f"at event {shown(message.event)}")
+            self._fail(failure, f"at event {shown(message.event)}")
         finally:
             self._handled = None
 
@@ -216,6 +217,7 @@ class ChannelServer(ChannelRuntime):
                 return self._ask(join)
         except FAILURES as failure:
             self._log("crashed in its join", failure)
+            self.connection.engine.caught(failure)
             return JOIN_CRASHED
 
     def _ask(self, join: JoinReceived) -> Reply:
@@ -225,7 +227,9 @@ class ChannelServer(ChannelRuntime):
         except Refused as refused:
             return Reply("error", refused.response)
         except FAILURES as failure:
-            return self._recover(failure)
+            if (reply := self._recover(failure)) is None:
+                raise
+            return reply
 
     def _make(self) -> Channel:
         """Make the author's object."""
@@ -263,12 +267,14 @@ class ChannelServer(ChannelRuntime):
                 reply = Reply("error", refused.response)
             return None if reply is None else self.protocol.reply(self.membership, message.ref, reply)
         except FAILURES as failure:
-            return self.protocol.reply(self.membership, message.ref, self._recover(failure))
+            if (reply := self._recover(failure)) is None:
+                raise
+            return self.protocol.reply(self.membership, message.ref, reply)
 
-    def _recover(self, failure: BaseException) -> Reply:
-        """Return the reply that an error handler makes of an exception.
+    def _recover(self, failure: BaseException) -> Reply | None:
+        """Return the reply that an error handler makes of an exception; None: none, and the app has been told of it.
 
-        :raises BaseException: there is none; it is the same exception, of which the app has been told.
+        :raises BaseException: the error handler failed; of this, too, the app has been told.
         """
         engine, channel = self.connection.engine, self.channel
         try:
@@ -278,7 +284,6 @@ class ChannelServer(ChannelRuntime):
             raise
         if reply is None:
             engine.report(failure)
-            raise failure
         return reply
 
     def _run(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -286,7 +291,7 @@ class ChannelServer(ChannelRuntime):
         try:
             self.connection.call(function, *arguments)
         except FAILURES as failure:
-            self._crash(failure, f"in {getattr(function, '__name__', function)}")
+            self._fail(failure, f"in {getattr(function, '__name__', function)}")
 
     def _queue(self, call: Callable[[Any], None], argument: Any) -> None:
         if not self.ended:
@@ -311,7 +316,7 @@ class ChannelServer(ChannelRuntime):
         try:
             self.connection.call(dispatch_out, self.channel, broadcast.event, broadcast.payload)
         except FAILURES as failure:
-            self._crash(failure, f"at broadcast {shown(broadcast.event)}")
+            self._fail(failure, f"at broadcast {shown(broadcast.event)}")
 
     def _inform(self, message: Any) -> None:
         if not self.ended:
@@ -339,6 +344,11 @@ class ChannelServer(ChannelRuntime):
         self._clean_up()
         self._terminate(reason)
 
+    def _fail(self, failure: BaseException, where: str) -> None:
+        """End by an exception of a callback."""
+        self._crash(failure, where)
+        self.connection.engine.caught(failure)
+
     def _crash(self, reason: Any, where: str = "in stop") -> None:
         """End by accident: ``terminate`` first, then ``phx_error``, after which the client joins again."""
         self._log(f"crashed {where}", reason)
@@ -357,6 +367,7 @@ class ChannelServer(ChannelRuntime):
             self.connection.context.copy().run(self.connection.call, self.channel.terminate, reason)
         except FAILURES as failure:
             self._log("failed to terminate", failure)
+            self.connection.engine.caught(failure)
 
     def _clean_up(self) -> None:
         """Free the topic; end the subscriptions, the timers and the calls that wait."""

@@ -217,7 +217,7 @@ class RawConnection(Connection):
         function, *arguments = call
         try:
             self.call(function, *arguments)
-        except FAILURES:
+        except FAILURES as failure:
             log.exception(
                 "%s failed in %s (connection %d), which is closed",
                 type(self.socket).__name__,
@@ -225,6 +225,7 @@ class RawConnection(Connection):
                 self.number,
             )
             self.close(INTERNAL_ERROR, "crashed")
+            self.engine.caught(failure)
 
     def _end(self, reason: str) -> None:
         self._inbox.clear()
