@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from .exceptions import InvalidOption, InvalidPayload
+from .exceptions import InvalidOption
 from .protocol.json import Json
 from .protocol.messages import DISCONNECT, Broadcast
 from .pubsub.adapter import make_publisher
-from .pubsub.envelope import check_names, pack
+from .pubsub.envelope import check_payload, pack, seal
 
 #: The setting, and the environment variable, that names what joins the nodes.
 SETTING = "PHOENIX_PUBSUB_URL"
@@ -45,10 +45,8 @@ class Broadcaster:
         :raises InvalidPayload: it is neither.
         """
         broadcast = Broadcast(topic, event, payload)
-        check_names(broadcast)
-        if not isinstance(payload, dict | bytes):
-            raise InvalidPayload(f"the payload of a broadcast is a dict or bytes; got {payload!r:.200}")
-        self._publisher.publish(topic, pack(broadcast, self._json))
+        check_payload(broadcast)
+        self._publisher.publish(topic, pack(seal(broadcast, self._json), self._json))
 
     def disconnect(self, id: str) -> None:
         """Close every connection whose socket has this id, with 1001; its clients come back if they may.

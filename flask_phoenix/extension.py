@@ -12,7 +12,7 @@ from typing import Any, TypeVar, overload
 from weakref import WeakSet
 
 import ujson
-from flask import Flask, current_app, has_app_context
+from flask import Flask, current_app, has_app_context, has_request_context
 from werkzeug.exceptions import HTTPException
 
 from .broadcaster import NONE, SETTING
@@ -20,7 +20,7 @@ from .channel import Channel
 from .exceptions import InvalidOption, PhoenixError
 from .presence import Presence
 from .protocol.json import Json
-from .protocol.messages import DISCONNECT, Broadcast
+from .protocol.messages import DISCONNECT, Broadcast, shown
 from .pubsub.adapter import Adapter, adapter_class
 from .pubsub.local import Notify, Subscriber
 from .pubsub.unix.adapter import WorkersAdapter
@@ -60,7 +60,7 @@ class State:
         if self._url and self._url != NONE:
             adapter_class(self._url)  # is there one?
         self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), getattr(app.json, "default", None))
-        self.engine = Engine(app.app_context, self.json, self._find_adapter)
+        self.engine = Engine(app.app_context, self.json, self._find_adapter, self._may_serve)
         self.endpoints: list[Endpoint] = []
         #: What this app and process has of each presence.
         self.trackers: dict[Presence, TrackerServer] = {}
@@ -112,6 +112,10 @@ class State:
             return adapter_class(self._url).from_url(self._url)
         return WorkersAdapter(partial(directory_of_server, self.app.import_name)) if several else None
 
+    def _may_serve(self) -> bool:
+        """Tell whether clients may come to this process: it handles a request, is a test, or a server's worker."""
+        return has_request_context() or self.app.testing or has_several_workers()
+
     def notify(self, function: Callable[[Broadcast], Any]) -> Notify:
         """Return what calls a function of the app's with broadcasts: in order, in an app context, delaying nobody."""
         inbox = Inbox(self.engine.runners)
@@ -120,8 +124,9 @@ class State:
             try:
                 with self.engine.context():
                     function(broadcast)
-            except FAILURES:
-                log.exception("%r failed at a broadcast on %r", function, broadcast.topic)
+            except FAILURES as error:
+                log.exception("%r failed at a broadcast on %s", function, shown(broadcast.topic))
+                self.engine.caught(error)
 
         def notify(broadcast: Broadcast) -> None:
             # Where nothing is served, in a script or a shell, no event loop runs that would call it later.
@@ -243,14 +248,12 @@ class Phoenix:
     def subscribe(self, topic: str, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
         """Call a function with each broadcast on a topic, in order, in an app context; call the answer to end it."""
         state = self._state()
-        subscriber, pubsub = Subscriber(state.notify(function)), state.engine.pubsub
-        state.engine.hub.call(pubsub.subscribe, topic, subscriber)
-        return lambda: state.engine.hub.call(pubsub.unsubscribe, topic, subscriber)
+        return state.engine.listen(topic, Subscriber(state.notify(function)), has_app_context())
 
     def tap(self, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
         """Call a function with every broadcast of this process, to log or to bridge it; call the answer to end it."""
         state = self._state()
-        return state.engine.pubsub.tap(state.notify(function))
+        return state.engine.tap(state.notify(function), has_app_context())
 
     def disconnect(self, id: str) -> None:
         """Close every connection whose socket has this id, with 1001; its clients come back if they may."""
@@ -258,7 +261,7 @@ class Phoenix:
 
     def connection_count(self) -> int:
         """Return how many clients are connected to this process."""
-        return len(self._state().engine.connections)
+        return self._state().engine.connection_count()
 
     def csrf_token(self, key: str = "_csrf_token") -> str:
         """Return the CSRF token of this session, for the client's parameter ``_csrf_token``.

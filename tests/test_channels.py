@@ -15,9 +15,9 @@ from gevent.event import Event
 from flask_phoenix import Broadcast, Channel, InvalidPayload, NotJoined, PhoenixError, Refused, Reply, intercept, on
 from flask_phoenix.pubsub.local import Subscriber
 from flask_phoenix.runtime.inbox import INBOX_LIMIT
-from tests.processes import DEADLINE
 from tests.support.clients import CRASHED, JOIN_CRASHED, JOINED, KINDS, UNMATCHED, Client, Room, Site, scripted
 from tests.support.loop import in_thread, turn
+from tests.support.processes import DEADLINE
 
 FAILURES = [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from typing import Any
 
 import gevent
@@ -10,8 +11,8 @@ from gevent.event import Event
 from greenlet import getcurrent
 
 from flask_phoenix.runtime.inbox import IDLE_RUNNERS, Inbox, Runners
-from tests.processes import DEADLINE
 from tests.support.loop import turn
+from tests.support.processes import DEADLINE
 
 
 @pytest.fixture
@@ -37,11 +38,6 @@ class Gate:
         """Let the call go on to its end."""
         self.gate.set()
         turn()
-
-
-def fail(_: Any) -> None:
-    """Fail, as a bug of this package would."""
-    raise RuntimeError("broken")
 
 
 # The hand-off
@@ -167,15 +163,53 @@ def test_a_caller_goes_on_when_its_runner_is_not_kept(runners: Runners) -> None:
     assert log == ["inner", "next"]
 
 
-def test_a_call_that_fails_harms_nobody(inbox: Inbox, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("error", [RuntimeError, CancelledError, gevent.Timeout])
+def test_a_call_that_fails_is_logged_and_what_waits_goes_on(
+    runners: Runners, caplog: pytest.LogCaptureFixture, error: type[BaseException]
+) -> None:
     log: list[str] = []
-    inbox.hand_off(fail, None)
-    inbox.put(fail)
+    gate = Gate()
+
+    def fail(_: Any = None) -> None:
+        if "after" in log:
+            raise error("on purpose")
+
+    inbox = Inbox(runners, fail)
+    inbox.hand_off(gate, None)
+    for _ in range(3):
+        inbox.put(log.append, "after")
+        inbox.put(fail)
+    gate.open()
+    assert (log, inbox.running, runners.busy) == (["after"] * 3, False, 0)
+    inbox.hand_off(log.append, "next")
+    assert log[-1] == "next"
+    assert {record.name for record in caplog.records} == {"flask_phoenix.channel"}
+    runners.take().spawn(fail, None)
     turn()
-    assert not inbox.running
+    assert runners.busy == 0
+
+
+def test_a_runner_that_is_killed_is_no_longer_counted(runners: Runners) -> None:
+    log: list[str] = []
+    inbox = Inbox(runners)
+    runner = runners.take()
+    runner.hand_off(lambda _: gevent.get_hub().switch(), None)
+    assert runners.busy == 1
+    gevent.get_hub().loop.run_callback(runner.greenlet.throw, gevent.GreenletExit)
+    turn()
+    assert runners.busy == 0
     inbox.hand_off(log.append, "next")
     assert log == ["next"]
-    assert capsys.readouterr().err.count("RuntimeError: broken") == 2
+
+
+def test_a_call_that_asks_for_the_end_of_the_process_is_heard_in_the_main_greenlet(inbox: Inbox) -> None:
+    def leave(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    inbox.put(leave)
+    with pytest.raises(KeyboardInterrupt):
+        gevent.sleep(DEADLINE)
+    assert not inbox.running
 
 
 # Order
@@ -221,24 +255,19 @@ def test_what_waits_can_be_dropped(inbox: Inbox) -> None:
 # Room
 
 
-@pytest.mark.parametrize("last", [fail, lambda _: None, None])
-def test_waiting_ends_with_the_call_that_runs(inbox: Inbox, last: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = Gate(), Gate()
-
-    def end(_: Any) -> None:
-        second()
-        last(None)
-
-    inbox.hand_off(first, None)
-    inbox.put(end)
-    for gate in (first, second):
+@pytest.mark.parametrize("dropped", [True, False])
+def test_waiting_ends_with_the_call_that_runs(inbox: Inbox, dropped: bool) -> None:
+    gates = [Gate(), Gate()]
+    for gate in gates:
+        inbox.put(gate)
+    for gate in gates:
         waiters = [gevent.spawn(inbox.wait), gevent.spawn(inbox.wait)]
         turn()
         assert not any(waiter.dead for waiter in waiters)
-        if last is None:
+        if dropped:
             inbox.clear()
         else:
             gate.open()
         gevent.joinall(waiters, DEADLINE, raise_error=True)
         assert all(waiter.dead for waiter in waiters)
-    first.open()
+    gates[0].open()

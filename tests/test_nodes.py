@@ -19,7 +19,7 @@ from gevent.event import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_phoenix.exceptions import InvalidMessage, InvalidOption, InvalidPayload, NotPublished
+from flask_phoenix.exceptions import InvalidMessage, InvalidOption, InvalidPayload, NotPublished, PhoenixError
 from flask_phoenix.protocol.messages import Broadcast, JsonText
 from flask_phoenix.protocol.serializers import V1Serializer, V2Serializer
 from flask_phoenix.pubsub.adapter import Adapter
@@ -27,19 +27,20 @@ from flask_phoenix.pubsub.envelope import pack, unpack
 from flask_phoenix.pubsub.local import Lane, Subscriber
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.runtime.engine import Engine, Service
-from tests.support.contract import Node
-from tests.processes import DEADLINE, ROOT
 from tests.support.adapters import HELLO, JSON, PACKED, Outside, Recording
+from tests.support.contract import Node
 from tests.support.loop import in_greenlet, in_plain_thread, in_thread, turn
+from tests.support.processes import DEADLINE, ROOT
 from tests.values import VALUES
 
 
 class Noting(Service):
     """Writes down what it is told, where the adapter does."""
 
-    def __init__(self, engine: Engine, log: list[Any]) -> None:
+    def __init__(self, engine: Engine, log: list[Any], gate: Event | None = None) -> None:
         self.engine = engine
         self.log = log
+        self.gate = gate
 
     def start(self) -> None:
         assert self.engine.hub.running
@@ -47,6 +48,8 @@ class Noting(Service):
         self.log.append("begin")
 
     def greet(self) -> None:
+        if self.gate is not None:
+            assert self.gate.wait(DEADLINE)
         self.log.append("greet")
 
     def farewell(self) -> None:
@@ -86,6 +89,11 @@ def hear(engine: Engine, topic: str = "room:1") -> list[Broadcast]:
     heard: list[Broadcast] = []
     engine.pubsub.subscribe(topic, Subscriber(heard.append))
     return heard
+
+
+def call_here(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function, as a script does."""
+    return function(*arguments)
 
 
 def read(engine: Engine, vsn: type[V1Serializer | V2Serializer] = V2Serializer) -> list[Any]:
@@ -135,21 +143,48 @@ def test_what_no_node_has_written(data: bytes) -> None:
         unpack("t", data + b"\xff" * 1000 if data[:1] == b"X" else data)
 
 
-@pytest.mark.parametrize(
-    ("event", "payload"), [("e" * 65_536, {}), ("\ud800", b""), ("e", object()), ("e", float("nan"))]
-)
-def test_what_cannot_be_written_for_other_nodes(event: str, payload: Any) -> None:
-    with pytest.raises(InvalidPayload):
-        pack(Broadcast("t", event, payload), JSON)
-
-
 # Broadcasts
 
+IMPOSSIBLE = [
+    *[(7, "e", {}), (None, "e", {}), ("t", None, {}), ("t", b"e", {}), ("\ud800", "e", {}), ("t", "\ud800", b"")],
+    *[("t", "e" * 65_536, {}), ("t", "\u03c0" * 32_768, {}), ("t" * 256, "e", b""), ("t", "\u03c0" * 128, b"")],
+    *[
+        ("room:1", "e", payload)
+        for payload in ([1], "text", None, object(), {"a": {1}}, {"a": b""}, {"a": float("nan")})
+    ],
+]
 
-@pytest.mark.parametrize(("topic", "event"), [(7, "e"), (None, "e"), ("t", None), ("t", b"e")])
-def test_topic_and_event_of_a_broadcast_are_strings(lonely: Engine, topic: Any, event: Any) -> None:
-    with pytest.raises(InvalidPayload, match="strings"):
-        lonely.broadcast(Broadcast(topic, event, {}))
+
+@pytest.mark.parametrize(("topic", "event", "payload"), IMPOSSIBLE)
+@pytest.mark.parametrize("kind", [V1Serializer, V2Serializer, None])
+def test_what_no_client_of_vsn_2_could_take_raises_at_the_author_whoever_is_there(
+    engine: Engine, adapter: Recording, kind: Any, topic: Any, event: Any, payload: Any
+) -> None:
+    if kind:
+        engine.serve()
+        frames = read(engine, kind)
+    heard = hear(engine)
+    with pytest.raises(InvalidPayload):
+        engine.broadcast(Broadcast(topic, event, payload))
+    turn()
+    assert heard == (frames if kind else []) == []
+    assert not any(isinstance(each, tuple) for each in adapter.asked)
+
+
+@pytest.mark.parametrize("payload", [[1], "text", None])
+def test_json_that_is_no_object_reaches_clients_of_vsn_1_where_there_are_no_others(
+    lonely: Engine, payload: Any
+) -> None:
+    broadcast = HELLO._replace(payload=payload)
+    with pytest.raises(InvalidPayload, match="is a dict"):
+        lonely.broadcast(broadcast)
+    frames = read(lonely, V1Serializer)
+    lonely.broadcast(broadcast)
+    assert json.loads(frames[0])["payload"] == payload
+    read(lonely)
+    with pytest.raises(InvalidPayload, match="is a dict"):
+        lonely.broadcast(broadcast)
+    assert len(frames) == 1
 
 
 def test_a_broadcast_reaches_subscribers_here_and_then_other_nodes(engine: Engine, adapter: Recording) -> None:
@@ -192,34 +227,24 @@ def test_a_broadcast_that_cannot_be_published_has_reached_subscribers_here(
 
 
 @pytest.mark.parametrize("run", [lambda call: call(), in_thread], ids=["here", "another thread"])
-def test_a_payload_that_nobody_could_take_raises_at_the_author_and_reaches_nobody(
-    engine: Engine, adapter: Recording, run: Callable[[Callable[[], Any]], Any]
-) -> None:
-    engine.serve()
-    heard, frames = hear(engine), read(engine)
-    for payload in ([1], object(), {"a": {1}}):
-        with pytest.raises(InvalidPayload):
-            run(lambda payload=payload: engine.broadcast(HELLO._replace(payload=payload)))  # type: ignore[misc]
-    turn()
-    assert (heard, frames, adapter.asked) == ([], [], ["start", "+room:1"])
-
-
-@pytest.mark.parametrize("run", [lambda call: call(), in_thread], ids=["here", "another thread"])
 def test_a_broadcast_is_what_it_was_when_it_was_made(
     engine: Engine, adapter: Recording, run: Callable[[Callable[[], Any]], Any]
 ) -> None:
     engine.serve()
-    frames = read(engine)
+    frames, heard = read(engine), hear(engine)
 
     def talk() -> None:
         payload = {"n": 0}
         for number in range(3):
             payload["n"] = number
             engine.broadcast(HELLO._replace(payload=payload))
+        with pytest.raises(InvalidPayload):
+            engine.broadcast(HELLO._replace(payload=[1]))
 
     run(talk)
     turn()
     assert frames == [f'[null,null,"room:1","said",{{"n":{number}}}]' for number in range(3)]
+    assert [broadcast.payload["n"] for broadcast in heard] == [0, 1, 2]
     assert [data[-7:] for _, data in adapter.asked[2:]] == [b'{"n":%d}' % number for number in range(3)]
 
 
@@ -235,7 +260,7 @@ def test_what_comes_from_another_node_is_delivered_here_alone(
     assert frames == ['[null,null,"room:1","said",{"n" : 1}]']
     assert heard[-1] == HELLO
     assert adapter.asked == ["start", "+room:1"]
-    assert [record.levelname for record in caplog.records] == ["ERROR"] * 4
+    assert [record.levelname for record in caplog.records] == ["ERROR"] * 3
 
 
 # How a process becomes a node, and which do not
@@ -279,53 +304,103 @@ def test_services_live_as_long_as_the_node(
     assert len(adapter.asked) == 18
 
 
-def test_every_client_waits_for_what_was_subscribed_earlier(engine: Engine, adapter: Recording) -> None:
+@pytest.mark.parametrize("where", ["start", "subscribe"])
+def test_thirty_clients_that_come_together_wait_for_one_start(engine: Engine, adapter: Recording, where: str) -> None:
     hear(engine)
-    adapter.gate.clear()
+    engine.add(Noting(engine, adapter.asked))
+    adapter.gates[where].clear()
     order: list[str] = []
 
     def come() -> None:
         engine.serve()
-        engine.pubsub.subscribe("room:1", Subscriber(lambda _: None))
         order.append("served")
 
-    clients = [gevent.spawn(come) for _ in range(2)]
+    clients = [gevent.spawn(come) for _ in range(30)]
+    clients.append(gevent.spawn(lambda: engine.broadcast(HELLO)))
     turn()
-    assert (order, adapter.asked) == ([], ["start"])
-    adapter.gate.set()
+    assert order == []
+    adapter.gates[where].set()
     gevent.joinall(clients, DEADLINE, raise_error=True)
-    assert (order, adapter.asked.count("start")) == (["served"] * 2, 1)
+    assert order == ["served"] * 30
+    assert [word for word in adapter.asked if word != PACKED] == ["start", "begin", "+room:1", "greet"]
 
 
-def test_a_stop_may_come_while_a_node_starts(engine: Engine, adapter: Recording) -> None:
+@pytest.mark.parametrize("how", ["fails", "is killed"])
+def test_a_start_that_ends_midway_is_tried_again_by_the_next_who_waits(
+    engine: Engine, adapter: Recording, how: str
+) -> None:
     hear(engine)
     engine.add(Noting(engine, adapter.asked))
-    adapter.gate.clear()
-    serving = gevent.spawn(engine.serve)
+    adapter.gates["subscribe"].clear()
+    clients = [gevent.spawn(engine.serve) for _ in range(3)]
     turn()
-    engine.stop()
-    adapter.gate.set()
-    serving.join(DEADLINE)
-    assert adapter.asked[:4] == ["start", "begin", "end", "stop"]
-    assert "greet" not in adapter.asked
+    if how == "fails":
+        adapter.failure = NotPublished("out of reach")
+    else:
+        clients[0].kill()
+    adapter.gates["subscribe"].set()
+    gevent.joinall(clients, DEADLINE)
+    assert [client.exception is None for client in clients] == [how == "is killed", True, True]
+    assert [each for each in adapter.asked if each != "+room:1"] == [
+        "start",
+        "begin",
+        "end",
+        "stop",
+        "start",
+        "begin",
+        "greet",
+    ]
+    assert adapter.asked[-2] == "+room:1"
+
+
+@pytest.mark.parametrize("where", ["start", "subscribe", "greet"])
+def test_a_stop_may_come_while_a_node_starts(engine: Engine, adapter: Recording, where: str) -> None:
+    hear(engine)
+    engine.add(Noting(engine, adapter.asked, adapter.gates["greet"]))
+    adapter.gates[where].clear()
+    clients = [gevent.spawn(engine.serve) for _ in range(3)]
+    turn()
+    stopping = gevent.spawn(engine.stop)
+    turn()
+    adapter.gates[where].set()
+    stopping.get(timeout=DEADLINE)
+    for client in clients:
+        with pytest.raises(PhoenixError, match="stopped while"):
+            client.get(timeout=DEADLINE)
+    assert adapter.asked.count("start") == adapter.asked.count("stop") == 1
+    assert adapter.asked.count("begin") == adapter.asked.count("end") == (0 if where == "start" else 1)
     assert (engine.node, engine.adapter, engine.hub.running) == ("", None, False)
+    engine.serve()
+    assert engine.node
 
 
-def test_a_stop_may_come_while_services_greet(engine: Engine, adapter: Recording) -> None:
-    gate = Event()
-
-    class Slow(Noting):
-        def greet(self) -> None:
-            assert gate.wait(DEADLINE)
-
-    for kind in (Slow, Noting):
-        engine.add(kind(engine, adapter.asked))
-    serving = gevent.spawn(engine.serve)
+def test_a_client_that_comes_while_a_node_stops_finds_a_new_one(engine: Engine, adapter: Recording) -> None:
+    engine.serve()
+    adapter.gates["stop"].clear()
+    stopping = gevent.spawn(engine.stop)
     turn()
+    coming = gevent.spawn(engine.serve)
+    turn()
+    assert adapter.asked == ["start"]
+    adapter.gates["stop"].set()
+    gevent.joinall([stopping, coming], DEADLINE, raise_error=True)
+    assert adapter.asked == ["start", "stop", "start"]
+    assert engine.node == adapter.node
+
+
+def test_a_service_may_ask_for_the_start_that_it_belongs_to(engine: Engine, adapter: Recording) -> None:
+    class Asking(Noting):
+        def greet(self) -> None:
+            self.engine.serve()
+            super().greet()
+
+        def stop(self) -> None:
+            raise RuntimeError("on purpose")
+
+    engine.add(Asking(engine, adapter.asked))
+    engine.serve()
     engine.stop()
-    gate.set()
-    serving.join(DEADLINE)
-    assert adapter.asked == ["start", "begin", "begin", "end", "end", "stop"]
+    assert adapter.asked == ["start", "begin", "greet", "stop"]
 
 
 @pytest.mark.parametrize("start", [lambda engine: engine.serve(), lambda engine: in_greenlet(engine.broadcast, HELLO)])
@@ -365,7 +440,7 @@ def test_a_greenlet_publishes_as_a_node(engine: Engine, adapter: Recording) -> N
     assert len(heard) == 3
 
 
-@pytest.mark.parametrize("run", [in_plain_thread, lambda call, *arguments: call(*arguments)], ids=["thread", "script"])
+@pytest.mark.parametrize("run", [in_plain_thread, in_thread, call_here], ids=["thread", "pool", "script"])
 def test_others_publish_from_outside_until_the_process_is_a_node(
     engine: Engine, adapter: Recording, run: Callable[..., Any]
 ) -> None:

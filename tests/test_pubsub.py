@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gevent
@@ -10,18 +13,21 @@ import pytest
 from gevent import monkey
 from gevent.event import Event
 
-from flask_phoenix.exceptions import InvalidPayload, PhoenixError
+from flask_phoenix.exceptions import PhoenixError
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.protocol.messages import Broadcast, Frame, JsonText
 from flask_phoenix.protocol.serializers import Serializer, V1Serializer, V2Serializer
 from flask_phoenix.pubsub.adapter import Adapter
 from flask_phoenix.pubsub.hub import RECEIVERS_PER_TURN, Hub
 from flask_phoenix.pubsub.local import Delivery, Lane, PubSub, Subscriber
-from tests.processes import DEADLINE
-from tests.support.loop import in_thread, turn
+from tests.support.loop import in_plain_thread, in_thread, turn
+from tests.support.processes import DEADLINE
 
 V1, V2 = V1Serializer(Json()), V2Serializer(Json())
-HELLO = Broadcast("room:1", "hello", {"n": 1})
+HELLO = Broadcast("room:1", "hello", JsonText('{"n":1}'))
+#: The same, as a subscriber gets it that needs a value.
+VALUE = HELLO._replace(payload={"n": 1})
+SECRET = HELLO._replace(event="secret", payload=JsonText("{}"))
 HELLO_V1 = b'{"topic":"room:1","event":"hello","ref":null,"payload":{"n":1}}'
 HELLO_V2 = b'[null,null,"room:1","hello",{"n":1}]'
 
@@ -43,7 +49,10 @@ class Receiver:
         self.told: list[Broadcast] = []
         self.written: list[Any] = []
         write = self.written.append if lane is not None else None
-        self.subscriber = Subscriber(self.told.append, lane, write, frozenset(intercepts))
+        self.missed: list[Broadcast] = []
+        self.subscriber = Subscriber(
+            self.told.append, lane, write, frozenset(intercepts), lambda broadcast, _: self.missed.append(broadcast)
+        )
 
 
 @pytest.fixture
@@ -99,40 +108,79 @@ def test_each_kind_of_client_gets_its_own_format(pubsub: PubSub) -> None:
     old, new, listener = Receiver(lane(V1)), Receiver(lane()), Receiver()
     listen(pubsub, old, new, listener)
     say(pubsub, HELLO)
-    assert (old.written, new.written, listener.told) == ([HELLO_V1], [HELLO_V2], [HELLO])
+    assert (old.written, new.written, listener.told) == ([HELLO_V1], [HELLO_V2], [VALUE])
 
 
-@pytest.mark.parametrize(("serializer", "payload"), [(V1, b"\x01"), (V2, [1]), (V2, "no")])
-def test_what_somebody_cannot_take_is_given_to_nobody(pubsub: PubSub, serializer: Serializer, payload: Any) -> None:
-    receivers = [Receiver(), Receiver(lane(V2), "hello"), Receiver(lane(serializer))]
-    listen(pubsub, *receivers)
-    pubsub.check(HELLO)
-    for verb in (pubsub.broadcast, pubsub.check):
-        with pytest.raises(InvalidPayload):
-            verb(HELLO._replace(payload=payload))
-    turn()
-    assert [(receiver.written, receiver.told) for receiver in receivers] == [([], [])] * 3
+def test_a_client_that_cannot_be_sent_a_broadcast_goes_without(
+    pubsub: PubSub, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(V2Serializer):
+        def encode_broadcast(self, broadcast: Broadcast) -> Frame:
+            raise RuntimeError("broken")
+
+    old, sender, broken = Receiver(lane(V1)), Receiver(lane(V1)), Receiver(lane(Broken(Json())))
+    new, picky, listener = Receiver(lane()), Receiver(lane(V1), "hello"), Receiver()
+    listen(pubsub, old, sender, broken, new, picky, listener)
+    blob = HELLO._replace(payload=b"\x01")
+    say(pubsub, blob, sender=sender)
+    assert new.written == [b"\x02\x06\x05room:1hello\x01"]
+    assert picky.told == listener.told == old.missed == [blob]
+    assert old.written + broken.written + sender.missed + picky.missed == []
+    assert ["cannot encode" in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_whoever_needs_a_value_gets_one_of_its_own(pubsub: PubSub) -> None:
+    seen: list[Any] = []
+
+    def edit(broadcast: Broadcast) -> None:
+        seen.append(dict(broadcast.payload))
+        broadcast.payload["n"] = "edited"
+
+    for intercepts, each in [((), None), ((), None), (("hello",), lane()), (("hello",), lane())]:
+        pubsub.subscribe("room:1", Subscriber(edit, each, seen.append, frozenset(intercepts)))
+    for _ in range(2):
+        pubsub.tap(lambda broadcast: edit(broadcast))
+    direct = Receiver(lane())
+    listen(pubsub, direct)
+    say(pubsub, HELLO)
+    assert (seen, direct.written) == ([{"n": 1}] * 6, [HELLO_V2])
+
+
+KINDS: dict[tuple[Serializer | None, ...], bool] = {
+    (): False,
+    (V1,): True,
+    (V1, V2): False,
+    (V2,): False,
+    (None,): False,
+}
+
+
+@pytest.mark.parametrize(("kinds", "taken"), KINDS.items())
+def test_it_tells_whether_all_clients_of_a_topic_take_a_broadcast(
+    pubsub: PubSub, kinds: tuple[Serializer | None, ...], taken: bool
+) -> None:
+    listen(pubsub, *(Receiver(lane(kind) if kind else None) for kind in kinds))
+    assert pubsub.takes(HELLO._replace(payload=JsonText("[1]"))) is taken
 
 
 def test_an_intercepted_event_does_not_go_to_the_client(pubsub: PubSub) -> None:
     direct, picky = Receiver(lane()), Receiver(lane(), "secret")
     listen(pubsub, direct, picky)
-    secret = Broadcast("room:1", "secret", {})
-    say(pubsub, secret, HELLO)
+    say(pubsub, SECRET, HELLO)
     assert (b"".join(direct.written), direct.told) == (b'[null,null,"room:1","secret",{}]' + HELLO_V2, [])
-    assert (picky.written, picky.told) == ([HELLO_V2], [secret])
+    assert (picky.written, picky.told) == ([HELLO_V2], [SECRET._replace(payload={})])
 
 
 @pytest.mark.parametrize("event", ["hello", "secret"])
 def test_the_sender_may_be_left_out(pubsub: PubSub, event: str) -> None:
     sender, other, listener, stranger = Receiver(lane(), "secret"), Receiver(lane(), "secret"), Receiver(), Receiver()
     listen(pubsub, sender, other, listener)
-    say(pubsub, Broadcast("room:1", event, {}), sender=sender)
+    say(pubsub, HELLO._replace(event=event), sender=sender)
     assert (sender.written, sender.told) == ([], [])
     assert (len(other.written + other.told), len(listener.told)) == (1, 1)
-    say(pubsub, Broadcast("room:1", event, {}), sender=listener)
+    say(pubsub, HELLO._replace(event=event), sender=listener)
     assert (len(other.written + other.told), len(listener.told)) == (2, 1)
-    say(pubsub, Broadcast("room:1", event, {}), sender=stranger)
+    say(pubsub, HELLO._replace(event=event), sender=stranger)
     assert len(listener.told) == 2
 
 
@@ -140,7 +188,7 @@ def test_a_second_subscription_doubles_and_one_unsubscription_ends_both(pubsub: 
     twice, once = Receiver(), Receiver()
     listen(pubsub, twice, once, twice)
     say(pubsub, HELLO)
-    assert (twice.told, once.told) == ([HELLO, HELLO], [HELLO])
+    assert (twice.told, once.told) == ([VALUE, VALUE], [VALUE])
     for _ in range(2):
         pubsub.unsubscribe("room:1", twice.subscriber)
     pubsub.unsubscribe("room:2", twice.subscriber)
@@ -170,7 +218,8 @@ def test_a_tap_hears_everything_but_what_nodes_send_each_other(pubsub: PubSub) -
     for _ in range(2):
         end()
     say(pubsub, HELLO)
-    assert (tapped, listener.told) == ([HELLO, elsewhere], [internal])
+    assert tapped == [VALUE, VALUE._replace(topic="room:9")]
+    assert listener.told == [VALUE._replace(topic=internal.topic)]
 
 
 def test_json_of_another_node_goes_out_as_it_is_and_is_read_for_those_who_need_values(pubsub: PubSub) -> None:
@@ -186,7 +235,7 @@ def test_json_of_another_node_goes_out_as_it_is_and_is_read_for_those_who_need_v
     say(pubsub, Broadcast("room:1", "hello", JsonText('{ "n" : 1 }')))
     assert old.written == [b'{"topic":"room:1","event":"hello","ref":null,"payload":{ "n" : 1 }}']
     assert (new.written, keys.written) == ([b'[null,null,"room:1","hello",{ "n" : 1 }]'], [b"n"])
-    assert picky.told == listener.told == tapped == [HELLO]
+    assert picky.told == listener.told == tapped == [VALUE]
 
 
 # When: the hub
@@ -281,16 +330,50 @@ def test_before_a_large_fan_out_it_gathers_what_is_about_to_come(hub: Hub) -> No
     assert writes == [b"123"] * (RECEIVERS_PER_TURN + 1)
 
 
-def test_a_receiver_that_fails_is_logged_and_harms_nobody(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
-    def fail(data: Any) -> None:
-        raise RuntimeError("broken")
+@pytest.mark.parametrize("error", [RuntimeError, CancelledError])
+def test_a_receiver_that_fails_is_logged_and_harms_nobody(
+    hub: Hub, caplog: pytest.LogCaptureFixture, error: type[BaseException]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error("on purpose")
 
     ann, bob = list[bytes](), list[bytes]()
     for data in (b"1", b"2"):
+        hub.put(Delivery("t", data, [ann.append], False, fail))
+        hub.put(Delivery("t", 7, [ann.append], True))  # what cannot be joined
+        hub.put(Delivery("t", 7, [ann.append], True))
+        turn()
         hub.put(Delivery("t", data, [ann.append, fail, bob.append], True))
         turn()
     assert (ann, bob) == ([b"1", b"2"], [b"1", b"2"])
-    assert [record.name for record in caplog.records] == ["flask_phoenix.pubsub"] * 2
+    assert {record.name for record in caplog.records} == {"flask_phoenix.pubsub"}
+    assert hub.running
+    assert not hub.owes(None, ["t"])
+
+
+def test_a_hub_whose_greenlet_is_killed_goes_on_with_another(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[bytes] = []
+    turn()
+    every = [each for each in gc.get_objects() if isinstance(each, gevent.Greenlet)]
+    gevent.killall([each for each in every if "Hub._run" in repr(each)])
+    turn()
+    hub.put(Delivery("t", b"1", [heard.append], True))
+    turn()
+    assert (heard, "was killed" in caplog.text) == ([b"1"], True)
+
+
+@pytest.mark.parametrize("run", [in_thread, partial(in_thread, in_plain_thread)], ids=["pool", "plain"])
+def test_another_thread_may_ask_for_what_blocks(hub: Hub, run: Callable[..., Any]) -> None:
+    def work(error: Exception | None) -> bool:
+        gevent.sleep(0)
+        if error:
+            raise error
+        return hub.elsewhere
+
+    assert run(hub.run, work, None) is False
+    with pytest.raises(KeyError, match="theirs"):
+        run(hub.run, work, KeyError("theirs"))
+    assert hub.run(work, None) is False
 
 
 @pytest.mark.parametrize(

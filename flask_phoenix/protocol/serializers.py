@@ -154,11 +154,15 @@ def _decode_push(frame: bytes) -> Message:
 
 
 def _binary(kind: int, payload: bytes, **fields: Any) -> bytes:
-    parts = [_field(name, value) for name, value in fields.items()]
+    parts = [encode_field(name, value) for name, value in fields.items()]
     return b"".join((bytes((kind, *map(len, parts))), *parts, payload))
 
 
-def _field(name: str, value: Any) -> bytes:
+def encode_field(name: str, value: Any) -> bytes:
+    """Write a field of the header of a binary frame.
+
+    :raises InvalidPayload: the header has no place for it.
+    """
     if isinstance(value, bool) or not isinstance(value, str | int | float | None):
         raise InvalidPayload(f"the {name} of a binary frame must be a string, got {type(value).__name__}")
     try:

@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from ..exceptions import InvalidMessage
-from .messages import CLOSE, ERROR, HEARTBEAT, JOIN, LEAVE, PHOENIX, Frame, Message, Reply
+from .messages import CLOSE, ERROR, HEARTBEAT, JOIN, LEAVE, PHOENIX, Frame, Message, Reply, shown
 from .serializers import Serializer
 
 UNMATCHED = Reply("error", {"reason": "unmatched topic"})
@@ -188,12 +188,14 @@ class Protocol:
     def _dispatch_join(self, message: Message) -> Event:
         topic = message.topic
         if isinstance(topic, (dict, list)):
-            raise InvalidMessage(f"a client joined a topic that is no string: {topic!r}")
+            raise InvalidMessage(f"a client joined a topic that is no string: {shown(topic)}")
         route = self.match(topic) if isinstance(topic, str) else None
         if route is None:
             return self._unmatched(message)
         if len(self.memberships) >= self.max_channels:
-            problem = f"too many channels: topic {topic!r} is refused, {self.max_channels} are joined (max_channels)"
+            problem = (
+                f"too many channels: topic {shown(topic)} is refused, {self.max_channels} are joined (max_channels)"
+            )
             return Answered(self._reply(message.join_ref, message, TOO_MANY), problem)
         return self._join(message, route, None)
 
@@ -204,7 +206,7 @@ class Protocol:
 
     def _unmatched(self, message: Message) -> Answered:
         # The only reply that never echoes the join_ref (``socket.ex``).
-        return Answered(self._reply(None, message, UNMATCHED), f"ignoring unmatched topic {message.topic!r}")
+        return Answered(self._reply(None, message, UNMATCHED), f"ignoring unmatched topic {shown(message.topic)}")
 
     def _reply(self, join_ref: Any, message: Message, reply: Reply) -> Frame:
         return self.serializer.encode_reply(join_ref, message.ref, message.topic, reply)

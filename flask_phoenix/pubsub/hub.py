@@ -10,15 +10,19 @@ from time import perf_counter
 from typing import Any
 
 import gevent
-from gevent import monkey
+from gevent import GreenletExit, monkey
 from gevent.queue import Queue
 
+from ..exceptions import Unsupported
+from .failures import log_failure
 from .local import Delivery
 
 log = logging.getLogger("flask_phoenix.pubsub")
 
 #: Returns the identity of the OS thread; the patched function would return that of the greenlet.
 thread_id = monkey.get_original("_thread", "get_ident")
+#: A lock between OS threads; a patched one is between greenlets.
+allocate_lock = monkey.get_original("_thread", "allocate_lock")
 
 #: Receivers that are served before other greenlets may run: about a millisecond of work.
 RECEIVERS_PER_TURN = 256
@@ -27,6 +31,8 @@ BATCH_LIMIT = 64
 #: In a burst the hub waits for this share of the time that its last batch took, and for so many seconds at most.
 BURST_WAIT_SHARE = 0.05
 BURST_WAIT_LIMIT = 0.002
+#: Seconds that another thread waits for the event loop to take up what it asks for, and to answer.
+ANSWER_TIMEOUT = 30.0
 
 
 class Hub:
@@ -51,15 +57,20 @@ class Hub:
         if self._greenlet is None:
             self._thread, self._loop = thread_id(), gevent.get_hub().loop
             self._queue = Queue()
-            # In an empty context: greenlets inherit that of their maker, which may be a request's.
-            self._greenlet = Context().run(gevent.spawn, self._run)
+            self._spawn()
 
     def stop(self) -> None:
         """Stop delivering; what waits is dropped."""
-        if self._greenlet is not None:
-            self._greenlet.kill()
-            self._greenlet = None
-            self._pending.clear()
+        greenlet = self._greenlet
+        self.forget()
+        if greenlet is not None:
+            greenlet.kill()
+
+    def forget(self) -> None:
+        """Run no more, in a process that was forked from the one in which this runs."""
+        self._greenlet = None
+        self._pending.clear()
+        self._at_end_of_turn.clear()
 
     @property
     def running(self) -> bool:
@@ -77,6 +88,31 @@ class Hub:
             self._loop.run_callback_threadsafe(function, *args)
         else:
             function(*args)
+
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function in the thread that delivers, where it may block; return or raise what it does.
+
+        :raises Unsupported: it has not returned in time.
+        """
+        if not self.elsewhere:
+            return function(*args)
+        ended, outcome, failed = allocate_lock(), list[Any](), list[BaseException]()
+        ended.acquire()
+
+        def work() -> None:
+            try:
+                outcome.append(function(*args))
+            except BaseException as error:
+                failed.append(error)
+            finally:
+                ended.release()
+
+        self._loop.run_callback_threadsafe(Context().run, gevent.spawn, work)
+        if not ended.acquire(True, ANSWER_TIMEOUT):
+            raise Unsupported(f"the event loop of this process did not answer within {ANSWER_TIMEOUT:.0f} s")
+        if failed:
+            raise failed[0]
+        return outcome[0]
 
     def put(self, delivery: Delivery) -> None:
         """Queue a delivery; from any thread."""
@@ -103,8 +139,10 @@ class Hub:
         for call in calls:
             try:
                 call()
-            except Exception:
-                log.exception("%r failed at the end of a turn", call)
+            except GreenletExit:
+                raise
+            except BaseException:
+                log_failure(log, "%r failed at the end of a turn", call)
 
     def _put(self, delivery: Delivery) -> None:
         if self._greenlet is None:
@@ -113,17 +151,35 @@ class Hub:
         self._pending[delivery.key] = self._pending.get(delivery.key, 0) + 1
         self._queue.put(delivery)
 
+    def _spawn(self) -> None:
+        # In an empty context: greenlets inherit that of their maker, which may be a request's.
+        self._greenlet = Context().run(gevent.spawn, self._run)
+        self._greenlet.rawlink(self._ended)
+
+    def _ended(self, greenlet: Any) -> None:
+        """Go on with another greenlet, if somebody has killed this one."""
+        if greenlet is self._greenlet:
+            log.error("the greenlet that delivers broadcasts was killed; another one goes on")
+            self._spawn()
+
     def _run(self) -> None:
         spent = 0.0
         while True:
             batch = [self._queue.get()]
-            self._gather(batch, spent)
-            self._turn()
             began = perf_counter()
-            self._deliver(batch)
-            spent = perf_counter() - began
-            for delivery in batch:
-                self._delivered(delivery.key)
+            try:
+                self._gather(batch, spent)
+                self._turn()
+                began = perf_counter()
+                self._deliver(batch)
+            except GreenletExit:
+                raise
+            except BaseException:
+                log_failure(log, "%d broadcasts failed", len(batch))
+            finally:
+                spent = perf_counter() - began
+                for delivery in batch:
+                    self._delivered(delivery.key)
 
     def _gather(self, batch: list[Delivery], spent: float) -> None:
         """Add what was put meanwhile; before much work, also what is about to be put: it can share the writes.
@@ -148,11 +204,11 @@ class Hub:
             batch.append(self._queue.get_nowait())
 
     def _delivered(self, key: Any) -> None:
-        left = self._pending[key] - 1
-        if left:
+        left = self._pending.get(key, 0) - 1
+        if left > 0:
             self._pending[key] = left
         else:
-            del self._pending[key]
+            self._pending.pop(key, None)  # it may have been stopped meanwhile
 
     def _deliver(self, batch: list[Delivery]) -> None:
         served = 0
@@ -162,7 +218,12 @@ class Hub:
                     served = 0
                     gevent.sleep(0)
                 some = run.receivers[start : start + RECEIVERS_PER_TURN]
-                run.each(some, run.data)
+                try:
+                    run.each(some, run.data)
+                except GreenletExit:
+                    raise
+                except BaseException:
+                    log_failure(log, "a broadcast failed at %d receivers", len(some))
                 served += len(some)
 
 

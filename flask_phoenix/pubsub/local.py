@@ -7,9 +7,13 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ..protocol.messages import INTERNAL, Broadcast, Frame, JsonText
+from gevent import GreenletExit
+
+from ..exceptions import InvalidPayload
+from ..protocol.messages import INTERNAL, Broadcast, Frame, JsonText, shown
 from ..protocol.serializers import Serializer
 from .adapter import Adapter
+from .failures import log_failure
 
 log = logging.getLogger("flask_phoenix.pubsub")
 
@@ -17,6 +21,8 @@ log = logging.getLogger("flask_phoenix.pubsub")
 Write = Callable[[Any], None]
 #: Is called with each broadcast, at once; longer work has to be queued.
 Notify = Callable[[Broadcast], None]
+#: Is called with a broadcast that cannot be encoded for a client, and with the reason.
+Missed = Callable[[Broadcast, InvalidPayload], None]
 #: Calls many receivers with the same data.
 Each = Callable[[Sequence[Any], Any], None]
 
@@ -26,8 +32,10 @@ def call_each(receivers: Sequence[Callable[[Any], Any]], data: Any) -> None:
     for receive in receivers:
         try:
             receive(data)
-        except Exception:
-            log.exception("a broadcast failed at %r", receive)
+        except GreenletExit:
+            raise
+        except BaseException:
+            log_failure(log, "a broadcast failed at %r", receive)
 
 
 class Lane(NamedTuple):
@@ -58,9 +66,10 @@ class Subscriber:
     :param notify: called with each broadcast; of a subscriber with a lane, with those that are intercepted.
     :param lane: how the other broadcasts are encoded for a client, to which ``write`` writes them.
     :param intercepts: events that go to ``notify`` instead of the lane.
+    :param missed: called in place of ``write`` where the lane cannot encode a broadcast: the client goes without.
     """
 
-    __slots__ = ("intercepts", "lane", "notify", "write")
+    __slots__ = ("intercepts", "lane", "missed", "notify", "write")
 
     def __init__(
         self,
@@ -68,8 +77,10 @@ class Subscriber:
         lane: Lane | None = None,
         write: Write | None = None,
         intercepts: frozenset[str] = frozenset(),
+        missed: Missed | None = None,
     ) -> None:
         self.notify = notify
+        self.missed = missed
         self.lane = lane
         self.write = write
         self.intercepts = intercepts
@@ -108,6 +119,12 @@ class Group:
         """Return the notify function of each member, for broadcasts that do not go through the lane."""
         return [member.notify for member, times in self.members.items() if member is not sender for _ in range(times)]
 
+    def miss(self, broadcast: Broadcast, sender: Subscriber | None, error: InvalidPayload) -> None:
+        """Tell the members that they go without a broadcast."""
+        for member in list(self.members):
+            if member.missed is not None and member is not sender:
+                member.missed(broadcast, error)
+
 
 class Delivery(NamedTuple):
     """What the members of one group get of one broadcast."""
@@ -125,8 +142,11 @@ class Delivery(NamedTuple):
 class PubSub:
     """The topics of this node, their subscribers, and the adapter that is asked for these topics.
 
+    Payloads of broadcasts are bytes or :class:`.JsonText` here. Clients get the text as it is; whoever needs a
+    value gets one of its own, which it may change.
+
     :param deliver: takes each delivery, in order: the hub.
-    :param loads: reads JSON, for subscribers that need the payload of another node's broadcast as a value.
+    :param loads: reads a payload.
     """
 
     def __init__(self, deliver: Callable[[Delivery], None], loads: Callable[[str], Any]) -> None:
@@ -145,8 +165,9 @@ class PubSub:
         if self._adapter is not adapter:
             self._adapter = adapter
             for topic in list(self._topics):
-                self._request(adapter, topic)
-                self._release(topic)  # if it has been left meanwhile
+                if self._adapter is adapter:  # else it was detached meanwhile
+                    self._request(adapter, topic)
+                    self._release(topic)  # if it has been left meanwhile
 
     def detach(self) -> None:
         """Receive the broadcasts of this node alone."""
@@ -185,27 +206,59 @@ class PubSub:
         self._taps[notify] = None
         return lambda: self._taps.pop(notify, None)
 
-    def check(self, broadcast: Broadcast) -> None:
-        """Check that every lane of the topic can encode a broadcast.
-
-        :raises InvalidPayload: one cannot.
-        """
-        for lane, _ in list(self._topics.get(broadcast.topic, ())):
-            if lane is not None:
+    def takes(self, broadcast: Broadcast) -> bool:
+        """Tell whether a topic has clients here, and all of them can be sent a broadcast."""
+        lanes = [lane for lane, _ in list(self._topics.get(broadcast.topic, ())) if lane is not None]
+        try:
+            for lane in lanes:
                 lane.encode(broadcast)
+        except InvalidPayload:
+            return False
+        return bool(lanes)
+
+    def heard(self, topic: str) -> bool:
+        """Tell whether anything here would receive a broadcast on a topic."""
+        return topic in self._topics or bool(self._taps)
 
     def broadcast(self, broadcast: Broadcast, sender: Subscriber | None = None) -> None:
         """Deliver a broadcast to everybody who is subscribed to its topic at this moment, except the sender.
 
-        :raises InvalidPayload: a subscriber cannot take the payload; nobody has been served then.
-        :raises InvalidMessage: it comes from another node and is no JSON; the same holds.
+        A client that cannot be sent it goes without; nobody else does.
         """
-        due = [self._due(group, broadcast, sender) for group in list(self._topics.get(broadcast.topic, {}).values())]
-        for delivery in due:
-            if delivery.receivers:
-                self._deliver(delivery)
+        for group in list(self._topics.get(broadcast.topic, {}).values()):
+            self._deliver_to(group, broadcast, sender)
         if self._taps and not broadcast.topic.startswith(INTERNAL):
-            self._deliver(Delivery(broadcast.topic, self._read(broadcast), list(self._taps), False))
+            self._deliver(Delivery(broadcast.topic, broadcast, list(self._taps), False, self._notify_each))
+
+    def clear(self) -> None:
+        """Forget all subscribers but those that tap."""
+        self._topics.clear()
+        self._waiting.clear()
+
+    def _deliver_to(self, group: Group, broadcast: Broadcast, sender: Subscriber | None) -> None:
+        topic, lane = broadcast.topic, group.lane
+        if lane is None or broadcast.event in group.intercepts:
+            if listeners := group.listeners(sender):
+                self._deliver(Delivery(topic, broadcast, listeners, False, self._notify_each))
+        elif writers := group.writers(sender):
+            try:
+                data = lane.encode(broadcast if lane.serializer.takes_text else self._read(broadcast))
+            except InvalidPayload as error:
+                group.miss(broadcast, sender, error)
+            except Exception:
+                log_failure(log, "%r cannot encode %s on %s", lane.serializer, shown(broadcast.event), shown(topic))
+            else:
+                self._deliver(Delivery(topic, data, writers, lane.stream, lane.each))
+
+    def _notify_each(self, receivers: Sequence[Notify], broadcast: Broadcast) -> None:
+        """Give each receiver a payload of its own."""
+        for notify in receivers:
+            try:
+                notify(self._read(broadcast))
+            except GreenletExit:
+                raise
+            except BaseException:
+                log_failure(log, "a broadcast on %s failed at %r", shown(broadcast.topic), notify)
 
     def _read(self, broadcast: Broadcast) -> Broadcast:
         if type(broadcast.payload) is not JsonText:
@@ -234,11 +287,3 @@ class PubSub:
         if self._adapter is not None and topic not in self._topics and topic not in self._waiting:
             self._confirmed.discard(topic)
             self._adapter.unsubscribe(topic)
-
-    def _due(self, group: Group, broadcast: Broadcast, sender: Subscriber | None) -> Delivery:
-        if group.lane is None or broadcast.event in group.intercepts:
-            return Delivery(broadcast.topic, self._read(broadcast), group.listeners(sender), False)
-        writers = group.writers(sender)
-        taken = broadcast if group.lane.serializer.takes_text else self._read(broadcast)
-        data = group.lane.encode(taken) if writers else b""
-        return Delivery(broadcast.topic, data, writers, group.lane.stream, group.lane.each)

@@ -71,7 +71,9 @@ class ChannelServer(ChannelRuntime):
         self._stop_reason: tuple[Any] | None = None
         #: The channel as a subscriber of its own topic, and of other topics.
         intercepts = self._route.channel.intercepts
-        self.subscriber = Subscriber(self._receive_intercepted, lane, connection.carrier.write, intercepts)
+        self.subscriber = Subscriber(
+            self._receive_intercepted, lane, connection.carrier.write, intercepts, connection.missed
+        )
         self._topic_subscriber = Subscriber(self._receive_other)
         self._other_topics: set[str] | None = None
         self._timers: set[Any] | None = None

@@ -6,7 +6,8 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Any
 
-from ..protocol.messages import DISCONNECT, Broadcast, Frame
+from ..exceptions import InvalidPayload
+from ..protocol.messages import DISCONNECT, Broadcast, Frame, shown
 from ..protocol.serializers import Serializer
 from ..pubsub.local import Delivery, Each, Lane, Subscriber, Write, call_each
 from ..socket import BaseSocket, RawSocket
@@ -63,6 +64,8 @@ class Connection:
         #: The topics whose broadcasts go to this client.
         self.topics: Collection[str] = ()
         self.open = False
+        #: How many broadcasts this client went without, since its transport or its vsn cannot carry them.
+        self.missed_count = 0
         self._pieces: list[Any] = []
         self._disconnect = Subscriber(self._receive_disconnect)
 
@@ -103,6 +106,19 @@ class Connection:
         pieces, self._pieces = self._pieces, []
         if pieces:
             self.carrier.write(b"".join(pieces) if len(pieces) > 1 else pieces[0])
+
+    def missed(self, broadcast: Broadcast, error: InvalidPayload) -> None:
+        """Count a broadcast that this client cannot be sent; the first is logged."""
+        self.missed_count += 1
+        self.engine.missed += 1
+        if self.missed_count == 1:
+            log.warning(
+                "%s: a client goes without %s on %s, and without others like it: %s",
+                type(self.socket).__name__,
+                shown(broadcast.event),
+                shown(broadcast.topic),
+                error,
+            )
 
     def close(self, code: int, reason: str) -> None:
         """Close the connection from this side; its channels end at once, for this reason."""

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import gevent
+from gevent import GreenletExit
 from gevent.event import Event
 from greenlet import getcurrent, greenlet
+
+from ..pubsub.failures import log_failure
+
+log = logging.getLogger("flask_phoenix.channel")
 
 Call = Callable[[Any], None]
 
@@ -74,8 +79,11 @@ class Runner:
         (call, argument), self._task = self._task, IDLE
         try:
             call(argument)
-        except Exception:  # a task reports its own failures; a bug there must not end the event loop
-            self._hub.handle_error(call, *sys.exc_info())
+        except GreenletExit:  # it is killed, or forgotten while it is blocked
+            self._runners.lose()
+            raise
+        except BaseException:  # a task reports its own failures; a bug there must not end the event loop
+            log_failure(log, "%r failed", call)
 
 
 class Runners:
@@ -107,11 +115,19 @@ class Runners:
         self._alive -= 1
         return False
 
+    def lose(self) -> None:
+        """Count out a runner that has ended in the middle of its task."""
+        self._alive -= 1
+
     def close(self) -> None:
         """End the idle runners."""
         while self._parked:
             del self._parked.pop().greenlet
             self._alive -= 1
+
+    def forget(self) -> None:
+        """Have no runners any more, in a process that was forked from the one in which they run."""
+        self._parked, self._alive = [], 0
 
 
 class Inbox:
@@ -169,9 +185,14 @@ class Inbox:
         try:
             while True:
                 call, argument = task
-                call(argument)
-                if self._after is not None:
-                    self._after()
+                try:
+                    call(argument)
+                    if self._after is not None:
+                        self._after()
+                except GreenletExit:
+                    raise
+                except BaseException:
+                    log_failure(log, "%r failed", call)
                 if self._room is not None:
                     self._signal_room()
                 if not self._calls:

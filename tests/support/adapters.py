@@ -10,7 +10,7 @@ from gevent.event import Event
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.pubsub.adapter import Adapter, Publisher
-from tests.processes import DEADLINE
+from tests.support.processes import DEADLINE
 
 JSON = Json()
 #: A broadcast, and how it is published.
@@ -40,25 +40,33 @@ class Recording(Adapter):
     def __init__(self, *failures: Exception) -> None:
         self.asked: list[Any] = []
         self.failures = list(failures)
-        #: What a subscription waits for.
-        self.gate = Event()
-        self.gate.set()
+        #: What each of these waits for.
+        self.gates = {verb: Event() for verb in ("start", "subscribe", "stop", "greet")}
+        for gate in self.gates.values():
+            gate.set()
+        #: What the next subscription fails with.
+        self.failure: Exception | None = None
 
     def publisher(self) -> Publisher:
         self.asked.append("publisher")
         return Outside(self.asked)
 
     def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
+        assert self.gates["start"].wait(DEADLINE)
         if self.failures:
             raise self.failures.pop(0)
         self.asked.append("start")
         self.node, self.receive, self.gone = node, receive, gone
 
     def stop(self) -> None:
+        assert self.gates["stop"].wait(DEADLINE)
         self.asked.append("stop")
 
     def subscribe(self, topic: str) -> None:
-        assert self.gate.wait(DEADLINE)
+        assert self.gates["subscribe"].wait(DEADLINE)
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
         self.asked.append(f"+{topic}")
 
     def unsubscribe(self, topic: str) -> None:
