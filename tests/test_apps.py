@@ -54,9 +54,9 @@ class Site:
         @self.phoenix.socket("/shop/v1.0/<name>", longpoll=True)
         class UserSocket(Socket):
             def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
-                calls.append((params, info))
                 if "refuse" in params:
                     raise Refused("no")
+                calls.append((params, info))
 
     @contextmanager
     def serve(self) -> Iterator[Callable[..., tuple[int, str, Wire]]]:
@@ -91,6 +91,7 @@ class Site:
             assert wire.data() == '[null,"1","phoenix","phx_reply",{"status":"ok","response":{}}]'
             wire.close()
             assert wire.close_code() == 1000
+            assert get(f"{path}/websocket?refuse", **UPGRADE, **options)[0] == 403
             status, _, wire = get(f"{path}/longpoll?vsn=2.0.0", Connection="close", **options)
             body = b""
             while data := wire.sock.recv(65536):

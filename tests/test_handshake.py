@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from flask import Blueprint, Flask, Response, g, request, session
+from flask import Blueprint, Flask, Response, abort, g, render_template_string, request, session
 from flask.testing import FlaskClient
 from gevent import socket
 from hypothesis import given
@@ -367,6 +367,13 @@ def test_origin(ask: Asking, mount: Mounting, rule: Any, base: str, origin: str,
     assert ask(base=base, Origin=origin).status_code == (101 if allowed else 403)
 
 
+def test_trusted_hosts(app: Flask, ask: Asking, mount: Mounting) -> None:
+    app.config["TRUSTED_HOSTS"] = ["localhost"]
+    mount()
+    assert ask(Origin="http://localhost").status_code == 101
+    assert ask(Host="stranger.example", Origin="http://stranger.example").status_code == 400
+
+
 def test_refused_origin_is_explained(ask: Asking, mount: Mounting, caplog: pytest.LogCaptureFixture) -> None:
     mount(check_origin=["//example.org"])
     answer = ask(Origin="http://notallowed.com")
@@ -658,7 +665,8 @@ def test_csrf_token_gives_the_session(
     @app.get("/")
     def page() -> dict[str, str]:
         session["user"] = 7
-        return {"token": phoenix.csrf_token(), "again": phoenix.csrf_token(), "other": phoenix.csrf_token("other")}
+        again = render_template_string("{{ phoenix_csrf_token() }}")
+        return {"token": phoenix.csrf_token(), "again": again, "other": phoenix.csrf_token("other")}
 
     calls = mount(connect_info=["session"])
     tokens = http.get("/").get_json()
@@ -885,7 +893,8 @@ def test_error_pages_of_the_app(app: Flask, http: FlaskClient, ask: Asking, moun
     def sorry(error: Exception) -> tuple[str, int]:
         return "sorry", 500
 
-    mount(lambda params: refuse(params) if "refuse" in params else 1 / 0)
+    mount(lambda params: refuse(params) if "refuse" in params else abort(404) if "abort" in params else 1 / 0)
+    assert ask(f"{URL}&abort").text == "<h1>a page for people</h1>"
     assert (ask(f"{URL}&refuse").status_code, ask(f"{URL}&refuse").data) == (403, b"")
     assert (http.post(URL).status_code, ask(Origin="http://other.example").data) == (400, b"")
     assert ask().text == "sorry"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -317,6 +318,20 @@ def test_nothing_is_read_after_a_close(served: Served) -> None:
 def test_client_that_vanishes(greeted: Served) -> None:
     greeted.ended()
     assert greeted.reason() == "closed"
+
+
+def test_client_that_resets(carriers: Carriers) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    served = carriers.echo(pair=(ours, theirs))
+    served.client.text("hello")
+    assert served.client.data() == "hello"
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    served.ended()
+    assert served.reason() == "closed"
 
 
 def test_client_that_stops_sending(served: Served) -> None:
