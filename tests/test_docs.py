@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import http.client
 import json
 import os
 import re
@@ -33,6 +34,7 @@ from flask_phoenix import (
 )
 from flask_phoenix.broadcaster import NONE, SETTING
 from flask_phoenix.cli import phoenix as commands
+from flask_phoenix.protocol.messages import SHOWN_CHARACTERS
 from flask_phoenix.pubsub.adapter import ADAPTERS
 from flask_phoenix.pubsub.redis import adapter as redis
 from flask_phoenix.pubsub.redis.adapter import RedisAdapter
@@ -46,9 +48,10 @@ from flask_phoenix.testing import Client, Joined
 from flask_phoenix.tracker import replica
 from flask_phoenix.tracker.server import COUNT_PERIOD
 from flask_phoenix.transports import handshake, websocket
+from flask_phoenix.transports.longpoll import endpoint as longpoll
 from flask_phoenix.transports.options import INFO_KEYS, PREFIX, Options
 from flask_phoenix.transports.origin import CONN, OriginPolicy
-from tests.support.processes import DEADLINE, ROOT
+from tests.support.processes import DEADLINE, HOST, ROOT, Servers
 from tests.test_architecture import MODULES, tree
 
 DOCS = ROOT / "docs"
@@ -193,6 +196,39 @@ def test_what_cannot_be_set() -> None:
         "inbox": inbox.INBOX_LIMIT,
         "query": handshake.QUERY_LIMIT,
     }
+
+
+def test_limits_of_security() -> None:
+    said = [default for _, default, _ in rows("security.md", "limit", "default", "what happens beyond it")]
+    options = Options()
+    assert said == [
+        f"{options.max_frame_size:,} bytes",
+        f"{options.outbox_limit >> 20} MiB",
+        f"{options.timeout:.0f} seconds",
+        f"{options.max_channels}",
+        f"{inbox.INBOX_LIMIT:,}",
+        f"{inbox.INBOX_LIMIT:,}",
+        f"{longpoll.BODY_LIMIT:,} bytes",
+        f"{handshake.QUERY_LIMIT:,} bytes",
+    ]
+    assert f"after {SHOWN_CHARACTERS} characters" in prose("security.md")
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["ours", "gunicorn"])
+def test_longest_request_line(servers: Servers, number: int) -> None:
+    commands = (
+        ("-m", "tests.golden.peer", "{port}"),
+        ("-m", "gunicorn", "-k", "gevent", "-b", f"{HOST}:{{port}}", "tests.golden.peer:create_app()"),
+    )
+    server = servers.start(sys.executable, *commands[number])
+    said = rows("security.md", "server", "bytes of method, path, query and `HTTP/1.1`")[number][1]
+    longest = int(said.partition(";")[0].replace(",", ""))
+    fixed = len("GET /socket/websocket?a= HTTP/1.1")
+    for size, status in ((longest, 400), (longest + 3, 414)):  # gunicorn counts the end of the line or not
+        asking = http.client.HTTPConnection(HOST, server.port, timeout=DEADLINE)
+        asking.request("GET", f"/socket/websocket?a={'x' * (size - fixed)}")
+        assert asking.getresponse().status == status
+        asking.close()
 
 
 def test_bounds_of_presence() -> None:
