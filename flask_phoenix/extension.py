@@ -27,7 +27,7 @@ from .pubsub.unix.adapter import WorkersAdapter
 from .pubsub.unix.meeting import directory_of_server
 from .runtime.engine import FAILURES, Engine
 from .runtime.inbox import Inbox
-from .server.gevent import Server, one_of_many, require_patched
+from .server.gevent import Server, is_master, is_worker, one_of_many, require_patched
 from .socket import BaseSocket
 from .tracker.server import TrackerServer
 from .transports.endpoint import NAME, Endpoint, WebSocketEndpoint
@@ -58,7 +58,7 @@ class State:
         if self._url and self._url != NONE:
             adapter_class(self._url)  # is there one?
         self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), getattr(app.json, "default", None))
-        self.engine = Engine(app.app_context, self.json, self._find_adapter, self._may_serve)
+        self.engine = Engine(app.app_context, self.json, self._find_adapter, self._may_serve, is_master)
         self.endpoints: list[Endpoint] = []
         #: What this app and process has of each presence.
         self.trackers: dict[Presence, TrackerServer] = {}
@@ -112,7 +112,7 @@ class State:
 
     def _may_serve(self) -> bool:
         """Tell whether clients may come to this process: it handles a request, is a test, or a server's worker."""
-        return has_request_context() or self.app.testing or one_of_many()
+        return has_request_context() or self.app.testing or is_worker()
 
     def notify(self, function: Callable[[Broadcast], Any]) -> Notify:
         """Make a function of the app's hear broadcasts: in order, in an app context, in nobody's way."""

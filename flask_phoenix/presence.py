@@ -57,6 +57,7 @@ class Presence(Hooks, Tracking):
         """Return who is there: each key with its metas, through :meth:`fetch`.
 
         :raises InvalidReturn: fetch returned no presences.
+        :raises NotPublished: this process is none of those that serve clients, and knows no way to them.
         """
         server, topic = self._look(where)
         return self.fetched(topic, presences_of(server.tracker.list(topic)))
@@ -71,7 +72,10 @@ class Presence(Hooks, Tracking):
         return self.fetched(topic, presences_of({str(key): metas}))[str(key)] if metas else None
 
     def count(self, where: Channel | str) -> int:
-        """Return how many keys are there."""
+        """Return how many keys are there.
+
+        :raises NotPublished: as :meth:`list`.
+        """
         server, topic = self._look(where)
         return server.tracker.count(topic)
 
@@ -79,6 +83,7 @@ class Presence(Hooks, Tracking):
         """Return where to look, and for which topic; from outside, a process that has just begun hears others first."""
         server, (owner, topic) = self.server(), _place(where)
         if owner is None and not server.engine.hub.elsewhere:
+            server.engine.require_reach()
             server.engine.serve()
             server.settle()
         return server, topic

@@ -169,6 +169,17 @@ def one_of_many() -> bool:
     return bool(getattr(getattr(worker, "cfg", None), "workers", 1) > 1)
 
 
+def is_worker() -> bool:
+    """Tell whether this process is a worker of gunicorn, of one or of several."""
+    worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return hasattr(worker, "cfg") and not is_master()
+
+
+def is_master() -> bool:
+    """Tell whether this process is gunicorn's own, which serves nobody and forks the workers."""
+    return hasattr(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), "WORKERS")
+
+
 def inspect_server(engine: Engine, environ: dict[str, Any]) -> None:
     """Do, with the first client of a process, what the server below makes necessary."""
     if engine.server_inspected:

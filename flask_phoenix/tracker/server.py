@@ -149,6 +149,8 @@ class TrackerServer(Replica):
             raise Unsupported(
                 "a presence changes in the thread that serves: from another one, tell a channel to do it (channel.send)"
             )
+        if owner is None:
+            self.engine.require_reach()
         self.engine.serve()
         return self._owned.get(owner, {})
 
