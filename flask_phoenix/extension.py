@@ -1,4 +1,4 @@
-"""Phoenix: init_app, mounts, configuration, broadcast."""
+"""The extension: Phoenix, and what it keeps for each app."""
 
 from __future__ import annotations
 
@@ -24,18 +24,20 @@ from .protocol.messages import DISCONNECT, Broadcast, shown
 from .pubsub.adapter import Adapter, adapter_class
 from .pubsub.local import Notify, Subscriber
 from .pubsub.unix.adapter import WorkersAdapter
-from .pubsub.unix.meeting import directory_of_server
+from .pubsub.unix.directory import directory_of_server
 from .runtime.engine import FAILURES, Engine
 from .runtime.inbox import Inbox
-from .server.gevent import Server, is_master, is_worker, one_of_many, require_patched
+from .server.gevent import Server, require_patched
+from .server.gunicorn import has_several_workers, is_master, is_worker
 from .socket import BaseSocket
 from .tracker.server import TrackerServer
 from .transports.endpoint import NAME, Endpoint, WebSocketEndpoint
+from .transports.gateway import Gateway
 from .transports.handshake import PHOENIX_PROTOCOL, csrf_token
 from .transports.longpoll.endpoint import LongPollEndpoint
 from .transports.options import make_mounts
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.pubsub")
 
 MANY_PROCESSES = (
     f"several processes serve this app and nothing joins them, since {SETTING} is {NONE!r}: a broadcast reaches only"
@@ -88,7 +90,7 @@ class State:
         )
 
     def upgrades(self, environ: dict[str, Any]) -> bool:
-        """Tell whether a request is for a WebSocket route of the app that is not ours."""
+        """Tell whether a request is for a WebSocket route of the app that is none of our mounts."""
         if "HTTP_UPGRADE" not in environ:
             return False
         try:
@@ -98,24 +100,24 @@ class State:
         return bool(rule.websocket) and not rule.endpoint.startswith(NAME)
 
     def _find_adapter(self) -> Adapter | None:
-        """Choose the way to other nodes: what was handed in, what the URL names, or, of many workers, their own."""
-        many = self.engine.one_of_many or one_of_many()
+        """Choose the adapter: what was handed in, what the URL names, or, among several workers, their own."""
+        several = self.engine.one_of_many or has_several_workers()
         if self._adapter is not None:
             return self._adapter
         if self._url == NONE:
-            if many:
+            if several:
                 log.warning(MANY_PROCESSES)
             return None
         if self._url:
             return adapter_class(self._url).from_url(self._url)
-        return WorkersAdapter(partial(directory_of_server, self.app.import_name)) if many else None
+        return WorkersAdapter(partial(directory_of_server, self.app.import_name)) if several else None
 
     def _may_serve(self) -> bool:
         """Tell whether clients may come to this process: it handles a request, is a test, or a server's worker."""
         return has_request_context() or self.app.testing or is_worker()
 
     def notify(self, function: Callable[[Broadcast], Any]) -> Notify:
-        """Make a function of the app's hear broadcasts: in order, in an app context, in nobody's way."""
+        """Return what calls a function of the app's with broadcasts: in order, in an app context, delaying nobody."""
         inbox = Inbox(self.engine.runners)
 
         def call(broadcast: Broadcast) -> None:
@@ -127,7 +129,7 @@ class State:
                 self.engine.caught(error)
 
         def notify(broadcast: Broadcast) -> None:
-            # Where nothing is served, in a script or a shell, no event loop runs that would come round to it.
+            # Where nothing is served, in a script or a shell, no event loop runs that would call it later.
             if self.engine.hub.running:
                 inbox.put(call, broadcast)
             else:
@@ -140,7 +142,7 @@ class Phoenix:
     """Makes a Flask app a Phoenix Channels server.
 
     ``Phoenix(app)``, or ``Phoenix()`` and :meth:`init_app` in a factory. Sockets are mounted by :meth:`socket`, before
-    or behind ``init_app``; each app that is initialised gets them all. The other methods speak for the current app, or,
+    or after ``init_app``; each app that is initialised gets them all. The other methods speak for the current app, or,
     outside any context, for the only app there is. They may be called from a view, a channel, a command, and from any
     OS thread.
     """
@@ -170,6 +172,7 @@ class Phoenix:
         for presence, down_period in self._presences.items():
             state.keep(presence, down_period)
         app.extensions["phoenix"] = state
+        app.wsgi_app = Gateway(app, NAME)  # type: ignore[method-assign]
         app.jinja_env.globals["phoenix_csrf_token"] = csrf_token
         # gevent-websocket asks for it where it says 101 itself: the subprotocol to echo when the client offers it.
         app.app_protocol = lambda path: PHOENIX_PROTOCOL  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import gevent
 import pytest
@@ -23,10 +24,11 @@ from flask_phoenix.protocol.json import Json
 from flask_phoenix.pubsub.hub import Hub
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.runtime.inbox import Runner
-from tests import processes
-from tests.network import MakeNode, Node
-from tests.redis_server import RedisCluster, RedisServer
-from tests.slow import SlowAdapter
+from tests.support import processes
+from tests.support.clients import KINDS, Site
+from tests.support.presence import MakeNode, Node
+from tests.support.redis_server import RedisCluster, RedisServer
+from tests.support.slow import SlowAdapter
 
 # A busy machine is slow, and no test of values is about time.
 settings.register_profile("patient", deadline=None)
@@ -41,6 +43,7 @@ VALUES_ONLY = {
     "test_serializers",
     "test_origin",
     "test_protocol",
+    "test_tracker",
 }
 #: A greenlet that waits in one of these, and no deeper, is idle; like the event loop it lives as long as its process.
 IDLE = {Hub._run.__code__, Runner._run.__code__}
@@ -67,6 +70,12 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server.kill()
 
 
+@pytest.fixture
+def redis_url(redis: RedisServer) -> str:
+    """Return a URL of that Redis with a prefix of a test's own: it hears nothing of another."""
+    return f"{redis.url}?prefix={uuid4().hex}"
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
     """Return three Redis that share the topics."""
@@ -75,15 +84,44 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
     servers.kill()
 
 
+@pytest.fixture(scope="session", params=KINDS, ids=lambda kind: f"{kind[0].__name__}-{kind[1]}")
+def lasting_site(request: pytest.FixtureRequest) -> Site:
+    """Make an app once for all tests: Werkzeug takes its time to compile the rules."""
+    return Site(request.param)
+
+
+@pytest.fixture
+def site(lasting_site: Site) -> Iterator[Site]:
+    """Return an app whose clients use each transport in each version of the wire format."""
+    yield lasting_site
+    lasting_site.close()
+
+
 @pytest.fixture
 def slow() -> SlowAdapter:
-    """Return a way to other nodes that lets everybody wait for a topic."""
+    """Return an adapter whose subscriptions wait until the test confirms them."""
     return SlowAdapter()
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0].__name__}-{kind[1]}")
+def slow_site(request: pytest.FixtureRequest, slow: SlowAdapter) -> Iterator[Site]:
+    """Return such an app with that adapter."""
+    site = Site(request.param, slow)
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """Return the engine of one node alone."""
+    engine = Engine(nullcontext, Json())
+    yield engine
+    engine.stop()
 
 
 @pytest.fixture
 def far(slow: SlowAdapter) -> Iterator[Engine]:
-    """Return an engine with that way."""
+    """Return an engine with the slow adapter."""
     engine = Engine(nullcontext, Json(), lambda: slow)
     yield engine
     engine.stop()
@@ -91,7 +129,7 @@ def far(slow: SlowAdapter) -> Iterator[Engine]:
 
 @pytest.fixture
 def make_node() -> Iterator[MakeNode]:
-    """Make processes that have a presence, and stop them in the end."""
+    """Make nodes that have a presence, and stop them in the end."""
     nodes: list[Node] = []
 
     def make_node(*arguments: Any, **options: Any) -> Node:
@@ -105,7 +143,7 @@ def make_node() -> Iterator[MakeNode]:
 
 @pytest.fixture
 def node(make_node: MakeNode) -> Node:
-    """Return such a process without others."""
+    """Return a node without others."""
     return make_node()
 
 

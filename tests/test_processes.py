@@ -20,7 +20,7 @@ from flask_phoenix import Channel, Phoenix, Presence, Socket, on
 from flask_phoenix.exceptions import PhoenixError
 from flask_phoenix.pubsub.local import Broadcast
 from flask_phoenix.testing import Client
-from tests.processes import DEADLINE, ROOT, wait_until
+from tests.support.processes import DEADLINE, ROOT, wait_until
 from tests.support.loop import in_greenlet, in_plain_thread, in_thread, turn
 
 Call = Callable[[], Any]

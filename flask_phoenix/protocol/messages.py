@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from reprlib import Repr
 from typing import Any, NamedTuple
 
 #: What a transport carries: text, or binary.
@@ -20,6 +21,9 @@ HEARTBEAT = "heartbeat"
 
 #: The prefix of the topics on which nodes speak among themselves; no client can join them.
 INTERNAL = "phx:"
+
+#: Characters of a client's text that are put into one log line.
+SHOWN_CHARACTERS = 200
 
 #: The event that, broadcast on a socket's id, closes its connections. Never on the wire.
 DISCONNECT = "disconnect"
@@ -64,6 +68,13 @@ class JsonText(str):
     __slots__ = ()
 
 
+_values = Repr()
+_values.maxstring = _values.maxlong = _values.maxother = SHOWN_CHARACTERS
+
+
 def shown(value: Any) -> str:
-    """Return a client's value as it stands in a log line or an error: escaped, and cut at 200 characters."""
-    return f"{(value[:200] if isinstance(value, str | bytes) else value)!r:.200}"
+    """Return what a client sent as it is put into a log line: escaped, in quotes, at most 200 characters of it."""
+    if isinstance(value, str | bytes):
+        return f"{value[:SHOWN_CHARACTERS]!r}..." if len(value) > SHOWN_CHARACTERS else repr(value)
+    # Of other values it shows a few elements and levels: whole, they might be larger than a line, or too deep for repr.
+    return _values.repr(value)[:SHOWN_CHARACTERS]

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..exceptions import InvalidMessage, InvalidOption, InvalidPayload, UnknownVersion
 from .json import Json
-from .messages import REPLY, Broadcast, Frame, JsonText, Message, Reply
+from .messages import REPLY, Broadcast, Frame, JsonText, Message, Reply, shown
 
 #: First byte of a binary frame (Phoenix ``v2_json_serializer.ex``).
 PUSH, REPLIED, BROADCAST = 0, 1, 2
@@ -192,11 +192,11 @@ def choose_serializer(vsn: Any, table: Sequence[tuple[Serializer, str]]) -> Seri
     """
     version = _VERSION.fullmatch("1.0.0" if vsn is None else vsn) if isinstance(vsn, str | None) else None
     if version is None:
-        raise UnknownVersion(f"The client's requested transport version is invalid: {vsn!r:.80} (2.0.0 would be valid)")
+        raise UnknownVersion(f"The client's requested transport version is invalid: {shown(vsn)} (valid: 2.0.0)")
     for serializer, requirement in table:
         if _meets(version, requirement):
             return serializer
-    asked, known = f'requested transport version "{version[0]}"', [requirement for _, requirement in table]
+    asked, known = f'requested transport version "{version[0]:.200}"', [requirement for _, requirement in table]
     raise UnknownVersion(f"The client's {asked} does not match server's version requirements of {known}")
 
 
