@@ -225,17 +225,25 @@ class Phoenix:
         return presence
 
     def broadcast(self, topic: str, event: str, payload: Any) -> None:
-        """Send an event to everybody on a topic.
+        """Send an event to everybody on a topic. A client that cannot carry bytes goes without.
 
-        :raises InvalidPayload: a client on the topic cannot take the payload; nobody got it.
+        :raises InvalidPayload: the payload is neither a dict of JSON nor bytes; nobody got it.
+        :raises NotPublished: other processes cannot be reached, or, where no client of this one can be meant, are
+            unknown.
         """
         self._state().engine.broadcast(Broadcast(topic, event, payload))
 
     def broadcast_from(self, sender: Channel, topic: str, event: str, payload: Any) -> None:
         """Send an event to everybody on a topic but one channel: the one that speaks.
 
+        :raises InvalidOption: the sender is no channel.
         :raises InvalidPayload: as :meth:`broadcast`.
+        :raises NotPublished: as :meth:`broadcast`.
         """
+        if not isinstance(sender, Channel):
+            raise InvalidOption(
+                f"broadcast_from leaves out a channel; got {sender!r:.200}. To leave out none: broadcast"
+            )
         self._state().engine.broadcast(Broadcast(topic, event, payload), sender.runtime.subscriber)
 
     def local_broadcast(self, topic: str, event: str, payload: Any) -> None:
@@ -246,12 +254,21 @@ class Phoenix:
         self._state().engine.broadcast(Broadcast(topic, event, payload), local=True)
 
     def subscribe(self, topic: str, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
-        """Call a function with each broadcast on a topic, in order, in an app context; call the answer to end it."""
+        """Call a function with each broadcast on a topic, in order, in an app context; call the answer to end it.
+
+        Each function gets a payload of its own. From any thread; this process becomes a node for it.
+
+        :raises Unsupported: this thread cannot make the process a node, or it has stopped serving.
+        :raises PhoenixError: the adapter cannot start.
+        """
         state = self._state()
         return state.engine.listen(topic, Subscriber(state.notify(function)), has_app_context())
 
     def tap(self, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
-        """Call a function with every broadcast of this process, to log or to bridge it; call the answer to end it."""
+        """Call a function with every broadcast of this process, to log or to bridge it; call the answer to end it.
+
+        :raises PhoenixError: as :meth:`subscribe`.
+        """
         state = self._state()
         return state.engine.tap(state.notify(function), has_app_context())
 
