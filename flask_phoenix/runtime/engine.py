@@ -337,8 +337,8 @@ class Engine:
         if _in_event_loop() and gevent.get_hub().main_hub:
             self.become_node()
         elif self._find_adapter() is None:
-            if now and not (self.served or self._may_serve()):
-                log.warning("listening, but hearing this process alone: %s", NO_WAY)
+            if now:
+                self.warn_if_alone("only what this process broadcasts is heard here")
         elif thread_id() != MAIN_THREAD_IDENT:
             raise Unsupported(WRONG_THREAD)
         elif now:
@@ -395,10 +395,18 @@ class Engine:
 
         :raises NotPublished: they could not.
         """
-        if self.node and not self._forked:
-            return
-        if not self.served and not self._may_serve() and self._find_adapter() is None:
+        if self._cannot_reach():
             raise NotPublished(NO_WAY)
+
+    def warn_if_alone(self, what: str) -> None:
+        """Log what it means that no other process can be reached from here, and this one may serve nobody."""
+        if self._cannot_reach():
+            log.warning("%s: %s", what, NO_WAY)
+
+    def _cannot_reach(self) -> bool:
+        if self.node and not self._forked:
+            return False
+        return not self.served and not self._may_serve() and self._find_adapter() is None
 
     def _receive(self, topic: str, data: bytes) -> None:
         """Deliver what another node has published."""

@@ -149,7 +149,7 @@ class TrackerServer(Replica):
                 "a presence changes in the thread that serves: from another one, tell a channel to do it (channel.send)"
             )
         if owner is None:
-            self.engine.require_reach()
+            self.engine.warn_if_alone("what is tracked here is told to nobody else")
         self.engine.serve()
         return self._owned.get(owner, {})
 
