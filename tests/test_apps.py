@@ -301,7 +301,8 @@ def test_empty_segments_of_a_path(path: str) -> None:
 def test_slashes_at_the_end_of_a_path_and_in_other_paths() -> None:
     site = Site(lambda app: app.add_url_rule("/a/page", "page", lambda: "a page"))
     with site.serve() as get:
-        for path in ("/socket/websocket/", "/socket/websocket//", "/socket///websocket"):
+        absolute = "http://127.0.0.1/socket/websocket"  # RFC 6455, 4.2.1
+        for path in ("/socket/websocket/", "/socket/websocket//", "/socket///websocket", absolute):
             assert get(path, **UPGRADE)[0] == 101
         assert [get(path)[0] for path in ("/a//page", "/other//page", "/socket//other")] == [308, 404, 404]
 
