@@ -203,15 +203,6 @@ def test_refusals_and_the_errors_that_an_app_traps() -> None:
         assert get("/socket/websocket?crash", **UPGRADE)[0] == 500
 
 
-def test_everything_is_torn_down_before_frames_are_carried() -> None:
-    order: list[str] = []
-    site = Site(lambda app: app.teardown_request(lambda error: order.append("teardown")))
-    with site.serve() as get:
-        _, _, wire = get("/socket/websocket?vsn=2.0.0", **UPGRADE)
-        assert order == ["teardown"]
-        wire.close()
-
-
 # Middlewares
 
 

@@ -120,7 +120,7 @@ class Gateway:
         return body if upgrade.answered and not upgrade.begins else upgrade.follow(body)
 
     def _clean_path(self, environ: dict[str, Any]) -> None:
-        """Take what is superfluous out of a path to a mount, as Phoenix does; Werkzeug would redirect, or find nothing."""
+        """Take what is superfluous out of a path to a mount, as Phoenix does; Werkzeug would redirect."""
         path: str = environ["PATH_INFO"]
         if not self._finds_mount(environ, path):
             clean = _SUPERFLUOUS.sub("", path)
