@@ -40,7 +40,7 @@ from flask_phoenix.pubsub.redis import adapter as redis
 from flask_phoenix.pubsub.redis.adapter import RedisAdapter
 from flask_phoenix.pubsub.redis.client import OPTIONS
 from flask_phoenix.pubsub.unix import adapter as workers
-from flask_phoenix.pubsub.unix import publisher
+from flask_phoenix.pubsub.unix import directory, publisher
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.runtime import inbox
 from flask_phoenix.server import drain
@@ -276,6 +276,7 @@ def test_numbers_of_scaling() -> None:
         (r"does not answer within ([\d.]+) seconds", workers.CONFIRM_TIMEOUT),
         (r"does not confirm within ([\d.]+) seconds", signature(RedisAdapter).parameters["subscribe_timeout"].default),
         (r"does not take it within ([\d.]+) seconds", publisher.TAKE_TIMEOUT),
+        (r"that of the directory has (\d+) bytes at most", directory.LONGEST),
         (r"twice `check_interval`, (\d+) seconds", 2 * signature(RedisAdapter).parameters["check_interval"].default),
         (
             r"every (\d+) s for each presence",
@@ -283,6 +284,24 @@ def test_numbers_of_scaling() -> None:
         ),
     ):
         assert [float(number) for number in re.findall(said, text)] == [meant], said
+
+
+def test_the_formula_of_scaling() -> None:
+    def first(cell: str) -> float:
+        return float(re.findall(r"[\d.]+", cell.replace(",", ""))[0])
+
+    line = re.compile(r"^\| \*([SFDPR])\*:(?:.*?(workers|Redis))? ?.*?\|.*?\| (.*) \| (.*) \|$", re.MULTILINE)
+    costs = {(part, over): (first(one), first(burst)) for part, over, one, burst in line.findall(read("scaling.md"))}
+    said = rows("scaling.md", "messages a second", "`workers:`, all nodes", "over Redis, all nodes", "Redis")
+    nodes, clients = 4, 12
+    formulas = [cells for name, *cells in said if name.startswith("the formula")]
+    assert len(formulas) == 2
+    for mode, cells in enumerate(formulas):
+        other = 10 if mode else costs["D", ""][mode] + 0.5  # in bursts each has other messages
+        for over, published, cell in (("workers", nodes - 1, cells[0]), ("Redis", 1, cells[1])):
+            cost = costs["S", ""][mode] + published * costs["P", over][mode] + (nodes - 1) * costs["R", over][mode]
+            cost += nodes * costs["F", ""][mode] + (clients - nodes) * other
+            assert first(cell) == pytest.approx(cost, rel=0.03)
 
 
 def test_ways_between_nodes() -> None:
