@@ -275,9 +275,15 @@ def test_a_node_that_cannot_start(foreign: bool, caplog: pytest.LogCaptureFixtur
     app.extensions["phoenix"].engine.stop()
 
 
-def test_drain_while_a_client_is_admitted(app: Flask, ask: Asking, mount: Mounting) -> None:
-    mount(lambda params: setattr(app.extensions["phoenix"].engine, "draining", True))
-    assert ask().status_code == 503
+@pytest.mark.parametrize("serving", [True, False])
+def test_drain_while_a_client_is_admitted(
+    app: Flask, ask: Asking, mount: Mounting, serving: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    mount(lambda params: setattr(app.extensions["phoenix"].engine, "draining", "drain" in params))
+    if serving:
+        assert ask().status_code == 101
+    assert ask(f"{URL}&drain").status_code == 503
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(

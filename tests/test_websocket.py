@@ -546,9 +546,15 @@ def test_what_waits_arrives_before_the_close(greeted: Served) -> None:
     greeted.ended()
 
 
-def test_drain_that_came_before_the_connection(carriers: Carriers) -> None:
+@pytest.mark.parametrize("serving", [True, False])
+def test_drain_that_came_before_the_connection(
+    carriers: Carriers, serving: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    if serving:
+        carriers.member()
     carriers.engine.draining = True
     assert carriers.echo().client.closed() == 1012
+    assert not caplog.records
 
 
 def test_node_that_cannot_start(carriers: Carriers, caplog: pytest.LogCaptureFixture) -> None:
