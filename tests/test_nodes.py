@@ -426,19 +426,25 @@ def test_a_client_that_comes_while_a_node_stops_finds_a_new_one(engine: Engine, 
     assert engine.node == adapter.node
 
 
-def test_a_service_may_ask_for_the_start_that_it_belongs_to(engine: Engine, adapter: Recording) -> None:
+def test_a_service_may_fail_and_may_ask_for_the_start_that_it_belongs_to(engine: Engine, adapter: Recording) -> None:
     class Asking(Noting):
         def greet(self) -> None:
             self.engine.serve()
             super().greet()
 
-        def stop(self) -> None:
+        def stop(self, *_: Any) -> None:
             raise RuntimeError("on purpose")
 
-    engine.add(Asking(engine, adapter.asked))
+        farewell = gone = stop
+
+    for kind in (Asking, Noting):
+        engine.add(kind(engine, adapter.asked))
     engine.serve()
+    adapter.gone("another")
+    engine.farewell()
     engine.stop()
-    assert adapter.asked == ["start", "begin", "greet", "stop"]
+    told = [("gone", "another"), "farewell", "end"]
+    assert adapter.asked == ["start", *["begin"] * 2, *["greet"] * 2, *told, "stop"]
 
 
 @pytest.mark.parametrize("start", [lambda engine: engine.serve(), lambda engine: in_greenlet(engine.broadcast, HELLO)])
