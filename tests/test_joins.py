@@ -255,7 +255,8 @@ def test_topic_without_a_channel(site: Site, caplog: pytest.LogCaptureFixture) -
     client.hears_only(
         reply("1", UNMATCHED, None, "nope"), reply("2", UNMATCHED, None, "nope"), reply("3", None, "1", "nope")
     )
-    assert [record.getMessage() for record in caplog.records] == ["Visitor: ignoring unmatched topic 'nope'"] * 2
+    line = f"Visitor: ignoring unmatched topic 'nope' (connection {client.connection.number})"
+    assert [record.getMessage() for record in caplog.records] == [line] * 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -219,3 +219,8 @@ class Peer:
         self.late = False
         while self._unconfirmed and (number is None or self._unconfirmed[0][0] <= number):
             self._unconfirmed.popleft()[1].set()
+
+    def give_up(self) -> None:
+        """Let nobody wait for its confirmations any more, until it gives one."""
+        self.confirm(None)
+        self.late = True
