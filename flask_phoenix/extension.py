@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -13,7 +14,6 @@ from weakref import WeakSet
 
 import ujson
 from flask import Flask, current_app, has_app_context
-from werkzeug.exceptions import HTTPException
 
 from .broadcaster import NONE, SETTING
 from .channel import Channel
@@ -50,7 +50,10 @@ SocketClass = TypeVar("SocketClass", bound=type[BaseSocket])
 
 
 class State:
-    """What one app has of this extension; ``app.extensions["phoenix"]``."""
+    """What one app has of this extension: ``app.extensions["phoenix"]``.
+
+    Its methods speak for that app, wherever they are called.
+    """
 
     def __init__(self, app: Flask, adapter: Adapter | None) -> None:
         self.app = app
@@ -58,7 +61,7 @@ class State:
         self._url = app.config.get(SETTING) or os.environ.get(SETTING)
         if self._url and self._url != NONE:
             adapter_class(self._url)  # is there one?
-        self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), getattr(app.json, "default", None))
+        self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), self._to_json)
         self.engine = Engine(app.app_context, self.json, self._find_adapter)
         self.endpoints: list[Endpoint] = []
         #: What this app and process has of each presence.
@@ -88,15 +91,40 @@ class State:
             f"no socket is mounted there; there are {[endpoint.mount.url for endpoint in self.endpoints]}"
         )
 
-    def upgrades(self, environ: dict[str, Any]) -> bool:
-        """Tell whether a request is for a WebSocket route of the app that is none of our mounts."""
-        if "HTTP_UPGRADE" not in environ:
-            return False
-        try:
-            rule, _ = self.app.url_map.bind_to_environ(environ).match(return_rule=True)
-        except HTTPException:
-            return False
-        return bool(rule.websocket) and not rule.endpoint.startswith(NAME)
+    def broadcast(self, topic: str, event: str, payload: Any) -> None:
+        """Send an event to everybody on a topic, as :meth:`Phoenix.broadcast` does."""
+        self.engine.broadcast(Broadcast(topic, event, payload))
+
+    def broadcast_from(self, sender: Channel, topic: str, event: str, payload: Any) -> None:
+        """Send an event to everybody on a topic but one channel, as :meth:`Phoenix.broadcast_from` does."""
+        self.engine.broadcast(Broadcast(topic, event, payload), sender.runtime.subscriber)
+
+    def local_broadcast(self, topic: str, event: str, payload: Any) -> None:
+        """Send an event to everybody on a topic in this process, as :meth:`Phoenix.local_broadcast` does."""
+        self.engine.broadcast(Broadcast(topic, event, payload), local=True)
+
+    def subscribe(self, topic: str, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
+        """Call a function with each broadcast on a topic, as :meth:`Phoenix.subscribe` does."""
+        subscriber, engine = Subscriber(self._notify(function)), self.engine
+        engine.hub.call(engine.pubsub.subscribe, topic, subscriber)
+        return lambda: engine.hub.call(engine.pubsub.unsubscribe, topic, subscriber)
+
+    def tap(self, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
+        """Call a function with every broadcast of this process, as :meth:`Phoenix.tap` does."""
+        return self.engine.pubsub.tap(self._notify(function))
+
+    def disconnect(self, id: str) -> None:
+        """Close every connection whose socket has this id, as :meth:`Phoenix.disconnect` does."""
+        self.broadcast(id, DISCONNECT, {})
+
+    def connection_count(self) -> int:
+        """Return how many clients are connected to this process."""
+        return len(self.engine.connections)
+
+    def _to_json(self, value: Any) -> Any:
+        """Turn a value of another type into one that JSON has, as the app's JSON provider of this moment does."""
+        default = getattr(self.app.json, "default", None)
+        return default(value) if default is not None else json.loads(self.app.json.dumps(value))
 
     def _find_adapter(self) -> Adapter | None:
         """Choose the adapter: what was handed in, what the URL names, or, among several workers, their own."""
@@ -111,7 +139,7 @@ class State:
             return adapter_class(self._url).from_url(self._url)
         return WorkersAdapter(partial(directory_of_server, self.app.import_name)) if several else None
 
-    def notify(self, function: Callable[[Broadcast], Any]) -> Notify:
+    def _notify(self, function: Callable[[Broadcast], Any]) -> Notify:
         """Return what calls a function of the app's with broadcasts: in order, in an app context, delaying nobody."""
         inbox = Inbox(self.engine.runners)
 
@@ -166,6 +194,7 @@ class Phoenix:
         for presence, down_period in self._presences.items():
             state.keep(presence, down_period)
         app.extensions["phoenix"] = state
+        app.url_value_preprocessor(_exempt_from_csrf)
         app.jinja_env.globals["phoenix_csrf_token"] = csrf_token
         # gevent-websocket asks for it where it says 101 itself: the subprotocol to echo when the client offers it.
         app.app_protocol = lambda path: PHOENIX_PROTOCOL  # type: ignore[attr-defined]
@@ -222,41 +251,37 @@ class Phoenix:
 
         :raises InvalidPayload: a client on the topic cannot take the payload; nobody got it.
         """
-        self._state().engine.broadcast(Broadcast(topic, event, payload))
+        self._state().broadcast(topic, event, payload)
 
     def broadcast_from(self, sender: Channel, topic: str, event: str, payload: Any) -> None:
         """Send an event to everybody on a topic but one channel: the one that speaks.
 
         :raises InvalidPayload: as :meth:`broadcast`.
         """
-        self._state().engine.broadcast(Broadcast(topic, event, payload), sender.runtime.subscriber)
+        self._state().broadcast_from(sender, topic, event, payload)
 
     def local_broadcast(self, topic: str, event: str, payload: Any) -> None:
         """Send an event to everybody on a topic who is connected to this process.
 
         :raises InvalidPayload: as :meth:`broadcast`.
         """
-        self._state().engine.broadcast(Broadcast(topic, event, payload), local=True)
+        self._state().local_broadcast(topic, event, payload)
 
     def subscribe(self, topic: str, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
         """Call a function with each broadcast on a topic, in order, in an app context; call the answer to end it."""
-        state = self._state()
-        subscriber, pubsub = Subscriber(state.notify(function)), state.engine.pubsub
-        state.engine.hub.call(pubsub.subscribe, topic, subscriber)
-        return lambda: state.engine.hub.call(pubsub.unsubscribe, topic, subscriber)
+        return self._state().subscribe(topic, function)
 
     def tap(self, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
         """Call a function with every broadcast of this process, to log or to bridge it; call the answer to end it."""
-        state = self._state()
-        return state.engine.pubsub.tap(state.notify(function))
+        return self._state().tap(function)
 
     def disconnect(self, id: str) -> None:
         """Close every connection whose socket has this id, with 1001; its clients come back if they may."""
-        self.broadcast(id, DISCONNECT, {})
+        self._state().disconnect(id)
 
     def connection_count(self) -> int:
         """Return how many clients are connected to this process."""
-        return len(self._state().engine.connections)
+        return self._state().connection_count()
 
     def csrf_token(self, key: str = "_csrf_token") -> str:
         """Return the CSRF token of this session, for the client's parameter ``_csrf_token``.
@@ -275,7 +300,7 @@ class Phoenix:
         """
         require_patched()
         state: State = app.extensions["phoenix"]
-        Server((host, port), app, state.engine, state.upgrades, **options).serve_until_stopped()
+        Server((host, port), app, [state.engine], **options).serve_until_stopped()
 
     def _state(self) -> State:
         state: State | None = current_app.extensions.get("phoenix") if has_app_context() else None
@@ -286,8 +311,21 @@ class Phoenix:
         raise PhoenixError(
             "no app to speak for: call init_app first"
             if not self._states
-            else f"{len(self._states)} apps share this extension: call it inside app.app_context()"
+            else f"{len(self._states)} apps share this extension: call it inside app.app_context(), or say"
+            ' app.extensions["phoenix"].broadcast(...)'
         )
+
+
+def _exempt_from_csrf(endpoint: str | None, values: Any) -> None:
+    """Let no check against forged requests (Flask-WTF's CSRFProtect) refuse a client's messages.
+
+    They carry a token of their own, and their origin is checked. This is said before each request, since such a check
+    may be set up after this extension.
+    """
+    if endpoint is not None and endpoint.startswith(NAME):
+        exempt = getattr(current_app.extensions.get("csrf"), "exempt", None)
+        if exempt is not None:
+            exempt(current_app.view_functions[endpoint])
 
 
 def _json_module(setting: Any) -> Any:

@@ -83,7 +83,7 @@ class Site:
 
     def serve(self, **options: Any) -> Server:
         """Start a server of our own."""
-        server = Server((HOST, 0), self.app, self.engine, self.app.extensions["phoenix"].upgrades, log=None, **options)
+        server = Server((HOST, 0), self.app, **{"log": None, **options})
         server.start()
         return server
 
@@ -250,7 +250,7 @@ def signals() -> Iterator[None]:
 
 
 def test_it_serves_until_it_is_told_to_stop(site: Site, signals: None) -> None:
-    server = Server((HOST, 0), site.app, site.engine, site.app.extensions["phoenix"].upgrades, log=None)
+    server = Server((HOST, 0), site.app, log=None)
     serving = gevent.spawn(server.serve_until_stopped)
     gevent.idle()
     with connect(server) as sock:
@@ -379,11 +379,16 @@ def test_it_tells_other_nodes_when_all_have_gone() -> None:
 # What is learned of the server
 
 
+def inspect(engine: Engine, environ: dict[str, Any]) -> None:
+    """Look at a server, in a greenlet as such a server has it."""
+    gevent.spawn(inspect_server, engine, environ).get(timeout=DEADLINE)
+
+
 @pytest.mark.parametrize("several", [True, False])
 def test_what_the_server_says_of_other_processes(engine: Engine, several: bool) -> None:
     before = signal.getsignal(signal.SIGTERM)
     for said in (several, not several):  # it is looked at once
-        inspect_server(engine, {"wsgi.multiprocess": said, "SERVER_SOFTWARE": "gevent/26.9"})
+        inspect(engine, {"wsgi.multiprocess": said, "SERVER_SOFTWARE": "gevent/26.9"})
     assert engine.one_of_many == several
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -404,7 +409,7 @@ class Worker:
 def test_it_drains_when_gunicorn_stops_its_worker(engine: Engine, signals: None, alive: bool) -> None:
     worker = Worker(alive)
     signal.signal(signal.SIGTERM, worker.handle_exit)
-    inspect_server(engine, {"SERVER_SOFTWARE": "gunicorn/27.0"})
+    inspect(engine, {"SERVER_SOFTWARE": "gunicorn/27.0"})
     assert engine.draining is not alive  # told to stop before its first client came
     os.kill(os.getpid(), signal.SIGTERM)
     assert worker.stopped.wait(DEADLINE)

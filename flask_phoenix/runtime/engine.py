@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -207,9 +208,9 @@ class Engine:
 
     def wait_until_quiet(self, seconds: float) -> None:
         """Wait, so long at most, until no road is left and no author's code runs."""
-        while seconds > 0 and (self._carried or self.runners.busy):
+        deadline = monotonic() + seconds
+        while monotonic() < deadline and (self._carried or self.runners.busy):
             gevent.sleep(LOOK)
-            seconds -= LOOK
 
     def broadcast(self, broadcast: Broadcast, sender: Subscriber | None = None, local: bool = False) -> None:
         """Hand a broadcast to everybody who hears its topic; from any thread.

@@ -36,6 +36,7 @@ class Endpoint:
         self.json = json
         self.mount = mount
         self.serializers = _serializers(mount, json)
+        self._unsupported_logged = False
 
     @property
     def name(self) -> str:
@@ -59,6 +60,15 @@ class Endpoint:
     def view(self, **variables: Any) -> Response:
         """Answer a request."""
         raise NotImplementedError
+
+    def inspect_server(self) -> None:
+        """Look at the server with the first client; one that cannot serve any is HTTP 501, and said once in the log."""
+        try:
+            inspect_server(self.engine, request.environ)
+        except Unsupported as error:
+            log.log(logging.DEBUG if self._unsupported_logged else logging.ERROR, "%s", error)
+            self._unsupported_logged = True
+            http_error(501, str(error))
 
     def accept(self, carrier: Carrier, variables: dict[str, Any]) -> Connection:
         """Make a connection from the request at hand, without a socket: for carriers that need none.
@@ -101,7 +111,7 @@ class WebSocketEndpoint(Endpoint):
         """Take the steps of the handshake; each may refuse, in Phoenix's order (``transports/websocket.ex``)."""
         if request.method != "GET":
             http_error(400)
-        inspect_server(self.engine, request.environ)
+        self.inspect_server()
         with close_refused(self.engine, request.environ):
             if self.engine.draining:
                 http_error(503)
