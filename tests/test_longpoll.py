@@ -37,6 +37,7 @@ from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from flask_phoenix.server.drain import drain
 from flask_phoenix.testing import MemoryAdapter
 from flask_phoenix.transports.longpoll import carrier
+from flask_phoenix.transports.longpoll import session as sessions
 from flask_phoenix.transports.longpoll.endpoint import BATCH, BODY_LIMIT
 from tests.support.processes import DEADLINE
 from tests.support.roads import JOINED, in_thread, turn
@@ -58,7 +59,7 @@ class Site:
     def __init__(self, network: list[MemoryAdapter] | None = None, **options: Any) -> None:
         self.app = Flask(__name__)
         self.app.secret_key = KEY
-        self.adapter = None if network is None else MemoryAdapter(network)
+        self.adapter: Any = None if network is None else MemoryAdapter(network)
         self.phoenix = Phoenix(self.app, adapter=self.adapter)
         #: What each connect was told, and how raw sockets and rooms ended.
         self.told: list[dict[str, Any]] = []
@@ -340,6 +341,40 @@ def test_the_token_in_the_header_wins(site: Site, browser: Browser) -> None:
         logical(browser.http.post(URL, headers=headers, query_string={"token": other.token}), status)
 
 
+@pytest.mark.parametrize("where", ["query", "header"])
+def test_a_parameter_of_the_app_may_be_named_token(site: Site, where: str) -> None:
+    browser = Browser(site, token="of-the-app").open()
+    assert site.told[0]["params"] == {"vsn": "2.0.0", "token": "of-the-app"}
+    # Every client appends its session's token, and Phoenix takes the last of equal parameters.
+    query = f"token={browser.token}" if where == "query" else ""
+    headers = {"x-phoenix-longpoll-token": browser.token} if where == "header" else {}
+    url = f"{URL}?vsn=2.0.0&token=of-the-app&{query}"
+    assert logical(browser.http.post(url, data=json.dumps(JOIN), headers=headers), 200) == {"status": 200}
+    assert logical(browser.http.get(url, headers=headers), 200)["token"] == browser.token
+    assert site.phoenix.connection_count() == 1
+
+
+def test_a_client_that_uses_none_of_its_sessions_is_slowed(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "UNUSED_DELAY", SHORT * 3)
+    browser, other = Browser(site), Browser(site, user="ann")
+    begin = monotonic()
+    for _ in range(sessions.UNUSED_SESSIONS):
+        browser.open()
+    first = browser.token
+    assert monotonic() - begin < SHORT * 3
+    begin = monotonic()
+    browser.open()
+    assert monotonic() - begin > SHORT * 2.5
+    monkeypatch.setattr(sessions, "UNUSED_DELAY", DEADLINE)
+    opening = gevent.spawn(browser.open)
+    other.open()
+    turn()
+    assert not opening.ready()
+    for token in (first, browser.token):  # a session that is used makes room at once, and so does one that ends
+        browser.post("", NDJSON, token=token)
+    opening.get(timeout=DEADLINE / 2)
+
+
 # Refusals
 
 
@@ -383,10 +418,12 @@ def test_a_connect_that_raises(site: Site, browser: Browser) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "status"), [("a=%zz", 400), ("a=%FF", 400), (f"a={'x' * 1_000_000}", 414), ("a=1&a[b]=2&&", 200)]
+    ("query", "status"),
+    [("a=%zz", 400), ("a=%FF", 400), ("a=\xff", 400), (f"a={'x' * 1_000_000}", 414), ("a=1&a[b]=2&&token[]=x", 200)],
 )
-def test_query(browser: Browser, query: str, status: int) -> None:
-    bare(browser.http.get(f"{URL}?{query}"), status)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_query(browser: Browser, method: str, query: str, status: int) -> None:
+    bare(browser.http.open(URL, method=method, environ_overrides={"QUERY_STRING": query}), status)
 
 
 @pytest.mark.parametrize("headers", [{}, UPGRADE], ids=["plain", "upgrade"])
@@ -789,6 +826,19 @@ def test_a_time_limit_of_somebody_else_is_not_ours(behind: tuple[Site, Browser, 
     site.release.set()
 
 
+class BrokenOff(io.RawIOBase):
+    """The body of a client that goes before it is whole."""
+
+    def read(self, size: int = -1) -> bytes:
+        raise OSError("unexpected end of file while reading request at position 3")
+
+
+@pytest.mark.parametrize("environ", [{"CONTENT_LENGTH": "9"}, {"HTTP_TRANSFER_ENCODING": "chunked"}])
+def test_a_client_that_goes_within_its_body(browser: Browser, environ: dict[str, Any]) -> None:
+    browser.open()
+    bare(browser.post(None, **environ, **{"wsgi.input": BrokenOff(), "wsgi.input_terminated": True}), 400)
+
+
 CHUNKED: dict[str, Any] = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
 
 
@@ -867,6 +917,31 @@ def test_nothing_of_the_request_is_open_while_a_poll_waits(site: Site, browser: 
     assert json.loads(poll.get(timeout=DEADLINE))["status"] == 200
 
 
+def start_poll(browser: Browser) -> Any:
+    """Let the app begin an answer; return its body, which the server is to iterate over."""
+    environ = EnvironBuilder(browser.url, query_string={"token": browser.token}).get_environ()
+    return browser.http.application(environ, lambda *_: lambda data: None)
+
+
+def check_lost_answer(browser: Browser, sender: Browser) -> None:
+    """Send frames to a poll whose client is gone when the answer is written; the next poll is to have them."""
+    sender.post("[1\n[2", NDJSON)
+    body = start_poll(browser)
+    assert json.loads(next(iter(body)))["messages"] == ["[1", "[2"]
+    body.close()  # as a server does after an error
+    turn()
+    sender.post("3")
+    assert browser.raw() == ["[1", "[2", "3"]
+    poll = browser.wait()
+    sender.post("4")
+    assert poll.get(timeout=DEADLINE) == ["4"]
+
+
+def test_an_answer_that_could_not_be_written_is_the_next_polls(site: Site) -> None:
+    browser = Browser(site, RAW).open()
+    check_lost_answer(browser, browser)
+
+
 # Several nodes
 
 
@@ -900,6 +975,25 @@ def test_frames_that_land_elsewhere(nodes: list[Browser]) -> None:
     assert logical(there.post("AAEC\n[1]", NDJSON), 200) == {"status": 200}
     assert logical(there.post("a"), 200) == {"status": 200}
     assert there.raw() == ["b'\\x00\\x01\\x02'", "[1]", "a"]
+
+
+def test_an_answer_elsewhere_that_could_not_be_written(nodes: list[Browser]) -> None:
+    here, there = nodes
+    check_lost_answer(there, here)
+
+
+def test_a_node_that_is_killed_is_not_waited_for(make_site: MakeSite) -> None:
+    network: list[MemoryAdapter] = []
+    sites = [make_site(network, longpoll={"pubsub_timeout": LONG}) for _ in range(2)]
+    here, there = (Browser(site, RAW) for site in sites)
+    there.token = here.open().token
+    poll = there.wait(410)
+    sites[0].adapter.stop()  # as when its process is killed, which the others notice
+    begin = monotonic()
+    assert poll.get(timeout=DEADLINE) == []
+    assert there.gone()
+    assert logical(there.get(there.token), 410)["token"] != there.token
+    assert monotonic() - begin < DEADLINE
 
 
 def test_a_session_elsewhere_that_ends_while_a_poll_waits(nodes: list[Browser]) -> None:

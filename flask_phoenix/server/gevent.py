@@ -116,7 +116,10 @@ class Handler(WebSocketHandler):
         return self.websocket
 
     def _upgrade(self) -> None:
-        lines = self.upgrade_websocket()
+        try:
+            lines = self.upgrade_websocket()
+        except ValueError as error:  # its key is no base64
+            lines = [str(error)]
         if self.websocket is None:
             text = "".join(lines or ["this is no request for a WebSocket"])
             headers = {"Sec-WebSocket-Version": ", ".join(self.SUPPORTED_VERSIONS)}
