@@ -81,8 +81,8 @@ class WorkerWatch:
 
     def _servers(self) -> Iterator[Any]:
         """Yield the servers of the worker, which keeps them to itself."""
-        sockets = list(getattr(self._worker, "sockets", ()))
+        listening = {sock.fileno() for sock in getattr(self._worker, "sockets", ())}
         for each in gc.get_objects():
             # issubclass: isinstance would ask proxies, which answer for others or raise.
-            if issubclass(type(each), BaseServer) and getattr(each, "socket", None) in sockets:
+            if issubclass(type(each), BaseServer) and not each.closed and each.socket.fileno() in listening:
                 yield each
