@@ -28,7 +28,7 @@ from .pubsub.unix.meeting import directory_of_server
 from .runtime.engine import FAILURES, Engine
 from .runtime.inbox import Inbox
 from .server.gevent import Server, require_patched
-from .server.gunicorn import has_several_workers
+from .server.gunicorn import drain_with_worker, has_several_workers, is_loading
 from .socket import BaseSocket
 from .tracker.server import TrackerServer
 from .transports.endpoint import NAME, Endpoint, WebSocketEndpoint
@@ -199,6 +199,8 @@ class Phoenix:
         # gevent-websocket asks for it where it says 101 itself: the subprotocol to echo when the client offers it.
         app.app_protocol = lambda path: PHOENIX_PROTOCOL  # type: ignore[attr-defined]
         self._states.add(state)
+        if is_loading():
+            drain_with_worker(state.engine)
 
     def socket(self, path: str, /, **options: Any) -> Callable[[SocketClass], SocketClass]:
         """Mount a socket: ``@phoenix.socket("/socket")`` serves WebSockets at ``/socket/websocket``.

@@ -35,12 +35,9 @@ from flask_phoenix.server.gevent import ESCAPED, Server
 from flask_phoenix.server.inspection import inspect_server
 from flask_phoenix.testing import Client
 from tests.network import Network, Node, eventually
+from tests.support.http import JOIN, JOINED, POLL, URL, body, connect, get, head
 from tests.support.processes import DEADLINE, HOST, ROOT, wait_until
 from tests.wire import ACCEPT, UPGRADE, Wire, tls_contexts
-
-URL, POLL = "/socket/websocket?vsn=2.0.0", "/socket/longpoll?vsn=2.0.0"
-JOIN = '["1","1","room:1","phx_join",{}]'
-JOINED = '["1","1","room:1","phx_reply",{"status":"ok","response":{}}]'
 
 
 class Site:
@@ -138,7 +135,7 @@ def dialling(server: WSGIServer) -> Iterator[Dial]:
     with ExitStack() as stack:
 
         def dial(path: str, headers: dict[str, str] | None = None) -> Wire:
-            sock = stack.enter_context(connect(server))
+            sock = stack.enter_context(connect(server.server_port))
             sock.sendall(get(path, headers or {}))
             return Wire(sock)
 
@@ -146,37 +143,8 @@ def dialling(server: WSGIServer) -> Iterator[Dial]:
     server.stop(timeout=DEADLINE)
 
 
-def connect(server: WSGIServer) -> socket.socket:
-    assert server.server_port is not None
-    return socket.create_connection((HOST, server.server_port), DEADLINE)
-
-
-def get(path: str, headers: dict[str, str]) -> bytes:
-    """Write a GET request."""
-    lines = [f"GET {path} HTTP/1.1", f"Host: {HOST}", *(f"{name}: {value}" for name, value in headers.items())]
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
-
-
-def head(client: Wire) -> str:
-    """Read the head of an HTTP answer."""
-    data = b""
-    while not data.endswith(b"\r\n\r\n"):
-        data += client.take(1)
-    return data.decode()
-
-
-def body(client: Wire) -> bytes:
-    """Read an answer to its end, and return its body."""
-    data = b""
-    while piece := client.sock.recv(4096):
-        data += piece
-    start, _, rest = data.partition(b"\r\n\r\n")
-    assert b" 200 " in start, data
-    return rest.split(b"\r\n")[1] if b"chunked" in start else rest
-
-
 def join(client: Wire) -> Wire:
-    """Open a WebSocket and join a room."""
+    """Read the answer to a handshake, and join a room."""
     assert head(client).startswith("HTTP/1.1 101")
     client.text(JOIN)
     assert client.data() == JOINED
@@ -314,7 +282,7 @@ def test_a_client_that_breaks_off_leaves_no_traceback(
 ) -> None:
     server = site.serve()
     with dialling(server):
-        sock = connect(server)
+        sock = connect(server.server_port)
         sock.sendall(sent)
         if reset:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -384,7 +352,7 @@ def test_a_client_that_vanishes_is_forgotten(dial: Dial, site: Site) -> None:
 def test_it_carries_frames_over_tls(site: Site, tmp_path: Path) -> None:
     here, there = tls_contexts(tmp_path)
     server = site.serve(ssl_context=here)
-    with connect(server) as sock:
+    with connect(server.server_port) as sock:
         client = Wire(there.wrap_socket(sock))
         client.sock.sendall(get(URL, UPGRADE))
         join(client)
@@ -407,7 +375,7 @@ def test_it_serves_until_it_is_told_to_stop(site: Site, signals: None) -> None:
     server = Server((HOST, 0), site.app, log=None)
     serving = gevent.spawn(server.serve_until_stopped)
     gevent.idle()
-    with connect(server) as sock:
+    with connect(server.server_port) as sock:
         sock.sendall(get(URL, UPGRADE))
         client = join(Wire(sock))
         os.kill(os.getpid(), signal.SIGTERM)

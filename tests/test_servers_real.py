@@ -9,13 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 from typing import NamedTuple
 
 import pytest
 
 from tests.clients import driver
+from tests.support.http import POLL, URL, join, open_websocket
 from tests.support.processes import DEADLINE, HOST, ROOT, Server, Servers
-from tests.wire import UPGRADE, certify
+from tests.wire import UPGRADE, Wire, certify
 
 PYTHON = (sys.executable, "-m")
 APP = "tests.clients.server_app"
@@ -46,6 +48,7 @@ EVERY_WAY = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 #: An application for those tests that need one in a file of their own.
 SMALL_APP = """
 import sys
+import time
 import uuid
 
 from flask import Flask
@@ -53,11 +56,12 @@ from flask import Flask
 from flask_phoenix import Channel, Phoenix, Socket, on
 
 app = Flask(__name__)
+app.secret_key = "a secret for tests"
 phoenix = Phoenix(app)
 boot = uuid.uuid4().hex
 
 
-@phoenix.socket("/socket")
+@phoenix.socket("/socket", longpoll=True)
 class UserSocket(Socket):
     pass
 
@@ -72,11 +76,20 @@ class RoomChannel(Channel):
         self.broadcast("shout", payload)
         return {}
 
+    @on("slow")
+    def slow(self, payload):
+        time.sleep(1)
+        print("slow is done", flush=True)
+
+    def terminate(self, reason):
+        print("terminated:", reason, flush=True)
+
 
 @app.get("/boom")
 def boom():
     raise RuntimeError("boom")
 """
+
 
 class Served(NamedTuple):
     """A server, and the way in which it serves."""
@@ -244,12 +257,87 @@ def test_several_workers_that_nothing_joins_are_warned_of(node: driver.Script, s
     server.wait_for_log("worker 2 hears signals")
 
 
-def test_server_without_gevent_is_told_the_remedy(servers: Servers, tmp_path: Path) -> None:
-    path = small_app(tmp_path, "app.run(port=int(sys.argv[1]))\n")
-    server = servers.start(sys.executable, str(path), "{port}", PYTHONPATH=str(ROOT))
-    status, _ = get(server, "/socket/websocket?vsn=2.0.0", UPGRADE)
-    assert status >= 500
-    server.wait_for_log("phoenix.run(app)")
+SMALL_GUNICORN = (*PYTHON, "gunicorn", "--no-control-socket", "-b", "127.0.0.1:{port}", "small_app:app")
+#: Servers that have no event loop.
+WITHOUT_LOOP = {
+    "app.run": (*PYTHON, "small_app", "{port}"),
+    "gunicorn": SMALL_GUNICORN,
+    "gunicorn -k gthread": (*SMALL_GUNICORN, "-k", "gthread", "--threads", "4"),
+    "waitress": (*PYTHON, "waitress", "--port", "{port}", "--threads", "4", "small_app:app"),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_LOOP)
+def test_a_server_without_an_event_loop_is_told_the_remedy(servers: Servers, tmp_path: Path, name: str) -> None:
+    small_app(tmp_path, "if __name__ == '__main__':\n    app.run(port=int(sys.argv[1]))\n")
+    server = servers.start(*WITHOUT_LOOP[name], PYTHONPATH=f"{tmp_path}:{ROOT}")
+    for _ in range(2):
+        for path, headers in ((URL, UPGRADE), (POLL, {})):
+            status, text = get(server, path, headers)
+            assert (status, "gunicorn -k gevent" in text) == (501, True)
+    server.wait_for_log("phoenix.run(app) or 'gunicorn -k gevent'")
+    assert "Traceback" not in server.logs()
+    assert server.logs().count("'gunicorn -k gevent'") == 2  # once for each transport
+
+
+# What a worker of gunicorn's does before it ends
+
+
+def started(servers: Servers, folder: Path, *options: str) -> Server:
+    """Start gunicorn with the small application."""
+    small_app(folder)
+    return servers.start(*SMALL_GUNICORN, "-k", "gevent", *options, PYTHONPATH=f"{folder}:{ROOT}")
+
+
+def check_coming_back(server: Server, client: Wire) -> None:
+    """See that a client is told to come back, and that nobody refuses it then."""
+    begin = monotonic()
+    with client.sock:
+        assert client.closed() == 1012
+    join(open_websocket(server.port)).sock.close()
+    assert monotonic() - begin < DEADLINE
+
+
+@pytest.mark.parametrize("way", ["gunicorn", "phoenix.run"])
+def test_handlers_in_flight_finish(servers: Servers, tmp_path: Path, way: str) -> None:
+    if way == "gunicorn":
+        server = started(servers, tmp_path)
+    else:
+        path = small_app(tmp_path, "phoenix.run(app, port=int(sys.argv[1]))\n")
+        path.write_text("from gevent import monkey; monkey.patch_all()\n" + path.read_text())
+        server = servers.start(sys.executable, str(path), "{port}", PYTHONPATH=str(ROOT))
+    client = join(open_websocket(server.port))
+    client.text('["1","2","room:1","slow",{}]')
+    client.text('[null,"3","phoenix","heartbeat",{}]')
+    client.data()
+    server.process.send_signal(signal.SIGTERM)
+    assert client.closed() == 1012
+    client.sock.close()
+    assert server.process.wait(DEADLINE) == 0
+    assert server.logs().index("slow is done") < server.logs().index("terminated: draining")
+
+
+def test_hup_of_gunicorn(servers: Servers, tmp_path: Path) -> None:
+    server = started(servers, tmp_path, "-w", "2")
+    client = join(open_websocket(server.port))
+    server.process.send_signal(signal.SIGHUP)
+    check_coming_back(server, client)
+
+
+def test_reload_of_gunicorn_with_an_open_socket(servers: Servers, tmp_path: Path) -> None:
+    server = started(servers, tmp_path, "--reload", "--reload-engine", "poll")
+    client = join(open_websocket(server.port))
+    small_app(tmp_path, "# changed")
+    check_coming_back(server, client)
+
+
+def test_max_requests_of_gunicorn(servers: Servers, tmp_path: Path) -> None:
+    server = started(servers, tmp_path, "--max-requests", "3")
+    client = join(open_websocket(server.port))
+    for _ in range(3):
+        get(server, "/nowhere")
+    check_coming_back(server, client)
+    assert "terminated: draining" in server.logs()
 
 
 def test_run_without_monkey_patching_is_told_the_remedy(tmp_path: Path) -> None:

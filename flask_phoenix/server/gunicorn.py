@@ -11,6 +11,7 @@ from typing import Any
 import gevent
 from gevent.baseserver import BaseServer
 from gevent.pool import PoolFull
+from gevent.socket import socket
 
 from ..runtime.engine import Engine
 from .drain import drain
@@ -24,64 +25,87 @@ def has_several_workers() -> bool:
     return bool(getattr(getattr(_find_worker(), "cfg", None), "workers", 1) > 1)
 
 
+def is_loading() -> bool:
+    """Tell whether gunicorn's gevent worker is about to serve, and loads the app."""
+    sockets: list[Any] = getattr(_find_worker(), "sockets", [])
+    return bool(sockets) and all(isinstance(each, socket) for each in sockets)
+
+
 def drain_with_worker(engine: Engine) -> None:
-    """Drain when gunicorn ends this worker."""
-    WorkerWatch(engine, _find_worker()).start()
+    """Drain when gunicorn ends this worker; a second call for an engine does nothing."""
+    handler = signal.getsignal(signal.SIGTERM)
+    watch = getattr(handler, "__self__", None)
+    if not isinstance(watch, WorkerWatch):
+        watch = WorkerWatch(_find_worker(), handler)
+        watch.start()
+    watch.add(engine)
 
 
 def _find_worker() -> Any:
     """Return gunicorn's object for this process, which handles its signals; None: there is none."""
-    return getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return owner.worker if isinstance(owner, WorkerWatch) else owner
 
 
 class WorkerWatch:
-    """Drains an engine when its worker is to end: at SIGTERM, and for ``--reload`` and ``--max-requests``.
+    """Drains engines when their worker is to end: at SIGTERM, and for ``--reload`` and ``--max-requests``.
 
     gunicorn tells nobody. It sets ``alive`` to False, which its worker notices within a second; then the worker stops
     accepting and waits until its pools of greenlets are empty.
+
+    :param previous: the handler of SIGTERM, which is called too.
     """
 
-    def __init__(self, engine: Engine, worker: Any) -> None:
-        self._engine = engine
-        self._worker = worker
+    def __init__(self, worker: Any, previous: Any) -> None:
+        self.worker = worker
+        self._previous = previous
+        self._engines: list[Engine] = []
         self._timer = gevent.get_hub().loop.timer(CHECK_PERIOD, CHECK_PERIOD, ref=False)
         self._ending = False
 
     def start(self) -> None:
-        """Watch for signals, which are noticed at once, and for other reasons."""
-        previous = signal.getsignal(signal.SIGTERM)
-
-        def handle(number: int, frame: Any) -> None:
-            self._end()
-            if callable(previous):
-                previous(number, frame)
-
-        signal.signal(signal.SIGTERM, handle)
-        if self._worker is not None:
+        """Watch for the signal, which is noticed at once, and for other reasons."""
+        signal.signal(signal.SIGTERM, self.handle_signal)
+        if self.worker is not None:
             self._timer.start(self._check)
+
+    def add(self, engine: Engine) -> None:
+        """Drain an engine, too; at once, if the worker has been told to end."""
+        if engine not in self._engines:
+            self._engines.append(engine)
+            engine.draining = self._ending
             self._check()
 
+    def handle_signal(self, number: int, frame: Any) -> None:
+        """End, and let gunicorn do what it does."""
+        self._end()
+        if callable(self._previous):
+            self._previous(number, frame)
+
     def _check(self) -> None:
-        if not getattr(self._worker, "alive", True):
+        if not getattr(self.worker, "alive", True):
             self._end()
 
     def _end(self) -> None:
-        """Accept nobody more, and drain; the worker waits for that as for a client."""
+        """Accept nobody more, and drain; the worker waits for that as for its clients."""
         if self._ending:
             return
         self._ending = True
         self._timer.close()
-        self._engine.draining = True
-        greenlet: Any = gevent.Greenlet(drain, self._engine)
-        for server in self._servers():
+        servers = list(self._servers())
+        for server in servers:
             server.close()
-            with suppress(PoolFull):
-                server.pool.add(greenlet, blocking=False)
-        greenlet.start()
+        for engine in self._engines:
+            engine.draining = True
+            greenlet: Any = gevent.Greenlet(drain, engine)
+            for server in servers:
+                with suppress(PoolFull):
+                    server.pool.add(greenlet, blocking=False)
+            greenlet.start()
 
     def _servers(self) -> Iterator[Any]:
         """Yield the servers of the worker, which keeps them to itself."""
-        listening = {sock.fileno() for sock in getattr(self._worker, "sockets", ())}
+        listening = {each.fileno() for each in getattr(self.worker, "sockets", ())}
         for each in gc.get_objects():
             # issubclass: isinstance would ask proxies, which answer for others or raise.
             if issubclass(type(each), BaseServer) and not each.closed and each.socket.fileno() in listening:
