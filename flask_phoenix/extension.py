@@ -13,18 +13,18 @@ from typing import Any, TypeVar, overload
 from weakref import WeakSet
 
 import ujson
-from flask import Flask, current_app, has_app_context
+from flask import Flask, current_app, has_app_context, has_request_context
 
 from .broadcaster import NONE, SETTING
 from .channel import Channel
 from .exceptions import InvalidOption, PhoenixError
 from .presence import Presence
 from .protocol.json import Json
-from .protocol.messages import DISCONNECT, Broadcast
+from .protocol.messages import DISCONNECT, Broadcast, shown
 from .pubsub.adapter import Adapter, adapter_class
 from .pubsub.local import Notify, Subscriber
 from .pubsub.unix.adapter import WorkersAdapter
-from .pubsub.unix.meeting import directory_of_server
+from .pubsub.unix.directory import directory_of_server
 from .runtime.engine import FAILURES, Engine
 from .runtime.inbox import Inbox
 from .server.gevent import Server, require_patched
@@ -32,6 +32,7 @@ from .server.gunicorn import drain_with_worker, has_several_workers, is_loading
 from .socket import BaseSocket
 from .tracker.server import TrackerServer
 from .transports.endpoint import NAME, Endpoint, WebSocketEndpoint
+from .transports.gateway import Gateway
 from .transports.handshake import PHOENIX_PROTOCOL, csrf_token
 from .transports.longpoll.endpoint import LongPollEndpoint
 from .transports.options import make_mounts
@@ -62,7 +63,7 @@ class State:
         if self._url and self._url != NONE:
             adapter_class(self._url)  # is there one?
         self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), self._to_json)
-        self.engine = Engine(app.app_context, self.json, self._find_adapter)
+        self.engine = Engine(app.app_context, self.json, self._find_adapter, self._may_serve)
         self.endpoints: list[Endpoint] = []
         #: What this app and process has of each presence.
         self.trackers: dict[Presence, TrackerServer] = {}
@@ -105,13 +106,11 @@ class State:
 
     def subscribe(self, topic: str, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
         """Call a function with each broadcast on a topic, as :meth:`Phoenix.subscribe` does."""
-        subscriber, engine = Subscriber(self._notify(function)), self.engine
-        engine.hub.call(engine.pubsub.subscribe, topic, subscriber)
-        return lambda: engine.hub.call(engine.pubsub.unsubscribe, topic, subscriber)
+        return self.engine.listen(topic, Subscriber(self._notify(function)), has_app_context())
 
     def tap(self, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
         """Call a function with every broadcast of this process, as :meth:`Phoenix.tap` does."""
-        return self.engine.pubsub.tap(self._notify(function))
+        return self.engine.tap(self._notify(function), has_app_context())
 
     def disconnect(self, id: str) -> None:
         """Close every connection whose socket has this id, as :meth:`Phoenix.disconnect` does."""
@@ -119,7 +118,7 @@ class State:
 
     def connection_count(self) -> int:
         """Return how many clients are connected to this process."""
-        return len(self.engine.connections)
+        return self.engine.connection_count()
 
     def _to_json(self, value: Any) -> Any:
         """Turn a value of another type into one that JSON has, as the app's JSON provider of this moment does."""
@@ -139,6 +138,10 @@ class State:
             return adapter_class(self._url).from_url(self._url)
         return WorkersAdapter(partial(directory_of_server, self.app.import_name)) if several else None
 
+    def _may_serve(self) -> bool:
+        """Tell whether clients may come to this process: it handles a request, is a test, or a server's worker."""
+        return has_request_context() or self.app.testing or has_several_workers()
+
     def _notify(self, function: Callable[[Broadcast], Any]) -> Notify:
         """Return what calls a function of the app's with broadcasts: in order, in an app context, delaying nobody."""
         inbox = Inbox(self.engine.runners)
@@ -147,8 +150,9 @@ class State:
             try:
                 with self.engine.context():
                     function(broadcast)
-            except FAILURES:
-                log.exception("%r failed at a broadcast on %r", function, broadcast.topic)
+            except FAILURES as error:
+                log.exception("%r failed at a broadcast on %s", function, shown(broadcast.topic))
+                self.engine.caught(error)
 
         def notify(broadcast: Broadcast) -> None:
             # Where nothing is served, in a script or a shell, no event loop runs that would call it later.
@@ -195,6 +199,7 @@ class Phoenix:
             state.keep(presence, down_period)
         app.extensions["phoenix"] = state
         app.url_value_preprocessor(_exempt_from_csrf)
+        app.wsgi_app = Gateway(app, NAME)  # type: ignore[method-assign]
         app.jinja_env.globals["phoenix_csrf_token"] = csrf_token
         # gevent-websocket asks for it where it says 101 itself: the subprotocol to echo when the client offers it.
         app.app_protocol = lambda path: PHOENIX_PROTOCOL  # type: ignore[attr-defined]

@@ -23,8 +23,8 @@ from flask.cli import FlaskGroup, run_command
 from flask_phoenix import Channel, Phoenix, Socket
 from flask_phoenix.cli import phoenix, run, tls_options
 from flask_phoenix.testing import Client
+from tests.support.loop import in_thread
 from tests.support.processes import DEADLINE, HOST, ROOT, Servers
-from tests.support.roads import in_thread
 
 PLAIN_APP = """
 from flask import Flask

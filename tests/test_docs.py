@@ -33,12 +33,12 @@ from flask_phoenix import (
 )
 from flask_phoenix.broadcaster import NONE, SETTING
 from flask_phoenix.cli import phoenix as commands
-from flask_phoenix.pubsub.adapter import GROUP
+from flask_phoenix.pubsub.adapter import ADAPTERS
 from flask_phoenix.pubsub.redis import adapter as redis
 from flask_phoenix.pubsub.redis.adapter import RedisAdapter
 from flask_phoenix.pubsub.redis.client import OPTIONS
 from flask_phoenix.pubsub.unix import adapter as workers
-from flask_phoenix.pubsub.unix import meeting
+from flask_phoenix.pubsub.unix import publisher
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.runtime import inbox
 from flask_phoenix.server import drain
@@ -49,14 +49,14 @@ from flask_phoenix.transports import handshake, websocket
 from flask_phoenix.transports.options import INFO_KEYS, PREFIX, Options
 from flask_phoenix.transports.origin import CONN, OriginPolicy
 from tests.processes import DEADLINE, ROOT
-from tests.test_house import ROOMS, tree
+from tests.test_architecture import MODULES, tree
 
 DOCS = ROOT / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 
 #: What the engine calls, and no author.
 INTERNAL = {"dispatch", "dispatch_out", "handlers", "interceptors", "intercepts", "match", "channels", "bind"}
-INTERNAL |= {"roll", "fetched"}
+INTERNAL |= {"server", "fetched"}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -230,7 +230,7 @@ def test_options_in_the_url_of_redis() -> None:
 def test_what_cannot_be_set_between_nodes() -> None:
     table = read("scaling.md").partition("What cannot be set:")[2]
     said = [float(value) for value in re.findall(r"^\| .* \| `([\d.]+)` \| seconds \|", table, re.MULTILINE)]
-    assert said == [workers.CONFIRM_TIMEOUT, meeting.TIMEOUT, workers.GRACE, redis.GRACE]
+    assert said == [workers.CONFIRM_TIMEOUT, publisher.TAKE_TIMEOUT, workers.STOP_GRACE, redis.STOP_GRACE]
 
 
 def test_numbers_of_scaling() -> None:
@@ -239,7 +239,7 @@ def test_numbers_of_scaling() -> None:
         (r"more than (\d+) MiB wait for it", workers.QUEUE_LIMIT / 2**20),
         (r"does not answer within ([\d.]+) seconds", workers.CONFIRM_TIMEOUT),
         (r"does not confirm within ([\d.]+) seconds", signature(RedisAdapter).parameters["subscribe_timeout"].default),
-        (r"does not take it within ([\d.]+) seconds", meeting.TIMEOUT),
+        (r"does not take it within ([\d.]+) seconds", publisher.TAKE_TIMEOUT),
         (r"twice `check_interval`, (\d+) seconds", 2 * signature(RedisAdapter).parameters["check_interval"].default),
         (
             r"every (\d+) s for each presence",
@@ -251,11 +251,11 @@ def test_numbers_of_scaling() -> None:
 
 def test_ways_between_nodes() -> None:
     text = read("scaling.md")
-    known = {point.name: point.load() for point in entry_points(group=GROUP)}
+    known = {point.name: point.load() for point in entry_points(group=ADAPTERS)}
     leads = {url.partition(":")[0] for url, _ in rows("scaling.md", "URL", "leads to")}
     assert leads == {scheme for scheme, adapter in known.items() if adapter is RedisAdapter}
     assert all(f"{SETTING}={way}" in text for way in ("workers:///run/myapp", "redis://10.0.0.5", NONE))
-    assert f'[project.entry-points."{GROUP}"]' in text
+    assert f'[project.entry-points."{ADAPTERS}"]' in text
     assert SETTING in read("options.md")
 
 
@@ -274,7 +274,7 @@ def test_log_lines_of_lost_links() -> None:
 def logged() -> Iterator[tuple[str, str]]:
     """Yield what the code may log: the level, and the line before anything is put into it."""
     levels = {"warning": "WARNING", "error": "ERROR", "exception": "ERROR"}
-    for node in (node for room in ROOMS for node in ast.walk(tree(room))):
+    for node in (node for module in MODULES for node in ast.walk(tree(module))):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in levels:
             for line in node.args[:1]:
                 if isinstance(line, ast.Constant) and isinstance(line.value, str):
@@ -338,9 +338,9 @@ def test_reasons_of_terminate() -> None:
 
 def reasons() -> set[str]:
     """Return the reasons for which the engine ends a channel or a raw socket, as its code gives them."""
-    calls = [node for room in ROOMS for node in ast.walk(tree(room)) if isinstance(node, ast.Call) and node.args]
+    calls = [node for module in MODULES for node in ast.walk(tree(module)) if isinstance(node, ast.Call) and node.args]
     ends = [
-        end for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in ENDING for end in call.args
+        end for call in calls if getattr(call.func, "attr", getattr(call.func, "id", "")) in ENDING for end in call.args
     ]
     return {end.value for end in ends if isinstance(end, ast.Constant) and isinstance(end.value, str)}
 
@@ -360,5 +360,26 @@ def test_every_quirk_is_decided() -> None:
     assert all(case in prose("differences.md") for case in polling)
 
 
-def test_rooms_stand_in_their_order() -> None:
-    assert [room for room, _ in rows("architecture.md", "room", "question that it answers") if room] == ROOMS
+def test_readme_runs() -> None:
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    for match in FENCE.finditer((ROOT / "README.md").read_text("utf-8")):
+        if match[1] == "python":
+            exec(compile(match[2], "README.md", "exec"), namespace)
+    app: Flask = namespace["app"]
+    with Client(app, params={"name": "Ada"}) as ada:
+        lobby = ada.join("room:lobby")
+        assert lobby.call("new_msg", {"body": "Hello"}) == Reply("ok", {"saved": True})
+        assert lobby.expect("new_msg") == {"from": "Ada", "body": "Hello"}
+        assert app.test_client().post("/announce").status_code == 204
+        assert lobby.expect("new_msg") == {"from": "the server", "body": "Lunch!"}
+        with pytest.raises(Refused, match="unauthorized"):
+            ada.join("room:secret")
+
+
+def test_nothing_is_left_lying_about() -> None:
+    leftover = re.compile("|".join([r"(?<![\w.])/(?:home|root|work)/", r"\bTO" r"DO\b", r"\bFIX" r"ME\b"]))
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split("\0")
+    files = [path for name in names if name and (path := ROOT / name).is_file()]
+    found = {str(path): leftover.findall(path.read_text("utf-8", "replace")) for path in files}
+    assert not {name: matches for name, matches in found.items() if matches}

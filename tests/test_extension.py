@@ -43,8 +43,8 @@ from flask_phoenix.protocol.serializers import V2Serializer
 from flask_phoenix.pubsub.adapter import Adapter
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.testing import Client, Joined, MemoryAdapter
+from tests.support.loop import in_thread
 from tests.support.processes import DEADLINE, ROOT
-from tests.support.roads import in_thread
 from tests.wire import Entry
 
 

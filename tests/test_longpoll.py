@@ -39,8 +39,9 @@ from flask_phoenix.testing import MemoryAdapter
 from flask_phoenix.transports.longpoll import carrier
 from flask_phoenix.transports.longpoll import session as sessions
 from flask_phoenix.transports.longpoll.endpoint import BATCH, BODY_LIMIT
+from tests.support.clients import JOINED
+from tests.support.loop import in_thread, turn
 from tests.support.processes import DEADLINE
-from tests.support.roads import JOINED, in_thread, turn
 from tests.wire import UPGRADE
 
 URL, RAW = "/socket/longpoll", "/raw/longpoll"

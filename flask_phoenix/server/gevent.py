@@ -171,8 +171,9 @@ class Server(WSGIServer):
             self.join(engine)
 
     def join(self, engine: Engine) -> None:
-        """Drain an engine, too, before the server ends."""
+        """Drain an engine, too, before the server ends, which an author's code may ask for by SystemExit."""
         self.engines.add(engine)
+        engine.served, engine.stop_server = True, self._stopping.set
 
     def init_socket(self) -> None:
         """Listen, on a socket whose connections send at once: an answer goes out as head and body, in two writes."""
@@ -199,12 +200,14 @@ class Server(WSGIServer):
         for number in (signal.SIGINT, signal.SIGTERM):
             gevent.signal_handler(number, self._stopping.set)
         self.start()
-        self._stopping.wait()
-        self.close()
-        gevent.joinall([gevent.spawn(drain, engine) for engine in self.engines])
-        self.stop(timeout=1)
-        for engine in self.engines:
-            engine.stop()
+        try:
+            self._stopping.wait()
+        finally:
+            self.close()
+            gevent.joinall([gevent.spawn(drain, engine) for engine in self.engines])
+            self.stop(timeout=1)
+            for engine in self.engines:
+                engine.stop()
 
     def _pause(self, error: OSError) -> None:
         now = self.loop.now()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import suppress
@@ -47,6 +48,10 @@ def _find_worker() -> Any:
     return owner.worker if isinstance(owner, WorkerWatch) else owner
 
 
+def _stop_worker() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 class WorkerWatch:
     """Drains engines when their worker is to end: at SIGTERM, and for ``--reload`` and ``--max-requests``.
 
@@ -73,7 +78,7 @@ class WorkerWatch:
         """Drain an engine, too; at once, if the worker has been told to end."""
         if engine not in self._engines:
             self._engines.append(engine)
-            engine.draining = self._ending
+            engine.served, engine.stop_server, engine.draining = True, _stop_worker, self._ending
             self._check()
 
     def handle_signal(self, number: int, frame: Any) -> None:

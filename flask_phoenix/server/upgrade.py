@@ -1,13 +1,12 @@
-"""From an HTTP request to a WebSocket: taking the socket, the 101 response, frames while the server iterates."""
+"""From an HTTP request to a WebSocket: taking the socket, and close frames in place of refusals."""
 
 from __future__ import annotations
 
 import select
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from flask import Response
 from gevent import monkey
 from gevent.socket import socket
 from gevent.ssl import SSLSocket
@@ -33,35 +32,6 @@ NO_SOCKET = (
     "the server that runs this app cannot carry WebSockets for flask_phoenix; start it with 'flask run',"
     " phoenix.run(app) or 'gunicorn -k gevent'"
 )
-
-
-class UpgradeResponse(Response):
-    """The answer that turns a request into a WebSocket.
-
-    The server writes its head; the frames are carried while it iterates over the answer, after Flask has torn the
-    request down, so that no context stays open and the teardown functions have run.
-
-    :param carry: carries the frames until the connection ends.
-    :param upgraded: the server has sent its own 101 already.
-    """
-
-    def __init__(self, headers: list[tuple[str, str]], carry: Callable[[], None], upgraded: bool) -> None:
-        super().__init__(status=101, headers=headers)
-        del self.headers["Content-Type"]
-        self._carry = carry
-        self._upgraded = upgraded
-
-    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterator[bytes]:
-        """Write the head at once, and return an iterable without items that carries the frames."""
-        if not self._upgraded:
-            start_response("101 Switching Protocols", self.headers.to_wsgi_list())(b"")
-        return carry_frames(self._carry)
-
-
-def carry_frames(carry: Callable[[], None]) -> Iterator[bytes]:
-    """Carry frames for as long as the server iterates; there is no body. Nothing of the request is kept alive."""
-    carry()
-    yield from ()
 
 
 def take_socket(environ: dict[str, Any]) -> tuple[Any, bool]:

@@ -30,6 +30,8 @@ BATCH = 100
 class LongPollEndpoint(Endpoint):
     """Answers requests of clients that poll."""
 
+    methods = ("GET", "POST", "OPTIONS")
+
     def __init__(self, engine: Engine, json: Json, mount: Mount) -> None:
         super().__init__(engine, json, mount)
         self.sessions = Sessions(engine, mount.url, _keys, mount.options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -13,13 +14,12 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests import fleet
 from tests.clients import driver
-from tests.fleet import Client, Fleet, Poller, Tab
 from tests.golden.replay import Case, expand
 from tests.processes import DEADLINE, HOST, Server, Servers, wait_until
-from tests.redis_server import RedisCluster, RedisServer
-from tests.storm import Storm
+from tests.support import fleet
+from tests.support.fleet import Client, Fleet, Poller, Tab
+from tests.support.redis_server import RedisCluster, RedisServer
 from tests.test_golden import CASES, DECISIONS, EVERY
 
 #: Seconds. Longer than anything is waited for: who is gone by then is known to be gone. And short: Redis does not tell.
@@ -260,12 +260,58 @@ def test_disconnect(workers: Fleet, room: str) -> None:
     stranger.push("echo")
 
 
-@pytest.mark.parametrize("stays", [1, 4])
-def test_join_storm(workers: Fleet, stays: int) -> None:
-    workers.workers()
-    report = Storm(workers.server.port, workers.size, clients=150, topics=15, stays=stays).run()
-    assert (report.joins, report.lost, report.wrong) == (150 * stays, 0, 0)
-    assert report.spread.keys() == workers.pids()
+class Speaker:
+    """Has one worker tell a topic the numbers from 0 on, in a thread, until it is told to stop."""
+
+    def __init__(self, tab: Tab, topic: str) -> None:
+        tab.join("room:speakers")
+        self.worker = tab.worker
+        #: What comes next.
+        self.number = 0
+        self.stopped = threading.Event()
+        self._tab, self._topic = tab, topic
+
+    def run(self) -> None:
+        while not self.stopped.is_set():
+            payload = {"worker": self.worker, "number": self.number}
+            self.number += 1
+            self._tab.push("tell", {"topic": self._topic, "payload": payload})
+
+
+def visit(workers: Fleet, topic: str, speakers: list[Speaker]) -> None:
+    """Come and go on a topic: what is said after the reply to a join is heard, once and in order."""
+    tab = workers.tab()
+    for _ in range(4):
+        tab.join(topic)
+        since = {speaker.worker: speaker.number for speaker in speakers}
+        heard: dict[int, list[int]] = {worker: [] for worker in since}
+
+        def enough() -> bool:
+            while tab.heard:
+                _, payload = tab.heard.pop(0)
+                heard[payload["worker"]].append(payload["number"])  # noqa: B023
+            return all(numbers and numbers[-1] >= since[worker] for worker, numbers in heard.items())  # noqa: B023
+
+        assert tab.wait_for(enough), heard
+        tab.leave()
+        enough()
+        for worker, numbers in heard.items():
+            assert numbers[0] <= since[worker]
+            assert numbers == [*range(numbers[0], numbers[-1] + 1)]
+
+
+def test_nothing_is_missed_after_a_join(workers: Fleet, room: str) -> None:
+    speakers = [Speaker(tab, room) for tab in workers.tabs()]
+    with ThreadPoolExecutor(16) as pool:
+        speaking = [pool.submit(speaker.run) for speaker in speakers]
+        try:
+            for visitor in [pool.submit(visit, workers, room, speakers) for _ in range(10)]:
+                visitor.result()
+        finally:
+            for speaker in speakers:
+                speaker.stopped.set()
+        for speaker_ends in speaking:
+            speaker_ends.result()
 
 
 def wander(workers: Fleet, poller: Poller) -> None:
@@ -350,7 +396,7 @@ def test_npm_client_polls(way: Way, servers: Servers, node: driver.Script) -> No
 def test_golden_conversations_of_clients_that_poll(servers: Servers, redis: RedisServer) -> None:
     names = [name for name in CASES if EVERY[name]["section"] == "L"]
     ways = (Way("workers"), Way("redis", redis))
-    peers = [fleet.start(servers, way.environment, app="tests.scale_peer:app").server for way in ways]
+    peers = [fleet.start(servers, way.environment, app="tests.support.scale_peer:app").server for way in ways]
     # Some wait most of the time: beside the others.
     parts = [[name for name in names if name not in LONG], *([name] for name in LONG)]
     with ThreadPoolExecutor(len(peers) * len(parts)) as pool:

@@ -1,4 +1,4 @@
-"""The application of the golden conversations, in which a poll does not wait so long: ``tests.scale_peer:app``."""
+"""The app of the golden conversations, in which a poll does not wait so long: ``tests.support.scale_peer:app``."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from tests.processes import DEADLINE, HOST, Server, Servers, wait_until
 
 GUNICORN = (sys.executable, "-m", "gunicorn", "--no-control-socket", "-b", "127.0.0.1:{port}", "-k", "gevent")
 READY = ("-c", "python:tests.clients.gunicorn_ready")
-APP = "tests.scale_app:app"
+APP = "tests.support.scale_app:app"
 WORKERS = 3
 #: The header in which each answer of that app, the one to a handshake included, names its process.
 WORKER = "X-Worker"

@@ -1,7 +1,7 @@
 """An app for tests that serve it in several processes: each answer tells which of them gave it.
 
-Served by ``gunicorn -k gevent tests.scale_app:app``, which patches the standard library in each worker. Done here, it
-would be done in gunicorn's own process too under ``--preload``, which then does not see its workers die.
+Served by ``gunicorn -k gevent tests.support.scale_app:app``, which patches the standard library in each worker. Done
+here, it would be done in gunicorn's own process too under ``--preload``, which then does not see its workers die.
 ``FLASK_DOWN_PERIOD`` is the down period of the presence, in seconds.
 """
 
