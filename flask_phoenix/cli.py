@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import MethodType
 from typing import Any
@@ -149,7 +150,9 @@ def serve(
     show_server_banner(debug, info.app_import_path)
 
     def main() -> None:
-        server = listen(host, port, wsgi, find_engines(app), **tls_options(cert))
+        server = Server((host, port), wsgi, find_engines(app), handler_class=DevelopmentHandler, **tls_options(cert))
+        with in_one_line(host, port):
+            server.start()
         shown = f"[{host}]" if ":" in host else host
         scheme = "https" if cert else "http"
         click.echo(f" * Running on {scheme}://{shown}:{server.server_port} (Press CTRL+C to quit)", err=True)
@@ -157,22 +160,28 @@ def serve(
 
     if debug if reload is None else reload:
         if not is_running_from_reloader():
-            listen(host, port, wsgi, ()).close()  # that it cannot is to be said once, not by each child
+            check_port(host, port)  # what is wrong with it is to be said once, not by each child
         run_with_reloader(main, extra_files=extra_files, exclude_patterns=exclude_patterns)
     else:
         main()
 
 
-def listen(host: str, port: int, app: Any, engines: Iterable[Engine], **options: Any) -> Server:
-    """Make a server that listens; where it cannot, the command ends with one line."""
-    server = Server((host, port), app, engines, handler_class=DevelopmentHandler, **options)
+@contextmanager
+def in_one_line(host: str, port: int) -> Iterator[None]:
+    """Let the command end with one line where nobody can listen."""
     try:
-        server.start()
+        yield
     except OSError as error:
         remedy = "; stop the program that uses it, or choose another --port" if error.errno == errno.EADDRINUSE else ""
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error
         raise click.ClickException(f"cannot listen on port {port} of {host}: {reason}{remedy}") from error
-    return server
+
+
+def check_port(host: str, port: int) -> None:
+    """See that a server could listen on a port, without letting anybody connect."""
+    with in_one_line(host, port), socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, port))
 
 
 class RequestLine(WSGIRequestHandler):

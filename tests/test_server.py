@@ -37,7 +37,7 @@ from flask_phoenix.testing import Client
 from tests.network import Network, Node, eventually
 from tests.support.http import JOIN, JOINED, POLL, URL, body, connect, get, head
 from tests.support.processes import DEADLINE, HOST, ROOT, wait_until
-from tests.wire import ACCEPT, UPGRADE, Wire, tls_contexts
+from tests.support.wire import ACCEPT, UPGRADE, Wire, tls_contexts
 
 
 class Site:

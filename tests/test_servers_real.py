@@ -17,7 +17,7 @@ import pytest
 from tests.clients import driver
 from tests.support.http import POLL, URL, join, open_websocket
 from tests.support.processes import DEADLINE, HOST, ROOT, Server, Servers
-from tests.wire import UPGRADE, Wire, certify
+from tests.support.wire import UPGRADE, Wire, certify
 
 PYTHON = (sys.executable, "-m")
 APP = "tests.clients.server_app"
@@ -32,15 +32,21 @@ class Way(NamedTuple):
     plain_websocket: bool = True
     #: The handshake is ours, so that refusals are HTTP.
     handshake: bool = True
+    #: flask-sock's own WebSockets for other routes.
+    flask_sock: bool = True
 
 
 WAYS = {
     "phoenix.run": Way((*PYTHON, APP, "{port}")),
     "flask run": Way((*PYTHON, "flask", "--app", APP, "run", "--port", "{port}")),
     "gunicorn -k gevent": Way((*GUNICORN, "-k", "gevent", "-w", "1"), plain_websocket=False),
-    "gunicorn -k gevent_pywsgi": Way((*GUNICORN, "-k", "gevent_pywsgi", "-w", "1"), plain_websocket=False),
+    "gunicorn -k gevent_pywsgi": Way(
+        (*GUNICORN, "-k", "gevent_pywsgi", "-w", "1"), plain_websocket=False, flask_sock=False
+    ),
     "gunicorn with gevent-websocket": Way(
-        (*GUNICORN, "-k", "geventwebsocket.gunicorn.workers.GeventWebSocketWorker", "-w", "1"), handshake=False
+        (*GUNICORN, "-k", "geventwebsocket.gunicorn.workers.GeventWebSocketWorker", "-w", "1"),
+        handshake=False,
+        flask_sock=False,
     ),
 }
 EVERY_WAY = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -165,6 +171,19 @@ def test_plain_websocket(node: driver.Script, served: Served) -> None:
         driver.play(node, driver.base(served.server), "plain_websocket")
     else:
         assert get(served.server, "/plain-ws", UPGRADE)[0] == 501
+
+
+def test_routes_of_flask_sock(served: Served) -> None:
+    if not served.way.flask_sock:
+        return
+    client = open_websocket(served.server.port, "/sock")
+    with client.sock:
+        for text in ("hello", "again"):
+            client.text(text)
+            assert client.data() == text
+        client.close(1000)
+        assert client.close_code() == 1000
+        client.ended()
 
 
 def test_refused_connect(node: driver.Script, served: Served) -> None:

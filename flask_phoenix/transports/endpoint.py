@@ -106,6 +106,16 @@ class Endpoint:
             self._unsupported_logged = True
             http_error(501, str(error))
 
+    def serve_engine(self) -> None:
+        """Start what connections need, while a client can still be refused: never a 101 that cannot be served."""
+        try:
+            self.engine.serve()
+        except PhoenixError as error:
+            log.error("refused a client of %s, which cannot be served: %s", self.mount.path, error)
+            http_error(503)
+        if self.engine.draining:  # meanwhile
+            http_error(503)
+
     def accept(self, carrier: Carrier, variables: dict[str, Any]) -> Connection:
         """Make a connection from the current request with a carrier that needs no socket.
 
@@ -191,7 +201,7 @@ class WebSocketEndpoint(Endpoint):
         except Unsupported as error:
             log.error("%s", error)
             http_error(501, str(error))
-        self._serve_engine()
+        self.serve_engine()
         limits = Limits(options.timeout, options.max_frame_size, options.outbox_limit)
         # A server that has sent its own 101 has agreed on no extensions.
         carrier = WebSocketCarrier(sock, [] if upgraded else extensions, limits)
@@ -204,16 +214,6 @@ class WebSocketEndpoint(Endpoint):
         upgrade: Upgrade = environ[UPGRADE]
         upgrade.carry, upgrade.sock, upgrade.upgraded = carry, sock, upgraded
         return make_response("", 101, [*headers, ("Sec-WebSocket-Protocol", protocol)] if protocol else headers)
-
-    def _serve_engine(self) -> None:
-        """Start what connections need, while a client can still be refused: never a 101 that cannot be served."""
-        try:
-            self.engine.serve()
-        except PhoenixError as error:
-            log.error("refused a client of %s, which cannot be served: %s", self.mount.path, error)
-            http_error(503)
-        if self.engine.draining:  # meanwhile
-            http_error(503)
 
 
 def _serializers(mount: Mount, json: Json) -> list[tuple[Serializer, str]]:

@@ -7,7 +7,7 @@ from typing import Any
 from gevent import socket
 
 from tests.support.processes import DEADLINE, HOST
-from tests.wire import UPGRADE, Wire
+from tests.support.wire import UPGRADE, Wire
 
 URL, POLL = "/socket/websocket?vsn=2.0.0", "/socket/longpoll?vsn=2.0.0"
 JOIN = '["1","1","room:1","phx_join",{}]'

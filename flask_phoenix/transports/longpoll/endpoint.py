@@ -92,7 +92,7 @@ class LongPollEndpoint(Endpoint):
             admission = None
         if admission is None:
             return self._answer({"status": FORBIDDEN})
-        self.engine.serve()
+        self.serve_engine()
         client = _client()
         carrier, id, token = self.sessions.open(client)
         carrier.serve(self.connect(admission, carrier))

@@ -16,7 +16,7 @@ from gevent.event import Event
 from gevent.queue import Empty, Queue
 from itsdangerous import BadData, URLSafeTimedSerializer
 
-from ...exceptions import InvalidMessage, NotPublished, Unsupported
+from ...exceptions import InvalidMessage, NotPublished, PhoenixError, Unsupported
 from ...protocol.messages import INTERNAL, Broadcast, Frame
 from ...pubsub.local import Subscriber
 from ...runtime.connection import INTERNAL_ERROR
@@ -295,7 +295,8 @@ class Sessions:
             return None
         if id in self._local:
             return self._local[id]
-        self._engine.serve()  # this may be the first request of this process, and the session another node's
+        with suppress(PhoenixError):  # said when its client begins anew
+            self._engine.serve()  # this may be the first request of this process, and the session another node's
         if node == self._engine.node or self._engine.adapter is None or self._nodes.has_ended(node):
             return None
         remote = RemoteSession(self._engine, self._nodes, node, id, self._options)
