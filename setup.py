@@ -40,6 +40,7 @@ setup(
         "redis": ["redis>=5.2"],
         "docs": ["mkdocs>=1.6"],
         "dev": [
+            "flask-seasurf>=2.0",
             "flask-sock>=0.7",
             "flask-wtf>=1.2",
             "gunicorn>=27.0",

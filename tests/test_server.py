@@ -9,6 +9,7 @@ import signal
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import StringIO
@@ -326,6 +327,8 @@ def fail(failures: list[OSError]) -> None:
 
 def test_a_poll_whose_client_has_hung_up_takes_nothing(site: Site, dial: Dial) -> None:
     site.app.secret_key = "a secret for tests"
+    waiting: Queue[bool] = Queue()
+    site.app.teardown_request(lambda error: waiting.put(True))  # a poll waits after that
     token = json.loads(body(dial(f"{POLL}&user=ann", {"Connection": "close"})))["token"]
     url = f"{POLL}&token={token}"
     post = f"POST {url} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\nContent-Length: {len(JOIN)}\r\n\r\n{JOIN}"
@@ -333,8 +336,10 @@ def test_a_poll_whose_client_has_hung_up_takes_nothing(site: Site, dial: Dial) -
     sender.sock.sendall(post.encode())
     assert json.loads(body(dial(url, {"Connection": "close"})))["messages"] == [JOINED]
     for number in range(20):
-        dial(url).sock.close()
-        gevent.sleep(0.01)
+        waiting.queue.clear()
+        hanging = dial(url)
+        assert waiting.get(timeout=DEADLINE)
+        hanging.sock.close()
         site.phoenix.broadcast("room:1", "news", {"n": number})
         gevent.sleep(0)
         frames = json.loads(body(dial(url, {"Connection": "close"})))["messages"]
@@ -467,9 +472,19 @@ def test_it_waits_for_connections_and_for_the_authors_code(site: Site, dial: Dia
 
 
 def test_it_does_not_wait_for_ever(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drains, "GRACE", DEADLINE / 200)
+    monkeypatch.setattr(drains, "GRACE", DEADLINE / 50)
+
+    def hold_up() -> None:
+        while True:
+            time.sleep(DEADLINE / 100)
+            gevent.sleep(0.001)
+
+    busy: Any = gevent.spawn(hold_up)
+    begin = time.monotonic()
     with engine.carrying():
         drain(engine)
+    assert time.monotonic() - begin < DEADLINE / 10  # by the clock, however long each turn of the loop takes
+    busy.kill()
 
 
 def test_it_tells_other_nodes_when_all_have_gone() -> None:

@@ -148,7 +148,9 @@ def test_stories(node: driver.Script, served: Served, story: str) -> None:
     driver.play(node, driver.base(served.server), story)
 
 
-@pytest.mark.parametrize("story", [*STORIES, "batches_keep_their_order", "large_message", "refused_connect"])
+@pytest.mark.parametrize(
+    "story", [*STORIES, "batches_keep_their_order", "large_message", "leaves_before_it_goes", "refused_connect"]
+)
 def test_stories_over_polls(node: driver.Script, served: Served, story: str) -> None:
     driver.play(node, driver.base(served.server), story, transport="longpoll")
 

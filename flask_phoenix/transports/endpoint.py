@@ -33,6 +33,7 @@ from .options import Mount
 from .websocket import Limits, WebSocketCarrier, accept_upgrade
 
 log = logging.getLogger("flask_phoenix.handshake")
+server_log = logging.getLogger("flask_phoenix.server")
 
 #: How the names of our endpoints begin in Flask; no other one has a space in it by accident.
 NAME = "phoenix "
@@ -102,7 +103,7 @@ class Endpoint:
         try:
             inspect_server(self.engine, request.environ)
         except Unsupported as error:
-            log.log(logging.DEBUG if self._unsupported_logged else logging.ERROR, "%s", error)
+            server_log.log(logging.DEBUG if self._unsupported_logged else logging.ERROR, "%s", error)
             self._unsupported_logged = True
             http_error(501, str(error))
 
@@ -199,7 +200,7 @@ class WebSocketEndpoint(Endpoint):
             # RFC 6455, 4.2.2: whose version is unknown is told the known one.
             http_error(400, str(error), {"Sec-WebSocket-Version": "13"})
         except Unsupported as error:
-            log.error("%s", error)
+            server_log.error("%s", error)
             http_error(501, str(error))
         self.serve_engine()
         limits = Limits(options.timeout, options.max_frame_size, options.outbox_limit)

@@ -278,7 +278,7 @@ def plain_websocket() -> ResponseReturnValue:
     return ""
 
 
-@Sock(app).route("/sock")
+@Sock(app).route("/sock")  # type: ignore[untyped-decorator]
 def flask_sock_route(websocket: Any) -> None:
     """Echo over flask-sock's WebSocket."""
     while True:

@@ -25,6 +25,7 @@ from ..options import Options
 from .carrier import LongPollCarrier
 
 log = logging.getLogger("flask_phoenix.connection")
+longpoll_log = logging.getLogger("flask_phoenix.longpoll")
 
 #: What a session answers: the statuses of ``transports/long_poll.ex``, which travel inside the body.
 TAKEN, NOTHING, NOT_TAKEN, GONE = 200, 204, 408, 410
@@ -38,6 +39,11 @@ NOT_UTF8 = "(not UTF-8)"
 #: Sessions of one client that may be unused; the next one has to wait for so many seconds.
 UNUSED_SESSIONS = 4
 UNUSED_DELAY = 2.0
+
+UNUSED = (
+    "a client that polls has begun %d sessions and used none: something of the app may refuse what it sends, such as a"
+    " check against forged requests (CSRF), from which the path of the mount is to be exempted; it has to wait now"
+)
 
 #: Nodes that are remembered to have ended.
 ENDED_NODES = 1000
@@ -214,6 +220,7 @@ class UnusedSessions:
 
     def __init__(self) -> None:
         self._ids: dict[Hashable, set[str]] = {}
+        self._logged: set[Hashable] = set()
         self._waiting: dict[Hashable, set[Event]] = {}
 
     def add(self, client: Hashable, id: str) -> None:
@@ -228,6 +235,7 @@ class UnusedSessions:
         ids.discard(id)
         if not ids:
             del self._ids[client]
+            self._logged.discard(client)
         for event in self._waiting.get(client, ()):
             event.set()
 
@@ -237,6 +245,9 @@ class UnusedSessions:
 
     def wait(self, client: Hashable) -> None:
         """Wait until there are fewer, for :data:`UNUSED_DELAY` seconds at most."""
+        if client not in self._logged:
+            self._logged.add(client)
+            longpoll_log.warning(UNUSED, UNUSED_SESSIONS)
         freed = Event()
         waiting = self._waiting.setdefault(client, set())
         waiting.add(freed)
