@@ -13,10 +13,11 @@ from typing import Any, TypeVar, overload
 from weakref import WeakSet
 
 import ujson
-from flask import Flask, current_app, has_app_context, has_request_context
+from flask import Flask, current_app, got_request_exception, has_app_context, has_request_context
+from gevent import GreenletExit
 
 from .broadcaster import NONE, SETTING
-from .channel import Channel
+from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, register_error_handler
 from .exceptions import InvalidOption, PhoenixError
 from .presence import Presence
 from .protocol.json import Json
@@ -38,6 +39,7 @@ from .transports.longpoll.endpoint import LongPollEndpoint
 from .transports.options import make_mounts
 
 log = logging.getLogger("flask_phoenix.pubsub")
+channel_log = logging.getLogger("flask_phoenix.channel")
 
 MANY_PROCESSES = (
     f"several processes serve this app and nothing joins them, since {SETTING} is {NONE!r}: a broadcast reaches only"
@@ -64,6 +66,7 @@ class State:
             adapter_class(self._url)  # is there one?
         self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), self._to_json)
         self.engine = Engine(app.app_context, self.json, self._find_adapter, self._may_serve)
+        self.engine.report = self._report
         self.endpoints: list[Endpoint] = []
         #: What this app and process has of each presence.
         self.trackers: dict[Presence, TrackerServer] = {}
@@ -138,6 +141,15 @@ class State:
             return adapter_class(self._url).from_url(self._url)
         return WorkersAdapter(partial(directory_of_server, self.app.import_name)) if several else None
 
+    def _report(self, failure: BaseException) -> None:
+        """Tell the listeners of Flask's ``got_request_exception`` of an exception of a callback."""
+        if isinstance(failure, KeyboardInterrupt | SystemExit | GreenletExit):
+            return
+        try:
+            got_request_exception.send(self.app, _async_wrapper=self.app.ensure_sync, exception=failure)
+        except FAILURES:
+            channel_log.exception("a listener of got_request_exception failed")
+
     def _may_serve(self) -> bool:
         """Tell whether clients may come to this process: it handles a request, is a test, or a server's worker."""
         return has_request_context() or self.app.testing or has_several_workers()
@@ -178,6 +190,7 @@ class Phoenix:
         self._mounts: list[tuple[str, type[BaseSocket], dict[str, Any]]] = []
         self._presences: dict[Presence, float] = {}
         self._states: WeakSet[State] = WeakSet()
+        self._error_handlers: ErrorHandlers = {}
         if app is not None:
             self.init_app(app)
 
@@ -193,6 +206,7 @@ class Phoenix:
         if self._adapter is not None and self._states:
             raise InvalidOption("an adapter serves one app: make a Phoenix with an adapter of its own for each app")
         state = State(app, self._adapter)
+        state.engine.error_handlers = self._error_handlers
         for path, socket, options in self._mounts:
             state.mount(path, socket, options)
         for presence, down_period in self._presences.items():
@@ -227,6 +241,17 @@ class Phoenix:
             return socket
 
         return mount
+
+    def errorhandler(self, *kinds: type[BaseException]) -> Callable[[ErrorHandlerFunction], ErrorHandlerFunction]:
+        """Make an error reply of exceptions that joins and handlers of channels raise.
+
+        ``@phoenix.errorhandler(ValidationError)`` stands above a function that is given the exception and the channel.
+        A dict or bytes is the response of the error reply, and ``Reply(status, response)`` is sent as it is; None
+        declines, and the channel crashes. A socket's own ``errorhandler`` comes before it.
+
+        :raises InvalidOption: one of the kinds is no class of exceptions.
+        """
+        return register_error_handler(self._error_handlers, kinds)
 
     @overload
     def presence(self, *, name: str = ..., down_period: float = ...) -> Presence: ...

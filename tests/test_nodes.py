@@ -27,10 +27,10 @@ from flask_phoenix.pubsub.envelope import pack, unpack
 from flask_phoenix.pubsub.local import Lane, Subscriber
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.runtime.engine import Engine, Service
-from tests.processes import DEADLINE, ROOT
 from tests.support.adapters import HELLO, JSON, PACKED, Outside, Recording
 from tests.support.contract import Node
 from tests.support.loop import in_greenlet, in_plain_thread, in_thread, turn
+from tests.support.processes import DEADLINE, ROOT
 from tests.values import VALUES
 
 

@@ -35,8 +35,9 @@ from flask_phoenix.server.drain import drain
 from flask_phoenix.server.gevent import ESCAPED, Server
 from flask_phoenix.server.inspection import inspect_server
 from flask_phoenix.testing import Client
-from tests.network import Network, Node, eventually
 from tests.support.http import JOIN, JOINED, POLL, URL, body, connect, get, head
+from tests.support.network import Network
+from tests.support.presence import Node, eventually
 from tests.support.processes import DEADLINE, HOST, ROOT, wait_until
 from tests.support.wire import ACCEPT, UPGRADE, Wire, tls_contexts
 
@@ -501,7 +502,7 @@ def test_it_tells_other_nodes_when_all_have_gone() -> None:
     carrying = gevent.spawn(leave)
     gevent.idle()
     draining = gevent.spawn(drain, node.engine)
-    eventually(lambda: ada.tab.road.closed == (1012, "draining"))
+    eventually(lambda: ada.tab.carrier.closed == (1012, "draining"))
     node.online.track("room:1", "robot")
     eventually(lambda: list(other.online.list("room:1")) == ["robot"])
     leaving.set()

@@ -18,6 +18,7 @@ from gevent.hub import MAIN_THREAD_IDENT  # type: ignore[attr-defined]
 from gevent.hub import Hub as EventLoop
 from gevent.lock import Semaphore
 
+from ..channel import ErrorHandlers
 from ..exceptions import NotPublished, PhoenixError, Unsupported
 from ..protocol.json import MAX_DEPTH, Json
 from ..protocol.messages import Broadcast, shown
@@ -97,6 +98,10 @@ class Engine:
     ) -> None:
         self.context = context
         self._find_adapter = find_adapter
+        #: What makes replies of exceptions of handlers, by class of exception.
+        self.error_handlers: ErrorHandlers = {}
+        #: Tells the app of an exception of a callback, in that callback's context.
+        self.report: Callable[[BaseException], None] = lambda failure: None
         self._may_serve = may_serve
         self.adapter: Adapter | None = None
         self._json = json

@@ -30,6 +30,7 @@ from ..socket import RawSocket, Socket
 from .gateway import UPGRADE, Upgrade
 from .handshake import Admission, admit, check_origin, choose_protocol, http_error, offered_protocols
 from .options import Mount
+from .surroundings import surroundings_of_handshake
 from .websocket import Limits, WebSocketCarrier, accept_upgrade
 
 log = logging.getLogger("flask_phoenix.handshake")
@@ -145,10 +146,10 @@ class Endpoint:
         """Make the connection of an admitted client."""
         socket, name, serializer = admission
         if isinstance(socket, RawSocket):
-            return RawConnection(self.engine, socket, name, carrier)
+            return RawConnection(self.engine, socket, name, carrier, surroundings_of_handshake())
         assert isinstance(socket, Socket)
         protocol = Protocol(serializer, socket.match, self.mount.options.max_channels)
-        return ChannelConnection(self.engine, socket, name, carrier, protocol)
+        return ChannelConnection(self.engine, socket, name, carrier, protocol, surroundings_of_handshake())
 
 
 class WebSocketEndpoint(Endpoint):
