@@ -161,6 +161,8 @@ def serve(
     if debug if reload is None else reload:
         if not is_running_from_reloader():
             check_port(host, port)  # what is wrong with it is to be said once, not by each child
+            for engine in find_engines(app):
+                engine.draining = True  # this process serves nobody: it starts the one that does
         run_with_reloader(main, extra_files=extra_files, exclude_patterns=exclude_patterns)
     else:
         main()

@@ -26,6 +26,16 @@ def has_several_workers() -> bool:
     return bool(getattr(getattr(_find_worker(), "cfg", None), "workers", 1) > 1)
 
 
+def is_worker() -> bool:
+    """Tell whether this process is a worker of gunicorn, of one or of several."""
+    return hasattr(_find_worker(), "cfg") and not is_master()
+
+
+def is_master() -> bool:
+    """Tell whether this process is gunicorn's own, which serves nobody and forks the workers."""
+    return hasattr(_find_worker(), "WORKERS")
+
+
 def is_loading() -> bool:
     """Tell whether gunicorn's gevent worker is about to serve, and loads the app."""
     sockets: list[Any] = getattr(_find_worker(), "sockets", [])
