@@ -49,7 +49,6 @@ from flask_phoenix.testing import Client, Joined
 from flask_phoenix.tracker import replica
 from flask_phoenix.tracker.server import COUNT_PERIOD
 from flask_phoenix.transports import handshake, websocket
-from flask_phoenix.transports.longpoll import endpoint as longpoll
 from flask_phoenix.transports.longpoll.carrier import ABSENT_WINDOWS
 from flask_phoenix.transports.longpoll.endpoint import BATCH, BODY_LIMIT
 from flask_phoenix.transports.longpoll.session import UNUSED_DELAY, UNUSED_SESSIONS
@@ -212,7 +211,9 @@ def test_limits_of_security() -> None:
         f"{options.max_channels}",
         f"{inbox.INBOX_LIMIT:,}",
         f"{inbox.INBOX_LIMIT:,}",
-        f"{longpoll.BODY_LIMIT:,} bytes",
+        f"{BODY_LIMIT:,} bytes",
+        f"{BATCH}",
+        f"{UNUSED_SESSIONS}",
         f"{handshake.QUERY_LIMIT:,} bytes",
     ]
     assert f"after {SHOWN_CHARACTERS} characters" in prose("security.md")
@@ -317,9 +318,6 @@ def test_numbers_of_long_polling() -> None:
         (r"above the `window`, which is (\d+) seconds unless set", window),
     ):
         assert stated("longpoll.md", pattern) == meant, pattern
-    limits = {limit: default for limit, default, _ in rows("security.md", "limit", "default", "what happens beyond it")}
-    assert limits["lines of one such POST"] == str(BATCH)
-    assert limits["sessions that a client which polls begins, and does not use"] == str(UNUSED_SESSIONS)
 
 
 def test_numbers_of_deployment() -> None:

@@ -148,7 +148,7 @@ def test_factory(make_app: MakeApp, order: str) -> None:
             "/other/websocket",
         }
         timeouts = [endpoint.mount.options.timeout for endpoint in app.extensions["phoenix"].endpoints]
-        assert timeouts == [timeout, 5]  # each app has its own configuration
+        assert timeouts == [timeout, timeout, 5]  # each app has its own configuration
         with Client(app) as client:
             assert client.join("room:1").response == {}
 
