@@ -432,10 +432,11 @@ def test_a_service_may_fail_and_may_ask_for_the_start_that_it_belongs_to(engine:
             self.engine.serve()
             super().greet()
 
-        def stop(self, *_: Any) -> None:
+        def stop(self) -> None:
             raise RuntimeError("on purpose")
 
-        farewell = gone = stop
+        def gone(self, node: str) -> None:
+            self.stop()
 
     for kind in (Asking, Noting):
         engine.add(kind(engine, adapter.asked))
@@ -443,7 +444,7 @@ def test_a_service_may_fail_and_may_ask_for_the_start_that_it_belongs_to(engine:
     adapter.gone("another")
     engine.farewell()
     engine.stop()
-    told = [("gone", "another"), "farewell", "end"]
+    told = [("gone", "another"), "farewell", "farewell", "end"]
     assert adapter.asked == ["start", *["begin"] * 2, *["greet"] * 2, *told, "stop"]
 
 
