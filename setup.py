@@ -67,5 +67,13 @@ setup(
             "rediss+cluster = flask_phoenix.pubsub.redis.adapter:RedisAdapter [redis]",
             "unix = flask_phoenix.pubsub.redis.adapter:RedisAdapter [redis]",
         ],
+        "flask_phoenix.publishers": [
+            "workers = flask_phoenix.pubsub.unix.publisher:WorkersPublisher",
+            "redis = flask_phoenix.pubsub.redis.publisher:RedisPublisher [redis]",
+            "rediss = flask_phoenix.pubsub.redis.publisher:RedisPublisher [redis]",
+            "redis+cluster = flask_phoenix.pubsub.redis.publisher:RedisPublisher [redis]",
+            "rediss+cluster = flask_phoenix.pubsub.redis.publisher:RedisPublisher [redis]",
+            "unix = flask_phoenix.pubsub.redis.publisher:RedisPublisher [redis]",
+        ],
     },
 )

@@ -1,17 +1,17 @@
-"""Publishing from outside: a process that serves nobody speaks to those who are connected to the app."""
+"""Broadcasts from a process that serves nobody to the clients of an app."""
 
 from __future__ import annotations
 
 import os
 from typing import Any
 
-from .exceptions import InvalidOption, InvalidPayload
+from .exceptions import InvalidOption
 from .protocol.json import Json
 from .protocol.messages import DISCONNECT, Broadcast
-from .pubsub.adapter import adapter_class
-from .pubsub.envelope import check_names, pack
+from .pubsub.adapter import make_publisher
+from .pubsub.envelope import check_payload, pack, seal
 
-#: The setting, and the environment variable, that names the way between nodes.
+#: The setting, and the environment variable, that names what joins the nodes.
 SETTING = "PHOENIX_PUBSUB_URL"
 #: The URL that says: each process by itself.
 NONE = "none"
@@ -20,7 +20,7 @@ NONE = "none"
 class Broadcaster:
     """Broadcasts to the clients of an app from a task queue, a cron job, a script: no Flask, no gevent, no event loop.
 
-    It may be made anywhere and used from any thread and behind any fork. It is a context manager that closes itself.
+    It may be made anywhere and used from any thread and after any fork. It is a context manager that closes itself.
 
     :param url: what the app has as ``PHOENIX_PUBSUB_URL``; unless given, the environment variable of that name.
     :param json: how payloads are written.
@@ -35,7 +35,7 @@ class Broadcaster:
                 " redis://localhost or workers:///run/myapp, and the app the same"
             )
         self._json = json or Json()
-        self._publisher = adapter_class(url).from_url(url).publisher()
+        self._publisher = make_publisher(url)
 
     def broadcast(self, topic: str, event: str, payload: Any) -> None:
         """Send an event to everybody on a topic, in whichever process; blocks until it is on its way.
@@ -45,10 +45,8 @@ class Broadcaster:
         :raises InvalidPayload: it is neither.
         """
         broadcast = Broadcast(topic, event, payload)
-        check_names(broadcast)
-        if not isinstance(payload, dict | bytes):
-            raise InvalidPayload(f"the payload of a broadcast is a dict or bytes; got {payload!r:.200}")
-        self._publisher.publish(topic, pack(broadcast, self._json))
+        check_payload(broadcast)
+        self._publisher.publish(topic, pack(seal(broadcast, self._json), self._json))
 
     def disconnect(self, id: str) -> None:
         """Close every connection whose socket has this id, with 1001; its clients come back if they may.

@@ -1,4 +1,4 @@
-"""The author's class for a family of topics."""
+"""Channel, the author's class for a family of topics, and what it asks of the runtime."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 #: What a handler may return: nothing, the response of an ok reply, or a whole reply.
 Result = dict[str, Any] | bytes | Reply | None
-#: A meta, or what makes one of the former one.
+#: A meta, or a function that makes it of the former one.
 NewMeta = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]
 
 #: Reasons of :meth:`Channel.stop` that end a channel on purpose; any other one counts as a crash, as in Phoenix.
 GRACEFUL = ("normal", "shutdown")
-
 
 NO_PRESENCE = (
     "this channel has no presence: make one with online = phoenix.presence(), and write presence = online in its class"
@@ -45,7 +44,10 @@ class ChannelRuntime:
         raise NotImplementedError
 
     def broadcast(self, event: str, payload: Any, everybody: bool) -> None:
-        """Send an event to the subscribers of the topic: to all, or to all but this channel."""
+        """Send an event to the subscribers of the topic.
+
+        :param everybody: this channel is among them.
+        """
         raise NotImplementedError
 
     def socket_ref(self) -> SocketRef:
@@ -77,15 +79,15 @@ class ChannelRuntime:
         raise NotImplementedError
 
     def at_end(self, release: Callable[[], None]) -> bool:
-        """Call back when the channel ends, however it ends; False when it has ended."""
+        """Call a function when the channel ends, however it ends; return False where it has ended already."""
         raise NotImplementedError
 
 
 class Tracking:
     """What a channel asks of a presence, and what it has without one: an error that names the remedy.
 
-    :class:`.Presence` stands above the channels, and implements it. Everywhere, ``where`` is a channel, or the name of
-    a topic; ``topic`` is another one than the channel's.
+    :class:`.Presence` implements it. In all methods ``where`` is a channel, or the name of a topic; ``topic`` is given
+    for another topic than the channel's.
     """
 
     def track(self, where: Any, key: str, meta: dict[str, Any] | None = None, topic: str | None = None) -> str:
@@ -140,7 +142,7 @@ class Channel:
 
     An instance is made for each join and lives until the client leaves, the connection ends, or a handler crashes. Its
     methods are called one at a time, in the order of what happened, each in an application context of its own. They may
-    block: nobody else waits.
+    block: no other channel and no other client waits for them.
     """
 
     #: The topic that was joined: ``"room:42"``.
@@ -186,7 +188,7 @@ class Channel:
         raise NotImplementedError
 
     def after_join(self) -> None:
-        """Do what needs a joined channel, behind the join's reply: push a state, track a presence."""
+        """Do what needs a joined channel, after the join's reply: push a state, track a presence."""
 
     def handle_in(self, event: str, payload: Any) -> Result:
         """Handle an event from the client for which there is no :func:`on`; unless overridden, the channel crashes.
@@ -209,7 +211,7 @@ class Channel:
 
         The reason is ``"left"``, ``"closed"`` (the connection ended), ``"disconnected"``, ``"draining"``,
         ``"timeout"``, ``"too slow"``, ``"invalid message"``, ``"duplicate_join"``, what :meth:`stop` was given, the
-        exception of a crash, or ``"shutdown"`` behind a refused join. Behind that, and where the connection ended
+        exception of a crash, or ``"shutdown"`` after a refused join. After that, and where the connection ended
         during the join, the channel is not joined: it cannot push.
         """
 
@@ -262,7 +264,7 @@ class Channel:
         self.runtime.stop(reason)
 
     def send(self, message: Any) -> None:
-        """Hand a message to this channel's own :meth:`handle_info`, behind what waits already."""
+        """Hand a message to this channel's own :meth:`handle_info`, after what waits already."""
         self.runtime.send(message)
 
     def send_after(self, seconds: float, message: Any) -> Callable[[], None]:
@@ -304,7 +306,7 @@ class Channel:
         """Return who is on the topic, as clients want it in the event ``presence_state``."""
         return self.presence.list(self)
 
-    # What the engine calls.
+    # What the runtime calls.
 
     def dispatch(self, event: Any, payload: Any) -> Reply | None:
         """Call the method for an event.
@@ -342,6 +344,6 @@ def as_reply(result: Any, channel: Channel, method: str) -> Reply | None:
 
 
 def _gather(cls: type, mark: str) -> dict[str, str]:
-    """Return the marked methods of a class and its bases by event; the nearest class wins."""
+    """Return the names of the marked methods of a class and its bases by event; the nearest class wins."""
     bodies = [vars(base) for base in reversed(cls.__mro__)]
     return {event: name for body in bodies for name, method in body.items() for event in getattr(method, mark, ())}

@@ -1,4 +1,4 @@
-"""``flask run``, for apps that serve sockets, and ``flask phoenix``."""
+"""The commands ``flask run``, for apps that serve sockets, and ``flask phoenix``."""
 
 from __future__ import annotations
 

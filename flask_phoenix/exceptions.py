@@ -1,4 +1,4 @@
-"""Everything this package raises."""
+"""The exceptions of this package."""
 
 from __future__ import annotations
 
@@ -30,27 +30,27 @@ class InvalidReturn(PhoenixError):
 
 
 class InvalidOption(PhoenixError):
-    """An option, a pattern or a setting that cannot be."""
+    """An option, a topic pattern or a setting has a value that is not allowed."""
 
 
 class NotJoined(PhoenixError):
-    """The author spoke through a channel whose join is not over."""
+    """The author used a channel whose join has not ended yet."""
 
 
 class AlreadyTracked(PhoenixError):
-    """A channel is present under a key already; it can only change its meta."""
+    """A channel is tracked under this key already; it can only update its meta."""
 
 
 class NotTracked(PhoenixError):
-    """A channel is not present under the key whose meta was to change."""
+    """A channel is not tracked under the key whose meta was to be updated."""
 
 
 class NotPublished(PhoenixError):
-    """What was to reach other nodes cannot: nothing carries it, or nobody is there to take it."""
+    """A broadcast cannot reach other nodes: nothing carries it, or nobody is there to take it."""
 
 
 class Unsupported(PhoenixError):
-    """The server below, or the transport of this client, cannot do what was asked."""
+    """The server that runs the app, or the transport of this client, cannot do what was asked."""
 
 
 class Refused(PhoenixError):

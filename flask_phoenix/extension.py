@@ -1,4 +1,4 @@
-"""Phoenix: init_app, mounts, configuration, broadcast."""
+"""The extension: Phoenix, and what it keeps for each app."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any, TypeVar, overload
 from weakref import WeakSet
 
 import ujson
-from flask import Flask, current_app, has_app_context
+from flask import Flask, current_app, has_app_context, has_request_context
 from werkzeug.exceptions import HTTPException
 
 from .broadcaster import NONE, SETTING
@@ -20,22 +20,24 @@ from .channel import Channel
 from .exceptions import InvalidOption, PhoenixError
 from .presence import Presence
 from .protocol.json import Json
-from .protocol.messages import DISCONNECT, Broadcast
+from .protocol.messages import DISCONNECT, Broadcast, shown
 from .pubsub.adapter import Adapter, adapter_class
 from .pubsub.local import Notify, Subscriber
 from .pubsub.unix.adapter import WorkersAdapter
-from .pubsub.unix.meeting import directory_of_server
+from .pubsub.unix.directory import directory_of_server
 from .runtime.engine import FAILURES, Engine
 from .runtime.inbox import Inbox
-from .server.gevent import Server, one_of_many, require_patched
+from .server.gevent import Server, require_patched
+from .server.gunicorn import has_several_workers
 from .socket import BaseSocket
 from .tracker.server import TrackerServer
 from .transports.endpoint import NAME, Endpoint, WebSocketEndpoint
+from .transports.gateway import Gateway
 from .transports.handshake import PHOENIX_PROTOCOL, csrf_token
 from .transports.longpoll.endpoint import LongPollEndpoint
 from .transports.options import make_mounts
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.pubsub")
 
 MANY_PROCESSES = (
     f"several processes serve this app and nothing joins them, since {SETTING} is {NONE!r}: a broadcast reaches only"
@@ -58,7 +60,7 @@ class State:
         if self._url and self._url != NONE:
             adapter_class(self._url)  # is there one?
         self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), getattr(app.json, "default", None))
-        self.engine = Engine(app.app_context, self.json, self._find_adapter)
+        self.engine = Engine(app.app_context, self.json, self._find_adapter, self._may_serve)
         self.endpoints: list[Endpoint] = []
         #: What this app and process has of each presence.
         self.trackers: dict[Presence, TrackerServer] = {}
@@ -88,7 +90,7 @@ class State:
         )
 
     def upgrades(self, environ: dict[str, Any]) -> bool:
-        """Tell whether a request is for a WebSocket route of the app that is not ours."""
+        """Tell whether a request is for a WebSocket route of the app that is none of our mounts."""
         if "HTTP_UPGRADE" not in environ:
             return False
         try:
@@ -98,31 +100,36 @@ class State:
         return bool(rule.websocket) and not rule.endpoint.startswith(NAME)
 
     def _find_adapter(self) -> Adapter | None:
-        """Choose the way to other nodes: what was handed in, what the URL names, or, of many workers, their own."""
-        many = self.engine.one_of_many or one_of_many()
+        """Choose the adapter: what was handed in, what the URL names, or, among several workers, their own."""
+        several = self.engine.one_of_many or has_several_workers()
         if self._adapter is not None:
             return self._adapter
         if self._url == NONE:
-            if many:
+            if several:
                 log.warning(MANY_PROCESSES)
             return None
         if self._url:
             return adapter_class(self._url).from_url(self._url)
-        return WorkersAdapter(partial(directory_of_server, self.app.import_name)) if many else None
+        return WorkersAdapter(partial(directory_of_server, self.app.import_name)) if several else None
+
+    def _may_serve(self) -> bool:
+        """Tell whether clients may come to this process: it handles a request, is a test, or a server's worker."""
+        return has_request_context() or self.app.testing or has_several_workers()
 
     def notify(self, function: Callable[[Broadcast], Any]) -> Notify:
-        """Make a function of the app's hear broadcasts: in order, in an app context, in nobody's way."""
+        """Return what calls a function of the app's with broadcasts: in order, in an app context, delaying nobody."""
         inbox = Inbox(self.engine.runners)
 
         def call(broadcast: Broadcast) -> None:
             try:
                 with self.engine.context():
                     function(broadcast)
-            except FAILURES:
-                log.exception("%r failed at a broadcast on %r", function, broadcast.topic)
+            except FAILURES as error:
+                log.exception("%r failed at a broadcast on %s", function, shown(broadcast.topic))
+                self.engine.caught(error)
 
         def notify(broadcast: Broadcast) -> None:
-            # Where nothing is served, in a script or a shell, no event loop runs that would come round to it.
+            # Where nothing is served, in a script or a shell, no event loop runs that would call it later.
             if self.engine.hub.running:
                 inbox.put(call, broadcast)
             else:
@@ -135,7 +142,7 @@ class Phoenix:
     """Makes a Flask app a Phoenix Channels server.
 
     ``Phoenix(app)``, or ``Phoenix()`` and :meth:`init_app` in a factory. Sockets are mounted by :meth:`socket`, before
-    or behind ``init_app``; each app that is initialised gets them all. The other methods speak for the current app, or,
+    or after ``init_app``; each app that is initialised gets them all. The other methods speak for the current app, or,
     outside any context, for the only app there is. They may be called from a view, a channel, a command, and from any
     OS thread.
     """
@@ -165,6 +172,7 @@ class Phoenix:
         for presence, down_period in self._presences.items():
             state.keep(presence, down_period)
         app.extensions["phoenix"] = state
+        app.wsgi_app = Gateway(app, NAME)  # type: ignore[method-assign]
         app.jinja_env.globals["phoenix_csrf_token"] = csrf_token
         # gevent-websocket asks for it where it says 101 itself: the subprotocol to echo when the client offers it.
         app.app_protocol = lambda path: PHOENIX_PROTOCOL  # type: ignore[attr-defined]
@@ -240,14 +248,12 @@ class Phoenix:
     def subscribe(self, topic: str, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
         """Call a function with each broadcast on a topic, in order, in an app context; call the answer to end it."""
         state = self._state()
-        subscriber, pubsub = Subscriber(state.notify(function)), state.engine.pubsub
-        state.engine.hub.call(pubsub.subscribe, topic, subscriber)
-        return lambda: state.engine.hub.call(pubsub.unsubscribe, topic, subscriber)
+        return state.engine.listen(topic, Subscriber(state.notify(function)), has_app_context())
 
     def tap(self, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
         """Call a function with every broadcast of this process, to log or to bridge it; call the answer to end it."""
         state = self._state()
-        return state.engine.pubsub.tap(state.notify(function))
+        return state.engine.tap(state.notify(function), has_app_context())
 
     def disconnect(self, id: str) -> None:
         """Close every connection whose socket has this id, with 1001; its clients come back if they may."""
@@ -255,7 +261,7 @@ class Phoenix:
 
     def connection_count(self) -> int:
         """Return how many clients are connected to this process."""
-        return len(self._state().engine.connections)
+        return self._state().engine.connection_count()
 
     def csrf_token(self, key: str = "_csrf_token") -> str:
         """Return the CSRF token of this session, for the client's parameter ``_csrf_token``.

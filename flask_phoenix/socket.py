@@ -1,4 +1,4 @@
-"""The author's class for a kind of client: connect, id, topic patterns."""
+"""Socket and RawSocket, the author's classes for a kind of client, and the topic patterns of a Socket."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ChannelClass = TypeVar("ChannelClass", bound=type[Channel])
 
 
 class Route(NamedTuple):
-    """A topic pattern and the channel that serves it."""
+    """A topic pattern, the channel that serves it, and the values that this channel starts with."""
 
     pattern: str
     channel: type[Channel]
@@ -33,7 +33,7 @@ class Route(NamedTuple):
 
 
 class BaseSocket:
-    """What both kinds of sockets share: a client's parameters, the author's values, the decision to let it in."""
+    """What both kinds of sockets share: the parameters of a client, the author's values, the decision to let it in."""
 
     #: The client's parameters: strings, lists and dicts, as its query string says; path variables win over it.
     params: dict[str, Any]
@@ -100,12 +100,12 @@ class RawSocket(BaseSocket):
     """One client whose frames the author handles, without channels: another protocol on the same mounts and limits."""
 
     def bind(self, send: Callable[[Frame], None], close: Callable[[int, str], None]) -> None:
-        """Connect the socket with the engine, which calls this."""
+        """Connect the socket with its connection, which calls this."""
         self._send = send
         self._close = close
 
     def open(self) -> None:
-        """Say something first: the connection is open."""
+        """Do what comes first: the connection is open, and nothing has been received."""
 
     def handle_frame(self, frame: Frame) -> None:
         """Handle a frame from the client: ``str`` or ``bytes``. Called for one at a time, in order; it may block."""

@@ -12,29 +12,35 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import uuid4
 
 import gevent
 import pytest
 from gevent.hub import Hub as EventLoop
 from greenlet import getcurrent, greenlet
+from hypothesis import settings
 
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.pubsub.hub import Hub
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.runtime.inbox import Runner
 from tests import processes
-from tests.redis_server import RedisCluster, RedisServer
-from tests.slow import SlowAdapter
+from tests.support.clients import KINDS, Site
 from tests.support.presence import MakeNode, Node
+from tests.support.redis_server import RedisCluster, RedisServer
+from tests.support.slow import SlowAdapter
+
+# A busy machine is slow, and no test of values is about time.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 
 #: How long a test's greenlets and descriptors may take to end after it.
 GRACE = processes.DEADLINE / 5
 #: Tests of values start nothing; to look through all objects around each of their many cases would take minutes.
 VALUES_ONLY = {
     "test_exceptions",
-    "test_message",
-    "test_codec",
-    "test_serializer",
+    "test_json",
+    "test_serializers",
     "test_origin",
     "test_protocol",
     "test_tracker",
@@ -64,6 +70,12 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     server.kill()
 
 
+@pytest.fixture
+def redis_url(redis: RedisServer) -> str:
+    """Return a URL of that Redis with a prefix of a test's own: it hears nothing of another."""
+    return f"{redis.url}?prefix={uuid4().hex}"
+
+
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
     """Return three Redis that share the topics."""
@@ -72,15 +84,44 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisCluster]:
     servers.kill()
 
 
+@pytest.fixture(scope="session", params=KINDS, ids=lambda kind: f"{kind[0].__name__}-{kind[1]}")
+def lasting_site(request: pytest.FixtureRequest) -> Site:
+    """Make an app once for all tests: Werkzeug takes its time to compile the rules."""
+    return Site(request.param)
+
+
+@pytest.fixture
+def site(lasting_site: Site) -> Iterator[Site]:
+    """Return an app whose clients use each transport in each version of the wire format."""
+    yield lasting_site
+    lasting_site.close()
+
+
 @pytest.fixture
 def slow() -> SlowAdapter:
-    """Return a way to other nodes that lets everybody wait for a topic."""
+    """Return an adapter whose subscriptions wait until the test confirms them."""
     return SlowAdapter()
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0].__name__}-{kind[1]}")
+def slow_site(request: pytest.FixtureRequest, slow: SlowAdapter) -> Iterator[Site]:
+    """Return such an app with that adapter."""
+    site = Site(request.param, slow)
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def engine() -> Iterator[Engine]:
+    """Return the engine of one node alone."""
+    engine = Engine(nullcontext, Json())
+    yield engine
+    engine.stop()
 
 
 @pytest.fixture
 def far(slow: SlowAdapter) -> Iterator[Engine]:
-    """Return an engine with that way."""
+    """Return an engine with the slow adapter."""
     engine = Engine(nullcontext, Json(), lambda: slow)
     yield engine
     engine.stop()

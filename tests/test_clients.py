@@ -1,4 +1,4 @@
-"""The official client, newest and oldest, on Node and in a browser: every story of ``clients/stories``."""
+"""The official JavaScript client, newest and oldest, on Node and in a browser: every story of ``clients/stories``."""
 
 from __future__ import annotations
 
@@ -217,15 +217,15 @@ def test_browser_asks_before_a_page_of_another_origin_polls(browser: driver.Scri
     server.wait_for_log("preflight of /abroad/longpoll")
 
 
-#: How the two are connected, and what makes it so, beside the script.
-ROADS = {"websocket": {}, "refused": {"FLASK_PHOENIX_WEBSOCKET": "false"}, "mute": {}}
+#: How the two are connected, and the environment that makes it so, beside the script.
+WAYS = {"websocket": {}, "refused": {"FLASK_PHOENIX_WEBSOCKET": "false"}, "mute": {}}
 
 
-@pytest.mark.parametrize("road", ROADS)
-def test_two_people_chat_in_the_example_app(servers: Servers, road: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_two_people_chat_in_the_example_app(servers: Servers, way: str) -> None:
     command = (sys.executable, "-m", "example_app", "--port", "{port}")
-    keeper = driver.Keeper(servers.start(*command, **driver.STRICT, **ROADS[road]))
-    script = driver.Script("chat.mjs", driver.base(keeper.server), "ember", road)
+    keeper = driver.Keeper(servers.start(*command, **driver.STRICT, **WAYS[way]))
+    script = driver.Script("chat.mjs", driver.base(keeper.server), "ember", way)
     try:
         driver.assert_good(script.result(keeper.helpers))
     finally:

@@ -33,15 +33,15 @@ from flask_phoenix import (
 )
 from flask_phoenix.broadcaster import NONE, SETTING
 from flask_phoenix.cli import phoenix as commands
-from flask_phoenix.pubsub.adapter import GROUP
+from flask_phoenix.pubsub.adapter import ADAPTERS
 from flask_phoenix.pubsub.redis import adapter as redis
 from flask_phoenix.pubsub.redis.adapter import RedisAdapter
 from flask_phoenix.pubsub.redis.client import OPTIONS
 from flask_phoenix.pubsub.unix import adapter as workers
-from flask_phoenix.pubsub.unix import meeting
+from flask_phoenix.pubsub.unix import publisher
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.runtime import inbox
-from flask_phoenix.server import gevent as server
+from flask_phoenix.server import drain
 from flask_phoenix.testing import Client, Joined
 from flask_phoenix.tracker import replica
 from flask_phoenix.tracker.server import COUNT_PERIOD
@@ -188,7 +188,7 @@ def test_options_are_those_of_a_mount() -> None:
 def test_what_cannot_be_set() -> None:
     said = {name: ast.literal_eval(value) for name, value, *_ in rows("options.md", "what", "value", "unit", "meaning")}
     assert said == {
-        "drain": server.GRACE,
+        "drain": drain.GRACE,
         "close": websocket.CLOSE_TIMEOUT,
         "inbox": inbox.INBOX_LIMIT,
         "query": handshake.QUERY_LIMIT,
@@ -230,7 +230,7 @@ def test_options_in_the_url_of_redis() -> None:
 def test_what_cannot_be_set_between_nodes() -> None:
     table = read("scaling.md").partition("What cannot be set:")[2]
     said = [float(value) for value in re.findall(r"^\| .* \| `([\d.]+)` \| seconds \|", table, re.MULTILINE)]
-    assert said == [workers.CONFIRM_TIMEOUT, meeting.TIMEOUT, workers.GRACE, redis.GRACE]
+    assert said == [workers.CONFIRM_TIMEOUT, publisher.TAKE_TIMEOUT, workers.STOP_GRACE, redis.STOP_GRACE]
 
 
 def test_numbers_of_scaling() -> None:
@@ -239,7 +239,7 @@ def test_numbers_of_scaling() -> None:
         (r"more than (\d+) MiB wait for it", workers.QUEUE_LIMIT / 2**20),
         (r"does not answer within ([\d.]+) seconds", workers.CONFIRM_TIMEOUT),
         (r"does not confirm within ([\d.]+) seconds", signature(RedisAdapter).parameters["subscribe_timeout"].default),
-        (r"does not take it within ([\d.]+) seconds", meeting.TIMEOUT),
+        (r"does not take it within ([\d.]+) seconds", publisher.TAKE_TIMEOUT),
         (r"twice `check_interval`, (\d+) seconds", 2 * signature(RedisAdapter).parameters["check_interval"].default),
         (
             r"every (\d+) s for each presence",
@@ -251,11 +251,11 @@ def test_numbers_of_scaling() -> None:
 
 def test_ways_between_nodes() -> None:
     text = read("scaling.md")
-    known = {point.name: point.load() for point in entry_points(group=GROUP)}
+    known = {point.name: point.load() for point in entry_points(group=ADAPTERS)}
     leads = {url.partition(":")[0] for url, _ in rows("scaling.md", "URL", "leads to")}
     assert leads == {scheme for scheme, adapter in known.items() if adapter is RedisAdapter}
     assert all(f"{SETTING}={way}" in text for way in ("workers:///run/myapp", "redis://10.0.0.5", NONE))
-    assert f'[project.entry-points."{GROUP}"]' in text
+    assert f'[project.entry-points."{ADAPTERS}"]' in text
     assert SETTING in read("options.md")
 
 
@@ -340,7 +340,7 @@ def reasons() -> set[str]:
     """Return the reasons for which the engine ends a channel or a raw socket, as its code gives them."""
     calls = [node for module in MODULES for node in ast.walk(tree(module)) if isinstance(node, ast.Call) and node.args]
     ends = [
-        end for call in calls if isinstance(call.func, ast.Attribute) and call.func.attr in ENDING for end in call.args
+        end for call in calls if getattr(call.func, "attr", getattr(call.func, "id", "")) in ENDING for end in call.args
     ]
     return {end.value for end in ends if isinstance(end, ast.Constant) and isinstance(end.value, str)}
 

@@ -1,493 +1,954 @@
-"""Frames over repeated requests: what waits for a poll, who gets it, and when a session is over."""
+"""Long polling, over HTTP: sessions and their tokens, polls, posts, refusals, and requests that land elsewhere."""
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from time import monotonic
 from typing import Any
 
 import gevent
 import pytest
+from flask import Flask, Response, g, has_app_context, has_request_context, request
 from gevent.event import Event
+from gevent.queue import Queue
+from itsdangerous import TimestampSigner, URLSafeTimedSerializer
+from werkzeug.exceptions import HTTPException
+from werkzeug.test import EnvironBuilder, TestResponse
 
-from flask_phoenix.channel import Channel, on
-from flask_phoenix.exceptions import InvalidPayload
-from flask_phoenix.protocol.json import Json
-from flask_phoenix.protocol.messages import DISCONNECT, Broadcast
-from flask_phoenix.protocol.serializers import V2Serializer
-from flask_phoenix.protocol.state import Protocol
-from flask_phoenix.pubsub.hub import STRIDE
-from flask_phoenix.runtime.channel_connection import ChannelConnection
-from flask_phoenix.runtime.connection import Connection, RawConnection
-from flask_phoenix.runtime.engine import Engine
-from flask_phoenix.socket import RawSocket, Socket
-from flask_phoenix.transports.longpoll import carrier as longpoll
-from flask_phoenix.transports.longpoll.carrier import ABSENT_WINDOWS, LongPollCarrier
-from tests.processes import DEADLINE
-from tests.roads import V1, V2, in_thread, turn
+from flask_phoenix import (
+    Broadcast,
+    Channel,
+    InvalidOption,
+    InvalidPayload,
+    Phoenix,
+    RawSocket,
+    Refused,
+    Reply,
+    Socket,
+    Unsupported,
+    on,
+)
+from flask_phoenix.pubsub import hub
+from flask_phoenix.runtime.inbox import INBOX_LIMIT
+from flask_phoenix.server.drain import drain
+from flask_phoenix.testing import MemoryAdapter
+from flask_phoenix.transports.longpoll import carrier
+from flask_phoenix.transports.longpoll.endpoint import BATCH, BODY_LIMIT
+from tests.support.clients import JOINED
+from tests.support.loop import in_thread, turn
+from tests.support.processes import DEADLINE
+from tests.wire import UPGRADE
 
+URL, RAW = "/socket/longpoll", "/raw/longpoll"
+NDJSON = "application/x-ndjson"
+KEY = "a secret for tests"
 #: A window that no test waits for, and one that a test may.
-LONG, SHORT = 10 * DEADLINE, DEADLINE / 200
-LIMIT = 1 << 20
+LONG, SHORT = 10 * DEADLINE, DEADLINE / 100
+
+JOIN = ["1", "1", "room:1", "phx_join", {}]
+CRASHED = ["1", "1", "room:1", "phx_error", {"reason": "channel_crash"}]
 
 
-class EchoSocket(RawSocket):
-    """Echoes frames, and remembers how it ended."""
+class Site:
+    """An app whose clients may poll: rooms at ``/socket``, frames at ``/raw``."""
 
-    def handle_frame(self, frame: str | bytes) -> None:
-        self.send(frame)
+    def __init__(self, network: list[MemoryAdapter] | None = None, **options: Any) -> None:
+        self.app = Flask(__name__)
+        self.app.secret_key = KEY
+        self.adapter = None if network is None else MemoryAdapter(network)
+        self.phoenix = Phoenix(self.app, adapter=self.adapter)
+        #: What each connect was told, and how raw sockets and rooms ended.
+        self.told: list[dict[str, Any]] = []
+        self.reasons: Queue[Any] = Queue()
+        self.frames: list[str | bytes] = []
+        #: What a connect does, and what the event ``wait`` waits for.
+        self.connect: Callable[[dict[str, Any]], Any] = lambda params: None
+        self.release = Event()
+        longpoll = {"window": LONG, **options.pop("longpoll", {})}
+        self._serve_rooms(longpoll, options)
+        self._serve_frames(longpoll, options)
 
-    def terminate(self, reason: Any) -> None:
-        self.assigns["reason"] = reason
+    @property
+    def engine(self) -> Any:
+        """The app's engine."""
+        return self.app.extensions["phoenix"].engine
+
+    def stop(self) -> None:
+        """End the sessions, and what runs for them."""
+        for close in list(self.engine.connections):
+            close(1000, "closed")
+        self.engine.stop()
+
+    def _serve_rooms(self, longpoll: dict[str, Any], options: dict[str, Any]) -> None:
+        site = self
+
+        @self.phoenix.socket("/socket", longpoll=longpoll, **options)
+        class UserSocket(Socket):
+            def connect(self, params: dict[str, Any], info: dict[str, Any]) -> Any:
+                site.told.append({"params": params, "transport": self.transport, **info})
+                return site.connect(params)
+
+            def id(self) -> str | None:
+                return self.params.get("user")
+
+        @UserSocket.channel("room:*")
+        class RoomChannel(Channel):
+            def join(self, payload: Any) -> None:
+                return None
+
+            @on("echo")
+            def echo(self, payload: Any) -> Reply:
+                return Reply("ok", payload)
+
+            @on("say")
+            def say(self, payload: Any) -> Any:
+                self.broadcast("said", payload)
+                return {}
+
+            @on("say_bytes")
+            def say_bytes(self, payload: Any) -> None:
+                self.broadcast("said", b"\x01")
+
+            @on("push_bytes")
+            def push_bytes(self, payload: Any) -> None:
+                self.push("pushed", b"\x01")
+
+            @on("wait")
+            def wait(self, payload: Any) -> None:
+                site.release.wait(DEADLINE)
+
+            @on("note")
+            def note(self, payload: Any) -> None:
+                pass
+
+            def terminate(self, reason: Any) -> None:
+                site.reasons.put(reason)
+
+    def _serve_frames(self, longpoll: dict[str, Any], options: dict[str, Any]) -> None:
+        site = self
+
+        @self.phoenix.socket("/raw", longpoll=longpoll, **options)
+        class EchoSocket(RawSocket):
+            def id(self) -> str | None:
+                return self.params.get("user")
+
+            def handle_frame(self, frame: str | bytes) -> None:
+                site.frames.append(frame)
+                if frame == "[stop":
+                    self.close(1001, "stopped")
+                self.send(frame if isinstance(frame, str) else repr(frame))  # behind the end too: to nobody
+
+            def terminate(self, reason: Any) -> None:
+                site.reasons.put(reason)
 
 
-class RoomSocket(Socket):
-    """Has rooms."""
+class Browser:
+    """A client that polls, through all of an app's WSGI stack."""
 
+    def __init__(self, site: Site, url: str = URL, **query: str) -> None:
+        self.http = site.app.test_client()
+        self.url = url
+        self.query = {"vsn": "2.0.0", **query}
+        self.token = ""
 
-@RoomSocket.channel("room:*")
-class RoomChannel(Channel):
-    """Lets everybody in."""
+    def get(self, token: str | None = None, **headers: str) -> TestResponse:
+        """Poll, with the token in the query as older clients send it; headers are named with underscores."""
+        query = self.query if token is None else {**self.query, "token": token}
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.http.get(self.url, query_string=query, headers=named, buffered=True)
 
-    def join(self, payload: Any) -> None:
-        return None
+    def post(self, body: Any, kind: str | None = None, token: str | None = None, **environ: Any) -> TestResponse:
+        """Send what is written, with the token of the session."""
+        query = {**self.query, "token": self.token if token is None else token}
+        return self.http.post(
+            self.url, query_string=query, data=body, content_type=kind, environ_overrides=environ or None
+        )
 
-    @on("echo")
-    def echo(self, payload: Any) -> Any:
-        return payload
+    def open(self, **headers: str) -> Browser:
+        """Begin a session."""
+        self.token = logical(self.get(**headers), 410)["token"]
+        turn()
+        return self
 
-    @on("say")
-    def say(self, payload: Any) -> Any:
-        self.broadcast("said", payload)
-        return {}
+    def join(self) -> Browser:
+        """Begin a session, and join ``room:1``, in vsn 2.0.0."""
+        self.open().send(JOIN)
+        assert self.poll() == [["1", "1", "room:1", "phx_reply", JOINED]]
+        return self
 
-    @on("push_bytes")
-    def push_bytes(self, payload: Any) -> None:
-        self.push("pushed", b"\x01")
+    def raw(self, status: int = 200) -> list[str]:
+        """Return the frames that wait, or come."""
+        answer = logical(self.get(self.token), status)
+        assert answer["token"] == self.token or status == 410
+        frames: list[str] = answer["messages"]
+        return frames
 
-    @on("say_bytes")
-    def say_bytes(self, payload: Any) -> None:
-        self.broadcast("said", b"\x01")
+    def poll(self) -> list[Any]:
+        """Return the messages that wait, or come."""
+        return [json.loads(frame) for frame in self.raw()]
 
-
-class Session:
-    """A session, and what is known of its end."""
-
-    def __init__(self, make: Callable[[LongPollCarrier], Connection], window: float, limit: int) -> None:
-        self.ends: list[bool] = []
-        self.ended = Event()
-        self.carrier = LongPollCarrier(window, limit, self._end)
-        self.connection = make(self.carrier)
-        self.carrier.serve(self.connection)
-
-    def _end(self) -> None:
-        self.ends.append(self.connection.open)
-        self.ended.set()
-
-    def wait(self) -> gevent.Greenlet[[], list[str]]:
+    def wait(self, status: int = 200) -> gevent.Greenlet[..., list[str]]:
         """Let a poll wait."""
-        poll = gevent.spawn(self.carrier.poll)
+        poll = gevent.spawn(self.raw, status)
         turn()
         return poll
 
+    def send(self, *messages: Any) -> None:
+        """Send messages in one batch, as newer clients do."""
+        assert logical(self.post("\n".join(map(json.dumps, messages)), NDJSON), 200) == {"status": 200}
+
     def say(self, ref: str, event: str, payload: Any = None) -> None:
-        """Send a message on ``room:1``, in vsn 2.0.0."""
-        self.connection.receive(json.dumps(["1", ref, "room:1", event, payload or {}]))
+        """Send an event on ``room:1``."""
+        self.send(["1", ref, "room:1", event, payload or {}])
 
-    def hear(self) -> list[Any]:
-        """Poll for messages of vsn 2.0.0."""
-        return [json.loads(frame) for frame in self.carrier.poll()]
-
-    @property
-    def reason(self) -> Any:
-        """The reason of the end, as the author was told."""
-        turn()
-        return self.connection.socket.assigns.get("reason")
+    def gone(self) -> bool:
+        """Tell whether the session has ended."""
+        return bool(json.loads(self.post("", NDJSON).data)["status"] == 410)
 
 
-class Desk:
-    """Makes sessions."""
+def logical(answer: TestResponse, status: int) -> dict[str, Any]:
+    """Return the body of an answer, whose status is inside."""
+    assert answer.status_code == 200
+    assert answer.headers["Content-Type"] == "application/json; charset=utf-8"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.headers.getlist("Access-Control-Allow-Origin") == ["*"]
+    content: dict[str, Any] = json.loads(answer.data)
+    assert content["status"] == status
+    return content
 
-    def __init__(self) -> None:
-        self.engine = Engine(nullcontext, Json())
-        self.sessions: list[Session] = []
 
-    def echo(self, window: float = LONG, limit: int = LIMIT, id: str | None = None) -> Session:
-        """Open a session of frames."""
-        return self._open(
-            lambda carrier: RawConnection(self.engine, EchoSocket({}, "longpoll"), id, carrier), window, limit
-        )
+def bare(answer: TestResponse, status: int) -> None:
+    """See that an answer is a refusal by HTTP, which any page may read."""
+    assert answer.status_code == status
+    assert answer.headers.getlist("Access-Control-Allow-Origin") == ["*"]
 
-    def member(self, window: float = LONG, serializer: V2Serializer = V2) -> Session:
-        """Open a session that has joined ``room:1``, in vsn 2.0.0."""
 
-        def make(carrier: LongPollCarrier) -> Connection:
-            socket = RoomSocket({}, "longpoll")
-            return ChannelConnection(self.engine, socket, None, carrier, Protocol(serializer, socket.match))
+def refs(messages: list[Any]) -> list[Any]:
+    return [message[1] for message in messages]
 
-        session = self._open(make, window, LIMIT)
-        session.say("1", "phx_join")
-        assert session.hear() == [["1", "1", "room:1", "phx_reply", {"status": "ok", "response": {}}]]
-        return session
 
-    def clocks(self, periods: int) -> Iterator[Event]:
-        """Yield events that come one after another, each when a client with a short window has stayed away too long."""
-        for _ in range(periods):
-            yield self.echo(SHORT).ended
-
-    def _open(self, make: Callable[[LongPollCarrier], Connection], window: float, limit: int) -> Session:
-        self.sessions.append(Session(make, window, limit))
-        return self.sessions[-1]
+MakeSite = Callable[..., Site]
 
 
 @pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk()
-    yield desk
-    for session in desk.sessions:
-        session.connection.close(1000, "closed")
-    desk.engine.stop()
+def make_site() -> Iterator[MakeSite]:
+    """Make apps, and stop them in the end."""
+    sites: list[Site] = []
+
+    def make_site(*arguments: Any, **options: Any) -> Site:
+        sites.append(Site(*arguments, **options))
+        return sites[-1]
+
+    yield make_site
+    for site in sites:
+        site.stop()
 
 
-# What waits for a poll
+@pytest.fixture
+def site(make_site: MakeSite) -> Site:
+    return make_site()
 
 
-def test_frames_wait_for_a_poll(desk: Desk) -> None:
-    session = desk.echo()
-    for frame in ("a", "b", "c"):
-        session.connection.send(frame)
-    assert session.carrier.poll() == ["a", "b", "c"]
-    session.connection.send("d")
-    assert session.carrier.poll() == ["d"]
+@pytest.fixture
+def browser(site: Site) -> Browser:
+    return Browser(site)
 
 
-def test_a_poll_that_waits_is_woken_at_once(desk: Desk) -> None:
-    session = desk.echo()
-    poll = session.wait()
+# Sessions and their tokens
+
+
+@pytest.mark.parametrize("token", [None, "", "x", "a.b.c", "....", "\u03c0", "a" * 4000, "\0"])
+def test_a_session_begins(browser: Browser, token: str | None) -> None:
+    answer = logical(browser.get(token), 410)
+    assert answer == {"status": 410, "token": answer["token"], "messages": []}
+    assert answer["token"] not in ("", token)
+    browser.token = answer["token"]
+    browser.send(JOIN)
+    assert refs(browser.poll()) == ["1"]
+
+
+def test_each_session_has_its_own_token_which_can_stand_in_an_address(site: Site, browser: Browser) -> None:
+    tokens = {browser.open().token for _ in range(3)}
+    assert len(tokens) == site.phoenix.connection_count() == 3
+    assert all(character.isascii() and (character.isalnum() or character in "-_.") for character in "".join(tokens))
+
+
+class Past(TimestampSigner):
+    """Signs as it was done some seconds ago."""
+
+    age = 3
+
+    def get_timestamp(self) -> int:
+        return super().get_timestamp() - self.age
+
+
+def signed(token: str, key: str = KEY, salt: str = URL, **options: Any) -> str:
+    """Sign what a token says in another way."""
+    content = URLSafeTimedSerializer(KEY, salt=URL).loads(token)
+    return str(URLSafeTimedSerializer(key, salt=salt, **options).dumps(content))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda token: token[:-2],
+        lambda token: ("A" if token[0] != "A" else "B") + token[1:],
+        lambda token: token.replace(".", ".A", 1),
+        lambda token: signed(token, key="another key"),
+        lambda token: signed(token, salt="/other/longpoll"),
+        lambda token: signed(token, signer=Past),
+        lambda token: signed(token, signer=type("Future", (Past,), {"age": -10})),
+    ],
+    ids=["cut", "changed", "added", "another key", "another mount", "too old", "of the future"],
+)
+def test_a_token_that_is_not_good_begins_a_session_anew(make_site: MakeSite, change: Callable[[str], str]) -> None:
+    browser = Browser(make_site(longpoll={"token_max_age": 2})).open()
+    bad = change(browser.token)
+    assert logical(browser.post("[]", token=bad), 410) == {"status": 410}
+    assert logical(browser.get(bad), 410)["token"] != bad
+    assert logical(browser.post("", NDJSON, token=signed(browser.token)), 200) == {"status": 200}
+
+
+@pytest.mark.parametrize("key", [None, ""])
+def test_a_secret_key_is_needed(site: Site, browser: Browser, key: str | None) -> None:
+    site.app.secret_key, site.app.testing = key, True
+    with pytest.raises(Unsupported, match=r"set app\.secret_key \(SECRET_KEY\)"):
+        browser.get()
+    with pytest.raises(Unsupported, match=r"app\.secret_key"):
+        browser.post("[]", token="x")
+
+
+def test_keys_are_rotated(site: Site, browser: Browser) -> None:
+    browser.open()
+    site.app.config["SECRET_KEY_FALLBACKS"], site.app.secret_key = ["an older one", KEY], "a newer one"
+    newer = Browser(site).open()
+    assert not browser.gone()
+    site.app.config["SECRET_KEY_FALLBACKS"] = []
+    assert (browser.gone(), newer.gone()) == (True, False)
+
+
+def test_the_token_in_the_header_wins(site: Site, browser: Browser) -> None:
+    other = Browser(site).open()
+    browser.open().send(JOIN)
+    assert logical(browser.get("bogus", X_Phoenix_Longpoll_Token=browser.token), 200)["token"] == browser.token
+    assert logical(browser.get(browser.token, X_Phoenix_Longpoll_Token="bogus"), 410)["token"] != browser.token
+    for token, status in ((browser.token, 200), ("bogus", 410)):
+        headers = {"x-phoenix-longpoll-token": token, "Content-Type": NDJSON}
+        logical(browser.http.post(URL, headers=headers, query_string={"token": other.token}), status)
+
+
+# Refusals
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "OPTIONS", "PUT"])
+def test_origin(make_site: MakeSite, method: str, caplog: pytest.LogCaptureFixture) -> None:
+    site = make_site(check_origin=["//allowed.example"])
+    answer = site.app.test_client().open(URL, method=method, headers={"Origin": "http://other.example"})
+    assert logical(answer, 403) == {"status": 403}
+    assert not site.told
+    assert "http://other.example" in caplog.text
+    browser = Browser(site).open(Origin="http://allowed.example")
+    assert logical(browser.get(browser.token, Origin="http://other.example"), 403) == {"status": 403}
+
+
+def refuse(params: dict[str, Any]) -> None:
+    raise Refused("rate_limit")
+
+
+@pytest.mark.parametrize(
+    ("vsn", "connect", "asked", "said"),
+    [
+        ("2.0.0", refuse, 1, ""),
+        ("2.0.0", lambda params: False, 1, "connect returned False"),
+        ("123.1.1", None, 0, "The client's requested transport version"),
+        ("abc", None, 0, "The client's requested transport version"),
+    ],
+)
+def test_a_client_that_is_refused(
+    make_site: MakeSite, vsn: str, connect: Any, asked: int, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = make_site(error_handler=lambda refused: pytest.fail("it is not asked here"))
+    site.connect = connect or site.connect
+    assert logical(Browser(site, vsn=vsn).get(), 403) == {"status": 403}
+    assert len(site.told) == asked
+    assert said in caplog.text
+
+
+def test_a_connect_that_raises(site: Site, browser: Browser) -> None:
+    site.connect = lambda params: 1 / 0
+    assert browser.get().status_code == 500
+
+
+@pytest.mark.parametrize(
+    ("query", "status"), [("a=%zz", 400), ("a=%FF", 400), (f"a={'x' * 1_000_000}", 414), ("a=1&a[b]=2&&", 200)]
+)
+def test_query(browser: Browser, query: str, status: int) -> None:
+    bare(browser.http.get(f"{URL}?{query}"), status)
+
+
+@pytest.mark.parametrize("headers", [{}, UPGRADE], ids=["plain", "upgrade"])
+@pytest.mark.parametrize("method", ["HEAD", "PUT", "PATCH", "DELETE", "TRACE", "CONNECT", "BREW"])
+def test_other_methods(site: Site, browser: Browser, method: str, headers: dict[str, str]) -> None:
+    answer = browser.http.open(URL, method=method, headers=headers)
+    bare(answer, 400)
+    assert answer.data == b""
+    assert not site.told
+
+
+def test_error_pages_and_gates_of_the_app(site: Site, browser: Browser) -> None:
+    @site.app.errorhandler(400)
+    @site.app.errorhandler(503)
+    @site.app.errorhandler(HTTPException)
+    @site.app.errorhandler(Exception)
+    def page(error: Exception) -> tuple[str, int]:
+        return "<h1>a page for people</h1>", 200
+
+    @site.app.before_request
+    def gate() -> Any:
+        return ("log in first", 401) if "stranger" in request.args else None
+
+    bare(browser.http.put(URL), 400)
+    site.engine.draining = True
+    bare(browser.get(), 503)
+    assert Browser(site, stranger="yes").get().status_code == 401
+    assert not site.told
+
+
+@pytest.mark.parametrize("wanted", ["x-phoenix-authtoken, content-type", "x-phoenix-longpoll-token", ""])
+def test_preflight(site: Site, browser: Browser, wanted: str) -> None:
+    headers = {"Origin": "http://localhost", "Access-Control-Request-Method": "POST"}
+    asked = {"Access-Control-Request-Headers": wanted} if wanted else {}
+    answer = browser.http.options(URL, headers={**headers, **asked})
+    bare(answer, 200)
+    assert answer.data == b""
+    assert answer.headers["Access-Control-Allow-Headers"] == wanted
+    assert answer.headers["Access-Control-Allow-Methods"] == "get, post, options"
+    assert answer.headers["Access-Control-Max-Age"] == "3600"
+    assert not site.told
+
+
+# Where it is
+
+
+def test_where_it_is(browser: Browser) -> None:
+    for url in ("/socket", "/socket/", "/socket/other", "/socket/longpoll/other"):
+        assert browser.http.get(url).status_code == 404
+    browser.url += "/"
+    browser.join()
+
+
+def test_it_is_off_until_asked_for_and_may_be_alone() -> None:
+    app = Flask(__name__)
+    phoenix = Phoenix(app)
+    phoenix.socket("/socket")(Socket)
+    phoenix.socket("/polled", longpoll=True, websocket=False)(Socket)
+    with pytest.raises(InvalidOption, match="two sockets are mounted at /one/same"):
+        phoenix.socket("/one", path="/same", longpoll={"path": "/same"})(Socket)
+    http = app.test_client()
+    assert http.get(URL).status_code == 404
+    assert http.get("/polled/websocket", headers=UPGRADE).status_code == 404
+
+
+# What connect is told
+
+
+def test_connect_is_asked_once(site: Site, browser: Browser) -> None:
+    browser.join()
+    assert site.told == [{"params": {"vsn": "2.0.0"}, "transport": "longpoll"}]
+
+
+@pytest.mark.parametrize("token", ["1234", "any thing at all", None])
+def test_auth_token(make_site: MakeSite, token: str | None) -> None:
+    takes, does_not = make_site(auth_token=True, subprotocols=["sip"]), make_site()
+    for site in (takes, does_not):
+        Browser(site).open(Sec_WebSocket_Protocol="mqtt", **({"X_Phoenix_AuthToken": token} if token else {}))
+    assert takes.told[0]["auth_token"] == token
+    assert "auth_token" not in does_not.told[0]
+
+
+# Polls
+
+
+@pytest.mark.parametrize("vsn", ["1.0.0", "2.0.0", None])
+def test_conversation(browser: Browser, vsn: str | None) -> None:
+    browser.query = {} if vsn is None else {"vsn": vsn}
+    browser.open()
+
+    def message(ref: str | None, event: str, payload: Any, join_ref: str | None = "1") -> Any:
+        if vsn == "2.0.0":
+            return [join_ref, ref, "room:1", event, payload]
+        return {"topic": "room:1", "event": event, "payload": payload, "ref": ref}
+
+    for ref, event, payload in [("1", "phx_join", {}), ("2", "echo", {"n": 1}), ("3", "say", {"a": "\u00e9\u2603"})]:
+        answer = browser.post(json.dumps(message(ref, event, payload)), "application/json")
+        assert logical(answer, 200) == {"status": 200}
+    turn()
+    # What a handler says comes before its reply.
+    assert browser.poll() == [
+        message("1", "phx_reply", JOINED),
+        message("2", "phx_reply", {"status": "ok", "response": {"n": 1}}),
+        message(None, "said", {"a": "\u00e9\u2603"}, None),
+        message("3", "phx_reply", JOINED),
+    ]
+    browser.send(message("4", "phx_leave", {}))
+    assert browser.poll() == [
+        message("4", "phx_reply", JOINED),
+        message("1" if vsn == "2.0.0" else None, "phx_close", {}),
+    ]
+
+
+def test_frames_are_strings(browser: Browser) -> None:
+    browser.open().send(JOIN)
+    assert browser.raw() == ['["1","1","room:1","phx_reply",{"status":"ok","response":{}}]']
+
+
+def test_a_poll_that_waits_is_woken_by_a_reply_and_by_a_broadcast(site: Site, browser: Browser) -> None:
+    poll = browser.join().wait()
     assert not poll.ready()
-    session.connection.receive("a")
-    assert poll.get(timeout=DEADLINE) == ["a"]
+    browser.say("2", "echo")
+    assert len(poll.get(timeout=DEADLINE)) == 1
+    others = [browser.wait(), *(Browser(site).join().wait() for _ in range(3))]
+    in_thread(site.phoenix.broadcast, "room:1", "said", {"n": 1})
+    for poll in others:
+        assert poll.get(timeout=DEADLINE) == ['[null,null,"room:1","said",{"n":1}]']
 
 
-def test_it_takes_everything_that_is_there_when_it_wakes(desk: Desk) -> None:
-    session = desk.echo()
-    poll = session.wait()
-    for frame in ("a", "b", "c"):
-        session.connection.send(frame)
-    assert poll.get(timeout=DEADLINE) == ["a", "b", "c"]
-
-
-def test_a_poll_without_frames_runs_into_its_window(desk: Desk) -> None:
-    session = desk.echo(SHORT)
-    begin = monotonic()
-    assert session.carrier.poll() == []
-    assert monotonic() - begin > SHORT * 0.9
-    assert session.connection.open
-
-
-def test_what_comes_behind_the_window_is_for_the_next_poll(desk: Desk) -> None:
-    session = desk.echo(SHORT)
-    assert session.carrier.poll() == []
-    session.connection.send("late")
-    assert session.carrier.poll() == ["late"]
-
-
-def test_a_frame_from_another_thread(desk: Desk) -> None:
-    session = desk.echo()
-    poll = session.wait()
-    in_thread(session.connection.send, "a")
-    assert poll.get(timeout=DEADLINE) == ["a"]
-
-
-def test_a_burst_is_one_answer_however_many_poll(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(longpoll, "BURST", DEADLINE)
-    sessions = [desk.member() for _ in range(STRIDE * 2)]
-    polls = [session.wait() for session in sessions]
+def test_a_burst_is_one_answer_however_many_poll(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(carrier, "BURST", DEADLINE)
+    monkeypatch.setattr(hub, "STRIDE", 4)
+    polls = [Browser(site).join().wait() for _ in range(10)]
     for n in range(10):
-        desk.engine.broadcast(Broadcast("room:1", "said", {"n": n}))
+        site.phoenix.broadcast("room:1", "said", {"n": n})
     burst = [[None, None, "room:1", "said", {"n": n}] for n in range(10)]
     for poll in polls:
         assert [json.loads(frame) for frame in poll.get(timeout=DEADLINE)] == burst
 
 
-# Several polls
-
-
-def test_an_end_is_told_to_a_poll_whose_place_is_taken_too(desk: Desk) -> None:
-    session = desk.echo()
-    older, newer = session.wait(), session.wait()
-    session.connection.close(1000, "over")
-    assert older.get(timeout=DEADLINE) == newer.get(timeout=DEADLINE) == []
-
-
-def test_a_newer_poll_takes_the_place_of_the_older(desk: Desk) -> None:
-    session = desk.echo()
-    older, newer = session.wait(), session.wait()
-    session.connection.send("a")
-    assert newer.get(timeout=DEADLINE) == ["a"]
-    session.connection.send("b")
-    turn()
-    assert not older.ready()
-    assert session.carrier.poll() == ["b"]
-    older.kill()
-
-
-def test_the_older_poll_runs_into_its_window_and_leaves_the_newer_alone(desk: Desk) -> None:
-    session = desk.echo(DEADLINE)
-    session.carrier.window = SHORT
-    older = session.wait()
-    session.carrier.window = LONG
-    newer = session.wait()
-    assert older.get(timeout=DEADLINE) == []
-    assert not newer.ready()
-    session.connection.send("a")
-    assert newer.get(timeout=DEADLINE) == ["a"]
-
-
-def test_a_poll_that_comes_while_the_older_one_wakes_gets_the_frames(desk: Desk) -> None:
-    session = desk.echo()
-    older = session.wait()
-    session.connection.send("a")
-    assert session.carrier.poll() == ["a"]
-    assert older.get(timeout=DEADLINE) == []
-
-
-def test_a_poll_that_is_cut_short_takes_nothing(desk: Desk) -> None:
-    session = desk.echo()
-    session.wait().kill()
-    session.connection.send("a")
-    assert session.carrier.poll() == ["a"]
-
-
-# How long a client may stay away
-
-
-def test_a_client_that_never_polls_is_gone(desk: Desk) -> None:
-    session = desk.echo(SHORT)
-    assert session.ended.wait(DEADLINE)
-    assert not session.connection.open
-    assert session.reason == "inactive"
-
-
-def test_it_may_stay_away_for_a_window_and_a_half(desk: Desk) -> None:
-    session = desk.echo(SHORT)
+def test_a_window_without_frames(make_site: MakeSite) -> None:
+    browser = Browser(make_site(longpoll={"window": SHORT}), RAW).open()
     begin = monotonic()
-    assert session.carrier.poll() == []
-    assert session.ended.wait(DEADLINE)
-    # Timers count from the turn of the loop in which they are set.
-    assert monotonic() - begin > SHORT * ABSENT_WINDOWS * 0.9
+    answer = logical(browser.get(browser.token), 204)
+    assert answer == {"status": 204, "token": browser.token, "messages": []}
+    assert monotonic() - begin > SHORT * 0.9
+    browser.post("late")
+    assert browser.raw() == ["late"]
 
 
-def test_a_client_that_polls_again_and_again_is_there(desk: Desk) -> None:
-    session = desk.echo(SHORT)
-    for clock in desk.clocks(3):
-        while not clock.is_set():
-            assert session.carrier.poll() == []
-            assert session.connection.open
-    assert session.ended.wait(DEADLINE)
+def test_a_client_that_polls_is_there_and_one_that_only_sends_is_gone(make_site: MakeSite) -> None:
+    site = make_site(longpoll={"window": SHORT})
+    there, silent = Browser(site, RAW).open(), Browser(site, RAW).open()
+    begin = monotonic()
+    while json.loads(silent.post("a").data)["status"] == 200:
+        there.raw(204)
+    assert monotonic() - begin > SHORT * 1.4
+    assert site.reasons.get(timeout=DEADLINE) == "inactive"
+    assert not there.gone()
+    there.wait(204).kill()  # a poll that is cut short
+    assert site.reasons.get(timeout=DEADLINE) == "inactive"
+    assert there.gone()
+    assert site.phoenix.connection_count() == 0
 
 
-def test_polls_that_are_answered_at_once_count(desk: Desk) -> None:
-    session = desk.echo(SHORT)
-    for clock in desk.clocks(3):
-        while not clock.wait(SHORT / 10):
-            session.connection.send("a")
-            assert session.carrier.poll() == ["a"]
-    assert session.connection.open
+def test_a_newer_poll_takes_the_place_of_the_older(make_site: MakeSite) -> None:
+    browser = Browser(make_site(longpoll={"window": SHORT * 5}), RAW).open()
+    older, newer = browser.wait(204), browser.wait()
+    browser.post("a")
+    assert newer.get(timeout=DEADLINE) == ["a"]
+    assert not older.ready()
+    browser.post("b")
+    assert browser.raw() == ["b"]
+    newest = browser.wait(204)
+    assert older.get(timeout=DEADLINE) == []
+    assert not newest.ready()
+    newest.kill()
+    browser.post("c")
+    assert browser.raw() == ["c"]
 
 
-def test_a_poll_that_waits_is_not_inactive(desk: Desk) -> None:
-    session = desk.echo(SHORT)
-    # A poll that outlasts the period, as when a busy loop comes late to the end of a window.
-    session.carrier.window = LONG
-    poll = session.wait()
-    session.carrier.window = SHORT
-    for clock in desk.clocks(3):
-        assert clock.wait(DEADLINE)
-    assert session.connection.open
-    session.connection.send("a")
-    assert poll.get(timeout=DEADLINE) == ["a"]
+def test_a_poll_that_comes_while_the_older_one_wakes_gets_the_frames(browser: Browser) -> None:
+    browser.url = RAW
+    older = browser.open().wait(204)
+    browser.post("a")
+    assert browser.raw() == ["a"]
+    assert older.get(timeout=DEADLINE) == []
 
 
-def test_a_poll_that_is_cut_short_waits_no_more(desk: Desk) -> None:
-    session = desk.echo(SHORT)
-    session.wait().kill()
-    assert session.ended.wait(DEADLINE)
-    assert session.reason == "inactive"
+def test_too_much_that_waits_ends_the_session(make_site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
+    site = make_site(outbox_limit=10)
+    slow, other = Browser(site, RAW).open(), Browser(site, RAW).open()
+    for text in ("x" * 100, "y" * 10):  # one message may be larger, and what was fetched waits no more
+        slow.post(text)
+        assert slow.raw() == [text]
+    for text in ("x" * 5, "y" * 5):
+        slow.post(text)
+    assert not slow.gone()
+    slow.post("z")
+    assert slow.gone()
+    assert not other.gone()
+    assert site.reasons.get(timeout=DEADLINE) == "too slow"
+    (record,) = caplog.records
+    assert (record.levelno, record.name) == (logging.WARNING, "flask_phoenix.connection")
+    assert "EchoSocket polls too slowly: 10 characters wait (outbox_limit)" in record.message
 
 
-def test_what_a_client_sends_is_no_poll(desk: Desk) -> None:
-    session = desk.echo(SHORT)
-    while not session.ended.wait(SHORT / 10):
-        session.connection.receive("a")
-    assert session.reason == "inactive"
-
-
-# How much may wait
-
-
-def test_too_much_that_waits_ends_the_session(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
-    session = desk.echo(limit=10)
-    session.connection.send("x" * 5)
-    session.connection.send("y" * 5)
-    assert session.connection.close in desk.engine.connections
-    poll = gevent.spawn(session.carrier.poll)
-    session.connection.send("z")
-    assert not session.connection.open
-    assert session.reason == "too slow"
-    assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert "EchoSocket polls too slowly: 10 characters wait (outbox_limit)" in caplog.text
-    assert poll.get(timeout=DEADLINE) == ["x" * 5, "y" * 5]
-
-
-def test_one_message_may_be_larger(desk: Desk) -> None:
-    session = desk.echo(limit=10)
-    session.connection.send("x" * 100)
-    assert session.carrier.poll() == ["x" * 100]
-    poll = session.wait()
-    session.connection.send("y" * 100)
-    assert poll.get(timeout=DEADLINE) == ["y" * 100]
-    assert session.connection.open
-
-
-def test_what_was_fetched_waits_no_more(desk: Desk) -> None:
-    session = desk.echo(limit=10)
-    for _ in range(5):
-        session.connection.send("x" * 10)
-        assert session.carrier.poll() == ["x" * 10]
-    assert session.connection.open
-
-
-def test_each_session_has_its_own_bound(desk: Desk) -> None:
-    slow, other = desk.echo(limit=1), desk.echo(limit=1)
-    slow.connection.send("xy")
-    slow.connection.send("z")
-    assert (slow.connection.open, other.connection.open) == (False, True)
-
-
-# Bytes
-
-
-def test_bytes_raise_where_they_are_sent(desk: Desk) -> None:
-    session = desk.echo()
-    with pytest.raises(InvalidPayload, match="bytes cannot go to a client that polls"):
-        session.connection.send(b"\x01")
-    session.connection.send("a")
-    assert session.carrier.poll() == ["a"]
+def test_a_poll_gets_what_waited_when_there_is_too_much(make_site: MakeSite) -> None:
+    browser = Browser(make_site(outbox_limit=10), RAW).open()
+    poll = browser.wait()
+    for text in ("x" * 10, "y"):
+        browser.post(text)
+    assert poll.get(timeout=DEADLINE) == ["x" * 10]
 
 
 @pytest.mark.parametrize("event", ["push_bytes", "say_bytes"])
-def test_a_channel_that_says_bytes_crashes(desk: Desk, event: str) -> None:
-    session = desk.member()
-    session.say("2", event)
-    assert session.hear() == [["1", "1", "room:1", "phx_error", {"reason": "channel_crash"}]]
-    assert session.connection.open
-
-
-def test_a_broadcast_of_bytes_reaches_nobody(desk: Desk) -> None:
-    one, other = desk.member(), desk.member()
+def test_bytes_do_not_go_to_a_client_that_polls(site: Site, browser: Browser, event: str) -> None:
+    browser.join().say("2", event)
+    assert browser.poll() == [CRASHED]
+    other = Browser(site).join()
     with pytest.raises(InvalidPayload, match="let it use a WebSocket"):
-        desk.engine.broadcast(Broadcast("room:1", "said", b"\x01"))
-    desk.engine.broadcast(Broadcast("room:1", "said", {"n": 1}))
-    assert one.hear() == other.hear() == [[None, None, "room:1", "said", {"n": 1}]]
-
-
-def test_bytes_may_be_received(desk: Desk) -> None:
-    session = desk.member()
-    session.connection.receive(b"\x00\x01\x01\x06\x0312room:1say\x01")
-    assert session.hear() == [["1", "1", "room:1", "phx_error", {"reason": "channel_crash"}]]
+        site.phoenix.broadcast("room:1", "said", b"\x01")
+    site.phoenix.broadcast("room:1", "said", {"n": 1})
+    assert other.poll() == [[None, None, "room:1", "said", {"n": 1}]]
 
 
 # The end
 
 
-@pytest.mark.parametrize(("code", "reason"), [(1001, "disconnected"), (1012, "draining"), (1000, "closed")])
-def test_an_end_wakes_the_poll(desk: Desk, code: int, reason: str) -> None:
-    session = desk.echo()
-    poll = session.wait()
-    session.connection.close(code, reason)
+def test_disconnect_and_a_session_anew(site: Site) -> None:
+    browser, other = Browser(site, user="ann").join(), Browser(site, user="bob").join()
+    poll, stays = browser.wait(410), other.wait()
+    site.phoenix.disconnect("ann")
     assert poll.get(timeout=DEADLINE) == []
-    assert session.reason == reason
-    assert session.connection.close not in desk.engine.connections
+    assert site.reasons.get(timeout=DEADLINE) == "disconnected"
+    assert not stays.ready()
+    assert logical(browser.post("[]", NDJSON), 410) == {"status": 410}
+    old = browser.token
+    assert browser.join().token != old
+    stays.kill()
 
 
-def test_what_was_said_before_the_end_is_fetched_by_the_poll_that_waits(desk: Desk) -> None:
-    session = desk.echo()
-    poll = session.wait()
-    session.connection.send("last words")
-    session.connection.close(1001, "disconnected")
-    assert poll.get(timeout=DEADLINE) == ["last words"]
+def test_an_end_wakes_every_poll_and_last_words_are_fetched(site: Site) -> None:
+    browser = Browser(site, RAW, user="ann").open()
+    older, newer = browser.wait(410), browser.wait()
+    browser.post("last words")
+    site.phoenix.disconnect("ann")
+    assert newer.get(timeout=DEADLINE) == ["last words"]
+    assert older.get(timeout=DEADLINE) == []
 
 
-def test_a_poll_behind_the_end_does_not_wait(desk: Desk) -> None:
-    session = desk.echo()
-    session.connection.close(1001, "disconnected")
-    assert session.wait().get(timeout=DEADLINE) == []
-
-
-def test_nothing_is_kept_behind_the_end(desk: Desk) -> None:
-    session = desk.echo(limit=1)
-    session.connection.close(1001, "disconnected")
-    session.connection.send("too late, and too much")
-    assert session.carrier.poll() == []
-
-
-def test_it_ends_once(desk: Desk) -> None:
-    session = desk.echo(SHORT)
-    session.connection.close(1001, "disconnected")
-    session.connection.close(1012, "draining")
-    turn()
-    assert session.ends == [False]
-    assert session.reason == "disconnected"
-    for clock in desk.clocks(2):
-        assert clock.wait(DEADLINE)
-    assert session.ends == [False]
-
-
-def test_disconnecting_by_id(desk: Desk) -> None:
-    session, other = desk.echo(id="user:7"), desk.echo(id="user:8")
-    poll = session.wait()
-    desk.engine.broadcast(Broadcast("user:7", DISCONNECT, {}))
+def test_drain(site: Site, browser: Browser) -> None:
+    poll = browser.join().wait(410)
+    drain(site.engine)
     assert poll.get(timeout=DEADLINE) == []
-    assert (session.reason, other.connection.open) == ("disconnected", True)
+    assert site.reasons.get(timeout=DEADLINE) == "draining"
+    bare(browser.get(), 503)
+    bare(browser.get(browser.token), 503)
+    assert browser.gone()
 
 
-# Channels
+def test_polls_of_a_session_are_answered_while_draining(site: Site, browser: Browser) -> None:
+    browser.join()
+    site.engine.draining = True
+    browser.say("2", "echo")
+    assert refs(browser.poll()) == ["2"]
 
 
-def test_what_a_handler_says_comes_before_its_reply(desk: Desk) -> None:
-    session = desk.member()
-    session.say("2", "say", {"n": 1})
-    session.say("3", "echo", {"n": 2})
+# Posts
+
+
+def test_no_session(browser: Browser) -> None:
+    assert logical(browser.http.post(URL, data="[]"), 410) == {"status": 410}
+    assert logical(browser.post("[]", token="bogus"), 410) == {"status": 410}
+
+
+def test_a_batch_is_handled_in_order_up_to_a_hundred_lines(browser: Browser) -> None:
+    lines = [["1", str(ref), "room:1", "echo", {}] for ref in range(2, BATCH + 2)]
+    browser.open().send(JOIN, *lines)
+    assert refs(browser.poll()) == [str(ref) for ref in range(1, 101)]
+    browser.send(["9", "10", "room:9", "echo", {}])
+    unmatched = {"status": "error", "response": {"reason": "unmatched topic"}}
+    assert browser.poll() == [[None, "10", "room:9", "phx_reply", unmatched]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{0}\r\n{1}", "{0}\n{1}\n", "{0}\r\n{1}\r\n", "\n{0}\n\n{1}", "\r\n{0}\r\n\r\n\n{1}\n\n\n"],
+)
+def test_ends_of_lines(browser: Browser, text: str) -> None:
+    lines = [json.dumps(["1", ref, "room:1", "echo", {}]) for ref in ("2", "3")]
+    assert logical(browser.join().post(text.format(*lines), NDJSON), 200) == {"status": 200}
+    assert refs(browser.poll()) == ["2", "3"]
+    for nothing in ("", "\n", "\r\n\r\n"):
+        assert logical(browser.post(nothing, NDJSON), 200) == {"status": 200}
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "frames"),
+    [
+        ("[ping\nAAEC\n/+8=\n{}", NDJSON, ["[ping", b"\x00\x01\x02", b"\xff\xef", "{}"]),
+        ("[x\u2028y\u0085z", NDJSON, ["[x\u2028y\u0085z"]),
+        ("AAEC", None, ["AAEC"]),
+        ("", None, [""]),
+        ("\tx\n[", "text/plain", ["\tx\n["]),
+        ("ping", "application/x-ndjson; charset=utf-8", ["ping"]),
+        ("ping", "application/octet-stream", ["ping"]),
+    ],
+)
+def test_frames_of_a_body(site: Site, body: str, kind: str | None, frames: list[str | bytes]) -> None:
+    browser = Browser(site, RAW).open()
+    assert logical(browser.post(body, kind), 200) == {"status": 200}
+    assert site.frames == frames
+    assert browser.raw() == [frame if isinstance(frame, str) else repr(frame) for frame in frames]
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        ("{", None),
+        ("", None),
+        ("AAEC", None),
+        ("[]\n[]", "application/json"),
+        (b'["1","2","room:1","echo",{"a":"\xff"}]', None),
+        ('["1","1","room:1","echo",NaN]', None),
+        ("[", NDJSON),
+        (" []", NDJSON),
+        ("!!!not base64", NDJSON),
+        ("AA=A", NDJSON),
+        ("\u00e9\u00e9\u00e9\u00e9", NDJSON),
+        ("AAEC", NDJSON),
+        ('["1","2","room:1","echo",{}]\n[\n["1","3","room:1","echo",{}]', NDJSON),
+        ("[" + "x" * 1000, NDJSON),
+    ],
+)
+def test_what_is_no_message_ends_the_session_at_once(
+    make_site: MakeSite, body: str | bytes, kind: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = make_site(max_frame_size=1000)
+    browser = Browser(site).join()
+    poll = browser.wait(200 if str(body).count("echo") == 2 else 410)
+    begin = monotonic()
+    assert logical(browser.post(body, kind), 408) == {"status": 408}
+    assert monotonic() - begin < DEADLINE
+    assert len(poll.get(timeout=DEADLINE)) in (0, 1)
+    assert logical(browser.post(body, kind), 410) == {"status": 410}
+    assert site.reasons.get(timeout=DEADLINE) == "invalid message"
+    (record,) = [record for record in caplog.records if "what is no message" in record.message]
+    assert (record.levelno, record.name) == (logging.ERROR, "flask_phoenix.connection")
+    assert "UserSocket" in record.message
+
+
+def test_a_session_that_ends_within_a_batch(site: Site) -> None:
+    browser = Browser(site, RAW).open()
+    assert logical(browser.post("[stop\n[late", NDJSON), 410) == {"status": 410}
+    assert site.frames == ["[stop"]
+    assert site.reasons.get(timeout=DEADLINE) == "stopped"
+
+
+@pytest.fixture
+def behind(make_site: MakeSite) -> tuple[Site, Browser, str]:
+    """Return a client whose channel has a full inbox, and one line more for it."""
+    site = make_site(longpoll={"window": SHORT * 5})
+    browser = Browser(site).join()
+    note = json.dumps(["1", None, "room:1", "note", {}])
+    browser.say("2", "wait")
+    for _ in range(INBOX_LIMIT // BATCH - 1):
+        assert logical(browser.post("\n".join([note] * BATCH), NDJSON), 200) == {"status": 200}
+    assert logical(browser.post("\n".join([note] * (BATCH - 1)), NDJSON), 200) == {"status": 200}
+    return site, browser, note
+
+
+def test_a_channel_that_is_far_behind_delays_a_post_for_a_window(behind: tuple[Site, Browser, str]) -> None:
+    site, browser, note = behind
+    begin = monotonic()
+    assert logical(browser.post(note), 408) == {"status": 408}
+    assert monotonic() - begin > SHORT * 4
+    site.release.set()
+    browser.say("3", "echo")
+    assert refs(browser.poll()) == ["3"]
+
+
+def test_a_post_goes_on_when_the_channel_does(behind: tuple[Site, Browser, str]) -> None:
+    site, browser, note = behind
+    posting = gevent.spawn(browser.post, f'{note}\n["1","3","room:1","echo",{{}}]', NDJSON)
     turn()
-    assert session.hear() == [
-        [None, None, "room:1", "said", {"n": 1}],
-        ["1", "2", "room:1", "phx_reply", {"status": "ok", "response": {}}],
-        ["1", "3", "room:1", "phx_reply", {"status": "ok", "response": {"n": 2}}],
+    assert not posting.ready()
+    site.release.set()
+    assert logical(posting.get(timeout=DEADLINE), 200) == {"status": 200}
+    assert refs(browser.poll()) == ["3"]
+
+
+def test_a_time_limit_of_somebody_else_is_not_ours(behind: tuple[Site, Browser, str]) -> None:
+    site, browser, note = behind
+    site.app.testing = True
+    limit = gevent.Timeout(SHORT)
+    with pytest.raises(gevent.Timeout) as expired, limit:
+        browser.post(note)
+    assert expired.value is limit
+    site.release.set()
+
+
+CHUNKED: dict[str, Any] = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
+
+
+class Endless(io.RawIOBase):
+    """Gives what it is asked for, for ever."""
+
+    def read(self, size: int = -1) -> bytes:
+        assert 0 <= size <= BODY_LIMIT + 1, "all of it is read"
+        return b" " * size
+
+
+@pytest.mark.parametrize("environ", [{}, CHUNKED, {**CHUNKED, "wsgi.input": Endless()}])
+def test_a_body_that_is_too_long(browser: Browser, environ: dict[str, Any]) -> None:
+    browser.open()
+    bare(browser.post(None if "wsgi.input" in environ else b" " * (BODY_LIMIT + 1), **environ), 400)
+    assert logical(browser.post(json.dumps(JOIN), **CHUNKED), 200) == {"status": 200}
+    assert refs(browser.poll()) == ["1"]
+
+
+# The app around it
+
+
+def test_functions_before_and_after_apply(site: Site, browser: Browser) -> None:
+    order: list[str] = []
+
+    @site.app.before_request
+    def before() -> None:
+        g.user = 7
+        request.get_data()  # a body may have been read before
+        order.append(f"before {request.method}")
+
+    @site.app.after_request
+    def after(response: Response) -> Response:
+        response.headers["X-After"] = "yes"
+        if not response.is_streamed:
+            response.set_data(gzip.compress(response.get_data()))
+            response.content_encoding = "gzip"
+        order.append("after")
+        return response
+
+    site.app.teardown_request(lambda error: order.append("teardown"))
+    site.connect = lambda params: order.append(f"connect {g.user}")
+    answers = [browser.get()]
+    browser.token = json.loads(gzip.decompress(answers[0].data))["token"]
+    answers += [browser.post('[null,"1","phoenix","heartbeat",{}]'), browser.get(browser.token)]
+    assert [answer.headers["X-After"] for answer in answers] == ["yes"] * 3
+    assert len(logical(answers[2], 200)["messages"]) == 1
+    assert order == [
+        *("before GET", "connect 7", "after", "teardown"),
+        *("before POST", "after", "teardown"),
+        *("before GET", "after", "teardown"),
     ]
 
 
-def test_sessions_share_one_encoding(desk: Desk) -> None:
-    class Counting(V2Serializer):
-        """Counts what it writes."""
+def test_nothing_of_the_request_is_open_while_a_poll_waits(site: Site, browser: Browser) -> None:
+    torn: list[str] = []
+    site.app.teardown_request(lambda error: torn.append("request"))
+    site.app.teardown_appcontext(lambda error: torn.append("app"))
+    browser.open()
+    torn.clear()
+    started: list[str] = []
 
-        written = 0
+    def start_response(status: str, headers: list[tuple[str, str]], _: Any = None) -> Callable[[bytes], object]:
+        started.append(status)
+        return lambda data: None
 
-        def encode_broadcast(self, broadcast: Broadcast) -> Any:
-            self.written += 1
-            return super().encode_broadcast(broadcast)
+    body = iter(site.app(EnvironBuilder(URL, query_string={"token": browser.token}).get_environ(), start_response))
+    # What waits is the iteration, in this very context.
+    assert (started, torn) == (["200 OK"], ["request", "app"])
+    assert not has_request_context()
+    assert not has_app_context()
+    poll = gevent.spawn(lambda: b"".join(body))
+    turn()
+    assert not poll.ready()
+    browser.send([None, "1", "phoenix", "heartbeat", {}])
+    assert json.loads(poll.get(timeout=DEADLINE))["status"] == 200
 
-    serializer = Counting(Json())
-    sessions = [desk.member(serializer=serializer) for _ in range(3)]
-    desk.engine.broadcast(Broadcast("room:1", "said", {}))
-    assert [session.hear() for session in sessions] == [[[None, None, "room:1", "said", {}]]] * 3
-    assert serializer.written == 1
+
+# Several nodes
 
 
-def test_each_version_has_its_own_lane(desk: Desk) -> None:
-    one, other = desk.echo().carrier, desk.echo().carrier
-    assert one.lane(V2) == other.lane(V2) != one.lane(V1)
-    assert (one.transport, one.stream) == ("longpoll", False)
+@pytest.fixture
+def nodes(make_site: MakeSite) -> list[Browser]:
+    """Return the same client at two apps that hear each other; a session of frames lives at the first."""
+    network: list[MemoryAdapter] = []
+    sites = [make_site(network, longpoll={"pubsub_timeout": SHORT}) for _ in range(2)]
+    here, there = (Browser(site, RAW, user="ann") for site in sites)
+    there.token = here.open().token
+    return [here, there]
+
+
+def test_requests_may_land_anywhere(nodes: list[Browser]) -> None:
+    here, there = nodes
+    here.url = there.url = URL
+    there.token = here.open().token
+    there.send(JOIN)
+    assert refs(there.poll()) == ["1"]
+    poll = there.wait()
+    here.say("2", "say", {"caf\u00e9": "\u2603"})
+    assert "\u2603" in poll.get(timeout=DEADLINE)[0]
+    begin = monotonic()
+    assert logical(there.post("{"), 408) == {"status": 408}
+    assert monotonic() - begin < DEADLINE
+    assert here.gone()
+
+
+def test_frames_that_land_elsewhere(nodes: list[Browser]) -> None:
+    _, there = nodes
+    assert logical(there.post("AAEC\n[1]", NDJSON), 200) == {"status": 200}
+    assert logical(there.post("a"), 200) == {"status": 200}
+    assert there.raw() == ["b'\\x00\\x01\\x02'", "[1]", "a"]
+
+
+def test_a_session_elsewhere_that_ends_while_a_poll_waits(nodes: list[Browser]) -> None:
+    _, there = nodes
+    poll = there.wait(410)
+    assert not poll.ready()
+    there.http.application.extensions["phoenix"].engine.broadcast(Broadcast("ann", "disconnect", {}))
+    assert poll.get(timeout=DEADLINE) == []
+
+
+def test_a_window_elsewhere(make_site: MakeSite) -> None:
+    network: list[MemoryAdapter] = []
+    here, there = (Browser(make_site(network, longpoll={"window": SHORT}), RAW) for _ in range(2))
+    there.token = here.open().token
+    begin = monotonic()
+    assert there.raw(204) == []
+    assert SHORT * 0.9 < monotonic() - begin < DEADLINE
+
+
+@pytest.mark.parametrize("ended", ["session", "node"])
+def test_a_session_elsewhere_that_is_gone(make_site: MakeSite, ended: str) -> None:
+    network: list[MemoryAdapter] = []
+    sites = [make_site(network, longpoll={"pubsub_timeout": SHORT}) for _ in range(2)]
+    here, there = (Browser(site, RAW, user="ann") for site in sites)
+    there.token = here.open().token
+    if ended == "session":
+        sites[0].phoenix.disconnect("ann")
+        turn()
+    else:
+        sites[0].stop()
+    begin = monotonic()
+    assert there.gone()
+    assert logical(there.get(there.token), 410)["token"] != there.token
+    assert monotonic() - begin < DEADLINE
+
+
+def test_a_node_that_has_the_session_and_never_answers(make_site: MakeSite) -> None:
+    network: list[MemoryAdapter] = []
+    slow, hasty = make_site(network), make_site(network, longpoll={"window": SHORT, "pubsub_timeout": SHORT})
+    here, there = Browser(slow, RAW), Browser(hasty, RAW)
+    there.token = here.open().token
+    begin = monotonic()
+    assert there.raw(410) == []
+    assert SHORT * 1.9 < monotonic() - begin < DEADLINE
+
+
+def test_without_an_adapter_a_session_elsewhere_is_gone_at_once(make_site: MakeSite) -> None:
+    here, there = Browser(make_site(), RAW), Browser(make_site(), RAW)
+    there.token = here.open().token
+    assert there.gone()
+    assert logical(there.get(there.token), 410)["token"] != there.token

@@ -1,4 +1,4 @@
-"""Who may connect: the matrices of Phoenix's transport tests, and what its words leave open."""
+"""Origins: the matrices of Phoenix's transport tests, and what they leave open."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ HERE = RequestOrigin("http", "example.com", 80)
 HOSTLESS = [
     "",
     "null",
-    "file://",
     "file:///etc",
     "example.com",
     "example.com:80",
@@ -32,6 +31,8 @@ BROKEN = [
     "http://exam\tple.com",
     " http://example.com",
 ]
+LIST = ["//example.com", "http://scheme.com", "//port.com:81"]
+STARS = ["https://*.ex.com", "http://*.ex.com"]
 
 
 @pytest.mark.parametrize("rule", [True, False, [], ["//other.com"], ":conn", lambda split: False])
@@ -40,7 +41,7 @@ def test_a_request_without_origin_may_pass(rule: Any) -> None:
 
 
 @pytest.mark.parametrize("origin", ["http://evil.com", *HOSTLESS, *BROKEN])
-def test_false_lets_everyone_in(origin: str) -> None:
+def test_false_allows_every_origin(origin: str) -> None:
     assert OriginPolicy(False).allows(origin, HERE)
 
 
@@ -50,9 +51,6 @@ def test_an_origin_without_host_is_refused(rule: Any, origin: str) -> None:
     assert not OriginPolicy(rule).allows(origin, HERE)
 
 
-# True
-
-
 @pytest.mark.parametrize(
     ("origin", "allowed"),
     [
@@ -60,115 +58,69 @@ def test_an_origin_without_host_is_refused(rule: Any, origin: str) -> None:
         ("https://example.com:4000", True),
         ("ws://user:secret@example.com", True),
         ("http://www.example.com", False),
-        ("http://Example.com", False),
         ("http://example.com.evil.com", False),
         ("http://example.com@evil.com", False),
     ],
 )
-@pytest.mark.parametrize(
-    ("server_host", "request_host"),
-    [(None, "example.com"), ("example.com", "10.0.0.1"), ("example.com:5000", "10.0.0.1"), ("", "example.com")],
-)
-def test_true_compares_the_host(origin: str, allowed: bool, server_host: str | None, request_host: str) -> None:
-    policy = OriginPolicy(True, server_host)
-    assert policy.allows(origin, RequestOrigin("https", request_host, 443)) is allowed
+def test_true_compares_the_host(origin: str, allowed: bool) -> None:
+    assert OriginPolicy().allows(origin, RequestOrigin("https", "example.com", 443)) is allowed
 
 
 @pytest.mark.parametrize("host", ["::1", "[::1]"])
-def test_true_knows_ipv6(host: str) -> None:
+def test_ipv6(host: str) -> None:
     request = RequestOrigin("http", host, 4000)
-    assert OriginPolicy().allows("http://[::1]:4000", request)
     assert OriginPolicy().allows("http://[::1]", request)
     assert not OriginPolicy().allows("http://[::2]", request)
     assert OriginPolicy(":conn").allows("http://[::1]:4000", request)
     assert OriginPolicy(["http://[::1]:4000"]).allows("http://[::1]:4000", request)
 
 
-# A list
-
-
-@pytest.mark.parametrize(
-    ("origin", "allowed"),
-    [
-        ("http://example.com", True),
-        ("https://example.com", True),
-        ("https://example.com:8443", True),
-        ("http://scheme.com", True),
-        ("http://scheme.com:80", True),
-        ("HTTP://scheme.com", True),
-        ("http://port.com:81", True),
-        ("https://port.com:81", True),
-        ("http://notallowed.com", False),
-        ("https://scheme.com", False),
-        ("http://scheme.com:8080", False),
-        ("http://port.com", False),
-        ("http://port.com:82", False),
-        ("http://Example.com", False),
-        ("http://org1.example.com", False),
-    ],
-)
-def test_a_list(origin: str, allowed: bool) -> None:
-    rule = ["//example.com", "http://scheme.com", "//port.com:81"]
-    assert OriginPolicy(rule).allows(origin, HERE) is allowed
-    assert OriginPolicy(tuple(rule)).allows(origin, HERE) is allowed
-
-
 @pytest.mark.parametrize(
     ("rule", "origin", "allowed"),
     [
-        (["https://*.ex.com", "http://*.ex.com"], "http://org1.ex.com", True),
-        (["https://*.ex.com", "http://*.ex.com"], "https://org1.ex.com", True),
-        (["https://*.ex.com", "http://*.ex.com"], "http://ex.com", True),
-        (["https://*.ex.com", "http://*.ex.com"], "https://a.b.ex.com", True),
-        (["https://*.ex.com", "http://*.ex.com"], "http://org1.prefix-ex.com", False),
-        (["https://*.ex.com", "http://*.ex.com"], "http://prefix-ex.com", False),
-        (["https://*.ex.com", "http://*.ex.com"], "http://bar.com", False),
-        (["http://*.foo.example.com"], "http://org1.foo.example.com", True),
-        (["http://*.foo.example.com"], "http://foo.example.com", True),
+        (LIST, "http://example.com", True),
+        (LIST, "https://example.com:8443", True),
+        (tuple(LIST), "http://scheme.com", True),
+        (LIST, "http://scheme.com:80", True),
+        (LIST, "HTTP://scheme.com", True),
+        (LIST, "https://port.com:81", True),
+        (LIST, "http://notallowed.com", False),
+        (LIST, "https://scheme.com", False),
+        (LIST, "http://scheme.com:8080", False),
+        (LIST, "http://port.com", False),
+        (LIST, "http://org1.example.com", False),
+        (STARS, "http://org1.ex.com", True),
+        (STARS, "http://ex.com", True),
+        (STARS, "https://a.b.ex.com", True),
+        (STARS, "http://prefix-ex.com", False),
         (["http://*.foo.example.com"], "http://bar.example.com", False),
-        (["http://*.foo.example.com"], "http://example.com", False),
-        (["//ex.com"], "http://org1.ex.com", False),
         (["//*.ex.com:81"], "https://a.ex.com:81", True),
         (["//*.ex.com:81"], "https://a.ex.com", False),
-        (["ws://ex.com"], "ws://ex.com:80", True),
         (["wss://ex.com"], "wss://ex.com:443", True),
-        (["app://ex.com"], "app://ex.com", True),
         (["app://ex.com"], "app://ex.com:1", True),
         (["app://ex.com:1"], "app://ex.com", False),
         ([], "http://example.com", False),
     ],
 )
-def test_stars_and_parts_left_out(rule: list[str], origin: str, allowed: bool) -> None:
+def test_a_list(rule: list[str], origin: str, allowed: bool) -> None:
     assert OriginPolicy(rule).allows(origin, HERE) is allowed
 
 
-# :conn
-
-
 @pytest.mark.parametrize(
-    ("origin", "allowed"),
+    ("request_origin", "origin", "allowed"),
     [
-        ("http://example.com", True),
-        ("http://example.com:80", True),
-        ("https://example.com", False),
-        ("ws://example.com", False),
-        ("wss://example.com", False),
-        ("http://www.example.com", False),
-        ("http://example.com:4000", False),
+        (HERE, "http://example.com", True),
+        (HERE, "http://example.com:80", True),
+        (HERE, "https://example.com", False),
+        (HERE, "ws://example.com", False),
+        (HERE, "http://www.example.com", False),
+        (HERE, "http://example.com:4000", False),
+        (RequestOrigin("https", "example.com", 443), "https://example.com", True),
+        (RequestOrigin("https", "example.com", 4000), "https://example.com:4000", True),
     ],
 )
-def test_conn_is_the_address_of_the_request(origin: str, allowed: bool) -> None:
-    assert OriginPolicy(":conn").allows(origin, HERE) is allowed
-
-
-def test_conn_minds_the_port() -> None:
-    secure = RequestOrigin("https", "example.com", 443)
-    assert OriginPolicy(":conn").allows("https://example.com", secure)
-    assert not OriginPolicy(":conn").allows("https://example.com:4000", secure)
-    assert OriginPolicy(":conn").allows("https://example.com:4000", secure._replace(port=4000))
-
-
-# A function
+def test_conn_compares_the_whole_address(request_origin: RequestOrigin, origin: str, allowed: bool) -> None:
+    assert OriginPolicy(":conn").allows(origin, request_origin) is allowed
 
 
 def test_a_function_decides_on_the_parsed_origin() -> None:
@@ -179,26 +131,19 @@ def test_a_function_decides_on_the_parsed_origin() -> None:
         return split.scheme == "file" or split.path == "null" or split.port == 81
 
     policy = OriginPolicy(decide)
-    assert policy.allows("file://", HERE) is True
-    assert policy.allows("null", HERE) is True
-    assert policy.allows("http://a.com:81", HERE) is True
-    assert policy.allows("http://a.com", HERE) is False
+    assert [policy.allows(origin, HERE) for origin in ("file://", "null", "http://a.com:81", "http://a.com")] == [
+        True,
+        True,
+        True,
+        False,
+    ]
+    assert [policy.allows(origin, HERE) for origin in BROKEN] == [False] * len(BROKEN)  # it is not asked about these
     assert [split.netloc for split in seen] == ["", "", "a.com:81", "a.com"]
 
 
-@pytest.mark.parametrize("origin", BROKEN)
-def test_a_function_is_not_asked_about_what_is_no_address(origin: str) -> None:
-    assert not OriginPolicy(lambda split: True).allows(origin, HERE)
-
-
-# Options that cannot be
-
-
-@pytest.mark.parametrize("rule", [None, 1, 0, "conn", "//example.com", b"//example.com", {"//example.com"}, object()])
-def test_another_rule_is_refused(rule: Any) -> None:
-    with pytest.raises(
-        InvalidOption, match=r'check_origin must be True, False, a list such as \["https://example.com"\]'
-    ):
+@pytest.mark.parametrize("rule", [None, 1, 0, "conn", "//example.com", b"//example.com", {"//example.com"}])
+def test_impossible_rule(rule: Any) -> None:
+    with pytest.raises(InvalidOption, match=r'must be True, False, a list such as \["https://example.com"\]'):
         OriginPolicy(rule)
 
 
@@ -209,47 +154,16 @@ def test_an_entry_must_name_a_host(entry: Any) -> None:
     assert str(caught.value).endswith(f'as "https://example.com" or "//example.com" does, got {entry!r}')
 
 
-# The explanation
-
-
-@pytest.mark.parametrize(
-    ("rule", "origin", "text"),
-    [
-        (
-            True,
-            "https://a.com",
-            "its origin 'https://a.com' is not allowed by check_origin=True; if the page is yours, write "
-            '@phoenix.socket(..., check_origin=["https://a.com"])',
-        ),
-        (
-            ["//b.com"],
-            "https://a.com:81",
-            "its origin 'https://a.com:81' is not allowed by check_origin=['//b.com']; if the page is yours, write "
-            '@phoenix.socket(..., check_origin=["//b.com", "https://a.com:81"])',
-        ),
-        (
-            ":conn",
-            "null",
-            "its origin 'null' is not allowed by check_origin=':conn'; it names no host, so that only a function, "
-            "or False, can let it in",
-        ),
-    ],
-)
-def test_a_refusal_is_explained(rule: Any, origin: str, text: str) -> None:
-    assert OriginPolicy(rule).explain(origin) == text
-
-
-def test_a_function_speaks_for_itself() -> None:
-    def decide(split: SplitResult) -> bool:
-        return False
-
-    assert OriginPolicy(decide).explain("http://a.com").endswith("; this function decides")
-    assert "\n" not in OriginPolicy(decide).explain("http://a.com\nforged line")
+def test_a_function_is_named_in_the_explanation() -> None:
+    # The other explanations are quoted in the documents, and held there.
+    explained = OriginPolicy(lambda split: False).explain("http://a.com\nforged line")
+    assert explained.startswith("its origin 'http://a.com\\nforged line' is not allowed by check_origin=<function")
+    assert OriginPolicy(lambda split: False).explain("http://a.com").endswith("; this function decides")
 
 
 @given(st.text())
-def test_no_origin_surprises(origin: str) -> None:
+def test_any_origin_is_decided_and_explained(origin: str) -> None:
     for rule in (True, ["//*.example.com"], ":conn"):
         policy = OriginPolicy(rule)
         assert policy.allows(origin, HERE) in (True, False)
-        assert origin in policy.explain(origin) or repr(origin) in policy.explain(origin)
+        assert repr(origin) in policy.explain(origin)

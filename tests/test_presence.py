@@ -15,11 +15,11 @@ from gevent.event import Event
 from flask_phoenix import Channel, Refused, intercept
 from flask_phoenix.exceptions import AlreadyTracked, InvalidPayload, NotJoined, NotTracked, PhoenixError, Unsupported
 from flask_phoenix.protocol.messages import Broadcast
-from flask_phoenix.server.gevent import drain
+from flask_phoenix.server.drain import drain
 from flask_phoenix.tracker.state import Entry
-from tests.processes import DEADLINE
-from tests.roads import in_thread
+from tests.support.loop import in_thread
 from tests.support.presence import Member, Node, Room, entry, refs, settle
+from tests.support.processes import DEADLINE
 
 #: What no other client could be told.
 NO_METAS = [7, "away", [1], b"away", {"n": float("nan")}, {"b": b"\x00"}, {"o": object()}, {"s": "\ud800"}]
@@ -213,7 +213,7 @@ def crash(channel: Channel) -> None:
 ENDS: dict[str, Callable[[Node, Member], Any]] = {
     "leave": lambda node, member: member.say("phx_leave"),
     "closed": lambda node, member: member.leave(),
-    "closed from this side": lambda node, member: member.tab.connection.close(1013, "too slow"),
+    "closed from this side": lambda node, member: member.client.connection.close(1013, "too slow"),
     "disconnected": lambda node, member: node.phoenix.disconnect("user:7"),
     "stop": lambda node, member: member.channel.stop(),
     "stop in a handler": lambda node, member: member.do(lambda channel: channel.stop("shutdown")),

@@ -16,9 +16,9 @@ from flask_phoenix.exceptions import InvalidReturn
 from flask_phoenix.tracker import server
 from flask_phoenix.tracker.server import Presences
 from flask_phoenix.tracker.state import Meta
-from tests.processes import DEADLINE
 from tests.support.network import Network
 from tests.support.presence import MakeNode, Node, entry, eventually, settle
+from tests.support.processes import DEADLINE
 
 FAILURES = [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout]
 
@@ -286,11 +286,11 @@ def test_clients_of_a_big_topic_are_told_how_many_are_present(make_node: MakeNod
             node.online.track(topic, f"{number}")
     big.channel.track("0")
     other.channel.track("0")
-    assert big.tab.hear() == [None, None, "big", "presence_count", {"count": 5}]
-    assert other.tab.hear() == [None, None, "big:2", "presence_count", {"count": 1}]
+    assert big.client.hear() == [None, None, "big", "presence_count", {"count": 5}]
+    assert other.client.hear() == [None, None, "big:2", "presence_count", {"count": 1}]
     for number in range(3):
         node.online.untrack("big", f"{number}")
-    assert big.tab.hear() == [None, None, "big", "presence_count", {"count": 3}], "0 is present in another tab"
+    assert big.client.hear() == [None, None, "big", "presence_count", {"count": 3}], "0 is present in another tab"
     assert len(small.diffs()) == 5
     assert big.news() == other.news() == []
     assert {topic for topic, _ in node.online.fetched} == {"small"}, "nothing is fetched for a count"
@@ -328,5 +328,5 @@ def test_a_count_ends_with_the_process_that_serves(make_node: MakeNode, often: N
     assert big.news() == []
     node.online.track("big", "ada")
     node.online.untrack("big", "ada")
-    assert big.tab.hear()[4] == {"count": 0}, "it is that of the moment when it is told"
+    assert big.client.hear()[4] == {"count": 0}, "it is that of the moment when it is told"
     assert [list(presences) for _, _, presences in node.online.seen] == [["ada"], ["ada"], []]

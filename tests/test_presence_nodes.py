@@ -16,11 +16,11 @@ from flask_phoenix.exceptions import NotPublished
 from flask_phoenix.testing import MemoryAdapter
 from flask_phoenix.tracker import replica
 from flask_phoenix.tracker.state import Entry
-from tests.processes import DEADLINE
-from tests.roads import in_thread
-from tests.slow import SlowAdapter
+from tests.support.loop import in_thread
 from tests.support.network import Network
 from tests.support.presence import SHORT, MakeNode, Node, entry, eventually, refs, settle
+from tests.support.processes import DEADLINE
+from tests.support.slow import SlowAdapter
 
 #: The topic of what nodes tell each other of a presence.
 GOSSIP = "phx:presence:Online"

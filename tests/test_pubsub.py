@@ -1,538 +1,518 @@
-"""Who hears it: real subscribers, and a list in place of the hub."""
+"""Topics, subscribers and the hub: what a broadcast becomes for each receiver, when, and in which order."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
+import gc
+from asyncio import CancelledError
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gevent
 import pytest
+from gevent import monkey
 from gevent.event import Event
 
-from flask_phoenix.exceptions import InvalidMessage, InvalidPayload, PhoenixError
+from flask_phoenix.exceptions import PhoenixError
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.protocol.messages import Broadcast, Frame, JsonText
 from flask_phoenix.protocol.serializers import Serializer, V1Serializer, V2Serializer
 from flask_phoenix.pubsub.adapter import Adapter
+from flask_phoenix.pubsub.hub import RECEIVERS_PER_TURN, Hub
 from flask_phoenix.pubsub.local import Delivery, Lane, PubSub, Subscriber
 from tests.processes import DEADLINE
+from tests.support.loop import in_plain_thread, in_thread, turn
 
-HELLO = Broadcast("room:1", "hello", {"n": 1})
-HELLO_V2 = '[null,null,"room:1","hello",{"n":1}]'
-
-
-class Counting(V2Serializer):
-    """Counts what it writes."""
-
-    written = 0
-
-    def encode_broadcast(self, broadcast: Broadcast) -> Frame:
-        self.written += 1
-        return super().encode_broadcast(broadcast)
+V1, V2 = V1Serializer(Json()), V2Serializer(Json())
+HELLO = Broadcast("room:1", "hello", JsonText('{"n":1}'))
+#: The same, as a subscriber gets it that needs a value.
+VALUE = HELLO._replace(payload={"n": 1})
+SECRET = HELLO._replace(event="secret", payload=JsonText("{}"))
+HELLO_V1 = b'{"topic":"room:1","event":"hello","ref":null,"payload":{"n":1}}'
+HELLO_V2 = b'[null,null,"room:1","hello",{"n":1}]'
 
 
-def unchanged(frame: Frame) -> Frame:
-    """Frame nothing."""
-    return frame
+def to_bytes(frame: Frame) -> bytes:
+    """Write a frame into a stream."""
+    return frame.encode() if isinstance(frame, str) else frame
 
 
-def lane(serializer: Serializer | None = None, frame: Callable[[Frame], Any] = unchanged, stream: bool = True) -> Lane:
-    """Make a lane; without a serializer, of vsn 2.0.0."""
-    return Lane(serializer or V2Serializer(Json()), frame, stream)
+def lane(serializer: Serializer = V2, stream: bool = True) -> Lane:
+    """Make a lane; equal for equal arguments."""
+    return Lane(serializer, to_bytes, stream)
 
 
-class Ear:
-    """A subscriber, and what it hears."""
+class Receiver:
+    """A subscriber, and what it gets: what is written to it, and what it is told."""
 
     def __init__(self, lane: Lane | None = None, *intercepts: str) -> None:
         self.told: list[Broadcast] = []
         self.written: list[Any] = []
         write = self.written.append if lane is not None else None
-        self.subscriber = Subscriber(self.told.append, lane, write, frozenset(intercepts))
-
-
-class Desk:
-    """A pubsub, and the deliveries that it hands over."""
-
-    def __init__(self) -> None:
-        self.due: list[Delivery] = []
-        self.pubsub = PubSub(self.due.append, json.loads)
-
-    def listen(self, *ears: Ear, topic: str = "room:1") -> None:
-        """Subscribe all of them."""
-        for ear in ears:
-            self.pubsub.subscribe(topic, ear.subscriber)
-
-    def deliver(self) -> None:
-        """Do what the hub does."""
-        for delivery in self.due:
-            for receive in delivery.receivers:
-                receive(delivery.data)
-        self.due.clear()
+        self.missed: list[Broadcast] = []
+        self.subscriber = Subscriber(
+            self.told.append, lane, write, frozenset(intercepts), lambda broadcast, _: self.missed.append(broadcast)
+        )
 
 
 @pytest.fixture
-def desk() -> Desk:
-    return Desk()
+def hub() -> Iterator[Hub]:
+    """Return a hub that runs."""
+    hub = Hub()
+    hub.start()
+    yield hub
+    hub.stop()
 
 
-# Encoding
+@pytest.fixture
+def pubsub(hub: Hub) -> PubSub:
+    return PubSub(hub.put, Json().loads)
 
 
-def test_a_broadcast_is_encoded_once_for_all(desk: Desk) -> None:
-    serializer = Counting(Json())
-    ears = [Ear(lane(serializer)) for _ in range(3)]
-    desk.listen(*ears)
-    desk.pubsub.broadcast(HELLO)
-    desk.deliver()
-    assert [ear.written for ear in ears] == [[HELLO_V2]] * 3
-    assert serializer.written == 1
+def listen(pubsub: PubSub, *receivers: Receiver, topic: str = "room:1") -> None:
+    """Subscribe all of them."""
+    for receiver in receivers:
+        pubsub.subscribe(topic, receiver.subscriber)
 
 
-def test_a_broadcast_is_encoded_once_for_each_lane(desk: Desk) -> None:
+def say(pubsub: PubSub, *broadcasts: Broadcast, sender: Receiver | None = None) -> None:
+    """Broadcast, and let the hub deliver."""
+    for broadcast in broadcasts:
+        pubsub.broadcast(broadcast, sender.subscriber if sender else None)
+    turn()
+
+
+# What each receiver gets
+
+
+def test_a_broadcast_is_encoded_once_for_each_kind_of_client(pubsub: PubSub) -> None:
+    class Counting(V2Serializer):
+        written = 0
+
+        def encode_broadcast(self, broadcast: Broadcast) -> Frame:
+            self.written += 1
+            return super().encode_broadcast(broadcast)
+
     one, other = Counting(Json()), Counting(Json())
-    desk.listen(*(Ear(lane(serializer)) for serializer in (one, one, other, other)))
-    desk.pubsub.broadcast(HELLO)
-    assert (one.written, other.written, len(desk.due)) == (1, 1, 2)
+    say(pubsub, HELLO)
+    crowd = [Receiver(lane(serializer)) for serializer in (one, one, one, other)]
+    listen(pubsub, *crowd)
+    say(pubsub, HELLO, HELLO._replace(topic="room:10"))
+    assert [receiver.written for receiver in crowd] == [[HELLO_V2]] * 4
+    assert (one.written, other.written) == (1, 1)
+    say(pubsub, HELLO, sender=crowd[3])
+    assert (one.written, other.written) == (2, 1)
 
 
-def test_each_lane_writes_in_its_own_way(desk: Desk) -> None:
-    old, new, loud = Ear(lane(V1Serializer(Json()))), Ear(lane()), Ear(lane(frame=lambda frame: f"{frame!s}!"))
-    desk.listen(old, new, loud)
-    desk.pubsub.broadcast(HELLO)
-    desk.deliver()
-    assert old.written == ['{"topic":"room:1","event":"hello","ref":null,"payload":{"n":1}}']
-    assert new.written == [HELLO_V2]
-    assert loud.written == [f"{HELLO_V2}!"]
+def test_each_kind_of_client_gets_its_own_format(pubsub: PubSub) -> None:
+    old, new, listener = Receiver(lane(V1)), Receiver(lane()), Receiver()
+    listen(pubsub, old, new, listener)
+    say(pubsub, HELLO)
+    assert (old.written, new.written, listener.told) == ([HELLO_V1], [HELLO_V2], [VALUE])
 
 
-def test_nothing_is_encoded_for_nobody(desk: Desk) -> None:
-    serializer = Counting(Json())
-    ear = Ear(lane(serializer))
-    desk.pubsub.broadcast(HELLO)
-    desk.listen(ear, topic="room:2")
-    desk.pubsub.broadcast(HELLO)
-    desk.listen(ear)
-    desk.pubsub.broadcast(HELLO, ear.subscriber)
-    assert (serializer.written, desk.due) == (0, [])
+def test_a_client_that_cannot_be_sent_a_broadcast_goes_without(
+    pubsub: PubSub, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(V2Serializer):
+        def encode_broadcast(self, broadcast: Broadcast) -> Frame:
+            raise RuntimeError("broken")
+
+    old, sender, broken = Receiver(lane(V1)), Receiver(lane(V1)), Receiver(lane(Broken(Json())))
+    new, picky, listener = Receiver(lane()), Receiver(lane(V1), "hello"), Receiver()
+    listen(pubsub, old, sender, broken, new, picky, listener)
+    blob = HELLO._replace(payload=b"\x01")
+    say(pubsub, blob, sender=sender)
+    assert new.written == [b"\x02\x06\x05room:1hello\x01"]
+    assert picky.told == listener.told == old.missed == [blob]
+    assert old.written + broken.written + sender.missed + picky.missed == []
+    assert ["cannot encode" in record.getMessage() for record in caplog.records] == [True]
 
 
-def test_a_delivery_tells_what_the_hub_must_know(desk: Desk) -> None:
-    stream, pieces, listener = Ear(lane()), Ear(lane(stream=False)), Ear()
-    desk.listen(stream, pieces, listener)
-    desk.pubsub.broadcast(HELLO)
-    assert [delivery.key for delivery in desk.due] == ["room:1"] * 3
-    assert [delivery.stream for delivery in desk.due] == [True, False, False]
+def test_whoever_needs_a_value_gets_one_of_its_own(pubsub: PubSub) -> None:
+    seen: list[Any] = []
+
+    def edit(broadcast: Broadcast) -> None:
+        seen.append(dict(broadcast.payload))
+        broadcast.payload["n"] = "edited"
+
+    for intercepts, each in [((), None), ((), None), (("hello",), lane()), (("hello",), lane())]:
+        pubsub.subscribe("room:1", Subscriber(edit, each, seen.append, frozenset(intercepts)))
+    for _ in range(2):
+        pubsub.tap(lambda broadcast: edit(broadcast))
+    direct = Receiver(lane())
+    listen(pubsub, direct)
+    say(pubsub, HELLO)
+    assert (seen, direct.written) == ([{"n": 1}] * 6, [HELLO_V2])
 
 
-def test_broadcasts_to_the_same_receivers_can_be_told(desk: Desk) -> None:
-    shared = lane()
-    one, other = Ear(shared), Ear(shared)
-    desk.listen(one)
-    desk.pubsub.broadcast(HELLO)
-    desk.pubsub.broadcast(HELLO)
-    desk.listen(other)
-    desk.pubsub.broadcast(HELLO)
-    first, second, third = desk.due
-    assert first.receivers is second.receivers
-    assert first.receivers is not third.receivers
+KINDS: dict[tuple[Serializer | None, ...], bool] = {
+    (): False,
+    (V1,): True,
+    (V1, V2): False,
+    (V2,): False,
+    (None,): False,
+}
 
 
-# What cannot be taken
+@pytest.mark.parametrize(("kinds", "taken"), KINDS.items())
+def test_it_tells_whether_all_clients_of_a_topic_take_a_broadcast(
+    pubsub: PubSub, kinds: tuple[Serializer | None, ...], taken: bool
+) -> None:
+    listen(pubsub, *(Receiver(lane(kind) if kind else None) for kind in kinds))
+    assert pubsub.takes(HELLO._replace(payload=JsonText("[1]"))) is taken
 
 
-@pytest.mark.parametrize(
-    ("serializer", "payload"),
-    [(V1Serializer(Json()), b"\x01"), (V2Serializer(Json()), [1]), (V2Serializer(Json()), "no")],
-)
-def test_what_somebody_cannot_take_is_given_to_nobody(desk: Desk, serializer: Serializer, payload: Any) -> None:
-    desk.pubsub.tap(lambda broadcast: None)
-    desk.listen(Ear(), Ear(lane(frame=lambda frame: frame)), Ear(lane(), "hello"), Ear(lane(serializer)))
-    bad = HELLO._replace(payload=payload)
-    with pytest.raises(InvalidPayload):
-        desk.pubsub.broadcast(bad)
-    assert desk.due == []
-    with pytest.raises(InvalidPayload):
-        desk.pubsub.check(bad)
-
-
-def test_the_payload_is_checked_without_a_delivery(desk: Desk) -> None:
-    desk.listen(Ear(lane()), Ear())
-    desk.pubsub.check(HELLO)
-    desk.pubsub.check(HELLO._replace(topic="room:2", payload=[1]))
-    assert desk.due == []
-
-
-# Who hears
-
-
-def test_a_listener_is_told(desk: Desk) -> None:
-    ear = Ear()
-    desk.listen(ear)
-    desk.pubsub.broadcast(HELLO)
-    desk.deliver()
-    assert ear.told == [HELLO]
-
-
-def test_an_intercepted_event_takes_no_lane(desk: Desk) -> None:
-    serializer = Counting(Json())
-    direct, picky = Ear(lane(serializer)), Ear(lane(serializer), "secret")
-    desk.listen(direct, picky)
-    secret = Broadcast("room:1", "secret", {})
-    desk.pubsub.broadcast(secret)
-    desk.pubsub.broadcast(HELLO)
-    desk.deliver()
-    assert direct.written == ['[null,null,"room:1","secret",{}]', HELLO_V2]
-    assert picky.written == [HELLO_V2]
-    assert (direct.told, picky.told) == ([], [secret])
-
-
-def test_an_intercepted_event_may_be_what_a_lane_cannot_take(desk: Desk) -> None:
-    ear = Ear(lane(V1Serializer(Json())), "blob")
-    desk.listen(ear)
-    blob = Broadcast("room:1", "blob", b"\x01")
-    desk.pubsub.broadcast(blob)
-    desk.deliver()
-    assert ear.told == [blob]
+def test_an_intercepted_event_does_not_go_to_the_client(pubsub: PubSub) -> None:
+    direct, picky = Receiver(lane()), Receiver(lane(), "secret")
+    listen(pubsub, direct, picky)
+    say(pubsub, SECRET, HELLO)
+    assert (b"".join(direct.written), direct.told) == (b'[null,null,"room:1","secret",{}]' + HELLO_V2, [])
+    assert (picky.written, picky.told) == ([HELLO_V2], [SECRET._replace(payload={})])
 
 
 @pytest.mark.parametrize("event", ["hello", "secret"])
-def test_the_sender_may_be_left_out(desk: Desk, event: str) -> None:
-    shared = lane()
-    sender, other, listener = Ear(shared, "secret"), Ear(shared, "secret"), Ear()
-    desk.listen(sender, other, listener)
-    desk.pubsub.broadcast(Broadcast("room:1", event, {}), sender.subscriber)
-    desk.deliver()
+def test_the_sender_may_be_left_out(pubsub: PubSub, event: str) -> None:
+    sender, other, listener, stranger = Receiver(lane(), "secret"), Receiver(lane(), "secret"), Receiver(), Receiver()
+    listen(pubsub, sender, other, listener)
+    say(pubsub, HELLO._replace(event=event), sender=sender)
     assert (sender.written, sender.told) == ([], [])
-    assert len(other.written) + len(other.told) == 1
-    assert len(listener.told) == 1
+    assert (len(other.written + other.told), len(listener.told)) == (1, 1)
+    say(pubsub, HELLO._replace(event=event), sender=listener)
+    assert (len(other.written + other.told), len(listener.told)) == (2, 1)
+    say(pubsub, HELLO._replace(event=event), sender=stranger)
+    assert len(listener.told) == 2
 
 
-def test_a_listener_may_be_left_out(desk: Desk) -> None:
-    sender, other = Ear(), Ear()
-    desk.listen(sender, other)
-    desk.pubsub.broadcast(HELLO, sender.subscriber)
-    desk.deliver()
-    assert (sender.told, other.told) == ([], [HELLO])
-
-
-def test_a_sender_from_elsewhere_leaves_nobody_out(desk: Desk) -> None:
-    ear, stranger = Ear(lane()), Ear(lane())
-    desk.listen(ear)
-    desk.pubsub.broadcast(HELLO, stranger.subscriber)
-    desk.deliver()
-    assert ear.written == [HELLO_V2]
-
-
-def test_who_subscribes_twice_hears_twice(desk: Desk) -> None:
-    ear, once = Ear(), Ear()
-    desk.listen(ear, once, ear)
-    desk.pubsub.broadcast(HELLO)
-    desk.deliver()
-    assert (ear.told, once.told) == ([HELLO, HELLO], [HELLO])
-
-
-def test_one_unsubscription_ends_them_all(desk: Desk) -> None:
-    ear = Ear()
-    desk.listen(ear, ear)
-    desk.pubsub.unsubscribe("room:1", ear.subscriber)
-    desk.pubsub.broadcast(HELLO)
-    assert desk.due == []
-
-
-# When
-
-
-def test_a_broadcast_is_for_those_who_are_here_at_that_moment(desk: Desk) -> None:
-    shared = lane()
-    early, leaving, late = Ear(shared), Ear(shared), Ear(shared)
-    listener, late_listener = Ear(), Ear()
-    desk.listen(early, leaving, listener)
-    desk.pubsub.broadcast(HELLO)
-    desk.listen(late, late_listener)
-    desk.pubsub.unsubscribe("room:1", leaving.subscriber)
-    desk.deliver()
-    assert (early.written, leaving.written, late.written) == ([HELLO_V2], [HELLO_V2], [])
-    assert (listener.told, late_listener.told) == ([HELLO], [])
-
-
-def test_topics_are_forgotten_with_their_last_subscriber(desk: Desk) -> None:
-    shared = lane()
-    one, other, listener = Ear(shared), Ear(shared), Ear()
-    assert not desk.pubsub.subscribed("room:1")
-    desk.listen(one, other, listener)
-    for ear in (one, other, listener):
-        assert desk.pubsub.subscribed("room:1")
-        desk.pubsub.unsubscribe("room:1", ear.subscriber)
-    assert not desk.pubsub.subscribed("room:1")
-
-
-def test_whoever_did_not_subscribe_may_unsubscribe(desk: Desk) -> None:
-    shared = lane()
-    ear, stranger, listener = Ear(shared), Ear(shared), Ear()
-    desk.pubsub.unsubscribe("room:1", ear.subscriber)
-    desk.listen(ear)
-    desk.pubsub.unsubscribe("room:1", stranger.subscriber)
-    desk.pubsub.unsubscribe("room:1", listener.subscriber)
-    desk.pubsub.broadcast(HELLO)
-    desk.deliver()
-    assert ear.written == [HELLO_V2]
-
-
-def test_topics_are_apart(desk: Desk) -> None:
-    ear, other = Ear(lane()), Ear(lane())
-    desk.listen(ear)
-    desk.listen(other, topic="room:10")
-    desk.pubsub.broadcast(HELLO)
-    desk.deliver()
-    assert (ear.written, other.written) == ([HELLO_V2], [])
-
-
-# Taps
-
-
-def test_a_tap_hears_everything_until_it_ends(desk: Desk) -> None:
-    tapped: list[Broadcast] = []
-    end = desk.pubsub.tap(tapped.append)
-    elsewhere = HELLO._replace(topic="room:9")
-    desk.listen(Ear(lane()))
-    desk.pubsub.broadcast(HELLO)
-    desk.pubsub.broadcast(elsewhere)
-    desk.deliver()
-    end()
-    desk.pubsub.broadcast(HELLO)
-    desk.deliver()
-    assert tapped == [HELLO, elsewhere]
-
-
-def test_a_tap_does_not_hear_what_nodes_say_among_themselves(desk: Desk) -> None:
-    tapped: list[Broadcast] = []
-    ear = Ear()
-    desk.pubsub.tap(tapped.append)
-    internal = HELLO._replace(topic="phx:presence:Online")
-    desk.pubsub.subscribe(internal.topic, ear.subscriber)
-    desk.pubsub.broadcast(internal)
-    desk.deliver()
-    assert (tapped, ear.told) == ([], [internal])
-
-
-def test_a_tap_can_be_ended_twice(desk: Desk) -> None:
-    end = desk.pubsub.tap(lambda broadcast: None)
-    end()
-    end()
-
-
-# The way to other nodes
-
-
-class Recording(Adapter):
-    """Remembers what it is asked for."""
-
-    def __init__(self) -> None:
-        self.asked: list[str] = []
-
-    def subscribe(self, topic: str) -> None:
-        self.asked.append(f"subscribe {topic}")
-
-    def unsubscribe(self, topic: str) -> None:
-        self.asked.append(f"unsubscribe {topic}")
-
-
-def joined(adapter: Adapter) -> PubSub:
-    """Make a pubsub that hears other nodes, and delivers to nobody."""
-    pubsub = PubSub(lambda delivery: None, json.loads)
-    pubsub.attach(adapter)
-    return pubsub
-
-
-def test_the_adapter_is_asked_for_a_topic_while_somebody_here_hears_it() -> None:
-    adapter = Recording()
-    pubsub = joined(adapter)
-    one, other = Ear(lane()).subscriber, Ear().subscriber
-    pubsub.subscribe("a", one)
-    pubsub.subscribe("a", other)
-    pubsub.subscribe("a", one)
-    pubsub.subscribe("b", one)
-    assert adapter.asked == ["subscribe a", "subscribe b"]
-    pubsub.unsubscribe("a", one)
-    pubsub.unsubscribe("a", one)
-    pubsub.unsubscribe("nobody hears it", one)
-    assert adapter.asked == ["subscribe a", "subscribe b"]
-    pubsub.unsubscribe("a", other)
-    pubsub.unsubscribe("b", one)
-    assert adapter.asked[2:] == ["unsubscribe a", "unsubscribe b"]
-    pubsub.subscribe("a", one)
-    assert adapter.asked[4:] == ["subscribe a"]
-
-
-def test_an_adapter_that_joins_later_is_asked_for_what_is_heard_already() -> None:
-    adapter, pubsub = Recording(), PubSub(lambda delivery: None, json.loads)
-    pubsub.subscribe("a", Ear().subscriber)
+def test_a_second_subscription_doubles_and_one_unsubscription_ends_both(pubsub: PubSub) -> None:
+    twice, once = Receiver(), Receiver()
+    listen(pubsub, twice, once, twice)
+    say(pubsub, HELLO)
+    assert (twice.told, once.told) == ([VALUE, VALUE], [VALUE])
     for _ in range(2):
-        pubsub.attach(adapter)
-    pubsub.subscribe("b", Ear().subscriber)
-    assert adapter.asked == ["subscribe a", "subscribe b"]
+        pubsub.unsubscribe("room:1", twice.subscriber)
+    pubsub.unsubscribe("room:2", twice.subscriber)
+    say(pubsub, HELLO)
+    assert (len(twice.told), len(once.told)) == (2, 2)
+    assert pubsub.subscribed("room:1")
+    pubsub.unsubscribe("room:1", once.subscriber)
+    assert not pubsub.subscribed("room:1")
 
 
-def test_text_of_another_node_is_read_for_those_alone_who_take_no_text() -> None:
-    read: list[str] = []
-
-    def loads(text: str) -> Any:
-        read.append(text)
-        return Json().loads(text)
-
-    due: list[Delivery] = []
-    pubsub, text = PubSub(due.append, loads), JsonText('{"n":1}')
-    pubsub.subscribe("room:1", Ear(lane()).subscriber)
-    pubsub.broadcast(Broadcast("room:1", "said", text))
-    assert (read, len(due)) == ([], 1)
-    pubsub.subscribe("room:1", Ear().subscriber)
-    pubsub.broadcast(Broadcast("room:1", "said", text))
-    assert read == ['{"n":1}']
-    assert due[2].data == Broadcast("room:1", "said", {"n": 1})
-    with pytest.raises(InvalidMessage):
-        pubsub.broadcast(Broadcast("room:1", "said", JsonText("{")))
-    assert len(due) == 3
+def test_a_broadcast_is_for_those_who_are_subscribed_at_that_moment(pubsub: PubSub) -> None:
+    early, leaving, late = Receiver(lane()), Receiver(lane()), Receiver(lane())
+    listen(pubsub, early, leaving)
+    pubsub.broadcast(HELLO)
+    listen(pubsub, late)
+    pubsub.unsubscribe("room:1", leaving.subscriber)
+    turn()
+    assert (early.written, leaving.written, late.written) == ([HELLO_V2], [HELLO_V2], [])
 
 
-TEXT = Broadcast("room:1", "said", JsonText('{ "n" : 1 }'))
-
-
-def test_text_of_another_node_is_written_as_it_is_for_each_kind_of_client(desk: Desk) -> None:
-    old, new = Ear(lane(V1Serializer(Json()))), Ear(lane())
-    desk.listen(old, new)
-    desk.pubsub.broadcast(TEXT)
-    desk.deliver()
-    assert old.written == ['{"topic":"room:1","event":"said","ref":null,"payload":{ "n" : 1 }}']
-    assert new.written == ['[null,null,"room:1","said",{ "n" : 1 }]']
-
-
-def test_text_of_another_node_is_read_where_it_is_intercepted_or_tapped(desk: Desk) -> None:
+def test_a_tap_hears_everything_but_what_nodes_send_each_other(pubsub: PubSub) -> None:
     tapped: list[Broadcast] = []
-    direct, picky, listener = Ear(lane()), Ear(lane(), "said"), Ear()
-    desk.pubsub.tap(tapped.append)
-    desk.listen(direct, picky, listener)
-    desk.pubsub.broadcast(TEXT)
-    desk.deliver()
-    assert direct.written == ['[null,null,"room:1","said",{ "n" : 1 }]']
-    assert picky.written == direct.told == []
-    assert picky.told == listener.told == tapped == [Broadcast("room:1", "said", {"n": 1})]
+    end, listener = pubsub.tap(tapped.append), Receiver()
+    elsewhere, internal = HELLO._replace(topic="room:9"), HELLO._replace(topic="phx:presence:Online")
+    listen(pubsub, listener, topic=internal.topic)
+    say(pubsub, HELLO, internal, elsewhere)
+    for _ in range(2):
+        end()
+    say(pubsub, HELLO)
+    assert tapped == [VALUE, VALUE._replace(topic="room:9")]
+    assert listener.told == [VALUE._replace(topic=internal.topic)]
 
 
-def test_text_of_another_node_is_read_for_a_serializer_that_takes_values(desk: Desk) -> None:
+def test_json_of_another_node_goes_out_as_it_is_and_is_read_for_those_who_need_values(pubsub: PubSub) -> None:
     class Keys(V2Serializer):
         def encode_broadcast(self, broadcast: Broadcast) -> Frame:
             return " ".join(broadcast.payload)
 
-    values, text = Ear(lane(Keys(Json()))), Ear(lane())
-    desk.listen(values, text)
-    desk.pubsub.broadcast(TEXT)
-    desk.deliver()
-    assert (values.written, text.written) == (["n"], ['[null,null,"room:1","said",{ "n" : 1 }]'])
+    tapped: list[Broadcast] = []
+    pubsub.tap(tapped.append)
+    old, new, keys = Receiver(lane(V1)), Receiver(lane()), Receiver(lane(Keys(Json())))
+    picky, listener = Receiver(lane(), "hello"), Receiver()
+    listen(pubsub, old, new, keys, picky, listener)
+    say(pubsub, Broadcast("room:1", "hello", JsonText('{ "n" : 1 }')))
+    assert old.written == [b'{"topic":"room:1","event":"hello","ref":null,"payload":{ "n" : 1 }}']
+    assert (new.written, keys.written) == ([b'[null,null,"room:1","hello",{ "n" : 1 }]'], [b"n"])
+    assert picky.told == listener.told == tapped == [VALUE]
 
 
-@pytest.mark.parametrize("text", ["[1]", '"{}"', "null"])
-def test_text_of_another_node_that_somebody_cannot_take_is_given_to_nobody(desk: Desk, text: str) -> None:
-    desk.listen(Ear(), Ear(lane(V1Serializer(Json()))), Ear(lane()))
-    with pytest.raises(InvalidPayload):
-        desk.pubsub.broadcast(TEXT._replace(payload=JsonText(text)))
-    assert desk.due == []
+# When: the hub
 
 
-def test_a_topic_that_cannot_be_had_is_not_heard() -> None:
-    class Broken(Recording):
-        def subscribe(self, topic: str) -> None:
-            raise PhoenixError("out of reach")
-
-    pubsub = joined(Broken())
-    with pytest.raises(PhoenixError):
-        pubsub.subscribe("a", Ear().subscriber)
-    assert not pubsub.subscribed("a")
+def test_a_hub_that_does_not_run_delivers_at_once_in_any_thread() -> None:
+    hub, heard = Hub(), list[bytes]()
+    hub.stop()
+    hub.put(Delivery("t", b"a", [heard.append], True))
+    in_thread(hub.put, Delivery("t", b"b", [heard.append], True))
+    assert heard == [b"a", b"b"]
+    assert not hub.elsewhere
 
 
-class Slow(Recording):
-    """Takes its time to get a topic."""
+def test_a_hub_can_be_stopped_and_started_again() -> None:
+    hub, heard = Hub(), list[bytes]()
+    for data in (b"1", b"2"):
+        for _ in range(2):
+            hub.start()
+        hub.put(Delivery("t", data, [heard.append], True))
+        turn()
+        assert hub.running
+        hub.stop()
+        assert not hub.running
+    assert heard == [b"1", b"2"]
 
-    def __init__(self) -> None:
-        super().__init__()
+
+def test_each_receiver_gets_its_share_of_a_burst_in_one_write(hub: Hub) -> None:
+    ann, bob, cid, told = list[bytes](), list[bytes](), list[bytes](), list[Any]()
+    for data, receivers in [(b"1", [ann, bob]), (b"2", [bob, cid]), (b"3", [ann]), (b"4", [cid, ann, bob])]:
+        hub.put(Delivery("t", data, [receiver.append for receiver in receivers], True))
+        hub.put(Delivery("t", {"no": "stream"}, [told.append], False))
+    assert ann == []
+    turn()
+    assert (ann, bob, cid) == ([b"134"], [b"124"], [b"24"])
+    assert told == [{"no": "stream"}] * 4
+
+
+def test_a_burst_on_one_topic_is_joined(pubsub: PubSub) -> None:
+    crowd = [Receiver(lane()) for _ in range(3)]
+    listen(pubsub, *crowd)
+    say(pubsub, HELLO, HELLO, HELLO)
+    assert [receiver.written for receiver in crowd] == [[HELLO_V2 * 3]] * 3
+
+
+def test_it_tells_for_whom_something_waits(hub: Hub) -> None:
+    one, other = list[bytes](), list[bytes]()
+    for key, data in [("room:1", b"1"), ("room:1", b"2"), (id(other), b"3")]:
+        hub.put(Delivery(key, data, [one.append], True))
+    assert hub.owes(None, ["room:0", "room:1"])
+    assert hub.owes(id(other), [])
+    assert not hub.owes(id(one), ["room:2"])
+    turn()
+    assert not hub.owes(id(other), ["room:1"])
+
+
+def test_what_comes_during_a_large_fan_out_waits_for_its_end_and_others_run(hub: Hub) -> None:
+    heard, seen = list[bytes](), list[int]()
+    size = RECEIVERS_PER_TURN * 4
+    owed: list[bool] = []
+
+    def watch() -> None:
+        for _ in range(12):
+            seen.append(len(heard))
+            turn(1)
+
+    watcher = gevent.spawn(watch)
+    hub.put(Delivery("t", b"x", [*[heard.append] * size, lambda _: owed.append(hub.owes(None, ["t"]))], True))
+    while not heard:
+        turn(1)
+    hub.put(Delivery("t", b"late", [heard.append], True))
+    watcher.join(DEADLINE)
+    turn()
+    assert {RECEIVERS_PER_TURN * part for part in range(5)} <= set(seen)
+    assert heard == [*[b"x"] * size, b"late"]
+    assert owed == [True]
+    assert not hub.owes(None, ["t"])
+
+
+def test_before_a_large_fan_out_it_gathers_what_is_about_to_come(hub: Hub) -> None:
+    writes: list[bytes] = []
+    receivers = [writes.append] * (RECEIVERS_PER_TURN + 1)
+
+    def chatter() -> None:
+        for data in (b"2", b"3"):
+            hub.put(Delivery("t", data, receivers, True))
+            turn(1)
+
+    hub.put(Delivery("t", b"1", receivers, True))
+    gevent.spawn(chatter).join(DEADLINE)
+    turn(10)
+    assert writes == [b"123"] * (RECEIVERS_PER_TURN + 1)
+
+
+@pytest.mark.parametrize("error", [RuntimeError, CancelledError])
+def test_a_receiver_that_fails_is_logged_and_harms_nobody(
+    hub: Hub, caplog: pytest.LogCaptureFixture, error: type[BaseException]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error("on purpose")
+
+    ann, bob = list[bytes](), list[bytes]()
+    for data in (b"1", b"2"):
+        hub.put(Delivery("t", data, [ann.append], False, fail))
+        hub.put(Delivery("t", 7, [ann.append], True))  # what cannot be joined
+        hub.put(Delivery("t", 7, [ann.append], True))
+        turn()
+        hub.put(Delivery("t", data, [ann.append, fail, bob.append], True))
+        turn()
+    assert (ann, bob) == ([b"1", b"2"], [b"1", b"2"])
+    assert {record.name for record in caplog.records} == {"flask_phoenix.pubsub"}
+    assert hub.running
+    assert not hub.owes(None, ["t"])
+
+
+def test_a_hub_whose_greenlet_is_killed_goes_on_with_another(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    heard: list[bytes] = []
+    turn()
+    every = [each for each in gc.get_objects() if isinstance(each, gevent.Greenlet)]
+    gevent.killall([each for each in every if "Hub._run" in repr(each)])
+    turn()
+    hub.put(Delivery("t", b"1", [heard.append], True))
+    turn()
+    assert (heard, "was killed" in caplog.text) == ([b"1"], True)
+
+
+@pytest.mark.parametrize("run", [in_thread, partial(in_thread, in_plain_thread)], ids=["pool", "plain"])
+def test_another_thread_may_ask_for_what_blocks(hub: Hub, run: Callable[..., Any]) -> None:
+    def work(error: Exception | None) -> bool:
+        gevent.sleep(0)
+        if error:
+            raise error
+        return hub.elsewhere
+
+    assert run(hub.run, work, None) is False
+    with pytest.raises(KeyError, match="theirs"):
+        run(hub.run, work, KeyError("theirs"))
+    assert hub.run(work, None) is False
+
+
+@pytest.mark.parametrize(
+    "start", [in_thread, lambda talk: monkey.get_original("_thread", "start_new_thread")(talk, ())]
+)
+def test_another_thread_hands_over_in_order(hub: Hub, start: Callable[[Callable[[], None]], Any]) -> None:
+    heard, done, where = list[bytes](), Event(), list[bool]()
+
+    def end(_: Any) -> None:
+        where.append(hub.elsewhere)
+        done.set()
+
+    def talk() -> None:
+        where.append(hub.elsewhere and hub.owes(None, []))
+        for number in range(100):
+            hub.put(Delivery("t", b"%d," % number, [heard.append], True))
+        hub.call(end, None)
+
+    start(talk)
+    assert done.wait(DEADLINE)
+    turn()
+    assert b"".join(heard) == b"".join(b"%d," % number for number in range(100))
+    assert where == [True, False]
+    assert not gevent.spawn(lambda: hub.elsewhere).get(timeout=DEADLINE)
+    hub.call(where.append, True)
+    assert len(where) == 3
+
+
+def test_calls_at_the_end_of_a_turn_come_before_deliveries(hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+    log: list[str] = []
+
+    def broken() -> None:
+        raise RuntimeError("broken")
+
+    for calls in ([lambda: log.append("first"), broken, lambda: log.append("last")], [broken]):
+        for call in calls:
+            hub.at_end_of_turn(call)
+        hub.put(Delivery("t", "delivered", [log.append], False))
+        turn()
+    assert log == ["first", "last", "delivered", "delivered"]
+    assert ["failed at the end of a turn" in record.getMessage() for record in caplog.records] == [True, True]
+
+
+# Topics that an adapter is asked for
+
+
+class Confirming(Adapter):
+    """Remembers what it is asked for, and confirms a topic when the test says so."""
+
+    def __init__(self, slow: bool = False) -> None:
+        self.asked: list[str] = []
+        self.slow = slow
         self.ready: list[Event] = []
 
     def subscribe(self, topic: str) -> None:
-        super().subscribe(topic)
-        self.ready.append(Event())
-        self.ready[-1].wait()
+        self.asked.append(f"+{topic}")
+        if self.slow:
+            self.ready.append(Event())
+            self.ready[-1].wait(DEADLINE)
+
+    def unsubscribe(self, topic: str) -> None:
+        self.asked.append(f"-{topic}")
 
 
-def test_a_topic_is_kept_for_those_who_still_wait_for_it() -> None:
-    adapter = Slow()
-    pubsub = joined(adapter)
-    one, other = Ear().subscriber, Ear().subscriber
-    coming = [gevent.spawn(pubsub.subscribe, "a", each) for each in (one, other)]
-    gevent.sleep(0)
-    adapter.ready[0].set()
-    coming[0].join()
-    pubsub.unsubscribe("a", one)
-    assert adapter.asked == ["subscribe a", "subscribe a"]
-    adapter.ready[1].set()
-    coming[1].join()
-    assert pubsub.subscribed("a")
-    pubsub.unsubscribe("a", other)
-    assert adapter.asked[2:] == ["unsubscribe a"]
+def test_an_adapter_is_asked_for_a_topic_while_it_has_a_subscriber(pubsub: PubSub) -> None:
+    adapter, one, other = Confirming(), Receiver(lane()), Receiver()
+    listen(pubsub, other, topic="early")
+    for _ in range(2):
+        pubsub.attach(adapter)
+    listen(pubsub, one, other, one, topic="a")
+    assert adapter.asked == ["+early", "+a"]
+    for receiver in (one, one, other):
+        assert "-a" not in adapter.asked
+        pubsub.unsubscribe("a", receiver.subscriber)
+    pubsub.unsubscribe("never", one.subscriber)
+    listen(pubsub, one, topic="a")
+    assert adapter.asked[2:] == ["-a", "+a"]
 
 
-def test_nobody_is_left_who_waits_for_a_topic() -> None:
-    adapter = Slow()
-    pubsub = joined(adapter)
-    coming = [gevent.spawn(pubsub.subscribe, "a", Ear().subscriber) for _ in range(2)]
-    gevent.sleep(0)
-    coming[0].kill()
-    assert adapter.asked == ["subscribe a", "subscribe a"]
-    coming[1].kill()
-    assert adapter.asked[2:] == ["unsubscribe a"]
+def test_a_topic_that_cannot_be_had_is_not_subscribed_to(pubsub: PubSub) -> None:
+    class Broken(Confirming):
+        def subscribe(self, topic: str) -> None:
+            raise PhoenixError("out of reach")
+
+    pubsub.attach(Broken())
+    with pytest.raises(PhoenixError):
+        listen(pubsub, Receiver(), topic="a")
     assert not pubsub.subscribed("a")
 
 
-def test_a_topic_that_is_left_while_an_adapter_joins_is_left_there_too() -> None:
-    adapter, pubsub = Slow(), PubSub(lambda delivery: None, json.loads)
-    subscribers = {topic: Ear().subscriber for topic in ("a", "b")}
-    for topic, subscriber in subscribers.items():
-        pubsub.subscribe(topic, subscriber)
-    joining = gevent.spawn(pubsub.attach, adapter)
-    gevent.sleep(0)
-    pubsub.unsubscribe("a", subscribers["a"])
-    assert adapter.asked == ["subscribe a"]
-    adapter.ready[0].set()
-    gevent.sleep(0)
-    adapter.ready[1].set()
-    joining.get(timeout=DEADLINE)
-    assert adapter.asked == ["subscribe a", "unsubscribe a", "subscribe b"]
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_topic_is_kept_while_a_subscription_is_under_way(pubsub: PubSub, killed: bool) -> None:
+    adapter, one, other = Confirming(slow=True), Receiver(), Receiver()
+    pubsub.attach(adapter)
+    coming = [gevent.spawn(listen, pubsub, each, topic="a") for each in (one, other)]
+    turn()
+    if killed:
+        coming[0].kill()
+    else:
+        adapter.ready[0].set()
+        coming[0].join(DEADLINE)
+        pubsub.unsubscribe("a", one.subscriber)
+    assert adapter.asked == ["+a", "+a"]
+    if killed:
+        coming[1].kill()
+    else:
+        adapter.ready[1].set()
+        coming[1].join(DEADLINE)
+        assert pubsub.subscribed("a")
+        pubsub.unsubscribe("a", other.subscriber)
+    assert adapter.asked[2:] == ["-a"]
+    assert not pubsub.subscribed("a")
 
 
-def test_who_parts_asks_the_next_adapter_for_everything() -> None:
-    former, latter = Recording(), Recording()
-    pubsub = joined(former)
-    staying, leaving = Ear().subscriber, Ear().subscriber
-    pubsub.subscribe("a", staying)
-    pubsub.subscribe("b", leaving)
+def test_a_topic_that_is_left_while_an_adapter_is_attached_is_left_there_too(pubsub: PubSub) -> None:
+    adapter, one = Confirming(slow=True), Receiver()
+    for topic in ("a", "b"):
+        listen(pubsub, one, topic=topic)
+    attaching = gevent.spawn(pubsub.attach, adapter)
+    turn()
+    pubsub.unsubscribe("a", one.subscriber)
+    for event in adapter.ready:
+        event.set()
+        turn()
+    attaching.get(timeout=DEADLINE)
+    assert adapter.asked == ["+a", "-a", "+b"]
+
+
+def test_another_adapter_is_asked_for_everything_anew(pubsub: PubSub) -> None:
+    former, latter, one, late = Confirming(), Confirming(), Receiver(), Receiver()
+    pubsub.attach(former)
+    listen(pubsub, one, topic="a")
+    former.slow = True
+    coming = gevent.spawn(listen, pubsub, late, topic="b")
+    turn()
     pubsub.detach()
-    pubsub.unsubscribe("b", leaving)
-    pubsub.subscribe("c", staying)
-    assert former.asked == ["subscribe a", "subscribe b"]
+    listen(pubsub, one, topic="c")
     pubsub.attach(latter)
-    pubsub.subscribe("b", leaving)
-    pubsub.subscribe("a", leaving)
-    assert latter.asked == ["subscribe a", "subscribe c", "subscribe b"]
-
-
-def test_what_a_former_adapter_confirms_is_nothing_to_the_next() -> None:
-    former, latter = Slow(), Recording()
-    pubsub = joined(former)
-    coming = gevent.spawn(pubsub.subscribe, "a", Ear().subscriber)
-    gevent.sleep(0)
-    pubsub.detach()
-    pubsub.attach(latter)
-    former.ready[0].set()
+    former.ready[0].set()  # what the former one confirms does not count
     coming.get(timeout=DEADLINE)
-    pubsub.subscribe("a", Ear().subscriber)
-    assert latter.asked == ["subscribe a"]
+    listen(pubsub, one, late, topic="a")
+    assert (former.asked, latter.asked) == (["+a", "+b"], ["+a", "+c", "+b"])

@@ -1,40 +1,64 @@
-"""Broadcasts over Redis: what every adapter keeps, and what becomes of it when Redis does not."""
+"""Broadcasts over Redis, one or a cluster: between nodes, while it is away, and from outside."""
 
 from __future__ import annotations
 
 import logging
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from uuid import uuid4
 
 import gevent
 import pytest
-from gevent.queue import Empty
 from redis import Redis
 from redis.cluster import RedisCluster as ClusterClient
 
 from flask_phoenix.exceptions import InvalidOption, NotPublished
-from flask_phoenix.pubsub.redis.adapter import BATCH, RedisAdapter
-from tests.contract import AdapterContract, Cut, LossContract, MakeAdapter, Node
+from flask_phoenix.pubsub.redis.adapter import BATCH_SIZE, RedisAdapter
+from flask_phoenix.pubsub.redis.publisher import RedisPublisher
 from tests.processes import DEADLINE, HOST, ROOT, free_port, wait_until
-from tests.redis_server import RedisCluster, RedisServer
+from tests.roads import in_thread
+from tests.support.contract import AdapterContract, Cut, LossContract, MakeAdapter, Node
+from tests.support.redis_server import RedisCluster, RedisServer
+
+#: Seconds in which a process starts and ends.
+START = 5 * DEADLINE
+
+Start = Callable[..., Node]
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[RedisServer]:
+    """Return a Redis of a test's own, to be killed, stopped or configured."""
+    server = RedisServer(tmp_path)
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def cluster_url(cluster: RedisCluster) -> str:
+    return f"{cluster.url}?prefix={uuid4().hex}"
+
+
+def cut_off(server: RedisServer | RedisCluster) -> Cut:
+    def cut() -> Callable[[], object]:
+        server.kill()
+        return server.start
+
+    return cut
 
 
 class TestRedis(LossContract):
     @pytest.fixture
-    def make_adapter(self, redis: RedisServer) -> MakeAdapter:
-        return lambda: RedisAdapter(redis.url)
+    def make_adapter(self, own_redis: RedisServer) -> MakeAdapter:
+        return lambda: RedisAdapter(own_redis.url)
 
     @pytest.fixture
-    def cut(self, redis: RedisServer) -> Cut:
-        def cut() -> Callable[[], object]:
-            redis.kill()
-            return redis.start
-
-        return cut
+    def cut(self, own_redis: RedisServer) -> Cut:
+        return cut_off(own_redis)
 
 
 class TestNewProtocol(AdapterContract):
@@ -42,132 +66,120 @@ class TestNewProtocol(AdapterContract):
 
     @pytest.fixture
     def make_adapter(self, redis: RedisServer) -> Iterator[MakeAdapter]:
+        prefix = uuid4().hex
         with Redis(host=HOST, port=redis.port, protocol=3) as client:
-            yield lambda: RedisAdapter(client=client)
+            yield lambda: RedisAdapter(client=client, prefix=prefix)
 
 
 class TestCluster(LossContract):
     @pytest.fixture
-    def make_adapter(self, cluster: RedisCluster) -> MakeAdapter:
-        return lambda: RedisAdapter(cluster.url)
+    def make_adapter(self, cluster_url: str) -> MakeAdapter:
+        return lambda: RedisAdapter.from_url(cluster_url)
 
     @pytest.fixture
     def cut(self, cluster: RedisCluster) -> Cut:
-        def cut() -> Callable[[], object]:
-            cluster.kill()
-            return cluster.start
-
-        return cut
-
-
-Start = Callable[[RedisAdapter], Node]
+        return cut_off(cluster)
 
 
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts nodes, and stops them in the end."""
+    """Starts nodes of a URL, or of an adapter, which ask for topics; stops them in the end."""
     nodes: list[Node] = []
 
-    def begin(adapter: RedisAdapter) -> Node:
-        node = Node(adapter, f"node{len(nodes)}")
+    def begin(adapter: str | RedisAdapter, *topics: str) -> Node:
+        node = Node(RedisAdapter.from_url(adapter) if isinstance(adapter, str) else adapter, f"node{len(nodes)}")
         nodes.append(node)
-        node.start()
-        return node
+        return node.start(*topics)
 
     yield begin
     for node in nodes:
         node.adapter.stop()
 
 
-def hear_again(one: Node, other: Node, topic: str) -> None:
-    """Publish until it is heard, and hear what is left."""
-    token = uuid4().hex.encode()
-
-    def heard() -> bool:
-        other.publish(topic, token)
-        with suppress(Empty):
-            while one.received.get(timeout=0.02) != (topic, token):
-                pass
-            return True
-        return False
-
-    assert wait_until(heard, lambda: None)
-    one.heard(topic, by=other)
+def wait_for(condition: Callable[[], bool]) -> None:
+    assert wait_until(condition, lambda: gevent.sleep(0.01))
 
 
-# Whom it reaches
+# URLs and clients
 
 
 def test_prefixes_are_apart(redis: RedisServer, start: Start) -> None:
-    one, other, alike = (start(RedisAdapter.from_url(f"{redis.url}?prefix={name}")) for name in "aba")
-    for node in (one, other):
-        node.adapter.subscribe("t")
+    names = [uuid4().hex for _ in range(2)]
+    one, other, alike = (start(f"{redis.url}?prefix={names[number]}", "t") for number in (0, 1, 0))
     alike.publish("t", b"hello")
     other.publish("t", b"you do not hear me")
     assert one.hear() == ("t", b"hello")
-    assert one.heard("t", by=alike) == other.heard("t", by=start(RedisAdapter(redis.url, prefix="b"))) == []
+    third = start(RedisAdapter(f"unix://{redis.socket}", prefix=names[1]))
+    assert one.heard("t", by=alike) == other.heard("t", by=third) == []
 
 
-def test_a_unix_socket(redis: RedisServer, start: Start) -> None:
-    one, other = start(RedisAdapter(f"unix://{redis.socket}")), start(RedisAdapter(redis.url))
-    one.adapter.subscribe("t")
-    assert one.heard("t", by=other) == []
-    other.adapter.subscribe("t")
-    assert other.heard("t", by=one) == []
-
-
-def test_a_password_and_a_database(tmp_path: Path, start: Start) -> None:
+def test_what_a_url_may_hold(tmp_path: Path, start: Start) -> None:
     server = RedisServer(tmp_path, "--requirepass", "s:e/c", password="s:e/c")
     try:
         url = f"redis://:s%3Ae%2Fc@{HOST}:{server.port}/3"
-        one, other = start(RedisAdapter(url)), start(RedisAdapter.from_url(f"{url}?prefix=phoenix&client_name=other"))
-        one.adapter.subscribe("t")
+        options = "prefix=a%26b&subscribe_timeout=.5&check_interval=3&queue_limit=1000&client_name=other"
+        one, other = start(RedisAdapter(url, prefix="a&b"), "t"), start(f"{url}?{options}")
         assert one.heard("t", by=other) == []
         assert b"name=other" in server.execute("CLIENT", "LIST")
+        with pytest.raises(NotPublished, match="1000 bytes wait for Redis"):
+            other.publish("t", bytes(1000))
     finally:
         server.kill()
 
 
-def test_a_password_that_is_wrong_is_told(redis: RedisServer, start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    node = start(RedisAdapter(f"redis://:wrong@{HOST}:{redis.port}", subscribe_timeout=0.2))
-    node.adapter.subscribe("t")
-    assert "AUTH" in caplog.text
+@pytest.mark.parametrize("url", ["http://h", "h:6379", "", "redis+sentinel://h", "redis://h?db=x", "redis://h:port"])
+@pytest.mark.parametrize("kind", [RedisAdapter, RedisPublisher])
+def test_a_url_that_cannot_be(url: str, kind: type[RedisAdapter | RedisPublisher]) -> None:
+    with pytest.raises(InvalidOption):
+        kind.from_url(url)
+
+
+def test_options_that_cannot_be() -> None:
+    with pytest.raises(InvalidOption, match="expected a number for queue_limit"):
+        RedisAdapter.from_url("redis://h?queue_limit=many")
+    with pytest.raises(InvalidOption, match="decode_responses"):
+        RedisPublisher.from_url("redis://h?decode_responses=yes")
+    with Redis(decode_responses=True) as client, pytest.raises(InvalidOption, match="decode_responses"):
+        RedisAdapter(client=client)
 
 
 def test_a_client_that_was_handed_in_stays_open(cluster: RedisCluster, start: Start) -> None:
-    client = ClusterClient(host=HOST, port=cluster.servers[0].port)
+    client, prefix = ClusterClient(host=HOST, port=cluster.servers[0].port), uuid4().hex
     try:
-        one, other = start(RedisAdapter(client=client)), start(RedisAdapter(cluster.url))
-        one.adapter.subscribe("t")
-        assert one.heard("t", by=other) == []
+        one = start(RedisAdapter(client=client, prefix=prefix), "t")
+        assert one.heard("t", by=start(RedisAdapter(cluster.url, prefix=prefix))) == []
+        publisher = one.adapter.publisher()
+        publisher.publish("t", b"from outside")
+        assert one.hear() == ("t", b"from outside")
+        publisher.close()
         one.adapter.stop()
-        assert client.spublish("phoenix:t", b"") == 0
+        assert client.spublish("a:t", b"") == 0
     finally:
         for node in (*client.nodes_manager.nodes_cache.values(), *getattr(client, "startup_nodes", ())):
             if node.redis_connection is not None:
                 node.redis_connection.connection_pool.disconnect()
 
 
-def test_no_client_may_decode(redis: RedisServer) -> None:
-    with Redis(decode_responses=True) as client, pytest.raises(InvalidOption, match="decode_responses"):
-        RedisAdapter(client=client)
-
-
-# What becomes of it
+# Losses
 
 
 def test_one_line_for_a_loss_and_one_for_the_return(
-    redis: RedisServer, start: Start, caplog: pytest.LogCaptureFixture
+    own_redis: RedisServer, start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    one, other = start(RedisAdapter(redis.url)), start(RedisAdapter(redis.url))
-    one.adapter.subscribe("t")
+    one, other = start(own_redis.url, "t"), start(own_redis.url)
     for _ in range(2):
-        redis.kill()
-        assert wait_until(lambda: "lost" in caplog.text, lambda: gevent.sleep(0.01))
-        speak_into_the_void(other)
-        redis.start()
-        hear_again(one, other, "t")
+        own_redis.kill()
+        wait_for(lambda: "lost" in caplog.text)
+        lost = other.adapter.unpublished
+
+        def speak() -> bool:
+            other.publish("t", b"into the void")
+            return other.adapter.unpublished >= lost + 10  # noqa: B023
+
+        wait_for(speak)
+        own_redis.start()
+        one.hear_again("t", by=other)
         texts = [record.message for record in caplog.records]
         assert len([text for text in texts if "is lost" in text]) == 1
         assert len([text for text in texts if "does not reach" in text]) == 1
@@ -176,154 +188,198 @@ def test_one_line_for_a_loss_and_one_for_the_return(
 
 
 def test_a_topic_can_be_joined_without_redis(
-    redis: RedisServer, start: Start, caplog: pytest.LogCaptureFixture
+    own_redis: RedisServer, start: Start, caplog: pytest.LogCaptureFixture
 ) -> None:
-    one, other = start(RedisAdapter(redis.url, subscribe_timeout=0.05)), start(RedisAdapter(redis.url))
-    one.adapter.subscribe("before")
-    redis.kill()
+    one, other = start(f"{own_redis.url}?subscribe_timeout=0.05", "before"), start(own_redis.url)
+    own_redis.kill()
     for topic in ("a", "b"):
         one.adapter.subscribe(topic)
     assert len([record for record in caplog.records if "does not confirm" in record.message]) == 1
     one.adapter.unsubscribe("a")
-    redis.start()
-    hear_again(one, other, "b")
+    own_redis.start()
+    one.hear_again("b", by=other)
     other.publish("a", b"unheard")
-    one.heard("b", by=other)
-    assert one.heard("before", by=other) == []
+    assert one.heard("b", by=other) == one.heard("before", by=other) == []
 
 
-def test_a_network_that_goes_and_comes(redis: RedisServer, start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    one, other = (start(RedisAdapter(redis.url, check_interval=0.2, subscribe_timeout=0.1)) for _ in range(2))
-    one.adapter.subscribe("t")
-    with redis.frozen():
+def test_a_network_that_goes_and_comes(own_redis: RedisServer, start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    one, other = (start(f"{own_redis.url}?check_interval=0.2&subscribe_timeout=0.1", "t") for _ in range(2))
+    with own_redis.frozen():
         other.publish("t", b"nobody knows")
-        assert wait_until(lambda: "is lost" in caplog.text, lambda: gevent.sleep(0.01))
-        assert wait_until(lambda: other.adapter.unpublished > 0, lambda: gevent.sleep(0.01))
+        wait_for(lambda: "is lost" in caplog.text)
+        wait_for(lambda: other.adapter.unpublished > 0)
         one.adapter.subscribe("u")
-    hear_again(one, other, "u")
-    hear_again(one, other, "t")
+    one.hear_again("u", by=other)
+    one.hear_again("t", by=other)
 
 
-def test_silence_is_no_loss(redis: RedisServer, start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    one, other = (start(RedisAdapter(redis.url, check_interval=0.05)) for _ in range(2))
-    one.adapter.subscribe("t")
-    redis.execute("CONFIG", "RESETSTAT")
-
-    def pings() -> int:
-        calls = redis.execute("INFO", "commandstats").get("cmdstat_ping", {"calls": 0})["calls"]
-        return int(calls)
-
-    assert wait_until(lambda: pings() > 3, lambda: gevent.sleep(0.01))
+def test_silence_is_no_loss(own_redis: RedisServer, start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    one, other = (start(f"{own_redis.url}?check_interval=1", "t") for _ in range(2))
+    wait_for(lambda: own_redis.execute("INFO", "commandstats").get("cmdstat_ping", {"calls": 0})["calls"] > 1)
     assert one.heard("t", by=other) == []
     assert "lost" not in caplog.text
 
 
-def test_a_full_queue_is_refused(redis: RedisServer, start: Start) -> None:
-    node = start(RedisAdapter.from_url(f"{redis.url}?queue_limit=1000000"))
-    with redis.frozen(), pytest.raises(NotPublished, match="queue_limit"):
-        publish_thrice(node, b"x" * 900_000)  # one may be under way to Redis, which takes nothing, and one may wait
-    assert wait_until(lambda: _takes(node, b"x" * 900_000), lambda: gevent.sleep(0.01))
-
-
-def speak_into_the_void(node: Node) -> None:
-    """Publish until ten messages are known to be lost."""
-    lost = node.adapter.unpublished
-
-    def speak() -> None:
-        node.publish("t", b"into the void")
-        gevent.sleep(0.01)
-
-    assert wait_until(lambda: node.adapter.unpublished >= lost + 10, speak)
-
-
-def publish_thrice(node: Node, data: bytes) -> None:
-    """Publish the same three times."""
+def test_subscribers_that_are_cut_off_come_back(own_redis: RedisServer, start: Start) -> None:
+    one, other = start(own_redis.url, "a", "b"), start(own_redis.url)
     for _ in range(3):
-        node.publish("t", data)
+        own_redis.execute("CLIENT", "KILL", "TYPE", "pubsub")
+        own_redis.execute("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        one.hear_again("a", by=other)
+        assert one.heard("b", by=other) == []
 
 
-def _takes(node: Node, data: bytes) -> bool:
-    try:
-        node.publish("t", data)
-    except NotPublished:
+def test_what_redis_refuses_is_told(own_redis: RedisServer, start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    start(f"redis://:wrong@{HOST}:{own_redis.port}?subscribe_timeout=0.2", "t")
+    assert "AUTH" in caplog.text
+    one, other = start(own_redis.url, "t"), start(own_redis.url)
+    own_redis.execute("ACL", "SETUSER", "default", "-publish")
+    other.publish("t", b"unheard")
+    wait_for(lambda: other.adapter.unpublished == 1)
+    assert "Redis does not take what is published" in caplog.text
+    publisher = RedisPublisher(own_redis.url)
+    with pytest.raises(NotPublished, match="permission"):
+        publisher.publish("t", b"unheard")
+    publisher.close()
+    own_redis.execute("ACL", "SETUSER", "default", "+publish")
+    assert one.heard("t", by=other) == []
+
+
+def test_a_full_queue_is_refused(own_redis: RedisServer, start: Start) -> None:
+    node, data = start(f"{own_redis.url}?queue_limit=1000000"), b"x" * 900_000
+
+    def fill() -> None:
+        for _ in range(3):  # one may be under way to Redis, which takes nothing, and one may wait
+            node.publish("t", data)
+
+    def takes() -> bool:
+        with suppress(NotPublished):
+            node.publish("t", data)
+            return True
         return False
-    return True
+
+    with own_redis.frozen(), pytest.raises(NotPublished, match="queue_limit"):
+        fill()
+    wait_for(takes)
 
 
-def test_what_was_published_last_leaves_before_the_end(redis: RedisServer, start: Start) -> None:
-    one, other = start(RedisAdapter(redis.url)), start(RedisAdapter(redis.url))
-    one.adapter.subscribe("t")
-    for _ in range(3):
-        for number in range(1000):
-            other.publish("t", b"%d" % number)
-        other.adapter.stop()
-        assert one.hear_all(1000) == [b"%d" % number for number in range(1000)]
-        other.start()
+def test_what_was_published_last_leaves_before_the_end(redis_url: str, start: Start) -> None:
+    one, other = start(redis_url, "t"), start(redis_url)
+    for number in range(1000):
+        other.publish("t", b"%d" % number)
+    other.adapter.stop()
+    assert one.hear_all(1000) == [b"%d" % number for number in range(1000)]
 
 
-def test_a_topic_is_followed_to_another_node_of_the_cluster(cluster: RedisCluster, start: Start) -> None:
-    one, other = start(RedisAdapter(cluster.url)), start(RedisAdapter(cluster.url))
+def test_what_cannot_leave_before_the_end_is_counted(own_redis: RedisServer, start: Start) -> None:
+    node = start(f"{own_redis.url}?check_interval=0.1", "t")
+    with own_redis.frozen():
+        for _ in range(5):
+            node.publish("t", b"x" * BATCH_SIZE)
+        node.adapter.stop()
+    assert node.adapter.unpublished == 5
+
+
+# Clusters
+
+
+def test_a_topic_is_followed_to_another_server_of_the_cluster(
+    cluster: RedisCluster, cluster_url: str, start: Start
+) -> None:
     topics = [f"room:{number}" for number in range(20)]
-    for topic in topics:
-        one.adapter.subscribe(topic)
-    first, second, _ = cluster.servers
-    slot = int(first.execute("CLUSTER", "KEYSLOT", "phoenix:room:1"))
+    one, other = start(cluster_url, *topics), start(cluster_url)
+    publisher = RedisPublisher.from_url(cluster_url)
+    slot = int(cluster.servers[0].execute("CLUSTER", "KEYSLOT", f"{cluster_url.partition('=')[2]}:room:1"))
     home = cluster.owner(slot)
-    target = second if home is not second else first
-    cluster.move(slot, target)
-    hear_again(one, other, "room:1")
-    cluster.move(slot, home)
-    hear_again(one, other, "room:1")
+    for target in (cluster.servers[cluster.servers.index(home) - 1], home):
+        publisher.publish("room:1", b"before")
+        cluster.move(slot, target)
+        one.hear_again("room:1", by=other)
+        publisher.publish("room:1", b"from outside")
+        assert one.hear() == ("room:1", b"from outside")
+    publisher.close()
     for topic in topics:
         assert one.heard(topic, by=other) == []
 
 
 def test_a_cluster_that_is_not_there(start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    node = start(RedisAdapter(f"redis+cluster://{HOST}:{free_port()}", subscribe_timeout=0.1))
-    node.adapter.subscribe("t")
+    node = start(f"redis+cluster://{HOST}:{free_port()}?subscribe_timeout=0.1", "t")
     for _ in range(100):
         node.publish("t", b"into the void")
-    assert wait_until(lambda: node.adapter.unpublished == 100, lambda: gevent.sleep(0.01))
+    wait_for(lambda: node.adapter.unpublished == 100)
     assert len([record for record in caplog.records if record.levelno == logging.ERROR]) == 1
     assert len([record for record in caplog.records if "until the cluster answers" in record.message]) == 1
-
-
-def test_what_cannot_leave_before_the_end_is_counted(redis: RedisServer, start: Start) -> None:
-    node = start(RedisAdapter(redis.url, check_interval=0.1))
-    node.adapter.subscribe("t")
-    with redis.frozen():
-        for _ in range(5):
-            node.publish("t", b"x" * BATCH)
-        node.adapter.stop()
-    assert node.adapter.unpublished == 5
 
 
 # In the process of a server
 
 
 @pytest.mark.parametrize("mode", ["patched", "unpatched"])
-def test_others_run_while_redis_is_waited_for(redis: RedisServer, start: Start, mode: str) -> None:
-    node = start(RedisAdapter(redis.url))
-    node.adapter.subscribe("pong")
-    command = [sys.executable, "-m", "tests.redis_child", mode, f"{redis.url}?subscribe_timeout=0.5&check_interval=1"]
+def test_others_run_while_redis_is_waited_for(own_redis: RedisServer, start: Start, mode: str) -> None:
+    node = start(own_redis.url, "pong")
+    url = f"{own_redis.url}?subscribe_timeout=0.5&check_interval=1"
+    command = [sys.executable, "-m", "tests.support.redis_child", mode, url]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
         assert child.stdin is not None
         assert child.stdout is not None
         try:
             assert child.stdout.readline() == "ready\n"
-            with redis.frozen():
+            with own_redis.frozen():
                 child.stdin.write("\n")
                 child.stdin.flush()
                 assert int(child.stdout.readline()) >= 10
-            hear_answer(node, "late")
-            hear_answer(node, "ping")
+            for topic in ("late", "ping"):
+                node.publish(topic, b"hello")
+                assert node.hear() == ("pong", f"{topic} hello".encode())
             assert child.stdout.readline() == "0\n"
             assert child.wait(DEADLINE) == 0
         finally:
             child.kill()
 
 
-def hear_answer(node: Node, topic: str) -> None:
-    """Publish on a topic of the child; it answers."""
-    node.publish(topic, b"hello")
-    assert node.hear() == ("pong", f"{topic} hello".encode())
+# Publishing from outside
+
+
+@pytest.fixture
+def publisher(redis_url: str) -> Iterator[RedisPublisher]:
+    publisher = RedisPublisher.from_url(redis_url)
+    yield publisher
+    publisher.close()
+
+
+def test_threads_share_a_publisher(redis_url: str, start: Start, publisher: RedisPublisher) -> None:
+    node = start(redis_url, "t")
+
+    def speak(name: int) -> None:
+        for number in range(100):
+            publisher.publish("t", b"%d %d" % (name, number))
+
+    threads = [threading.Thread(target=speak, args=(name,)) for name in range(3)]
+    for thread in threads:
+        thread.start()
+    heard = node.hear_all(300)
+    for name in range(3):
+        mine = [data for data in heard if data.startswith(b"%d " % name)]
+        assert mine == [b"%d %d" % (name, number) for number in range(100)]
+    for thread in threads:
+        in_thread(thread.join)
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+cluster"])
+def test_nobody_carries_it(scheme: str) -> None:
+    publisher = RedisPublisher(f"{scheme}://{HOST}:{free_port()}")
+    with pytest.raises(NotPublished, match="look whether it runs"):
+        publisher.publish("t", b"hello")
+    publisher.close()
+
+
+def test_a_link_that_died_of_old_age_is_replaced(own_redis: RedisServer, start: Start) -> None:
+    with ExitStack() as stack:
+        publisher = RedisPublisher(own_redis.url)
+        stack.callback(publisher.close)
+        publisher.publish("t", b"first")
+        own_redis.kill()
+        own_redis.start()
+        node = start(own_redis.url, "t")
+        publisher.publish("t", b"second")
+        assert node.hear() == ("t", b"second")

@@ -1,4 +1,4 @@
-"""The gevent server in this very process, its drain, and the pieces that other servers meet."""
+"""Our own server in this very process, the drain, and what is learned of the server that runs an app."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,409 +17,134 @@ import pytest
 from flask import Flask, request
 from gevent import socket
 from gevent.event import Event
+from gevent.pywsgi import WSGIServer
 from gevent.queue import Queue
-from werkzeug.exceptions import Forbidden
+from geventwebsocket.handler import WebSocketHandler
 
-from flask_phoenix import Channel, Phoenix, Refused, Socket, Unsupported, on
-from flask_phoenix.protocol.json import Json
-from flask_phoenix.runtime.engine import Engine, Service
-from flask_phoenix.server import gevent as server
-from flask_phoenix.server.gevent import (
-    SOCKET,
-    Server,
-    UpgradeResponse,
-    carry_frames,
-    close_refused,
-    drain,
-    inspect_server,
-    late_body,
-    one_of_many,
-    require_patched,
-    take_socket,
-)
+from flask_phoenix import Channel, Phoenix, Refused, Socket, on
+from flask_phoenix.runtime.engine import Engine
+from flask_phoenix.server import drain as drains
+from flask_phoenix.server.drain import drain
+from flask_phoenix.server.gevent import Server
+from flask_phoenix.server.inspection import inspect_server
 from flask_phoenix.testing import Client
-from tests.processes import DEADLINE, HOST, ROOT
 from tests.support.network import Network
 from tests.support.presence import Node, eventually
-from tests.wire import ACCEPT, UPGRADE, Wire, open_foreign, tls_contexts
+from tests.support.processes import DEADLINE, HOST, ROOT
+from tests.wire import ACCEPT, UPGRADE, Wire, tls_contexts
+
+URL = "/socket/websocket?vsn=2.0.0"
+JOIN = '["1","1","room:1","phx_join",{}]'
+JOINED = '["1","1","room:1","phx_reply",{"status":"ok","response":{}}]'
+
+
+class Site:
+    """An app with rooms, whose ends are queued."""
+
+    def __init__(self) -> None:
+        self.app = Flask(__name__)
+        self.phoenix = Phoenix(self.app)
+        self.ended: Queue[Any] = Queue()
+        #: What the end of a slow room waits for.
+        self.release = Event()
+        self.engine: Engine = self.app.extensions["phoenix"].engine
+        site = self
+
+        @self.phoenix.socket("/socket")
+        class UserSocket(Socket):
+            def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
+                if "banned" in params:
+                    raise Refused("banned")
+                if "crash" in params:
+                    raise RuntimeError("crash")
+
+        @UserSocket.channel("room:*")
+        class RoomChannel(Channel):
+            def join(self, payload: Any) -> None:
+                return None
+
+            @on("echo")
+            def echo(self, payload: Any) -> Any:
+                return payload
+
+            def terminate(self, reason: Any) -> None:
+                site.ended.put(reason)
+                if self.subtopic == "slow":
+                    site.release.wait(DEADLINE)
+
+        @self.app.route("/ws", websocket=True)
+        def ws() -> str:
+            websocket = request.environ["wsgi.websocket"]
+            websocket.send(websocket.receive().upper())
+            return ""
+
+        @self.app.get("/")
+        def home() -> str:
+            return "home"
+
+    def serve(self, **options: Any) -> Server:
+        """Start a server of our own."""
+        server = Server((HOST, 0), self.app, self.engine, self.app.extensions["phoenix"].upgrades, log=None, **options)
+        server.start()
+        return server
 
 
 @pytest.fixture
-def foreign() -> Iterator[tuple[Any, Wire]]:
-    """Return gevent-websocket's WebSocket, and the client at its other end."""
-    ours, theirs = socket.socketpair()
-    with ours, theirs:
-        yield open_foreign(ours), Wire(theirs)
-
-
-# The socket below
-
-
-@pytest.mark.parametrize("key", [SOCKET, "gunicorn.socket"])
-def test_take_socket(key: str) -> None:
-    sock = object()
-    assert take_socket({key: sock}) == (sock, False)
-
-
-def test_take_socket_behind_a_foreign_101(foreign: tuple[Any, Wire]) -> None:
-    websocket, _ = foreign
-    assert take_socket({"wsgi.websocket": websocket}) == (websocket.handler.socket, True)
-
-
-@pytest.mark.parametrize("environ", [{}, {"wsgi.websocket": None}])
-def test_no_socket(environ: dict[str, Any]) -> None:
-    with pytest.raises(Unsupported, match=r"phoenix\.run\(app\)"):
-        take_socket(environ)
-
-
-# The answer that becomes a WebSocket
-
-
-def test_upgrade_response_writes_its_head_at_once_and_carries_later() -> None:
-    done: list[str] = []
-
-    def start_response(status: str, headers: list[tuple[str, str]]) -> Callable[[bytes], None]:
-        done.append(status)
-        assert dict(headers) == {"Upgrade": "websocket"}
-        return lambda data: done.append(f"wrote {data!r}")
-
-    response = UpgradeResponse([("Upgrade", "websocket")], lambda: done.append("carried"), upgraded=False)
-    body = response({}, start_response)
-    assert done == ["101 Switching Protocols", "wrote b''"]
-    assert list(body) == []
-    assert done[2:] == ["carried"]
-
-
-def test_upgrade_response_behind_a_foreign_101() -> None:
-    carried: list[bool] = []
-    response = UpgradeResponse([], lambda: carried.append(True), upgraded=True)
-    body = response({}, lambda *_: pytest.fail("there is a head already"))
-    assert not carried
-    assert list(body) == []
-    assert carried == [True]
-
-
-def test_upgrade_response_can_be_looked_at() -> None:
-    response = UpgradeResponse([("Upgrade", "websocket")], lambda: None, upgraded=False)
-    assert response.status_code == 101
-    assert response.headers["Upgrade"] == "websocket"
-    assert "Content-Type" not in response.headers
-
-
-def test_frames_are_carried_while_the_server_iterates() -> None:
-    carried: list[bool] = []
-    body = carry_frames(lambda: carried.append(True))
-    assert not carried
-    assert list(body) == []
-    assert carried == [True]
-
-
-# The answer whose body comes later
-
-
-def test_a_late_body_is_made_when_it_is_asked_for() -> None:
-    body = late_body(lambda: b"{}")
-    assert next(body) == b"{}"
-    assert list(body) == []
-
-
-# A refusal behind a foreign 101
-
-
-@pytest.mark.parametrize(
-    ("error", "draining", "code"),
-    [
-        (Forbidden(), False, 1008),
-        (Forbidden(), True, 1012),
-        (RuntimeError(), False, 1011),
-        (RuntimeError(), True, 1011),
-    ],
-)
-def test_close_refused(foreign: tuple[Any, Wire], error: Exception, draining: bool, code: int) -> None:
-    engine, (websocket, client) = Engine(nullcontext, Json()), foreign
-    engine.draining = draining
-    with pytest.raises(type(error)), close_refused(engine, {"wsgi.websocket": websocket}):
-        raise error
-    assert client.close_code() == code
-    assert websocket.closed
-
-
-def test_nothing_to_close(foreign: tuple[Any, Wire]) -> None:
-    engine, (websocket, client) = Engine(nullcontext, Json()), foreign
-    with close_refused(engine, {"wsgi.websocket": websocket}):
-        pass
-    with pytest.raises(Forbidden), close_refused(engine, {}):
-        raise Forbidden
-    websocket.send("still open")
-    assert client.data() == "still open"
-
-
-# Going down
+def site() -> Iterator[Site]:
+    site = Site()
+    yield site
+    site.engine.stop()
 
 
 @pytest.fixture
-def app() -> Iterator[Flask]:
-    app = Flask(__name__)
-    phoenix = Phoenix(app)
+def engine(site: Site) -> Engine:
+    return site.engine
 
-    @phoenix.socket("/socket")
-    class UserSocket(Socket):
-        def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
-            if "banned" in params:
-                raise Refused("banned")
 
-    @UserSocket.channel("room:*")
-    class RoomChannel(Channel):
-        def join(self, payload: Any) -> None:
-            return None
-
-        @on("echo")
-        def echo(self, payload: Any) -> Any:
-            return payload
-
-        def terminate(self, reason: Any) -> None:
-            ended.put(reason)
-            if self.subtopic == "slow":
-                app.config["RELEASED"].wait(DEADLINE)
-
-    @app.route("/ws", websocket=True)
-    def ws() -> str:
-        websocket = request.environ["wsgi.websocket"]
-        websocket.send(websocket.receive().upper())
-        return ""
-
-    @app.get("/")
-    def home() -> str:
-        return "home"
-
-    ended: Queue[Any] = app.config.setdefault("ENDED", Queue())
-    app.config["RELEASED"] = Event()
-    yield app
-    app.extensions["phoenix"].engine.stop()
+#: Sends a request on a connection of its own.
+Dial = Callable[..., Wire]
 
 
 @pytest.fixture
-def engine(app: Flask) -> Engine:
-    engine: Engine = app.extensions["phoenix"].engine
-    return engine
+def dial(site: Site) -> Iterator[Dial]:
+    with dialling(site.serve()) as dial:
+        yield dial
+        drain(site.engine)
 
 
-def test_drain(app: Flask, engine: Engine) -> None:
+@pytest.fixture
+def dial_foreign(site: Site) -> Iterator[Dial]:
+    """Reach the app through gevent-websocket, which says 101 before the app is asked."""
+    server = WSGIServer((HOST, 0), site.app, handler_class=WebSocketHandler, log=None)
+    server.start()
+    with dialling(server) as dial:
+        yield dial
+        site.engine.draining = False
+        drain(site.engine)
+
+
+@contextmanager
+def dialling(server: WSGIServer) -> Iterator[Dial]:
     with ExitStack() as stack:
-        clients = [stack.enter_context(Client(app)) for _ in range(3)]
-        clients[0].join("room:1")
-        drain(engine)
-        assert [client.closed for client in clients] == [(1012, "draining")] * 3
-    assert engine.draining
-    assert not engine.connections
-    assert app.config["ENDED"].get(timeout=DEADLINE) == "draining"
+
+        def dial(path: str, headers: dict[str, str] | None = None) -> Wire:
+            sock = stack.enter_context(connect(server))
+            sock.sendall(get(path, headers or {}))
+            return Wire(sock)
+
+        yield dial
+    server.stop(timeout=DEADLINE)
 
 
-def test_drain_of_nobody(engine: Engine) -> None:
-    drain(engine)
-    assert engine.draining
-
-
-def test_drain_waits_until_the_roads_have_ended(engine: Engine) -> None:
-    leaving = Event()
-    order: list[str] = []
-
-    def road() -> None:
-        with engine.carrying():
-            leaving.wait(DEADLINE)
-            order.append("road")
-
-    roads = [gevent.spawn(road) for _ in range(2)]
-    gevent.idle()
-    draining: gevent.Greenlet[..., None] = gevent.spawn(drain, engine)
-    draining.link(lambda _: order.append("drained"))
-    gevent.idle()
-    assert order == []
-    leaving.set()
-    for greenlet in (*roads, draining):
-        greenlet.get(timeout=DEADLINE)
-    assert order == ["road", "road", "drained"]
-
-
-def test_drain_waits_for_the_authors_code(app: Flask, engine: Engine) -> None:
-    with Client(app) as client:
-        client.join("room:slow")
-        draining = gevent.spawn(drain, engine)
-        assert app.config["ENDED"].get(timeout=DEADLINE) == "draining"
-        gevent.idle()
-        assert not draining.ready()
-        app.config["RELEASED"].set()
-        draining.get(timeout=DEADLINE)
-
-
-def test_drain_tells_other_nodes_when_all_have_gone() -> None:
-    network = Network()
-    node, other = Node(network=network), Node(network=network)
-    ada, bob = node.enter(me={"ada": {}}), other.enter()
-    node.online.track("room:1", "robot")
-    eventually(lambda: other.online.count("room:1") == 2)
-    order: list[str] = []
-
-    class Last(Service):
-        def start(self) -> None:
-            pass
-
-        def greet(self) -> None:
-            pass
-
-        def farewell(self) -> None:
-            order.append("farewell")
-            assert not node.engine.connections
-
-        def stop(self) -> None:
-            pass
-
-    node.engine.add(Last())
-
-    def leave() -> None:
-        with node.engine.carrying():
-            leaving.wait(DEADLINE)
-            order.append("road")
-
-    leaving = Event()
-    roads = [gevent.spawn(leave)]
-    gevent.idle()
-    draining = gevent.spawn(drain, node.engine)
-    eventually(lambda: ada.tab.road.closed == (1012, "draining"))
-    assert order == []
-    leaving.set()
-    draining.get(timeout=DEADLINE)
-    assert order == ["road", "farewell"]
-    eventually(lambda: not other.online.list("room:1"))
-    assert bob.people == {}
-    gevent.joinall(roads, DEADLINE)
-    node.stop()
-    other.stop()
-
-
-def test_drain_does_not_wait_for_ever(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "GRACE", 0.05)
-    with engine.carrying():
-        drain(engine)
-
-
-# What the server below makes necessary
-
-
-@pytest.mark.parametrize("many", [True, False])
-def test_what_the_server_says_of_other_processes(engine: Engine, many: bool) -> None:
-    before = signal.getsignal(signal.SIGTERM)
-    for several in (many, not many):  # it is looked at once
-        inspect_server(engine, {"wsgi.multiprocess": several, "SERVER_SOFTWARE": "gevent/26.9"})
-    assert engine.one_of_many == many
-    assert signal.getsignal(signal.SIGTERM) is before
-
-
-class Manned:
-    """A worker of gunicorn's, as far as it is looked at."""
-
-    def __init__(self, workers: int) -> None:
-        self.cfg = SimpleNamespace(workers=workers)
-
-    def handle_exit(self, number: int, frame: Any) -> None:
-        pass
-
-
-@pytest.mark.parametrize(("workers", "many"), [(1, False), (4, True)])
-def test_gunicorns_workers_are_counted(workers: int, many: bool) -> None:
-    assert not one_of_many()
-    before = signal.signal(signal.SIGTERM, Manned(workers).handle_exit)
-    try:
-        assert one_of_many() == many
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-class StoppedWorker:
-    """A worker of gunicorn's that has been told to stop before its first client came."""
-
-    alive = False
-
-    def handle_exit(self, number: int, frame: Any) -> None:
-        pytest.fail("nobody sends a signal here")
-
-
-def test_a_worker_that_stops_already_lets_nobody_in(engine: Engine) -> None:
-    before = signal.signal(signal.SIGTERM, StoppedWorker().handle_exit)
-    try:
-        inspect_server(engine, {"SERVER_SOFTWARE": "gunicorn/27.0"})
-        assert engine.draining
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def test_drains_when_gunicorn_stops_its_worker(engine: Engine) -> None:
-    stopped = Event()
-    before = signal.signal(signal.SIGTERM, lambda number, frame: stopped.set())
-    try:
-        inspect_server(engine, {"SERVER_SOFTWARE": "gunicorn/27.0"})
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert stopped.wait(DEADLINE)  # gunicorn's own handler is called
-        gevent.idle()
-        assert engine.draining
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def test_unpatched_process_is_told_the_remedy() -> None:
-    with pytest.raises(Unsupported) as unsupported:
-        require_patched()
-    assert "monkey.patch_all()" in str(unsupported.value)
-    assert "flask run" in str(unsupported.value)
-
-
-@pytest.mark.parametrize(("modules", "fits"), [("", True), ("socket=False", False), ("time=False", False)])
-def test_patched_process(modules: str, fits: bool) -> None:
-    code = (
-        f"from gevent import monkey; monkey.patch_all({modules})\n"
-        "from flask_phoenix.server.gevent import require_patched; require_patched()"
-    )
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=DEADLINE, capture_output=True, check=False)
-    assert (run.returncode == 0) is fits
-    assert (b"monkey.patch_all()" in run.stderr) is not fits
-
-
-# The server itself
+def connect(server: WSGIServer) -> socket.socket:
+    assert server.server_port is not None
+    return socket.create_connection((HOST, server.server_port), DEADLINE)
 
 
 def get(path: str, headers: dict[str, str]) -> bytes:
     """Write a GET request."""
     lines = [f"GET {path} HTTP/1.1", f"Host: {HOST}", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode()
-
-
-def port_of(served: Server) -> int:
-    """Return where a server listens."""
-    port = served.server_port
-    assert port is not None
-    return port
-
-
-@pytest.fixture
-def port(app: Flask, engine: Engine) -> Iterator[int]:
-    served = Server((HOST, 0), app, engine, app.extensions["phoenix"].upgrades, log=None)
-    served.start()
-    yield port_of(served)
-    drain(engine)
-    served.stop(timeout=DEADLINE)
-
-
-@pytest.fixture
-def dial(port: int) -> Iterator[Callable[..., Wire]]:
-    """Return a function that sends a request on a connection of its own."""
-    with ExitStack() as stack:
-
-        def dial(path: str, headers: dict[str, str] | None = None) -> Wire:
-            sock = stack.enter_context(socket.create_connection((HOST, port), DEADLINE))
-            sock.sendall(get(path, headers or {}))
-            return Wire(sock)
-
-        yield dial
 
 
 def head(client: Wire) -> str:
@@ -430,115 +155,259 @@ def head(client: Wire) -> str:
     return data.decode()
 
 
-def test_server_serves_pages(dial: Callable[..., Wire]) -> None:
+def join(client: Wire) -> Wire:
+    """Open a WebSocket and join a room."""
+    assert head(client).startswith("HTTP/1.1 101")
+    client.text(JOIN)
+    assert client.data() == JOINED
+    return client
+
+
+# Our server
+
+
+def test_it_serves_pages_and_sends_them_at_once(dial: Dial, site: Site) -> None:
     client = dial("/", {"Connection": "close"})
     assert head(client).startswith("HTTP/1.1 200")
     assert client.take(4) == b"home"
+    server = site.serve()
+    assert server.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+    server.stop()
 
 
-def test_server_carries_frames(dial: Callable[..., Wire], engine: Engine) -> None:
-    client = dial("/socket/websocket?vsn=2.0.0", UPGRADE)
+def test_it_carries_frames(dial: Dial, engine: Engine) -> None:
+    client = dial(URL, UPGRADE)
     answer = head(client)
     assert answer.startswith("HTTP/1.1 101 Switching Protocols\r\n")
     assert f"Sec-WebSocket-Accept: {ACCEPT}\r\n" in answer
     for header in ("Content-Length", "Content-Type", "Transfer-Encoding", "Connection: close"):
         assert header not in answer
-    client.text('["1","1","room:1","phx_join",{}]')
-    assert client.data() == '["1","1","room:1","phx_reply",{"status":"ok","response":{}}]'
-    client.text('["1","2","room:1","echo",{"n":1}]')
-    assert client.data() == '["1","2","room:1","phx_reply",{"status":"ok","response":{"n":1}}]'
+    for said, heard in (
+        (JOIN, JOINED),
+        (
+            '["1","2","room:1","echo",{"n":1}]',
+            '["1","2","room:1","phx_reply",{"status":"ok","response":{"n":1}}]',
+        ),
+    ):
+        client.text(said)
+        assert client.data() == heard
     assert len(engine.connections) == 1
     client.close(1000)
     assert client.close_code() == 1000
     client.ended()
 
 
-def test_server_refuses_by_http(dial: Callable[..., Wire]) -> None:
-    assert head(dial("/socket/websocket?vsn=2.0.0&banned", UPGRADE)).startswith("HTTP/1.1 403")
-    assert head(dial("/socket/websocket?vsn=9.0.0", UPGRADE)).startswith("HTTP/1.1 403")
-    assert head(dial("/socket/websocket?vsn=2.0.0")).startswith("HTTP/1.1 400")
-    assert head(dial("/nowhere", UPGRADE)).startswith("HTTP/1.1 404")
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [(f"{URL}&banned", UPGRADE, 403), ("/socket/websocket?vsn=9.0.0", UPGRADE, 403), (URL, {}, 400), ("/no", {}, 404)],
+)
+def test_it_refuses_by_http(dial: Dial, path: str, headers: dict[str, str], status: int) -> None:
+    assert head(dial(path, headers)).startswith(f"HTTP/1.1 {status}")
 
 
-def test_connection_goes_on_behind_a_refusal(dial: Callable[..., Wire]) -> None:
-    client = dial("/socket/websocket?vsn=2.0.0&banned", UPGRADE | {"Connection": "keep-alive, Upgrade"})
-    answer = head(client)
-    assert "Content-Length: 0" in answer
-    client.sock.sendall(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+def test_a_connection_goes_on_after_a_refusal(dial: Dial) -> None:
+    client = dial(f"{URL}&banned", UPGRADE | {"Connection": "keep-alive, Upgrade"})
+    assert "Content-Length: 0" in head(client)
+    client.sock.sendall(get("/", {}))
     assert head(client).startswith("HTTP/1.1 200")
     assert client.take(4) == b"home"
 
 
-def test_other_websocket_routes_are_gevent_websockets(dial: Callable[..., Wire]) -> None:
+def test_other_websocket_routes_are_gevent_websockets(dial: Dial) -> None:
     client = dial("/ws", UPGRADE)
     assert head(client).startswith("HTTP/1.1 101")
     client.text("hello")
     assert client.data() == "HELLO"
 
 
-def test_answers_are_sent_at_once(app: Flask, engine: Engine) -> None:
-    served = Server((HOST, 0), app, engine, app.extensions["phoenix"].upgrades, log=None)
-    served.start()
-    assert served.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-    served.stop()
+def test_a_client_that_vanishes_is_forgotten(dial: Dial, site: Site) -> None:
+    client = join(dial(URL, UPGRADE))
+    assert site.phoenix.connection_count() == 1
+    client.sock.close()
+    assert site.ended.get(timeout=DEADLINE) == "closed"
+    assert site.phoenix.connection_count() == 0
 
 
-def test_server_drains(dial: Callable[..., Wire], engine: Engine, app: Flask) -> None:
-    client = dial("/socket/websocket?vsn=2.0.0", UPGRADE)
-    head(client)
-    client.text('["1","1","room:1","phx_join",{}]')
-    client.data()
+def test_it_carries_frames_over_tls(site: Site, tmp_path: Path) -> None:
+    here, there = tls_contexts(tmp_path)
+    server = site.serve(ssl_context=here)
+    with connect(server) as sock:
+        client = Wire(there.wrap_socket(sock))
+        client.sock.sendall(get(URL, UPGRADE))
+        join(client)
+        client.sock.close()
+        assert site.ended.get(timeout=DEADLINE) == "closed"
+    drain(site.engine)
+    server.stop(timeout=DEADLINE)
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Put the handlers of signals back."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def test_it_serves_until_it_is_told_to_stop(site: Site, signals: None) -> None:
+    server = Server((HOST, 0), site.app, site.engine, site.app.extensions["phoenix"].upgrades, log=None)
+    serving = gevent.spawn(server.serve_until_stopped)
+    gevent.idle()
+    with connect(server) as sock:
+        sock.sendall(get(URL, UPGRADE))
+        client = join(Wire(sock))
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert client.closed() == 1012
+    serving.get(timeout=DEADLINE)
+    assert site.ended.get(timeout=DEADLINE) == "draining"
+
+
+@pytest.mark.parametrize(("modules", "fits"), [("", True), ("socket=False", False), ("time=False", False)])
+def test_a_process_that_is_not_patched_is_told_the_remedy(modules: str, fits: bool) -> None:
+    code = (
+        f"from gevent import monkey; monkey.patch_all({modules})\n"
+        "from flask_phoenix.server.gevent import require_patched; require_patched()"
+    )
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=3 * DEADLINE, capture_output=True, check=False)
+    assert (run.returncode == 0) is fits
+    assert (b"monkey.patch_all()" in run.stderr) is not fits
+    assert (b"flask run" in run.stderr) is not fits
+
+
+# Where gevent-websocket has said 101 before anybody was asked
+
+
+@pytest.mark.parametrize(
+    ("query", "draining", "code"),
+    [("&banned", False, 1008), ("", True, 1012), ("&crash", False, 1011), ("&crash", True, 1012)],
+)
+def test_a_refusal_after_a_foreign_101_is_a_close_frame(
+    dial_foreign: Dial, engine: Engine, query: str, draining: bool, code: int
+) -> None:
+    engine.draining = draining
+    client = dial_foreign(URL + query, UPGRADE)
+    assert head(client).startswith("HTTP/1.1 101")
+    assert client.close_code() == code
+    client.ended()
+
+
+def test_frames_after_a_foreign_101(dial_foreign: Dial) -> None:
+    client = join(dial_foreign(URL, UPGRADE))
+    client.close(1000)
+    assert client.close_code() == 1000
+    client.ended()
+
+
+def test_a_server_without_a_socket_to_give(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    answer = site.app.test_client().get(URL, headers=UPGRADE)
+    assert answer.status_code == 501
+    for said in (answer.text, caplog.text):
+        assert "'flask run', phoenix.run(app) or 'gunicorn -k gevent'" in said
+
+
+# The drain
+
+
+def test_drain(site: Site, engine: Engine) -> None:
+    drain(engine)  # of nobody
+    engine.draining = False
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(site.app)) for _ in range(3)]
+        clients[0].join("room:1")
+        drain(engine)
+        assert [client.closed for client in clients] == [(1012, "draining")] * 3
+    assert not engine.connections
+    assert site.ended.get(timeout=DEADLINE) == "draining"
+
+
+def test_nobody_is_let_in_while_it_drains(dial: Dial, engine: Engine) -> None:
+    client = join(dial(URL, UPGRADE))
     draining = gevent.spawn(drain, engine)
     assert client.closed() == 1012
     client.sock.close()
     draining.get(timeout=DEADLINE)
-    assert head(dial("/socket/websocket?vsn=2.0.0", UPGRADE)).startswith("HTTP/1.1 503")
-    assert app.config["ENDED"].get(timeout=DEADLINE) == "draining"
+    assert head(dial(URL, UPGRADE)).startswith("HTTP/1.1 503")
 
 
-def test_client_that_vanishes_is_forgotten(dial: Callable[..., Wire], engine: Engine, app: Flask) -> None:
-    client = dial("/socket/websocket?vsn=2.0.0", UPGRADE)
-    head(client)
-    client.text('["1","1","room:1","phx_join",{}]')
-    client.data()
-    assert len(engine.connections) == 1
-    client.sock.close()
-    assert app.config["ENDED"].get(timeout=DEADLINE) == "closed"
-    assert not engine.connections
-    engine.wait_until_quiet(DEADLINE)
-
-
-def test_server_carries_frames_over_tls(app: Flask, engine: Engine, tmp_path: Path) -> None:
-    here, there = tls_contexts(tmp_path)
-    served = Server((HOST, 0), app, engine, app.extensions["phoenix"].upgrades, log=None, ssl_context=here)
-    served.start()
-    try:
-        with socket.create_connection((HOST, port_of(served)), DEADLINE) as sock:
-            client = Wire(there.wrap_socket(sock))
-            client.sock.sendall(get("/socket/websocket?vsn=2.0.0", UPGRADE))
-            assert head(client).startswith("HTTP/1.1 101")
-            client.text('["1","1","room:1","phx_join",{}]')
-            assert client.data() == '["1","1","room:1","phx_reply",{"status":"ok","response":{}}]'
-            client.sock.close()
-            assert app.config["ENDED"].get(timeout=DEADLINE) == "closed"
-    finally:
-        drain(engine)
-        served.stop(timeout=DEADLINE)
-
-
-def test_serves_until_stopped(app: Flask, engine: Engine) -> None:
-    served = Server((HOST, 0), app, engine, app.extensions["phoenix"].upgrades, log=None)
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        serving = gevent.spawn(served.serve_until_stopped)
+def test_it_waits_for_connections_and_for_the_authors_code(site: Site, dial: Dial) -> None:
+    client = join(dial(URL, UPGRADE))
+    with Client(site.app) as slow:
+        slow.join("room:slow")
+        draining = gevent.spawn(drain, site.engine)
+        for _ in range(2):
+            assert site.ended.get(timeout=DEADLINE) == "draining"
         gevent.idle()
-        with socket.create_connection((HOST, port_of(served)), DEADLINE) as sock:
-            client = Wire(sock)
-            sock.sendall(get("/socket/websocket?vsn=2.0.0", UPGRADE))
-            assert head(client).startswith("HTTP/1.1 101")
-            os.kill(os.getpid(), signal.SIGTERM)
-            assert client.closed() == 1012
-        serving.get(timeout=DEADLINE)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        site.release.set()
+        gevent.sleep(0)
+        assert not draining.ready()
+        assert client.closed() == 1012
+        draining.get(timeout=DEADLINE)
+
+
+def test_it_does_not_wait_for_ever(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drains, "GRACE", DEADLINE / 200)
+    with engine.carrying():
+        drain(engine)
+
+
+def test_it_tells_other_nodes_when_all_have_gone() -> None:
+    network = Network()
+    node, other = Node(network=network), Node(network=network)
+    ada, bob = node.enter(me={"ada": {}}), other.enter()
+    eventually(lambda: other.online.count("room:1") == 1)
+    leaving = Event()
+
+    def leave() -> None:
+        with node.engine.carrying():
+            leaving.wait(DEADLINE)
+
+    carrying = gevent.spawn(leave)
+    gevent.idle()
+    draining = gevent.spawn(drain, node.engine)
+    eventually(lambda: ada.tab.road.closed == (1012, "draining"))
+    node.online.track("room:1", "robot")
+    eventually(lambda: list(other.online.list("room:1")) == ["robot"])
+    leaving.set()
+    draining.get(timeout=DEADLINE)
+    eventually(lambda: not other.online.list("room:1"))
+    assert bob.people == {}
+    carrying.get(timeout=DEADLINE)
+    node.stop()
+    other.stop()
+
+
+# What is learned of the server
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_what_the_server_says_of_other_processes(engine: Engine, several: bool) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    for said in (several, not several):  # it is looked at once
+        inspect_server(engine, {"wsgi.multiprocess": said, "SERVER_SOFTWARE": "gevent/26.9"})
+    assert engine.one_of_many == several
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+class Worker:
+    """A worker of gunicorn's, as far as it is looked at."""
+
+    def __init__(self, alive: bool) -> None:
+        self.alive = alive
+        self.cfg = SimpleNamespace(workers=1)
+        self.stopped = Event()
+
+    def handle_exit(self, number: int, frame: Any) -> None:
+        self.stopped.set()
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_it_drains_when_gunicorn_stops_its_worker(engine: Engine, signals: None, alive: bool) -> None:
+    worker = Worker(alive)
+    signal.signal(signal.SIGTERM, worker.handle_exit)
+    inspect_server(engine, {"SERVER_SOFTWARE": "gunicorn/27.0"})
+    assert engine.draining is not alive  # told to stop before its first client came
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert worker.stopped.wait(DEADLINE)
+    gevent.idle()
+    assert engine.draining

@@ -1,4 +1,4 @@
-"""Frames over a WebSocket: real socket pairs, with a client that says exactly what it is told to."""
+"""WebSockets: frames over real socket pairs, with a client that sends exactly what it is told to."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gevent
 import pytest
@@ -16,14 +16,13 @@ from gevent import socket
 from gevent.event import Event
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from websockets.extensions.base import Extension
+from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as Codec
 
 from flask_phoenix.channel import Channel, on
-from flask_phoenix.exceptions import InvalidMessage
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.protocol.messages import Broadcast, Message
 from flask_phoenix.protocol.serializers import Serializer, V2Serializer
@@ -33,22 +32,15 @@ from flask_phoenix.runtime.connection import Connection, RawConnection
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.socket import RawSocket, Socket
 from flask_phoenix.transports import websocket
-from flask_phoenix.transports.websocket import Limits, WebSocketCarrier, accept_upgrade, read_message, write_frame
-from tests.processes import DEADLINE
-from tests.wire import ACCEPT, UPGRADE, Wire, tls_pair, write
+from flask_phoenix.transports.outbox import Outbox, write_each
+from flask_phoenix.transports.websocket import Limits, WebSocketCarrier, read_message, write_frame
+from tests.support.processes import DEADLINE
+from tests.support.wire import Wire, fill, tls_pair, write
 
 LIMITS = Limits(timeout=None, max_frame_size=1 << 20, outbox=1 << 20)
-TEXT, BINARY, CLOSE, PING, PONG, CONT = (
-    Opcode.TEXT,
-    Opcode.BINARY,
-    Opcode.CLOSE,
-    Opcode.PING,
-    Opcode.PONG,
-    Opcode.CONT,
-)
-#: All that clients of vsn 2.0.0 have in common.
-V2 = V2Serializer(Json())
+TEXT, BINARY, CLOSE, PING, PONG, CONT = Opcode.TEXT, Opcode.BINARY, Opcode.CLOSE, Opcode.PING, Opcode.PONG, Opcode.CONT
 JOIN = '["1","1","room:1","phx_join",{}]'
+MIB = 1 << 20
 
 
 class EchoSocket(RawSocket):
@@ -78,7 +70,7 @@ class RoomChannel(Channel):
         return payload
 
 
-class Road:
+class Served:
     """A connection that is being served, and its client."""
 
     def __init__(self, connection: Connection, carrier: WebSocketCarrier, client: Wire) -> None:
@@ -87,15 +79,15 @@ class Road:
         self.serving = gevent.spawn(carrier.serve, connection)
 
     def ended(self) -> None:
-        """Hang up, and see that the server is through with this client."""
+        """Hang up, and see that the server is done with this client."""
         self.client.sock.close()
         self.given_up()
 
     def given_up(self) -> None:
-        """See that the server is through with this client, who has not hung up."""
+        """See that the server is done with this client, which has not hung up."""
         self.serving.get(timeout=DEADLINE)
         assert not self.connection.open
-        assert self.connection not in self.connection.engine.connections
+        assert not self.connection.engine.connections
 
     def reason(self) -> Any:
         """Wait until the author's code has been told of the end; return the reason."""
@@ -107,14 +99,14 @@ class Road:
 Ends = tuple[Any, Any] | None
 
 
-class Roads:
+class Carriers:
     """Makes connections over socket pairs."""
 
     def __init__(self) -> None:
         self.engine = Engine(nullcontext, Json())
-        self.roads: list[Road] = []
+        self.served: list[Served] = []
 
-    def echo(self, pair: Ends = None, extensions: list[Extension] | None = None, **limits: Any) -> Road:
+    def echo(self, pair: Ends = None, extensions: list[Extension] | None = None, **limits: Any) -> Served:
         """Serve an echo."""
         raw = EchoSocket({}, "websocket")
         raw.assigns["ended"] = Event()
@@ -124,29 +116,29 @@ class Roads:
         self,
         pair: Ends = None,
         extensions: list[Extension] | None = None,
-        serializer: Serializer = V2,
+        serializer: Serializer | None = None,
         **limits: Any,
-    ) -> Road:
+    ) -> Served:
         """Serve channels."""
 
         def make(carrier: WebSocketCarrier) -> Connection:
             user = RoomSocket({}, "websocket")
-            return ChannelConnection(self.engine, user, None, carrier, Protocol(serializer, user.match))
+            return ChannelConnection(self.engine, user, None, carrier, Protocol(serializer or V2, user.match))
 
         return self._serve(make, pair, extensions, limits)
 
-    def member(self, **arguments: Any) -> Road:
+    def member(self, **arguments: Any) -> Served:
         """Serve channels to a client that has joined ``room:1``."""
-        road = self.rooms(**arguments)
-        road.client.text(JOIN)
-        assert '"status":"ok"' in str(road.client.data())
-        return road
+        served = self.rooms(**arguments)
+        served.client.text(JOIN)
+        assert '"status":"ok"' in str(served.client.data())
+        return served
 
     def stop(self) -> None:
         """End everything."""
-        for road in self.roads:
-            road.client.sock.close()
-        gevent.joinall([road.serving for road in self.roads], timeout=DEADLINE)
+        for served in self.served:
+            served.client.sock.close()
+        gevent.joinall([served.serving for served in self.served], timeout=DEADLINE)
         self.engine.stop()
 
     def _serve(
@@ -155,30 +147,42 @@ class Roads:
         pair: Ends,
         extensions: list[Extension] | None,
         limits: dict[str, Any],
-    ) -> Road:
+    ) -> Served:
         ours, theirs = pair or socket.socketpair()
         carrier = WebSocketCarrier(ours, extensions or [], LIMITS._replace(**limits))
-        road = Road(make(carrier), carrier, Wire(theirs))
-        road.serving.link(lambda _: ours.close())
-        self.roads.append(road)
-        return road
+        served = Served(make(carrier), carrier, Wire(theirs))
+        served.serving.link(lambda _: ours.close())
+        self.served.append(served)
+        return served
+
+
+#: All that clients of vsn 2.0.0 have in common.
+V2 = V2Serializer(Json())
 
 
 @pytest.fixture
-def roads() -> Iterator[Roads]:
-    roads = Roads()
-    yield roads
-    roads.stop()
+def carriers() -> Iterator[Carriers]:
+    carriers = Carriers()
+    yield carriers
+    carriers.stop()
 
 
 @pytest.fixture
-def road(roads: Roads) -> Road:
-    return roads.echo()
+def served(carriers: Carriers) -> Served:
+    return carriers.echo()
 
 
 @pytest.fixture
-def client(road: Road) -> Wire:
-    return road.client
+def greeted(served: Served) -> Served:
+    """Return an echo that has answered."""
+    served.client.text("hello")
+    assert served.client.data() == "hello"
+    return served
+
+
+@pytest.fixture
+def client(served: Served) -> Wire:
+    return served.client
 
 
 @pytest.fixture
@@ -186,69 +190,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(websocket, "CLOSE_TIMEOUT", 0.1)
 
 
-# The opening handshake
-
-
-def ask(compress: bool = False, **headers: Any) -> websocket.Upgrade:
-    changed = {name.replace("_", "-"): value for name, value in headers.items()}
-    sent = {name: value for name, value in {"Host": "localhost", **UPGRADE, **changed}.items() if value is not None}
-    environ = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in sent.items()}
-    return accept_upgrade(environ, list(sent.items()), compress)
-
-
-def test_negotiate() -> None:
-    upgrade = ask()
-    assert dict(upgrade.headers) == {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Accept": ACCEPT}
-    assert upgrade.extensions == []
-
-
-def test_negotiate_takes_what_browsers_send() -> None:
-    assert ask(Connection="keep-alive, Upgrade", Upgrade="WebSocket").headers == ask().headers
-
-
-@pytest.mark.parametrize(
-    ("headers", "text"),
-    [
-        ({"Connection": None}, "'connection' header must contain 'upgrade', got []"),
-        ({"Connection": "close"}, "'connection' header must contain 'upgrade', got ['close']"),
-        ({"Upgrade": None}, "'upgrade' header must contain 'websocket', got []"),
-        ({"Upgrade": "h2c"}, "'upgrade' header must contain 'websocket', got ['h2c']"),
-        ({"Sec_WebSocket_Version": None}, "Sec-WebSocket-Version"),
-        ({"Sec_WebSocket_Version": "8"}, "Sec-WebSocket-Version"),
-        ({"Sec_WebSocket_Key": None}, "Sec-WebSocket-Key"),
-        ({"Sec_WebSocket_Key": "short"}, "Sec-WebSocket-Key"),
-    ],
-)
-def test_negotiate_refuses(headers: dict[str, Any], text: str) -> None:
-    with pytest.raises(InvalidMessage) as refused:
-        ask(**headers)
-    assert text in str(refused.value)
-
-
-@pytest.mark.parametrize("compress", [True, False])
-def test_negotiate_compression(compress: bool) -> None:
-    upgrade = ask(compress, Sec_WebSocket_Extensions="permessage-deflate; client_max_window_bits")
-    agreed = dict(upgrade.headers).get("Sec-WebSocket-Extensions", "")
-    assert agreed.startswith("permessage-deflate") == compress
-    assert len(upgrade.extensions) == compress
-
-
-def test_negotiate_compresses_only_if_asked() -> None:
-    assert ask(True).extensions == []
-    assert "Sec-WebSocket-Extensions" not in dict(ask(True, Sec_WebSocket_Extensions="x-unheard-of").headers)
-
-
 # Frames
 
 
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 127, 65535, 65536, 70000])
-def test_write_frame_at_the_edges(size: int) -> None:
-    assert write_frame("x" * size) == Frame(TEXT, b"x" * size).serialize(mask=False)
-    assert write_frame(b"\xff" * size) == Frame(BINARY, b"\xff" * size).serialize(mask=False)
-
-
-@given(st.text() | st.binary())
-def test_write_frame_as_the_codec_does(frame: str | bytes) -> None:
+@given(st.text() | st.binary() | st.sampled_from([0, 125, 126, 65535, 65536]).map(bytes))
+def test_frames_are_written_as_the_codec_does(frame: str | bytes) -> None:
     opcode, data = (TEXT, frame.encode()) if isinstance(frame, str) else (BINARY, frame)
     assert write_frame(frame) == Frame(opcode, data).serialize(mask=False)
 
@@ -260,7 +206,7 @@ def test_write_frame_as_the_codec_does(frame: str | bytes) -> None:
     st.sampled_from([0, 1, 2]),
     st.integers(0, 4),
 )
-def test_read_message_agrees_with_the_codec(opcode: Opcode, size: int, key: bytes, form: int, cut: int) -> None:
+def test_frames_are_read_as_the_codec_does(opcode: Opcode, size: int, key: bytes, form: int, cut: int) -> None:
     """Whatever form a length is written in, and wherever the piece ends."""
     length = b"\xff" + size.to_bytes(8, "big")
     if form == 0 and size < 126:
@@ -275,6 +221,12 @@ def test_read_message_agrees_with_the_codec(opcode: Opcode, size: int, key: byte
     assert read is None or [(read[0], read[1])] == [(frame.opcode, bytes(frame.data)) for frame in frames]  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("frame", ["", "z\u00e9 \U0001f600", "x" * 126, "x" * 70000, b"", b"\x00\xff", bytes(65536)])
+def test_echo(client: Wire, frame: str | bytes) -> None:
+    client.send(*((TEXT, frame.encode()) if isinstance(frame, str) else (BINARY, frame)))
+    assert client.data() == frame
+
+
 @pytest.mark.parametrize("first", [2, 10, 13, 14, 15, 133, 134, 1000])
 def test_long_frame_in_two_pieces(client: Wire, first: int) -> None:
     whole = write(BINARY, bytes(70000))
@@ -285,24 +237,9 @@ def test_long_frame_in_two_pieces(client: Wire, first: int) -> None:
     assert client.data() == bytes(70000)
 
 
-@pytest.mark.parametrize("text", ["", "hello", "z\u00e9 \U0001f600", "x" * 126, "x" * 70000])
-def test_text(client: Wire, text: str) -> None:
-    client.text(text)
-    assert client.data() == text
-
-
-@pytest.mark.parametrize("data", [b"", b"\x00\xff", bytes(65536)])
-def test_binary(client: Wire, data: bytes) -> None:
-    client.send(BINARY, data)
-    assert client.data() == data
-
-
-def test_many_frames_in_one_piece(client: Wire) -> None:
+def test_many_frames_in_one_piece_and_one_in_many(client: Wire) -> None:
     client.sock.sendall(b"".join(write(TEXT, str(number).encode()) for number in range(500)))
     assert [client.data() for _ in range(500)] == [str(number) for number in range(500)]
-
-
-def test_a_frame_in_many_pieces(client: Wire) -> None:
     for byte in write(TEXT, b"one byte at a time"):
         client.sock.sendall(bytes([byte]))
         gevent.idle()
@@ -310,11 +247,13 @@ def test_a_frame_in_many_pieces(client: Wire) -> None:
 
 
 def test_fragments(client: Wire) -> None:
-    client.send(TEXT, b"one ", fin=False)
+    face = "\U0001f600".encode()
+    client.send(TEXT, b"one " + face[:1], fin=False)
     client.send(CONT, b"", fin=False)
-    client.send(CONT, b"two ", fin=False)
-    client.send(CONT, b"three")
-    assert client.data() == "one two three"
+    client.send(PING, b"alive?")
+    assert client.frame() == Frame(PONG, b"alive?")
+    client.send(CONT, face[1:])
+    assert client.data() == "one \U0001f600"
     client.send(BINARY, b"\x01", fin=False)
     client.send(CONT, b"\x02")
     assert client.data() == b"\x01\x02"
@@ -322,94 +261,57 @@ def test_fragments(client: Wire) -> None:
     assert client.data() == "whole"
 
 
-def test_fragments_that_cut_a_character(client: Wire) -> None:
-    data = "\U0001f600".encode()
-    client.send(TEXT, data[:1], fin=False)
-    client.send(CONT, data[1:3], fin=False)
-    client.send(CONT, data[3:])
-    assert client.data() == "\U0001f600"
-
-
-def test_ping_between_fragments(client: Wire) -> None:
-    client.send(TEXT, b"one ", fin=False)
-    client.send(PING, b"alive?")
-    pong = client.frame()
-    assert (pong.opcode, pong.data) == (PONG, b"alive?")
-    client.send(CONT, b"two")
-    assert client.data() == "one two"
-
-
 @pytest.mark.parametrize("payload", [b"", b"123", b"\xff" * 125])
 def test_ping(client: Wire, payload: bytes) -> None:
+    client.send(PONG, b"nobody asked")
     client.send(PING, payload)
-    pong = client.frame()
-    assert (pong.opcode, pong.data) == (PONG, payload)
-
-
-def test_unsolicited_pong(client: Wire) -> None:
-    client.send(PONG, b"123")
-    client.text("still here")
-    assert client.data() == "still here"
+    assert client.frame() == Frame(PONG, payload)
 
 
 # The client closes
 
 
-@pytest.mark.parametrize("code", [1000, 1001, 1007, 1011, 1013, 3000, 4999])
-def test_close_is_answered_with_its_code(road: Road, code: int) -> None:
-    road.client.close(code, "bye")
-    assert road.client.close_code() == code
-    road.client.ended()
-    road.ended()
-    assert road.reason() == "closed"
-
-
-def test_close_without_a_code(road: Road) -> None:
-    road.client.close(None)
-    assert road.client.close_code() == 1005
-    road.client.ended()
-    road.ended()
+@pytest.mark.parametrize("code", [1000, 1001, 1007, 1013, 3000, 4999, None])
+def test_close_is_answered_with_its_code(served: Served, code: int | None) -> None:
+    served.client.sock.sendall(write(TEXT, b"before"))
+    served.client.close(code)
+    assert served.client.data() == "before"
+    assert served.client.close_code() == (code or 1005)
+    served.client.ended()
+    served.ended()
+    assert served.reason() == "closed"
 
 
 @pytest.mark.parametrize("code", [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000])
-def test_illegal_close_code(road: Road, code: int) -> None:
-    road.client.close(code)
-    assert road.client.closed() == 1002
-    road.ended()
+def test_illegal_close_code(served: Served, code: int) -> None:
+    served.client.close(code)
+    assert served.client.closed() == 1002
+    served.ended()
 
 
 @pytest.mark.parametrize(("payload", "code"), [(b"\x03", 1002), (b"\x03\xe8\xff", 1007)])
-def test_malformed_close(road: Road, payload: bytes, code: int) -> None:
-    road.client.send(CLOSE, payload)
-    assert road.client.closed() == code
-    road.ended()
+def test_malformed_close(served: Served, payload: bytes, code: int) -> None:
+    served.client.send(CLOSE, payload)
+    assert served.client.closed() == code
+    served.ended()
 
 
-def test_message_right_before_a_close(road: Road) -> None:
-    road.client.sock.sendall(write(TEXT, b"before") + write(CLOSE, b"\x03\xe8"))
-    assert road.client.data() == "before"
-    assert road.client.close_code() == 1000
+def test_nothing_is_read_after_a_close(served: Served) -> None:
+    served.client.sock.sendall(write(CLOSE, b"\x03\xe8") + write(TEXT, b"after") + write(PING))
+    assert served.client.frame().opcode is CLOSE
+    served.client.ended()
 
 
-def test_nothing_is_read_behind_a_close(road: Road) -> None:
-    road.client.sock.sendall(write(CLOSE, b"\x03\xe8") + write(TEXT, b"behind") + write(PING))
-    assert road.client.frame().opcode is CLOSE
-    road.client.ended()
+def test_client_that_vanishes(greeted: Served) -> None:
+    greeted.ended()
+    assert greeted.reason() == "closed"
 
 
-def test_client_that_vanishes(road: Road) -> None:
-    road.client.text("hello")
-    assert road.client.data() == "hello"
-    road.client.sock.close()
-    road.ended()
-    assert road.reason() == "closed"
-
-
-def test_client_that_stops_sending(road: Road) -> None:
-    road.client.sock.shutdown(socket.SHUT_WR)
-    road.client.ended()
-    road.ended()
-    assert road.reason() == "closed"
+def test_client_that_stops_sending(served: Served) -> None:
+    served.client.sock.shutdown(socket.SHUT_WR)
+    served.client.ended()
+    served.ended()
+    assert served.reason() == "closed"
 
 
 # The client breaks the rules
@@ -424,67 +326,46 @@ RULES = {
     "opcode 11": [write(11)],
     "ping in fragments": [write(PING, b"x", fin=False)],
     "ping too long": [bytes([0x89, 0x80 | 126, 0, 126]) + bytes(4 + 126)],
-    "close too long": [bytes([0x88, 0x80 | 126, 0, 126]) + bytes(4 + 126)],
     "stray continuation": [write(CONT, b"x")],
     "text within fragments": [write(TEXT, b"x", fin=False), write(TEXT, b"y")],
 }
 
 
 @pytest.mark.parametrize("frames", RULES.values(), ids=list(RULES))
-def test_broken_rule(road: Road, frames: list[bytes]) -> None:
-    road.client.sock.sendall(b"".join(frames) + write(TEXT, b"never handled"))
-    assert road.client.close_code() == 1002
-    road.client.close(1002)
-    road.client.ended()
-    road.ended()
-    assert road.reason() == "closed"
+def test_broken_rule(served: Served, frames: list[bytes]) -> None:
+    served.client.sock.sendall(b"".join(frames) + write(TEXT, b"never handled"))
+    assert served.client.close_code() == 1002
+    served.client.close(1002)
+    served.client.ended()
+    served.ended()
+    assert served.reason() == "closed"
 
 
-def test_too_big(roads: Roads) -> None:
-    road = roads.echo(max_frame_size=100)
-    road.client.text("x" * 100)
-    assert road.client.data() == "x" * 100
-    road.client.text("x" * 101)
-    assert road.client.closed() == 1009
-    road.ended()
-
-
-def test_too_big_in_fragments(roads: Roads) -> None:
-    road = roads.echo(max_frame_size=100)
-    road.client.send(TEXT, b"x" * 60, fin=False)
-    road.client.send(CONT, b"x" * 41)
-    assert road.client.closed() == 1009
-    road.ended()
-
-
-def test_too_big_is_known_by_the_header(roads: Roads) -> None:
-    road = roads.echo(max_frame_size=100)
-    road.client.sock.sendall(write(TEXT, b"x" * 101)[:10])
-    assert road.client.close_code() == 1009
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [write(TEXT, b"x" * 101)],
+        [write(TEXT, b"x" * 60, fin=False), write(CONT, b"x" * 41)],
+        [write(TEXT, b"x" * 101)[:10]],
+    ],
+    ids=["whole", "in fragments", "its head"],
+)
+def test_too_big(carriers: Carriers, frames: list[bytes]) -> None:
+    served = carriers.echo(max_frame_size=100)
+    served.client.text("x" * 100)
+    assert served.client.data() == "x" * 100
+    served.client.sock.sendall(b"".join(frames))
+    assert served.client.closed() == 1009
+    served.ended()
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"abc\x80", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf0\x9f\x98"])
-def test_text_that_is_not_utf8(road: Road, data: bytes) -> None:
-    road.client.send(TEXT, data)
-    assert road.client.closed() == 1007
-    road.ended()
-
-
-def test_fragments_that_are_not_utf8(road: Road) -> None:
-    road.client.send(TEXT, b"\xf0\x9f", fin=False)
-    road.client.send(CONT, b"x")
-    assert road.client.closed() == 1007
-    road.ended()
-
-
-def test_what_is_no_message(roads: Roads, caplog: pytest.LogCaptureFixture) -> None:
-    road = roads.rooms()
-    road.client.sock.sendall(write(TEXT, b"{}") + write(TEXT, JOIN.encode()))
-    assert road.client.closed() == 1011
-    road.ended()
-    (record,) = caplog.records
-    assert record.levelno == logging.ERROR
-    assert "RoomSocket" in record.getMessage()
+def test_text_that_is_not_utf8(carriers: Carriers, data: bytes) -> None:
+    for frames in ([write(TEXT, data)], [write(TEXT, data, fin=False), write(CONT, b"x")]):
+        served = carriers.echo()
+        served.client.sock.sendall(b"".join(frames))
+        assert served.client.closed() == 1007
+        served.ended()
 
 
 class FragileSerializer(V2Serializer):
@@ -494,12 +375,24 @@ class FragileSerializer(V2Serializer):
         raise ZeroDivisionError
 
 
-def test_message_that_nobody_expected(roads: Roads, caplog: pytest.LogCaptureFixture) -> None:
-    road = roads.rooms(serializer=FragileSerializer(Json()))
-    road.client.text(JOIN)
-    assert road.client.closed() == 1011
-    road.ended()
-    assert "ZeroDivisionError" in caplog.text
+@pytest.mark.parametrize(
+    ("serializer", "frame", "line"),
+    [
+        (V2, "{}", "a client of RoomSocket sent an invalid message"),
+        (FragileSerializer(Json()), JOIN, "ZeroDivisionError"),
+    ],
+    ids=["of the client", "of the author"],
+)
+def test_mistake_in_a_message(
+    carriers: Carriers, serializer: Serializer, frame: str, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    served = carriers.rooms(serializer=serializer)
+    served.client.sock.sendall(write(TEXT, frame.encode()) + write(TEXT, JOIN.encode()))
+    assert served.client.closed() == 1011
+    served.ended()
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("flask_phoenix.connection", logging.ERROR)
+    assert line in caplog.text
 
 
 @settings(deadline=None, max_examples=50)
@@ -511,197 +404,161 @@ def test_message_that_nobody_expected(roads: Roads, caplog: pytest.LogCaptureFix
     )
 )
 def test_whatever_a_client_sends(frames: list[tuple[int, bytes, bool, int] | bytes]) -> None:
-    roads = Roads()
+    carriers = Carriers()
     try:
-        road = roads.rooms()
+        served = carriers.rooms()
         for frame in frames:
             if isinstance(frame, bytes):
-                road.client.sock.sendall(frame)
+                served.client.sock.sendall(frame)
             else:
                 opcode, data, fin, rsv = frame
-                road.client.send(opcode, data, fin=fin, rsv=rsv)
-        road.client.sock.shutdown(socket.SHUT_WR)
-        while road.client.sock.recv(65536):
+                served.client.send(opcode, data, fin=fin, rsv=rsv)
+        served.client.sock.shutdown(socket.SHUT_WR)
+        while served.client.sock.recv(65536):
             pass
-        road.ended()
+        served.ended()
     finally:
-        roads.stop()
+        carriers.stop()
 
 
-# Time
-
-
-def test_silence_is_closed(roads: Roads) -> None:
-    road = roads.echo(timeout=0.2)
-    begin = time.monotonic()
-    assert road.client.close_code() == 1002
-    assert time.monotonic() - begin > 0.15
-    road.client.close(1002)
-    road.client.ended()
-    road.ended()
-    assert road.reason() == "timeout"
+# Silence
 
 
 @pytest.mark.parametrize("opcode", [PING, PONG, TEXT])
-def test_any_frame_keeps_it_open(roads: Roads, opcode: Opcode) -> None:
-    road = roads.echo(timeout=0.4)
+def test_only_the_client_keeps_it_open(carriers: Carriers, opcode: Opcode) -> None:
+    served = carriers.echo(timeout=0.4)
     begin = time.monotonic()
     while time.monotonic() - begin < 0.8:
-        road.client.send(opcode, b"alive")
+        served.client.send(opcode, b"alive")
         if opcode is not PONG:
-            assert road.client.frame().data == b"alive"
-        assert road.client.silent(0.05)
-    assert road.client.close_code() == 1002
-    assert time.monotonic() - begin > 1.1
-
-
-def test_pushes_do_not_keep_it_open(roads: Roads) -> None:
-    road = roads.echo(timeout=0.3)
+            assert served.client.frame().data == b"alive"
+        assert served.client.silent(0.05)
 
     def push() -> None:
-        while road.connection.open:
-            road.connection.send("are you there?")
-            road.serving.join(0.02)
+        while served.connection.open:
+            served.connection.send("are you there?")
+            served.serving.join(0.02)
 
     pushing = gevent.spawn(push)
-    assert road.client.data() == "are you there?"
-    assert road.client.close_code() == 1002
+    assert served.client.close_code() == 1002
+    assert time.monotonic() - begin > 1.1
+    served.client.close(1002)
+    served.client.ended()
     pushing.get(timeout=DEADLINE)
-
-
-def test_no_time_limit(roads: Roads) -> None:
-    road = roads.echo(timeout=None)
-    assert road.client.silent(0.1)
-    road.client.text("still here")
-    assert road.client.data() == "still here"
+    served.ended()
+    assert served.reason() == "timeout"
 
 
 # The server closes
 
 
 @pytest.mark.parametrize("code", [1001, 1012, 4000])
-def test_server_closes(road: Road, code: int) -> None:
-    road.client.text("hello")
-    assert road.client.data() == "hello"
-    road.connection.close(code, "because")
-    road.connection.close(code, "again")
-    road.connection.send("too late")
-    frame = road.client.frame()
-    assert Close.parse(frame.data) == Close(code, "because")
+def test_server_closes(greeted: Served, code: int) -> None:
+    greeted.connection.close(code, "because")
+    greeted.connection.close(code, "again")
+    greeted.connection.send("too late")
+    assert Close.parse(greeted.client.frame().data) == Close(code, "because")
     begin = time.monotonic()
-    road.client.close(code)
-    road.client.ended()
+    greeted.client.close(code)
+    greeted.client.ended()
     assert time.monotonic() - begin < websocket.CLOSE_TIMEOUT
-    road.ended()
-    assert road.reason() == "because"
+    greeted.ended()
+    assert greeted.reason() == "because"
 
 
-def test_close_that_crosses_another(road: Road) -> None:
-    road.client.text("hello")
-    assert road.client.data() == "hello"
-    road.client.close(1000)
-    road.connection.close(1012, "draining")
-    road.client.close_code()
-    road.client.ended()
-    road.ended()
-
-
-@pytest.mark.usefixtures("impatient")
-def test_close_that_is_not_answered(road: Road) -> None:
-    road.client.text("hello")
-    assert road.client.data() == "hello"
-    road.connection.close(1001, "disconnected")
-    assert road.client.close_code() == 1001
-    road.client.ended()
-    road.given_up()
+def test_close_frames_that_cross(greeted: Served) -> None:
+    greeted.client.close(1000)
+    greeted.connection.close(1012, "draining")
+    greeted.client.close_code()
+    greeted.client.ended()
+    greeted.ended()
 
 
 @pytest.mark.usefixtures("impatient")
-def test_close_that_is_answered_with_chatter(road: Road) -> None:
-    road.client.text("hello")
-    assert road.client.data() == "hello"
-    road.connection.close(1001, "disconnected")
+def test_close_that_is_not_answered(greeted: Served) -> None:
+    greeted.connection.close(1001, "disconnected")
+    assert greeted.client.close_code() == 1001
+    greeted.client.ended()
+    greeted.given_up()
+
+
+@pytest.mark.usefixtures("impatient")
+def test_close_that_is_answered_with_chatter(greeted: Served) -> None:
+    greeted.connection.close(1001, "disconnected")
 
     def chatter() -> None:
         while True:
-            road.client.text("never handled")
-            road.serving.join(0.005)
+            greeted.client.text("never handled")
+            greeted.serving.join(0.005)
 
     chattering = gevent.spawn(chatter)
-    assert road.client.close_code() == 1001
-    road.client.ended()
-    road.ended()
+    assert greeted.client.close_code() == 1001
+    greeted.client.ended()
+    greeted.ended()
     with pytest.raises(OSError):  # noqa: PT011 - broken pipe, or reset: whatever comes first
         chattering.get(timeout=DEADLINE)
 
 
 @pytest.mark.usefixtures("impatient")
-def test_client_that_neither_reads_nor_answers(road: Road) -> None:
-    road.client.text("hello")
-    assert road.client.data() == "hello"
-    road.connection.send("x" * 900_000)
-    road.connection.close(1001, "disconnected")
-    road.given_up()
+def test_client_that_neither_reads_nor_answers(greeted: Served) -> None:
+    greeted.connection.send("x" * 900_000)
+    greeted.connection.close(1001, "disconnected")
+    greeted.given_up()
 
 
-def test_what_waits_arrives_before_the_close(road: Road) -> None:
-    road.client.text("hello")
-    assert road.client.data() == "hello"
-    road.connection.send("x" * 900_000)
-    road.connection.send("last word")
-    road.connection.close(1012, "draining")
-    assert road.client.data() == "x" * 900_000
-    assert road.client.data() == "last word"
-    assert road.client.closed() == 1012
-    road.ended()
+def test_what_waits_arrives_before_the_close(greeted: Served) -> None:
+    greeted.connection.send("x" * 900_000)
+    greeted.connection.send("last word")
+    greeted.connection.close(1012, "draining")
+    assert [greeted.client.data(), greeted.client.data()] == ["x" * 900_000, "last word"]
+    assert greeted.client.closed() == 1012
+    greeted.ended()
 
 
 # Slow clients
 
 
-def flood(road: Road, frame: str | bytes) -> None:
+def flood(served: Served, frame: str | bytes) -> None:
     """Send until the client is closed for not reading."""
+    served.client.send(PING)
+    assert served.client.frame().opcode is PONG
     for _ in range(1000):
-        if not road.connection.open:
+        if not served.connection.open:
             return
-        road.connection.send(frame)
+        served.connection.send(frame)
     pytest.fail("it was never closed")
 
 
-def test_slow_client_is_closed_and_delays_nobody(roads: Roads, caplog: pytest.LogCaptureFixture) -> None:
-    slow, quick = roads.member(outbox=100_000), roads.member()
-    engine = roads.engine
+def test_slow_client_is_closed_and_delays_nobody(carriers: Carriers, caplog: pytest.LogCaptureFixture) -> None:
+    slow, quick = carriers.member(outbox=100_000), carriers.member()
+    engine = carriers.engine
     for number in range(1000):
         if not slow.connection.open:
             break
         engine.broadcast(Broadcast("room:1", "news", {"number": number, "filling": "x" * 10_000}))
         assert f'"number":{number},' in str(quick.client.data())
     assert engine.connections == {quick.connection.close}
-    assert [road.connection.protocol.memberships for road in (slow, quick)].count({}) == 1  # type: ignore[attr-defined]
-    assert "reads too slowly" in caplog.text
+    assert "a client of RoomSocket reads too slowly" in caplog.text
     seen = [slow.client.data() for _ in range(number - 10)]  # what was sent before is whole and in order
     assert all(f'"number":{n},' in str(frame) for n, frame in enumerate(seen))
     assert slow.client.closed() == 1013
-    slow.ended()
     engine.broadcast(Broadcast("room:1", "news", {"number": "last"}))
     assert quick.client.data() == '[null,null,"room:1","news",{"number":"last"}]'
 
 
 @pytest.mark.usefixtures("impatient")
-def test_slow_client_that_never_reads_is_cut(roads: Roads) -> None:
-    road = roads.echo(outbox=1000)
-    road.client.text("hello")
-    assert road.client.data() == "hello"
-    flood(road, "x" * 10_000)
-    road.given_up()
-    assert road.reason() == "too slow"
+def test_slow_client_that_never_reads(carriers: Carriers) -> None:
+    served = carriers.echo(outbox=1000)
+    flood(served, "x" * 10_000)
+    served.given_up()
+    assert served.reason() == "too slow"
 
 
-def test_burst_within_the_bound(roads: Roads) -> None:
-    road = roads.member()
+def test_burst_within_the_bound(carriers: Carriers) -> None:
+    served = carriers.member()
     for number in range(2000):
-        road.connection.send(f"{number}")
-    assert [road.client.data() for _ in range(2000)] == [str(number) for number in range(2000)]
+        served.connection.send(f"{number}")
+    assert [served.client.data() for _ in range(2000)] == [str(number) for number in range(2000)]
 
 
 # Compression
@@ -711,89 +568,180 @@ def deflate() -> PerMessageDeflate:
     return PerMessageDeflate(False, False, 15, 15)
 
 
-def test_compression_in_both_directions(roads: Roads) -> None:
+def test_compression_in_both_directions(carriers: Carriers) -> None:
     ours, theirs = deflate(), deflate()
-    road = roads.echo(extensions=[ours])
-    for message in ("compressible " * 100, "again " * 100, ""):
-        road.client.send(TEXT, message.encode(), extensions=[theirs])
-        frame = road.client.frame()
-        assert frame.rsv1
+    served = carriers.echo(extensions=[ours])
+    for opcode, data in ((TEXT, b"compressible " * 100), (TEXT, b""), (BINARY, bytes(1000))):
+        served.client.send(opcode, data, extensions=[theirs])
+        frame = served.client.frame()
+        assert (frame.opcode, frame.rsv1) == (opcode, True)
         assert len(frame.data) <= 120
-        assert theirs.decode(frame).data == message.encode()
-    road.client.send(BINARY, bytes(1000), extensions=[theirs])
-    frame = road.client.frame()
-    assert (frame.opcode, theirs.decode(frame).data) == (BINARY, bytes(1000))
-    road.client.text("uncompressed")
-    assert theirs.decode(road.client.frame()).data == b"uncompressed"
+        assert theirs.decode(frame).data == data
+    served.client.text("uncompressed")
+    assert theirs.decode(served.client.frame()).data == b"uncompressed"
+    served.client.close(1000)
+    assert served.client.close_code() == 1000
+    served.ended()
 
 
-def test_broadcast_to_compressed_and_plain_clients(roads: Roads) -> None:
+def test_broadcast_to_compressed_and_plain_clients(carriers: Carriers) -> None:
     theirs = [deflate(), deflate()]
-    packed = [roads.rooms(extensions=[deflate()]) for _ in theirs]
-    plain = roads.member()
-    for extension, road in zip(theirs, packed, strict=True):
-        road.client.text(JOIN)
-        assert b'"ok"' in extension.decode(road.client.frame()).data
+    packed = [carriers.rooms(extensions=[deflate()]) for _ in theirs]
+    plain = carriers.member()
+    for extension, served in zip(theirs, packed, strict=True):
+        served.client.text(JOIN)
+        assert b'"ok"' in extension.decode(served.client.frame()).data
     for number in range(3):
-        roads.engine.broadcast(Broadcast("room:1", "news", {"number": number}))
+        carriers.engine.broadcast(Broadcast("room:1", "news", {"number": number}))
         expected = f'[null,null,"room:1","news",{{"number":{number}}}]'
         assert plain.client.data() == expected
-        for extension, road in zip(theirs, packed, strict=True):
-            assert extension.decode(road.client.frame()).data == expected.encode()
+        for extension, served in zip(theirs, packed, strict=True):
+            assert extension.decode(served.client.frame()).data == expected.encode()
 
 
-def test_compressed_close(roads: Roads) -> None:
-    road = roads.echo(extensions=[deflate()])
-    road.client.close(1000)
-    assert road.client.close_code() == 1000
-    road.client.ended()
-    road.ended()
+def test_compressed_message_that_breaks_a_rule(carriers: Carriers) -> None:
+    bomb = write(TEXT, b"x" * 10_000_000, extensions=[deflate()])
+    for data, codes in ((bomb, {1009}), (write(TEXT, b"\xff\xff\xff", rsv=4), {1002, 1007})):
+        served = carriers.echo(extensions=[deflate()], max_frame_size=10_000)
+        served.client.sock.sendall(data)
+        assert served.client.closed() in codes
+        served.ended()
 
 
-def test_bomb(roads: Roads) -> None:
-    road = roads.echo(extensions=[deflate()], max_frame_size=10_000)
-    road.client.send(TEXT, b"x" * 10_000_000, extensions=[deflate()])
-    assert road.client.closed() == 1009
-    road.ended()
-
-
-def test_what_is_not_deflated(roads: Roads) -> None:
-    road = roads.echo(extensions=[deflate()])
-    road.client.send(TEXT, b"\xff\xff\xff", rsv=4)
-    assert road.client.closed() in (1002, 1007)
-    road.ended()
-
-
-def test_slow_client_with_compression(roads: Roads) -> None:
-    road = roads.echo(extensions=[deflate()], outbox=1000)
-    road.client.text("hello")
-    road.client.frame()
-    flood(road, random.Random(1).randbytes(10_000))
-    road.connection.send("too late")
-    assert road.client.closed() == 1013
+def test_slow_client_with_compression(carriers: Carriers) -> None:
+    served = carriers.echo(extensions=[deflate()], outbox=1000)
+    flood(served, random.Random(1).randbytes(10_000))
+    served.connection.send("too late")
+    assert served.client.closed() == 1013
 
 
 # TLS
 
 
-def test_tls(roads: Roads, tmp_path: Path) -> None:
-    road = roads.member(pair=tls_pair(tmp_path), outbox=4 << 20)
-    road.client.text('["1","2","room:1","echo",{"hello":"there"}]')
-    assert road.client.data() == '["1","2","room:1","phx_reply",{"status":"ok","response":{"hello":"there"}}]'
+def test_tls(carriers: Carriers, tmp_path: Path) -> None:
+    served = carriers.member(pair=tls_pair(tmp_path), outbox=4 * MIB)
     large = "x" * 800_000
-    road.client.text(f'["1","3","room:1","echo",{{"large":"{large}"}}]')
-    roads.engine.broadcast(Broadcast("room:1", "news", {"n": 1}))
-    received = [str(road.client.data()) for _ in range(2)]
+    served.client.text(f'["1","3","room:1","echo",{{"large":"{large}"}}]')
+    carriers.engine.broadcast(Broadcast("room:1", "news", {"n": 1}))
+    received = [str(served.client.data()) for _ in range(2)]
     assert '[null,null,"room:1","news",{"n":1}]' in received
     assert any(large in text for text in received)
-    road.client.close(1000)
-    assert road.client.close_code() == 1000
-    road.ended()
+    served.client.close(1000)
+    assert served.client.close_code() == 1000
+    served.ended()
 
 
-def test_tls_slow_client(roads: Roads, tmp_path: Path) -> None:
-    road = roads.member(pair=tls_pair(tmp_path), outbox=100_000)
-    flood(road, "x" * 10_000)
-    assert road.client.close_code() == 1013
-    road.client.close(1013)
-    road.ended()
+def test_tls_slow_client(carriers: Carriers, tmp_path: Path) -> None:
+    served = carriers.member(pair=tls_pair(tmp_path), outbox=100_000)
+    flood(served, "x" * 10_000)
+    assert served.client.close_code() == 1013
+    served.client.close(1013)
+    served.ended()
+
+
+# The outbox
+
+
+class Pair(NamedTuple):
+    """The two ends of a stream."""
+
+    ours: Any
+    theirs: Wire
+
+
+def never() -> None:
+    pytest.fail("an overflow where everything fits")
+
+
+@contextmanager
+def connected() -> Iterator[Pair]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield Pair(ours, Wire(theirs))
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    with connected() as pair:
+        yield pair
+
+
+def test_outbox_writes_at_once_and_queues_what_the_kernel_refuses(pair: Pair) -> None:
+    outbox = Outbox(pair.ours, MIB, never)
+    for _ in range(2):
+        outbox.write(b"at once")
+        pair.theirs.sock.settimeout(0.0)  # nothing else has run since
+        assert pair.theirs.take(7) == b"at once"
+        pair.theirs.sock.settimeout(DEADLINE)
+        filled = fill(pair.ours)
+        outbox.write(b"first")
+        outbox.write(b"second")
+        assert pair.theirs.take(filled + 11).endswith(b"-firstsecond")
+        outbox.join()
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 2 * MIB), max_size=10), st.integers())
+def test_outbox_keeps_the_order(sizes: list[int], seed: int) -> None:
+    dice = random.Random(seed)
+    with connected() as pair:
+        outbox, wire = Outbox(pair.ours, 30 * MIB, never), pair.theirs
+        pieces = [dice.randbytes(size) for size in sizes]
+        whole = b"".join(pieces)
+        reader = gevent.spawn(wire.take, len(whole))
+        for piece in pieces:
+            outbox.write(piece)
+            if dice.random() < 0.3:
+                gevent.idle()
+        assert reader.get(timeout=DEADLINE) == whole
+
+
+def test_bound_of_an_outbox(pair: Pair) -> None:
+    overflows: list[int] = []
+    outbox = Outbox(pair.ours, 1000, lambda: overflows.append(1))
+    for _ in range(2):  # what was written counts no more
+        filled = fill(pair.ours)
+        outbox.write(b"x" * 5000)  # one message may be larger
+        pair.theirs.take(filled + 5000)
+        outbox.join()
+    filled = fill(pair.ours)
+    outbox.write(b"x" * 999)
+    outbox.write(b"x")
+    assert not overflows
+    outbox.write(b"y")
+    outbox.write(b"z")
+    assert overflows == [1]
+    # Nothing is dropped in silence: what is called decides.
+    assert pair.theirs.take(filled + 1002).endswith(b"x" * 1000 + b"yz")
+    outbox.join()
+
+
+def test_one_full_broken_or_closed_outbox_of_many() -> None:
+    overflows: list[str] = []
+    with ExitStack() as stack:
+        pairs = {name: stack.enter_context(connected()) for name in ("first", "full", "broken", "closed", "last")}
+        outboxes = {name: Outbox(pair.ours, 3, lambda: overflows.append("full")) for name, pair in pairs.items()}
+        wires = {name: pair.theirs for name, pair in pairs.items()}
+        filled = fill(pairs["full"].ours)
+        wires["broken"].sock.close()
+        outboxes["closed"].close()
+        for data in (b"one", b"two"):
+            write_each(outboxes.values(), data)
+        assert overflows == ["full"]
+        assert [wires[name].take(6) for name in ("first", "last")] == [b"onetwo"] * 2
+        assert wires["full"].take(filled + 6).endswith(b"onetwo")
+        outboxes["full"].join()
+        assert [name for name, outbox in outboxes.items() if outbox.shut] == ["broken", "closed"]
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_socket_that_breaks(pair: Pair, waits: bool) -> None:
+    outbox = Outbox(pair.ours, MIB, never)
+    if waits:
+        fill(pair.ours)
+        outbox.write(b"waits")
+    pair.theirs.sock.close()
+    outbox.write(b"into the void")
+    outbox.join()
+    assert outbox.shut
+    outbox.write(b"more of it")

@@ -1,13 +1,15 @@
-"""The workers of one host: several in this process, and real processes that are killed, stopped and started."""
+"""The workers of one host: their directory, adapters in this process and in others, and publishing from outside."""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,20 +17,26 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent.server import StreamServer
 
 from flask_phoenix.exceptions import InvalidOption, NotPublished
 from flask_phoenix.pubsub.unix import adapter as workers
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
-from flask_phoenix.pubsub.unix.peer import listen
-from tests import contract
-from tests.contract import Node
+from flask_phoenix.pubsub.unix.directory import directory_of_server
+from flask_phoenix.pubsub.unix.frames import HELLO, PUBLISH, SUBSCRIBE, SYNC, FrameDecoder, PeerFrame, encode_frame
+from flask_phoenix.pubsub.unix.peer import Line, listen
+from flask_phoenix.pubsub.unix.publisher import WorkersPublisher
 from tests.processes import DEADLINE, ROOT, wait_until
-from tests.worker_process import GONE, SAID
+from tests.roads import in_thread
+from tests.support.contract import LARGE, TOPICS, Cut, LossContract, MakeAdapter, Node
+from tests.support.worker_process import GONE, SAID
 
 #: Bytes that may wait for one worker, in tests of what happens when more does.
 SMALL = 1024 * 1024
-#: Seconds in which many processes start at once.
+#: Seconds in which processes start.
 START = 5 * DEADLINE
+
+MakeWorker = Callable[..., Node]
 
 
 @pytest.fixture
@@ -36,45 +44,233 @@ def directory(short_path: Path) -> Path:
     return short_path / "workers"
 
 
-class TestWorkersAdapter(contract.GoneContract, contract.LossContract):
-    """What every adapter keeps."""
+@pytest.fixture
+def make_worker(directory: Path) -> Iterator[MakeWorker]:
+    """Make workers of this process, and stop them in the end."""
+    nodes: list[Node] = []
+
+    def make(name: str, *topics: str, **options: Any) -> Node:
+        nodes.append(Node(WorkersAdapter(directory, **options), name))
+        return nodes[-1].start(*topics)
+
+    yield make
+    for node in nodes:
+        node.adapter.stop()
+
+
+class TestWorkersAdapter(LossContract):
+    tells_end = True
 
     @pytest.fixture
-    def adapters(self) -> list[WorkersAdapter]:
-        return []
+    def make_adapter(self, directory: Path) -> MakeAdapter:
+        return lambda: WorkersAdapter.from_url(f"workers://{directory}")
 
     @pytest.fixture
-    def make_adapter(self, directory: Path, adapters: list[WorkersAdapter]) -> contract.MakeAdapter:
-        def make() -> WorkersAdapter:
-            adapters.append(WorkersAdapter(directory))
-            return adapters[-1]
-
-        return make
-
-    @pytest.fixture
-    def cut(self, adapters: list[WorkersAdapter]) -> contract.Cut:
+    def cut(self) -> Cut:
         def cut() -> Callable[[], object]:
-            for adapter in adapters:
-                for line in list(adapter._lines):
-                    line.close()
+            for line in [each for each in gc.get_objects() if type(each) is Line]:
+                line.close()
             return lambda: None
 
         return cut
+
+
+# Frames
+
+
+def test_a_frame_to_the_byte() -> None:
+    assert encode_frame(PUBLISH, "caf\u00e9", b"\x01\x02") == b"\x05\0\0\0\x05\0\0\0\x02caf\xc3\xa9\x01\x02"
+
+
+@pytest.mark.parametrize("size", [1, 9, 10, 1000])
+def test_frames_come_in_any_pieces(size: int) -> None:
+    frames: list[PeerFrame] = [(HELLO, "node", b""), (SUBSCRIBE, "", b""), (SYNC, "", b"17")]
+    frames += [(PUBLISH, "two words\n", b"\0\xff"), (PUBLISH, "caf\u00e9 \ud800", b"x" * 300)]
+    stream, decoder = b"".join(encode_frame(*frame) for frame in frames), FrameDecoder()
+    read = [decoder.feed(stream[start : start + size]) for start in range(0, len(stream), size)]
+    assert [frame for some in read for frame in some] == frames
+
+
+# The directory
+
+
+@pytest.fixture
+def runtime(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The directory of this user for what lives while it runs."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short_path))
+    return short_path
+
+
+@pytest.mark.parametrize(
+    "url", ["workers:", "workers://run/myapp", "workers:run", "redis:///run", "/run", "workers:///run?x=1"]
+)
+@pytest.mark.parametrize("kind", [WorkersAdapter, WorkersPublisher])
+def test_a_url_that_names_no_directory(url: str, kind: type[WorkersAdapter | WorkersPublisher]) -> None:
+    with pytest.raises(InvalidOption, match="workers:///run/myapp"):
+        kind.from_url(url)
+
+
+def test_a_directory_is_made_for_this_user_alone(short_path: Path) -> None:
+    node = Node(WorkersAdapter.from_url(f"workers://{short_path}/my%20app/"), "node").start()
+    assert (short_path / "my app").stat().st_mode & 0o777 == 0o700
+    node.adapter.stop()
+
+
+def others_may_enter(directory: Path) -> None:
+    directory.mkdir()
+    directory.chmod(0o701)
+
+
+def link_elsewhere(directory: Path) -> None:
+    directory.symlink_to(directory.parent)
+
+
+def belong_to_another(directory: Path) -> None:
+    directory.mkdir(0o700)
+    os.chown(directory, os.geteuid() + 1, -1)
+
+
+@pytest.mark.parametrize(
+    ("name", "spoil", "complaint"),
+    [
+        ("workers", others_may_enter, "chmod 700"),
+        ("workers", link_elsewhere, "is no directory"),
+        ("workers", belong_to_another, "belongs to user"),
+        ("no/where", None, "cannot make"),
+        ("x" * 100, None, "AF_UNIX path too long"),
+    ],
+)
+def test_a_directory_that_cannot_be_used(
+    short_path: Path, name: str, spoil: Callable[[Path], None] | None, complaint: str
+) -> None:
+    if spoil is not None:
+        spoil(short_path / name)
+    node = Node(WorkersAdapter(short_path / name), "node")
+    with pytest.raises(InvalidOption, match=rf"{complaint}.*workers:///run/myapp"):
+        node.start()
+    with pytest.raises(NotPublished):
+        node.publish("t", b"")
+    node.adapter.stop()
+
+
+PRINT = "from flask_phoenix.pubsub.unix.directory import directory_of_server; print(directory_of_server(chr(97)))"
+
+
+def ask_directory(program: str = PRINT) -> Path:
+    """Return the directory of a server as a process that is started now sees it."""
+    command = [sys.executable, "-c", program]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=START).stdout
+    return Path(said.strip())
+
+
+def test_the_workers_of_one_server_find_each_other(runtime: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, same = ask_directory(), ask_directory()
+    another_server = ask_directory(f"import subprocess, sys; subprocess.run([sys.executable, '-c', '''{PRINT}'''])")
+    assert one == same != another_server
+    assert one.parent == another_server.parent == runtime
+    assert one.name.startswith(f"phoenix-{os.geteuid()}-{os.getpid()}-")
+    assert directory_of_server("one") == directory_of_server("one") != directory_of_server("other")
+    assert len(str(directory_of_server("x" * 1000)).encode()) < len(str(runtime)) + 60
+    for unusable in ("", "relative", str(runtime / "missing")):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", unusable)
+        monkeypatch.setattr("tempfile.tempdir", str(runtime / "tmp"))
+        assert directory_of_server("app").parent == runtime / "tmp"
+
+
+def test_what_dead_servers_have_left_is_removed(runtime: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait(DEADLINE)
+    living, own = directory_of_server("other"), directory_of_server("app")
+    prefix = f"phoenix-{os.geteuid()}"
+    left = [runtime / f"{prefix}-{dead.pid}-{started}-app" for started in (12345, 0)]
+    left.append(runtime / f"{prefix}-{os.getppid()}-1-app")  # a process of that number, but another
+    kept = [living, runtime / f"{prefix}-{os.getppid()}-0-app"]  # where the system does not tell when it started
+    kept += [runtime / f"{prefix}x-{dead.pid}-0-app", runtime / f"phoenix-1-{dead.pid}-0-app", runtime / prefix]
+    full, hidden = runtime / f"{prefix}-{dead.pid}-0-full", runtime / f"{prefix}-{dead.pid}-0-alive"
+    for path in (*left, *kept, full, hidden):
+        path.mkdir(0o700)
+    (full / "a file").touch()
+    listen(left[0], "node").close()
+    listener = listen(hidden, "node")
+    node = Node(WorkersAdapter(lambda: own), "node").start()
+    assert {*runtime.iterdir()} == {*kept, full, hidden, own}
+    listener.close()
+    node.adapter.stop()
+    assert not own.exists()  # it goes with its last worker
+
+
+def test_what_a_dead_worker_has_left_is_removed(directory: Path, make_worker: MakeWorker) -> None:
+    one = make_worker("one")
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(directory / "dead.sock"))
+    other = make_worker("other")
+    other.publish("t", b"held for nobody")
+    other.adapter.subscribe("t")
+    assert not (directory / "dead.sock").exists()
+    assert other.heard("t", by=one) == []
+    assert other.gone.empty()
+    other.adapter.stop()
+    assert other.adapter.unpublished == 0
+
+
+# Workers that do not answer
+
+
+def test_a_worker_that_never_answers_is_not_waited_for(
+    directory: Path, make_worker: MakeWorker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workers, "CONFIRM_TIMEOUT", 0.05)
+    monkeypatch.setattr(workers, "STOP_GRACE", 0.05)
+    other = make_worker("other")
+    dumb = listen(directory, "dumb")
+    node = make_worker("node", limit=10_000)
+    other.adapter.subscribe("t")
+    for number in range(100):
+        node.publish("t", f"{number}".ljust(1000))
+        assert other.hear() == ("t", f"{number}".ljust(1000).encode())
+    assert 0 < node.adapter.unpublished < 100
+    node.adapter.subscribe("u")
+    node.adapter.subscribe("v")
+    assert node.heard("v", by=other) == []
+    node.adapter.stop()
+    assert node.adapter.unpublished == 100
+    assert [record.message for record in caplog.records if "dumb" in record.message or "lost" in record.message] == [
+        "worker dumb takes nothing; 1 messages are lost by now",
+        "worker dumb does not answer; what it publishes is missed until it does",
+        "workers take nothing; 10 messages are lost as this one stops",
+    ]
+    dumb.close()
+
+
+def test_a_worker_that_cannot_be_connected_to_is_tried_again(directory: Path, make_worker: MakeWorker) -> None:
+    make_worker("other")
+    with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as first:
+        full.bind(str(directory / "full.sock"))
+        full.listen(0)
+        first.connect(str(directory / "full.sock"))
+        node = make_worker("node")
+        asking = gevent.spawn(node.adapter.subscribe, "t")
+        asking.join(3 * workers.RETRY)
+        assert not asking.ready()
+    asking.get(timeout=DEADLINE)
+    assert not (directory / "full.sock").exists()
 
 
 # Real processes
 
 
 class Process:
-    """A worker in a process of its own: see :mod:`.worker_process`."""
+    """A worker in a process of its own: see :mod:`tests.support.worker_process`."""
 
     def __init__(self, boss: Boss, name: str, *options: str) -> None:
         self.boss = boss
         self.name = name
         self.log = boss.directory.with_name(f"{name}.log")
-        command = [sys.executable, "-m", "tests.worker_process", str(boss.directory), name, str(SMALL), *options]
+        command = [sys.executable, "-m", "tests.support.worker_process"]
         with self.log.open("wb") as output:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                [*command, str(boss.directory), name, str(SMALL), *options], cwd=ROOT, stdout=output, stderr=output
+            )
 
     def tell(self, *order: Any) -> None:
         """Give an order, and go on."""
@@ -85,22 +281,22 @@ class Process:
         self.tell(*order)
         return self.boss.hear_from(self.name)
 
-    def kill(self, number: int = signal.SIGKILL) -> None:
-        self.process.send_signal(number)
-        if number == signal.SIGKILL:
-            self.process.wait(DEADLINE)
+    def await_heard(self, number: int) -> list[str]:
+        """Return all that it has heard, once there is so much."""
+        heard: list[str] = []
+        assert wait_until(lambda: len(heard) >= number, lambda: heard.extend(self.do("report")))
+        return heard
 
 
 class Boss(Node):
-    """The worker in this process, who gives orders to the others."""
+    """The worker in this process, which gives orders to the others."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(WorkersAdapter(directory, SMALL), "boss")
         self.directory = directory
         self.processes: list[Process] = []
         self.said: dict[str, list[Any]] = {}
-        self.start()
-        self.adapter.subscribe(SAID)
+        self.start(SAID)
 
     def hire(self, *names: str, options: tuple[str, ...] = ()) -> list[Process]:
         """Start processes, all at once; return when they are ready."""
@@ -132,57 +328,25 @@ def boss(directory: Path) -> Iterator[Boss]:
     boss.stop()
 
 
-def names(number: int) -> list[str]:
-    return [f"worker{each}" for each in range(number)]
-
-
 @pytest.mark.parametrize("options", [(), ("patched",)], ids=["plain", "patched"])
-def test_processes_hear_each_other(boss: Boss, options: tuple[str, ...]) -> None:
-    one, other = boss.hire("one", "other", options=options)
-    one.do("subscribe", "t")
-    assert other.do("publish", "t", 0, 3000) == 0
-    boss.publish("t", b"done")
-    heard = one.do("report")["heard"]
-    heard.remove("done")
-    while len(heard) < 3000:
-        heard += one.do("report")["heard"]
-    assert heard == [f"other {number}" for number in range(3000)]
-
-
-def test_many_that_start_at_one_moment_are_all_joined(boss: Boss) -> None:
-    hired = boss.hire(*names(10))
+def test_processes_that_start_at_one_moment_hear_each_other(boss: Boss, options: tuple[str, ...]) -> None:
+    hired = boss.hire(*[f"worker{number}" for number in range(4)], options=options)
     for each in hired:
         each.do("subscribe", "t")
     for each in hired:
-        each.do("publish", "t", 0, 1)
-    everybody = {f"{each.name} 0" for each in hired}
+        assert each.do("publish", "t", 0, 1000) == 0
     for each in hired:
-        heard: list[str] = []
-        while len(heard) < 9:
-            report = each.do("report")
-            heard += report["heard"]
-        assert sorted(heard) == sorted(everybody - {f"{each.name} 0"})
-        assert report["lines"] == 2 * 10
-
-
-def test_what_follows_a_subscription_is_heard_from_other_processes(boss: Boss) -> None:
-    for each in boss.hire("one", "other"):
-        for number in range(50):
-            boss.adapter.subscribe(f"room:{number}")
-            each.tell("publish", f"room:{number}", number, number + 1)
-        heard: list[tuple[str, str]] = []
-        while len(heard) < 50:
-            topic, data = boss.hear()
-            if topic != SAID:
-                heard.append((topic, data.decode()))
-        assert heard == [(f"room:{number}", f"{each.name} {number}") for number in range(50)]
+        heard = each.await_heard(3000)
+        for other in hired:
+            mine = [text for text in heard if text.startswith(f"{other.name} ")]
+            assert mine == [f"{other.name} {number}" for number in range(1000) if other is not each]
 
 
 def test_a_killed_worker_is_missed_at_once(boss: Boss) -> None:
     one, other = boss.hire("one", "other")
     boss.adapter.subscribe(GONE)
     other.do("subscribe", "t")
-    other.kill()
+    other.process.kill()
     assert boss.gone.get(timeout=DEADLINE) == "other"
     assert boss.hear() == (GONE, b'["one", "other"]')
     assert not (boss.directory / "other.sock").exists()
@@ -191,19 +355,18 @@ def test_a_killed_worker_is_missed_at_once(boss: Boss) -> None:
     (another,) = boss.hire("another")
     another.do("subscribe", "t")
     one.do("publish", "t", 0, 1)
-    assert another.do("report")["lines"] == 4
+    assert another.await_heard(1) == ["one 0"]
     assert boss.gone.empty()
 
 
-def test_a_worker_that_stops_says_goodbye(boss: Boss) -> None:
-    one, other = boss.hire("one", "other")
+def test_what_a_worker_says_last_is_heard(boss: Boss) -> None:
+    (other,) = boss.hire("other")
     boss.adapter.subscribe("t")
     other.tell("publish", "t", 0, 1)
     other.tell("stop")
     assert boss.gone.get(timeout=DEADLINE) == "other"
     assert other.process.wait(DEADLINE) == 0
     assert {boss.hear() for _ in range(2)} == {("t", b"other 0"), (SAID, b'["other", 0]')}
-    assert one.do("report")["lines"] == 2
 
 
 def test_a_process_forked_from_a_worker_does_not_stand_in_for_it(boss: Boss) -> None:
@@ -212,10 +375,10 @@ def test_a_process_forked_from_a_worker_does_not_stand_in_for_it(boss: Boss) -> 
     try:
         one.do("subscribe", "t")
         other.do("publish", "t", 0, 100)
-        other.kill()
+        other.process.kill()
         assert boss.gone.get(timeout=DEADLINE) == "other"
         os.kill(child, 0)
-        assert one.do("report")["heard"] == [f"other {number}" for number in range(100)]
+        assert one.await_heard(100) == [f"other {number}" for number in range(100)]
     finally:
         os.kill(child, signal.SIGKILL)
 
@@ -223,16 +386,14 @@ def test_a_process_forked_from_a_worker_does_not_stand_in_for_it(boss: Boss) -> 
 def test_a_stopped_worker_delays_nobody_and_comes_back(
     boss: Boss, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(workers, "PATIENCE", 0.1)
+    monkeypatch.setattr(workers, "CONFIRM_TIMEOUT", 0.1)
     one, stopped = boss.hire("one", "stopped")
     one.do("subscribe", "t")
     stopped.do("subscribe", "t")
-    stopped.kill(signal.SIGSTOP)
-    heard = []
+    stopped.process.send_signal(signal.SIGSTOP)
     for number in range(100):
         boss.publish("t", f"{number}".ljust(64 * 1024))
-        heard += one.do("report")["heard"]
-    assert heard == [str(number) for number in range(100)]
+        assert one.await_heard(1) == [str(number)]
     lost = boss.adapter.unpublished
     assert 0 < lost < 100
     boss.adapter.subscribe("u")
@@ -243,9 +404,8 @@ def test_a_stopped_worker_delays_nobody_and_comes_back(
     ]
     assert boss.gone.empty()
 
-    stopped.kill(signal.SIGCONT)
-    heard = hear_again(boss, stopped)
-    assert heard == [str(number) for number in range(100 - lost)]
+    stopped.process.send_signal(signal.SIGCONT)
+    assert hear_again(boss, stopped) == [str(number) for number in range(100 - lost)]
     assert boss.adapter.unpublished >= lost
     assert "the line from worker boss broke" in stopped.log.read_text()
     boss.adapter.subscribe("w")
@@ -259,115 +419,87 @@ def hear_again(boss: Boss, worker: Process) -> list[str]:
     def ask() -> None:
         worker.tell("report")
         with suppress(gevent.Timeout), gevent.Timeout(0.05):
-            heard.append(boss.hear_from(worker.name)["heard"])
+            heard.append(boss.hear_from(worker.name))
 
     heard: list[list[str]] = []
     assert wait_until(lambda: bool(heard), ask)
     return heard[0]
 
 
-def test_a_worker_that_never_answers_is_not_waited_for(
-    directory: Path, boss: Boss, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(workers, "PATIENCE", 0.05)
-    monkeypatch.setattr(workers, "GRACE", 0.05)
-    dumb = listen(directory, "dumb")
-    node = Node(WorkersAdapter(directory, limit=10_000), "node")
-    node.start()
-    boss.adapter.subscribe("t")
-    for number in range(100):
-        node.publish("t", f"{number}".ljust(1000))
-        assert boss.hear() == ("t", f"{number}".ljust(1000).encode())
-    assert 0 < node.adapter.unpublished < 100
-    node.adapter.subscribe("u")
-    node.adapter.subscribe("v")
-    boss.publish("v", b"hello")
-    assert node.hear() == ("v", b"hello")
+# Publishing from outside
+
+
+@pytest.fixture
+def publisher(directory: Path) -> Iterator[WorkersPublisher]:
+    publisher = WorkersPublisher(directory)
+    yield publisher
+    publisher.close()
+
+
+def test_every_worker_hears_what_comes_from_outside(make_worker: MakeWorker, publisher: WorkersPublisher) -> None:
+    one, other = make_worker("one", *TOPICS), make_worker("other", "t")
+    for topic in TOPICS:
+        in_thread(publisher.publish, topic, b"\0\xff")
+        assert one.received.get_nowait() == (topic, b"\0\xff")
+    one.adapter.subscribe("t")
+    in_thread(publisher.publish, "t", LARGE)
+    assert one.received.get_nowait() == other.received.get_nowait() == ("t", LARGE)
+    other.adapter.stop()
+    newcomer = make_worker("newcomer", "t")
+    in_thread(publisher.publish, "t", b"1")
+    assert one.received.get_nowait() == newcomer.received.get_nowait() == ("t", b"1")
+    assert other.received.empty()
+
+
+def test_several_threads_may_publish(make_worker: MakeWorker, publisher: WorkersPublisher) -> None:
+    node = make_worker("node", "t")
+
+    def speak(name: str) -> None:
+        for number in range(100):
+            publisher.publish("t", f"{name} {number}".encode())
+
+    threads = [threading.Thread(target=speak, args=(name,)) for name in "abc"]
+    for thread in threads:
+        thread.start()
+    heard = node.hear_all(300)
+    for name in "abc":
+        mine = [data for data in heard if data.startswith(name.encode())]
+        assert mine == [f"{name} {number}".encode() for number in range(100)]
+    for thread in threads:
+        in_thread(thread.join)
+
+
+def test_no_worker_is_there(directory: Path, make_worker: MakeWorker, publisher: WorkersPublisher) -> None:
+    with pytest.raises(NotPublished, match=rf"PHOENIX_PUBSUB_URL=workers://{directory}"):
+        publisher.publish("t", b"")
+    node = make_worker("node")
+    in_thread(publisher.publish, "a topic that nobody asks for", b"")
+    directory.chmod(0o755)
+    with pytest.raises(InvalidOption, match="chmod 700"):
+        publisher.publish("t", b"")
+    directory.chmod(0o700)
     node.adapter.stop()
-    assert node.adapter.unpublished == 100
-    assert [record.message for record in caplog.records if "dumb" in record.message or "lost" in record.message] == [
-        "worker dumb takes nothing; 1 messages are lost by now",
-        "worker dumb does not answer; what it publishes is missed until it does",
-        "workers take nothing; 10 messages are lost as this one stops",
-    ]
-    dumb.close()
+    listen(directory, "dead").close()
+    with pytest.raises(NotPublished, match="no worker listens"):
+        publisher.publish("t", b"")
 
 
-def test_a_worker_that_cannot_be_dialed_is_tried_again(directory: Path, boss: Boss) -> None:
-    with socket.socket(socket.AF_UNIX) as full, socket.socket(socket.AF_UNIX) as first:
-        full.bind(str(directory / "full.sock"))
-        full.listen(0)
-        first.connect(str(directory / "full.sock"))
-        node = Node(WorkersAdapter(directory), "node")
-        node.start()
-        asking = gevent.spawn(node.adapter.subscribe, "t")
-        asking.join(3 * workers.RETRY)
-        assert not asking.ready()
-    asking.get(timeout=DEADLINE)
-    assert not (directory / "full.sock").exists()
-    node.adapter.stop()
-
-
-# The directory
-
-
-def test_what_a_dead_worker_has_left_is_removed(directory: Path, boss: Boss) -> None:
-    with socket.socket(socket.AF_UNIX) as dead:
-        dead.bind(str(directory / "dead.sock"))
-    node = Node(WorkersAdapter(directory), "node")
-    node.start()
-    node.publish("t", b"held for nobody")
-    node.adapter.subscribe("t")
-    assert not (directory / "dead.sock").exists()
-    boss.publish("t", b"hello")
+def test_a_worker_that_ends_meanwhile(directory: Path, make_worker: MakeWorker, publisher: WorkersPublisher) -> None:
+    node = make_worker("node", "t")
+    ending = StreamServer(listen(directory, "ending"), lambda sock, address: sock.recv(1))
+    ending.start()
+    in_thread(publisher.publish, "t", b"hello")
     assert node.hear() == ("t", b"hello")
-    assert node.gone.empty()
-    node.adapter.stop()
-    assert node.adapter.unpublished == 0
+    ending.stop()
 
 
-def test_the_directory_must_be_private(directory: Path) -> None:
-    directory.mkdir(0o755)
-    node = Node(WorkersAdapter(directory), "node")
-    with pytest.raises(InvalidOption, match=r"chmod 700 .*workers:///run/myapp"):
-        node.start()
-    with pytest.raises(NotPublished):
-        node.publish("t", b"")
-    node.adapter.stop()
-
-
-def test_the_directory_may_be_found_when_the_adapter_starts(directory: Path, boss: Boss) -> None:
-    node = Node(WorkersAdapter(lambda: directory), "node")
-    node.start()
-    boss.adapter.subscribe("t")
-    node.publish("t", b"hello")
-    assert boss.hear() == ("t", b"hello")
-    node.adapter.stop()
-
-
-def test_a_directory_in_a_url(directory: Path, boss: Boss) -> None:
-    node = Node(WorkersAdapter.from_url(f"workers://{directory}"), "node")
-    node.start()
-    node.adapter.subscribe("t")
-    boss.publish("t", b"hello")
-    assert node.hear() == ("t", b"hello")
-    node.adapter.stop()
-
-
-def test_a_path_that_is_too_long(short_path: Path) -> None:
-    node = Node(WorkersAdapter(short_path / ("x" * 100)), "node")
-    with pytest.raises(InvalidOption, match=r"AF_UNIX path too long.*workers:///run/myapp"):
-        node.start()
-
-
-def test_an_adapter_may_start_again(directory: Path, boss: Boss) -> None:
-    node = Node(WorkersAdapter(directory), "node")
-    node.adapter.subscribe("t")
-    for name in ("first", "second"):
-        node.name = name
-        node.start()
-        node.adapter.subscribe("u")
-        boss.publish("t", name)
-        assert node.hear() == ("t", name.encode())
-        node.adapter.stop()
-        assert boss.gone.get(timeout=DEADLINE) == name
+def test_a_worker_that_takes_nothing(directory: Path, make_worker: MakeWorker) -> None:
+    node = make_worker("node", "t")
+    publisher = WorkersPublisher(directory, timeout=0.1)
+    stuck = listen(directory, "stuck")
+    for _ in range(2):
+        with pytest.raises(NotPublished, match=r"worker stuck has not taken it within 0\.1 s"):
+            in_thread(publisher.publish, "t", LARGE)
+        assert node.hear() == ("t", LARGE)
+    stuck.close()
+    publisher.close()

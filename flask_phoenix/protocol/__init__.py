@@ -1,1 +1,1 @@
-"""The wire and its rules. Pure: no I/O, no clock, no greenlets."""
+"""The wire format and its rules. Pure: no I/O, no clock, no greenlets."""

@@ -1,10 +1,11 @@
-"""What is said: messages, replies, broadcasts, and the names that the protocol keeps for itself."""
+"""Messages, replies and broadcasts as values, and the names that the protocol reserves."""
 
 from __future__ import annotations
 
+from reprlib import Repr
 from typing import Any, NamedTuple
 
-#: What travels: text or binary.
+#: What a transport carries: text, or binary.
 Frame = str | bytes
 
 #: Reserved events (Phoenix ``channel/server.ex`` and its JavaScript client).
@@ -14,12 +15,15 @@ REPLY = "phx_reply"
 ERROR = "phx_error"
 CLOSE = "phx_close"
 
-#: The topic and the event of a client's sign of life.
+#: The topic and the event of a client's heartbeat.
 PHOENIX = "phoenix"
 HEARTBEAT = "heartbeat"
 
-#: So begin the topics on which nodes speak among themselves; no client can join them.
+#: The prefix of the topics on which nodes speak among themselves; no client can join them.
 INTERNAL = "phx:"
+
+#: Characters of a client's text that are put into one log line.
+SHOWN_CHARACTERS = 200
 
 #: The event that, broadcast on a socket's id, closes its connections. Never on the wire.
 DISCONNECT = "disconnect"
@@ -59,6 +63,18 @@ class Broadcast(NamedTuple):
 
 
 class JsonText(str):
-    """A payload that another node has written as JSON; it goes into frames as it is, and is read by nobody else."""
+    """A payload that is JSON text already, as another node has written it; serializers put it into frames as it is."""
 
     __slots__ = ()
+
+
+_values = Repr()
+_values.maxstring = _values.maxlong = _values.maxother = SHOWN_CHARACTERS
+
+
+def shown(value: Any) -> str:
+    """Return what a client sent as it is put into a log line: escaped, in quotes, at most 200 characters of it."""
+    if isinstance(value, str | bytes):
+        return f"{value[:SHOWN_CHARACTERS]!r}..." if len(value) > SHOWN_CHARACTERS else repr(value)
+    # Of other values it shows a few elements and levels: whole, they might be larger than a line, or too deep for repr.
+    return _values.repr(value)[:SHOWN_CHARACTERS]

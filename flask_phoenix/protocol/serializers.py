@@ -1,4 +1,4 @@
-"""How it is written: wire versions 1 and 2, text and binary; the choice between them by ``vsn``."""
+"""The versions of the wire format, 1.0.0 and 2.0.0, text and binary, and the choice between them by ``vsn``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ..exceptions import InvalidMessage, InvalidOption, InvalidPayload, UnknownVersion
 from .json import Json
-from .messages import REPLY, Broadcast, Frame, JsonText, Message, Reply
+from .messages import REPLY, Broadcast, Frame, JsonText, Message, Reply, shown
 
 #: First byte of a binary frame (Phoenix ``v2_json_serializer.ex``).
 PUSH, REPLIED, BROADCAST = 0, 1, 2
@@ -18,13 +18,13 @@ PUSH, REPLIED, BROADCAST = 0, 1, 2
 class Serializer:
     """One version of the wire format, to subclass for another one: name it in the ``serializer`` table of a mount.
 
-    What encodes raises :exc:`InvalidPayload` for what the version cannot carry.
+    The encoding methods raise :exc:`InvalidPayload` for what the version cannot carry.
     """
 
     #: The version it speaks.
     version: str
-    #: A broadcast of another node may be given to :meth:`encode_broadcast` as it came, its payload a ``JsonText``.
-    #: Whoever writes that method takes values, unless it says otherwise.
+    #: Whether :meth:`encode_broadcast` takes a payload that is JSON text already (``JsonText``). A subclass that
+    #: overrides that method is given values, unless it sets this.
     takes_text = False
 
     def __init_subclass__(cls) -> None:
@@ -154,11 +154,15 @@ def _decode_push(frame: bytes) -> Message:
 
 
 def _binary(kind: int, payload: bytes, **fields: Any) -> bytes:
-    parts = [_field(name, value) for name, value in fields.items()]
+    parts = [encode_field(name, value) for name, value in fields.items()]
     return b"".join((bytes((kind, *map(len, parts))), *parts, payload))
 
 
-def _field(name: str, value: Any) -> bytes:
+def encode_field(name: str, value: Any) -> bytes:
+    """Write a field of the header of a binary frame.
+
+    :raises InvalidPayload: the header has no place for it.
+    """
     if isinstance(value, bool) or not isinstance(value, str | int | float | None):
         raise InvalidPayload(f"the {name} of a binary frame must be a string, got {type(value).__name__}")
     try:
@@ -188,11 +192,11 @@ def choose_serializer(vsn: Any, table: Sequence[tuple[Serializer, str]]) -> Seri
     """
     version = _VERSION.fullmatch("1.0.0" if vsn is None else vsn) if isinstance(vsn, str | None) else None
     if version is None:
-        raise UnknownVersion(f"The client's requested transport version is invalid: {vsn!r:.80} (2.0.0 would be valid)")
+        raise UnknownVersion(f"The client's requested transport version is invalid: {shown(vsn)} (valid: 2.0.0)")
     for serializer, requirement in table:
         if _meets(version, requirement):
             return serializer
-    asked, known = f'requested transport version "{version[0]}"', [requirement for _, requirement in table]
+    asked, known = f'requested transport version "{version[0]:.200}"', [requirement for _, requirement in table]
     raise UnknownVersion(f"The client's {asked} does not match server's version requirements of {known}")
 
 

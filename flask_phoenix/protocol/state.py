@@ -1,4 +1,4 @@
-"""What is allowed: one client's joined topics, its join_refs and its limits; frames in, events out."""
+"""One client's joined topics, join_refs and limits as state: frames in, events out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any, NamedTuple
 
 from ..exceptions import InvalidMessage
-from .messages import CLOSE, ERROR, HEARTBEAT, JOIN, LEAVE, PHOENIX, Frame, Message, Reply
+from .messages import CLOSE, ERROR, HEARTBEAT, JOIN, LEAVE, PHOENIX, Frame, Message, Reply, shown
 from .serializers import Serializer
 
 UNMATCHED = Reply("error", {"reason": "unmatched topic"})
@@ -49,7 +49,7 @@ class JoinReceived(NamedTuple):
     membership: Membership
     message: Message
     route: Any
-    #: The membership that this join replaces: its channel is to be ended, and closed behind the new join's reply.
+    #: The membership that this join replaces: its channel is to be ended, and closed after the new join's reply.
     replaced: Membership | None
 
 
@@ -68,7 +68,7 @@ class MessageReceived(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """The protocol answers by itself; the problem, if there is one, is for the log."""
+    """The protocol has answered by itself; the problem, if there is one, is for the log."""
 
     frame: Frame
     problem: str | None = None
@@ -188,12 +188,14 @@ class Protocol:
     def _dispatch_join(self, message: Message) -> Event:
         topic = message.topic
         if isinstance(topic, (dict, list)):
-            raise InvalidMessage(f"a client joined a topic that is no string: {topic!r}")
+            raise InvalidMessage(f"a client joined a topic that is no string: {shown(topic)}")
         route = self.match(topic) if isinstance(topic, str) else None
         if route is None:
             return self._unmatched(message)
         if len(self.memberships) >= self.max_channels:
-            problem = f"too many channels: topic {topic!r} is refused, {self.max_channels} are joined (max_channels)"
+            problem = (
+                f"too many channels: topic {shown(topic)} is refused, {self.max_channels} are joined (max_channels)"
+            )
             return Answered(self._reply(message.join_ref, message, TOO_MANY), problem)
         return self._join(message, route, None)
 
@@ -204,7 +206,7 @@ class Protocol:
 
     def _unmatched(self, message: Message) -> Answered:
         # The only reply that never echoes the join_ref (``socket.ex``).
-        return Answered(self._reply(None, message, UNMATCHED), f"ignoring unmatched topic {message.topic!r}")
+        return Answered(self._reply(None, message, UNMATCHED), f"ignoring unmatched topic {shown(message.topic)}")
 
     def _reply(self, join_ref: Any, message: Message, reply: Reply) -> Frame:
         return self.serializer.encode_reply(join_ref, message.ref, message.topic, reply)

@@ -1,14 +1,16 @@
-"""What carries broadcasts between nodes, and how a URL names it."""
+"""What carries broadcasts between nodes, and how the scheme of a URL names it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
+from typing import Any
 
 from ..exceptions import InvalidOption
 
-#: Where packages publish their adapters: ``scheme = package.module:Adapter``.
-GROUP = "flask_phoenix.adapters"
+#: The entry points in which packages name their adapters (``scheme = package.module:Adapter``), and their publishers. A
+#: scheme needs no publisher of its own: its adapter makes one. With one, who only publishes does not load the adapter.
+ADAPTERS, PUBLISHERS = "flask_phoenix.adapters", "flask_phoenix.publishers"
 
 
 class Adapter:
@@ -70,7 +72,15 @@ class Adapter:
 
 
 class Publisher:
-    """Publishes from outside, without an event loop: in any process, from any thread, behind any fork."""
+    """Publishes from outside, without an event loop: in any process, from any thread, after any fork."""
+
+    @classmethod
+    def from_url(cls, url: str) -> Publisher:
+        """Make the publisher that a URL describes.
+
+        :raises InvalidOption: the URL is none of this publisher's.
+        """
+        raise NotImplementedError
 
     def publish(self, topic: str, data: bytes) -> None:
         """Hand data to every node that asks for a topic; blocks until it is on its way.
@@ -84,25 +94,50 @@ class Publisher:
         raise NotImplementedError
 
 
+KINDS: dict[str, type[Any]] = {ADAPTERS: Adapter, PUBLISHERS: Publisher}
+
+
+def find_class(url: str, group: str = ADAPTERS) -> type[Any] | None:
+    """Return what a group of entry points has for the scheme of a URL, or None.
+
+    :raises InvalidOption: it lacks a package, or is no class that belongs there.
+    """
+    scheme = str(url).partition(":")[0]
+    for point in entry_points(group=group, name=scheme):
+        try:
+            found = point.load()
+        except ImportError as error:
+            raise InvalidOption(f"{scheme}: needs a package that is missing ({error}); {remedy(point)}") from error
+        if not (isinstance(found, type) and issubclass(found, KINDS[group])):
+            raise InvalidOption(f"the entry point {scheme!r} of {group} is no {KINDS[group].__name__}: {found!r}")
+        return found
+    return None
+
+
 def adapter_class(url: str) -> type[Adapter]:
     """Return the adapter for the scheme of a URL.
 
-    :raises InvalidOption: nobody has published one, or it lacks a package.
+    :raises InvalidOption: no package has one, or it lacks a package.
     """
-    scheme = str(url).partition(":")[0]
-    known = {point.name: point for point in entry_points(group=GROUP)}
-    if scheme not in known:
-        raise InvalidOption(f"expected the URL of an adapter, with one of the schemes {sorted(known)}; got {scheme!r}")
-    try:
-        adapter = known[scheme].load()
-    except ImportError as error:
-        raise InvalidOption(f"{scheme}: needs a package that is missing ({error}); {remedy(known[scheme])}") from error
-    if not (isinstance(adapter, type) and issubclass(adapter, Adapter)):
-        raise InvalidOption(f"the entry point {scheme!r} of {GROUP} is no Adapter: {adapter!r}")
-    return adapter
+    found = find_class(url)
+    if found is None:
+        raise InvalidOption(
+            f"expected the URL of an adapter, with one of the schemes {sorted(entry_points(group=ADAPTERS).names)}; got"
+            f" {str(url).partition(':')[0]!r}"
+        )
+    return found
+
+
+def make_publisher(url: str) -> Publisher:
+    """Make what publishes from outside to the nodes that a URL joins; where it can, without loading an adapter.
+
+    :raises InvalidOption: the URL names nothing that can be.
+    """
+    publisher = find_class(url, PUBLISHERS)
+    return adapter_class(url).from_url(url).publisher() if publisher is None else publisher.from_url(url)
 
 
 def remedy(point: EntryPoint) -> str:
-    """Tell what to type where an adapter's package is missing: its entry point names the extra that brings it."""
+    """Tell what to type where a package is missing: an entry point names the extra that brings it."""
     package = point.dist.name if point.dist else point.module.partition(".")[0]
     return f"type: pip install '{package}[{','.join(point.extras)}]'" if point.extras else f"see what {package} needs"

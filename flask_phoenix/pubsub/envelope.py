@@ -1,45 +1,82 @@
-"""How a broadcast is written between nodes."""
+"""A broadcast as everybody is given it, and its format between nodes."""
 
 from __future__ import annotations
 
 from ..exceptions import InvalidMessage, InvalidPayload
 from ..protocol.json import Json
-from ..protocol.messages import Broadcast, JsonText
+from ..protocol.messages import Broadcast, JsonText, shown
+from ..protocol.serializers import encode_field
 
 #: The first byte tells what the payload is; then come the event's length, in two bytes, the event, and
 #: the payload.
 JSON, BYTES = b"J", b"B"
 
+#: The bytes that an event may have.
+MAX_EVENT_SIZE = 0xFFFF
+
+
+def seal(broadcast: Broadcast, json: Json) -> Broadcast:
+    """Return a broadcast as everybody is given it, on this node and on others: its payload is bytes, or JSON text.
+
+    :raises InvalidPayload: a client of vsn 2.0.0 could never be sent it; but a payload that is JSON and no object is
+        let pass, since clients of vsn 1.0.0 take it.
+    """
+    topic, event, payload = broadcast
+    check_names(broadcast)
+    if isinstance(payload, bytes):
+        encode_field("topic", topic)
+        encode_field("event", event)
+        return broadcast
+    return Broadcast(topic, event, JsonText(json.dumps(payload)))
+
 
 def check_names(broadcast: Broadcast) -> None:
-    """See that topic and event are what clients can be sent.
+    """Check that topic and event are strings that can be written.
 
-    :raises InvalidPayload: one of them is no string.
+    :raises InvalidPayload: one of them is not.
     """
-    if not isinstance(broadcast.topic, str) or not isinstance(broadcast.event, str):
+    topic, event, _ = broadcast
+    if not isinstance(topic, str) or not isinstance(event, str):
+        raise InvalidPayload(f"topic and event of a broadcast are strings; got {shown(topic)}, {shown(event)}")
+    if topic.isascii() and event.isascii() and len(event) <= MAX_EVENT_SIZE:
+        return
+    try:
+        topic.encode()
+        size = len(event.encode())
+    except UnicodeEncodeError as error:
+        raise InvalidPayload(f"topic and event of a broadcast must be writable in UTF-8: {error}") from error
+    if size > MAX_EVENT_SIZE:
+        raise InvalidPayload(f"the event of a broadcast must have at most {MAX_EVENT_SIZE} bytes, but has {size}")
+
+
+def check_payload(broadcast: Broadcast) -> None:
+    """Check that the payload is of a kind that clients of vsn 2.0.0 take.
+
+    :raises InvalidPayload: it is not.
+    """
+    if not isinstance(broadcast.payload, dict | bytes):
         raise InvalidPayload(
-            f"topic and event of a broadcast are strings; got {broadcast.topic!r}, {broadcast.event!r}"
+            f"the payload of a broadcast is a dict (a JSON object) or bytes; got {type(broadcast.payload).__name__}"
         )
 
 
 def pack(broadcast: Broadcast, json: Json) -> bytes:
-    """Write a broadcast for other nodes; the topic travels beside it.
+    """Write a broadcast for other nodes, without its topic, by which the adapter publishes it.
 
-    :raises InvalidPayload: the payload is neither bytes nor JSON, or the event cannot be written.
+    :raises InvalidPayload: the payload is neither bytes nor JSON.
     """
-    payload = broadcast.payload
-    kind, body = (BYTES, payload) if isinstance(payload, bytes) else (JSON, json.dumps(payload).encode())
-    try:
-        event = broadcast.event.encode()
-        return kind + len(event).to_bytes(2, "big") + event + body
-    except (UnicodeEncodeError, OverflowError) as error:
-        raise InvalidPayload(f"this event cannot travel between nodes: {error}") from error
+    payload, event = broadcast.payload, broadcast.event.encode()
+    if isinstance(payload, bytes):
+        kind, body = BYTES, payload
+    else:
+        kind, body = JSON, (payload if isinstance(payload, JsonText) else json.dumps(payload)).encode()
+    return kind + len(event).to_bytes(2, "big") + event + body
 
 
 def unpack(topic: str, data: bytes) -> Broadcast:
     """Read what another node has packed.
 
-    :raises InvalidMessage: nobody packed this.
+    :raises InvalidMessage: the data is not a packed broadcast.
     """
     start = 3 + int.from_bytes(data[1:3], "big")
     kind, event, body = data[:1], data[3:start], data[start:]

@@ -1,4 +1,4 @@
-"""When they hear it: the Queue through which broadcasts pass, and the greenlet that delivers them."""
+"""The Queue through which broadcasts pass, and the greenlet that delivers them."""
 
 from __future__ import annotations
 
@@ -10,30 +10,36 @@ from time import perf_counter
 from typing import Any
 
 import gevent
-from gevent import monkey
+from gevent import GreenletExit, monkey
 from gevent.queue import Queue
 
+from ..exceptions import Unsupported
+from .failures import log_failure
 from .local import Delivery
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.pubsub")
 
-#: The identity of the OS thread; the patched function tells greenlets apart.
+#: Returns the identity of the OS thread; the patched function would return that of the greenlet.
 thread_id = monkey.get_original("_thread", "get_ident")
+#: A lock between OS threads; a patched one is between greenlets.
+allocate_lock = monkey.get_original("_thread", "allocate_lock")
 
-#: So many receivers are served before others may run: about a millisecond of work.
-STRIDE = 256
-#: So many deliveries are gathered at most before a large one begins.
-MOST = 64
-#: In a burst, the hub waits for this part of the time that its last work took, and for so many seconds at most.
-LINGER = 0.05
-LONGEST = 0.002
+#: Receivers that are served before other greenlets may run: about a millisecond of work.
+RECEIVERS_PER_TURN = 256
+#: Deliveries that are gathered at most before a large one begins.
+BATCH_LIMIT = 64
+#: In a burst the hub waits for this share of the time that its last batch took, and for so many seconds at most.
+BURST_WAIT_SHARE = 0.05
+BURST_WAIT_LIMIT = 0.002
+#: Seconds that another thread waits for the event loop to take up what it asks for, and to answer.
+ANSWER_TIMEOUT = 30.0
 
 
 class Hub:
-    """Delivers what is due, in the order in which it came, each receiver's share of a burst in one write.
+    """Delivers in the order in which deliveries were put, each receiver's share of a burst in one write.
 
     It starts with the first connection, in the process and the thread that serve it, never before a fork. Until then
-    everything is delivered at once, by whoever calls.
+    :meth:`put` delivers at once, in the caller's thread.
     """
 
     def __init__(self) -> None:
@@ -42,8 +48,8 @@ class Hub:
         self._greenlet: gevent.Greenlet[[], None] | None = None
         self._thread = 0
         self._loop: Any = None
-        #: How many undelivered pieces each topic, or receiver, is owed.
-        self._owed: dict[Any, int] = {}
+        #: The number of undelivered deliveries for each key: a topic, or one receiver.
+        self._pending: dict[Any, int] = {}
         self._at_end_of_turn: list[Callable[[], None]] = []
 
     def start(self) -> None:
@@ -51,15 +57,20 @@ class Hub:
         if self._greenlet is None:
             self._thread, self._loop = thread_id(), gevent.get_hub().loop
             self._queue = Queue()
-            # In an empty context: greenlets inherit that of their maker, which may be a request's.
-            self._greenlet = Context().run(gevent.spawn, self._run)
+            self._spawn()
 
     def stop(self) -> None:
         """Stop delivering; what waits is dropped."""
-        if self._greenlet is not None:
-            self._greenlet.kill()
-            self._greenlet = None
-            self._owed.clear()
+        greenlet = self._greenlet
+        self.forget()
+        if greenlet is not None:
+            greenlet.kill()
+
+    def forget(self) -> None:
+        """Run no more, in a process that was forked from the one in which this runs."""
+        self._greenlet = None
+        self._pending.clear()
+        self._at_end_of_turn.clear()
 
     @property
     def running(self) -> bool:
@@ -78,6 +89,31 @@ class Hub:
         else:
             function(*args)
 
+    def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call a function in the thread that delivers, where it may block; return or raise what it does.
+
+        :raises Unsupported: it has not returned in time.
+        """
+        if not self.elsewhere:
+            return function(*args)
+        ended, outcome, failed = allocate_lock(), list[Any](), list[BaseException]()
+        ended.acquire()
+
+        def work() -> None:
+            try:
+                outcome.append(function(*args))
+            except BaseException as error:
+                failed.append(error)
+            finally:
+                ended.release()
+
+        self._loop.run_callback_threadsafe(Context().run, gevent.spawn, work)
+        if not ended.acquire(True, ANSWER_TIMEOUT):
+            raise Unsupported(f"the event loop of this process did not answer within {ANSWER_TIMEOUT:.0f} s")
+        if failed:
+            raise failed[0]
+        return outcome[0]
+
     def put(self, delivery: Delivery) -> None:
         """Queue a delivery; from any thread."""
         self.call(self._put, delivery)
@@ -85,91 +121,115 @@ class Hub:
     def at_end_of_turn(self, call: Callable[[], None]) -> None:
         """Call back at the end of this turn of the event loop, and before anything is delivered.
 
-        What all clients are to get of one turn is written in one go then. A client that waits is woken by its first
-        frame; written one by one as their handlers end, each of many replies would have to wake the machine's other
-        side anew.
+        What a client is sent in one turn is written in one go then. Replies written one by one, as their
+        handlers end, would wake a client that waits on the same machine once for each of them.
         """
         if not self._at_end_of_turn:
             self._loop.run_callback(self._turn)
         self._at_end_of_turn.append(call)
 
     def owes(self, receiver: Any, topics: Iterable[Any]) -> bool:
-        """Tell whether a frame for this receiver must queue here, behind what it is owed or because of the thread."""
-        if not self._owed:
+        """Tell whether a frame for this receiver must be put here: others come first, or this is another thread."""
+        if not self._pending:
             return self.elsewhere
-        return receiver in self._owed or not self._owed.keys().isdisjoint(topics) or self.elsewhere
+        return receiver in self._pending or not self._pending.keys().isdisjoint(topics) or self.elsewhere
 
     def _turn(self) -> None:
         calls, self._at_end_of_turn = self._at_end_of_turn, []
         for call in calls:
             try:
                 call()
-            except Exception:
-                log.exception("%r failed at the end of a turn", call)
+            except GreenletExit:
+                raise
+            except BaseException:
+                log_failure(log, "%r failed at the end of a turn", call)
 
     def _put(self, delivery: Delivery) -> None:
         if self._greenlet is None:
             self._deliver([delivery])
             return
-        self._owed[delivery.key] = self._owed.get(delivery.key, 0) + 1
+        self._pending[delivery.key] = self._pending.get(delivery.key, 0) + 1
         self._queue.put(delivery)
+
+    def _spawn(self) -> None:
+        # In an empty context: greenlets inherit that of their maker, which may be a request's.
+        self._greenlet = Context().run(gevent.spawn, self._run)
+        self._greenlet.rawlink(self._ended)
+
+    def _ended(self, greenlet: Any) -> None:
+        """Go on with another greenlet, if somebody has killed this one."""
+        if greenlet is self._greenlet:
+            log.error("the greenlet that delivers broadcasts was killed; another one goes on")
+            self._spawn()
 
     def _run(self) -> None:
         spent = 0.0
         while True:
             batch = [self._queue.get()]
-            self._gather(batch, spent)
-            self._turn()
             began = perf_counter()
-            self._deliver(batch)
-            spent = perf_counter() - began
-            for delivery in batch:
-                self._settle(delivery.key)
+            try:
+                self._gather(batch, spent)
+                self._turn()
+                began = perf_counter()
+                self._deliver(batch)
+            except GreenletExit:
+                raise
+            except BaseException:
+                log_failure(log, "%d broadcasts failed", len(batch))
+            finally:
+                spent = perf_counter() - began
+                for delivery in batch:
+                    self._delivered(delivery.key)
 
     def _gather(self, batch: list[Delivery], spent: float) -> None:
-        """Add what has come meanwhile; before much work, also what is on its way: it can share the writes.
+        """Add what was put meanwhile; before much work, also what is about to be put: it can share the writes.
 
         :param spent: seconds that the last batch took.
         """
         self._drain(batch)
-        if sum(len(delivery.receivers) for delivery in batch) <= STRIDE:
+        if sum(len(delivery.receivers) for delivery in batch) <= RECEIVERS_PER_TURN:
             return
         before = 0
-        while before < len(batch) < MOST:
+        while before < len(batch) < BATCH_LIMIT:
             before = len(batch)
             gevent.sleep(0)
             self._drain(batch)
         if len(batch) > 1:
-            # A burst: those who have just been served answer now, and a short wait lets their messages in.
-            gevent.sleep(min(spent * LINGER, LONGEST))
+            # A burst: clients that have just been served answer now, and a short wait lets their messages in.
+            gevent.sleep(min(spent * BURST_WAIT_SHARE, BURST_WAIT_LIMIT))
             self._drain(batch)
 
     def _drain(self, batch: list[Delivery]) -> None:
         while not self._queue.empty():
             batch.append(self._queue.get_nowait())
 
-    def _settle(self, key: Any) -> None:
-        left = self._owed[key] - 1
-        if left:
-            self._owed[key] = left
+    def _delivered(self, key: Any) -> None:
+        left = self._pending.get(key, 0) - 1
+        if left > 0:
+            self._pending[key] = left
         else:
-            del self._owed[key]
+            self._pending.pop(key, None)  # it may have been stopped meanwhile
 
     def _deliver(self, batch: list[Delivery]) -> None:
         served = 0
         for run in plan(batch):
-            for start in range(0, len(run.receivers), STRIDE):
-                if served >= STRIDE:
+            for start in range(0, len(run.receivers), RECEIVERS_PER_TURN):
+                if served >= RECEIVERS_PER_TURN:
                     served = 0
                     gevent.sleep(0)
-                some = run.receivers[start : start + STRIDE]
-                run.each(some, run.data)
+                some = run.receivers[start : start + RECEIVERS_PER_TURN]
+                try:
+                    run.each(some, run.data)
+                except GreenletExit:
+                    raise
+                except BaseException:
+                    log_failure(log, "a broadcast failed at %d receivers", len(some))
                 served += len(some)
 
 
 def plan(batch: list[Delivery]) -> Iterator[Delivery]:
-    """Turn a burst into runs: bytes of one receiver's stream in one piece, in order; then everything else, in order."""
-    runs = list(glued([delivery for delivery in batch if delivery.stream]))
+    """Join the bytes that each receiver's stream gets in a burst, in order; then everything else, in order."""
+    runs = list(joined([delivery for delivery in batch if delivery.stream]))
     if len(runs) == 1:
         yield runs[0]
     elif runs:
@@ -182,8 +242,8 @@ def plan(batch: list[Delivery]) -> Iterator[Delivery]:
     yield from (delivery for delivery in batch if not delivery.stream)
 
 
-def glued(batch: list[Delivery]) -> Iterator[Delivery]:
-    """Glue neighbours that go to the very same receivers: the common burst, many messages on one topic."""
+def joined(batch: list[Delivery]) -> Iterator[Delivery]:
+    """Join adjacent deliveries that go to the very same receivers: the common burst, many messages on one topic."""
     for _, run in groupby(batch, key=lambda delivery: id(delivery.receivers)):
         first, *others = run
         yield first._replace(data=b"".join([first.data, *(other.data for other in others)])) if others else first

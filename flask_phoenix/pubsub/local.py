@@ -1,4 +1,4 @@
-"""Who hears it: topics and their subscribers."""
+"""Topics and the subscribers of this process."""
 
 from __future__ import annotations
 
@@ -7,29 +7,35 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from ..protocol.messages import INTERNAL, Broadcast, Frame, JsonText
+from gevent import GreenletExit
+
+from ..exceptions import InvalidPayload
+from ..protocol.messages import INTERNAL, Broadcast, Frame, JsonText, shown
 from ..protocol.serializers import Serializer
 from .adapter import Adapter
+from .failures import log_failure
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.pubsub")
 
-#: Takes one piece of bytes (or whatever a lane makes) to one client, at once and without ever raising or blocking.
+#: Writes what :attr:`Lane.to_wire` has made to one client, at once; never blocks, never raises.
 Write = Callable[[Any], None]
-#: Told of a broadcast, at once; the work that follows is done elsewhere.
+#: Is called with each broadcast, at once; longer work has to be queued.
 Notify = Callable[[Broadcast], None]
-
-
-#: Gives the same data to many receivers.
+#: Is called with a broadcast that cannot be encoded for a client, and with the reason.
+Missed = Callable[[Broadcast, InvalidPayload], None]
+#: Calls many receivers with the same data.
 Each = Callable[[Sequence[Any], Any], None]
 
 
 def call_each(receivers: Sequence[Callable[[Any], Any]], data: Any) -> None:
-    """Call many receivers; what one of them fails at is nobody else's."""
+    """Call each receiver with the data; a receiver that fails is logged, and the others are called all the same."""
     for receive in receivers:
         try:
             receive(data)
-        except Exception:
-            log.exception("a broadcast failed at %r", receive)
+        except GreenletExit:
+            raise
+        except BaseException:
+            log_failure(log, "a broadcast failed at %r", receive)
 
 
 class Lane(NamedTuple):
@@ -39,14 +45,15 @@ class Lane(NamedTuple):
     """
 
     serializer: Serializer
+    #: Makes of a frame what the transport writes.
     to_wire: Callable[[Frame], Any]
-    #: What :attr:`frame` makes is bytes of a stream: pieces may be glued together.
+    #: What :attr:`to_wire` makes is bytes of a stream: several may be joined and written at once.
     stream: bool
-    #: How the same piece is written to many clients of this lane.
+    #: Writes the same to many clients of this lane.
     each: Each = call_each
 
     def encode(self, broadcast: Broadcast) -> Any:
-        """Write a broadcast for every client of this lane.
+        """Encode a broadcast, once for every client of this lane.
 
         :raises InvalidPayload: clients of this lane cannot take the payload.
         """
@@ -54,14 +61,15 @@ class Lane(NamedTuple):
 
 
 class Subscriber:
-    """One who hears a topic.
+    """What receives the broadcasts of a topic.
 
-    :param notify: told of broadcasts that do not take the lane: all of them, or those that are intercepted.
-    :param lane: with ``write``: the road straight to a client.
-    :param intercepts: events that are told to ``notify`` instead.
+    :param notify: called with each broadcast; of a subscriber with a lane, with those that are intercepted.
+    :param lane: how the other broadcasts are encoded for a client, to which ``write`` writes them.
+    :param intercepts: events that go to ``notify`` instead of the lane.
+    :param missed: called in place of ``write`` where the lane cannot encode a broadcast: the client goes without.
     """
 
-    __slots__ = ("intercepts", "lane", "notify", "write")
+    __slots__ = ("intercepts", "lane", "missed", "notify", "write")
 
     def __init__(
         self,
@@ -69,15 +77,17 @@ class Subscriber:
         lane: Lane | None = None,
         write: Write | None = None,
         intercepts: frozenset[str] = frozenset(),
+        missed: Missed | None = None,
     ) -> None:
         self.notify = notify
+        self.missed = missed
         self.lane = lane
         self.write = write
         self.intercepts = intercepts
 
 
 class Group:
-    """The subscribers of a topic that hear it in one way; a broadcast is encoded once for each group's lane."""
+    """The subscribers of a topic with one lane and the same intercepts; a broadcast is encoded once for them all."""
 
     __slots__ = ("_writers", "intercepts", "lane", "members")
 
@@ -88,17 +98,17 @@ class Group:
         self._writers: list[Write] | None = None
 
     def add(self, subscriber: Subscriber) -> None:
-        """Let a subscriber in, once more if it is here: who subscribes twice hears twice."""
+        """Add a subscriber; one that is added twice is called twice."""
         self.members[subscriber] = self.members.get(subscriber, 0) + 1
         self._writers = None
 
     def remove(self, subscriber: Subscriber) -> None:
-        """Let a subscriber out, however often it is here."""
+        """Remove a subscriber, however often it was added."""
         self.members.pop(subscriber, None)
         self._writers = None
 
     def writers(self, sender: Subscriber | None) -> list[Write]:
-        """Return the roads to the clients; the very same list as long as nobody comes or goes."""
+        """Return the write function of each client; the very same list until a member is added or removed."""
         if sender in self.members:
             return [member.write for member in self.members if member is not sender and member.write]
         if self._writers is None:
@@ -106,28 +116,37 @@ class Group:
         return self._writers
 
     def listeners(self, sender: Subscriber | None) -> list[Notify]:
-        """Return whom to tell, for events that do not take the lane."""
+        """Return the notify function of each member, for broadcasts that do not go through the lane."""
         return [member.notify for member, times in self.members.items() if member is not sender for _ in range(times)]
+
+    def miss(self, broadcast: Broadcast, sender: Subscriber | None, error: InvalidPayload) -> None:
+        """Tell the members that they go without a broadcast."""
+        for member in list(self.members):
+            if member.missed is not None and member is not sender:
+                member.missed(broadcast, error)
 
 
 class Delivery(NamedTuple):
-    """What one group is to get of one broadcast."""
+    """What the members of one group get of one broadcast."""
 
-    #: The topic, or the one receiver: while this is undelivered, later frames to those concerned wait behind it.
+    #: The topic, or the one receiver: later frames for it wait until this has been delivered.
     key: Any
     #: What each receiver is called with.
     data: Any
     receivers: list[Any]
-    #: The data is bytes of a stream and may be glued to what follows for the same receiver.
+    #: The data is bytes of a stream and may be joined with what follows for the same receiver.
     stream: bool
     each: Each = call_each
 
 
 class PubSub:
-    """Topics, the subscribers of this node, and the way from a broadcast to what each of them gets.
+    """The topics of this node, their subscribers, and the adapter that is asked for these topics.
 
-    :param deliver: takes what is due, in order: the hub.
-    :param loads: reads JSON, for those who hear a broadcast of another node and take no text.
+    Payloads of broadcasts are bytes or :class:`.JsonText` here. Clients get the text as it is; whoever needs a
+    value gets one of its own, which it may change.
+
+    :param deliver: takes each delivery, in order: the hub.
+    :param loads: reads a payload.
     """
 
     def __init__(self, deliver: Callable[[Delivery], None], loads: Callable[[str], Any]) -> None:
@@ -136,27 +155,28 @@ class PubSub:
         self._adapter: Adapter | None = None
         #: The topics that the adapter has confirmed.
         self._confirmed: set[str] = set()
-        #: How many are on their way in, by topic.
-        self._entering: Counter[str] = Counter()
+        #: How many greenlets wait for the adapter to confirm a topic.
+        self._waiting: Counter[str] = Counter()
         self._topics: dict[str, dict[tuple[Lane | None, frozenset[str]], Group]] = {}
         self._taps: dict[Notify, None] = {}
 
     def attach(self, adapter: Adapter) -> None:
-        """Hear the other nodes too, from now on; may block until they know of the topics here."""
+        """Receive what other nodes publish, from now on; may block until they know the topics of this node."""
         if self._adapter is not adapter:
             self._adapter = adapter
             for topic in list(self._topics):
-                self._request(adapter, topic)
-                self._release(topic)  # if it has been left meanwhile
+                if self._adapter is adapter:  # else it was detached meanwhile
+                    self._request(adapter, topic)
+                    self._release(topic)  # if it has been left meanwhile
 
     def detach(self) -> None:
-        """Hear this node alone."""
+        """Receive the broadcasts of this node alone."""
         self._adapter = None
         self._confirmed.clear()
 
     def subscribe(self, topic: str, subscriber: Subscriber) -> None:
-        """Let a subscriber hear a topic from now on; may block until the other nodes know."""
-        while self._adapter is not None and topic not in self._confirmed:  # again, should another come meanwhile
+        """Give a subscriber the broadcasts of a topic from now on; may block until the other nodes know."""
+        while self._adapter is not None and topic not in self._confirmed:  # another one may be attached meanwhile
             self._request(self._adapter, topic)
         groups = self._topics.setdefault(topic, {})
         key = (subscriber.lane, subscriber.intercepts)
@@ -165,7 +185,7 @@ class PubSub:
         groups[key].add(subscriber)
 
     def unsubscribe(self, topic: str, subscriber: Subscriber) -> None:
-        """Stop it, however often it was subscribed."""
+        """End a subscription, however often it was made."""
         groups = self._topics.get(topic, {})
         key = (subscriber.lane, subscriber.intercepts)
         if key not in groups:
@@ -178,35 +198,67 @@ class PubSub:
             self._release(topic)
 
     def subscribed(self, topic: str) -> bool:
-        """Tell whether anybody here hears a topic."""
+        """Tell whether a topic has a subscriber here."""
         return topic in self._topics
 
     def tap(self, notify: Notify) -> Callable[[], None]:
-        """Tell of every broadcast here but what nodes say among themselves; the answer is a function that ends it."""
+        """Call a function with every broadcast here but those between nodes; return a function that ends it."""
         self._taps[notify] = None
         return lambda: self._taps.pop(notify, None)
 
-    def check(self, broadcast: Broadcast) -> None:
-        """See whether everybody here can take a broadcast.
-
-        :raises InvalidPayload: somebody cannot.
-        """
-        for lane, _ in list(self._topics.get(broadcast.topic, ())):
-            if lane is not None:
+    def takes(self, broadcast: Broadcast) -> bool:
+        """Tell whether a topic has clients here, and all of them can be sent a broadcast."""
+        lanes = [lane for lane, _ in list(self._topics.get(broadcast.topic, ())) if lane is not None]
+        try:
+            for lane in lanes:
                 lane.encode(broadcast)
+        except InvalidPayload:
+            return False
+        return bool(lanes)
+
+    def heard(self, topic: str) -> bool:
+        """Tell whether anything here would receive a broadcast on a topic."""
+        return topic in self._topics or bool(self._taps)
 
     def broadcast(self, broadcast: Broadcast, sender: Subscriber | None = None) -> None:
-        """Hand a broadcast to everybody who hears its topic at this moment, all but the sender.
+        """Deliver a broadcast to everybody who is subscribed to its topic at this moment, except the sender.
 
-        :raises InvalidPayload: a subscriber cannot take the payload; nobody has been served then.
-        :raises InvalidMessage: it comes from another node and is no JSON; the same holds.
+        A client that cannot be sent it goes without; nobody else does.
         """
-        due = [self._due(group, broadcast, sender) for group in list(self._topics.get(broadcast.topic, {}).values())]
-        for delivery in due:
-            if delivery.receivers:
-                self._deliver(delivery)
+        for group in list(self._topics.get(broadcast.topic, {}).values()):
+            self._deliver_to(group, broadcast, sender)
         if self._taps and not broadcast.topic.startswith(INTERNAL):
-            self._deliver(Delivery(broadcast.topic, self._read(broadcast), list(self._taps), False))
+            self._deliver(Delivery(broadcast.topic, broadcast, list(self._taps), False, self._notify_each))
+
+    def clear(self) -> None:
+        """Forget all subscribers but those that tap."""
+        self._topics.clear()
+        self._waiting.clear()
+
+    def _deliver_to(self, group: Group, broadcast: Broadcast, sender: Subscriber | None) -> None:
+        topic, lane = broadcast.topic, group.lane
+        if lane is None or broadcast.event in group.intercepts:
+            if listeners := group.listeners(sender):
+                self._deliver(Delivery(topic, broadcast, listeners, False, self._notify_each))
+        elif writers := group.writers(sender):
+            try:
+                data = lane.encode(broadcast if lane.serializer.takes_text else self._read(broadcast))
+            except InvalidPayload as error:
+                group.miss(broadcast, sender, error)
+            except Exception:
+                log_failure(log, "%r cannot encode %s on %s", lane.serializer, shown(broadcast.event), shown(topic))
+            else:
+                self._deliver(Delivery(topic, data, writers, lane.stream, lane.each))
+
+    def _notify_each(self, receivers: Sequence[Notify], broadcast: Broadcast) -> None:
+        """Give each receiver a payload of its own."""
+        for notify in receivers:
+            try:
+                notify(self._read(broadcast))
+            except GreenletExit:
+                raise
+            except BaseException:
+                log_failure(log, "a broadcast on %s failed at %r", shown(broadcast.topic), notify)
 
     def _read(self, broadcast: Broadcast) -> Broadcast:
         if type(broadcast.payload) is not JsonText:
@@ -214,32 +266,24 @@ class PubSub:
         return broadcast._replace(payload=self._loads(broadcast.payload))
 
     def _request(self, adapter: Adapter, topic: str) -> None:
-        self._entering[topic] += 1
+        self._waiting[topic] += 1
         try:
             adapter.subscribe(topic)
         except BaseException:
-            self._entered(topic)
+            self._request_ended(topic)
             self._release(topic)
             raise
-        self._entered(topic)
+        self._request_ended(topic)
         if self._adapter is adapter:
             self._confirmed.add(topic)
 
-    def _entered(self, topic: str) -> None:
-        self._entering[topic] -= 1
-        if not self._entering[topic]:
-            del self._entering[topic]
+    def _request_ended(self, topic: str) -> None:
+        self._waiting[topic] -= 1
+        if not self._waiting[topic]:
+            del self._waiting[topic]
 
     def _release(self, topic: str) -> None:
-        """Leave a topic, unless somebody is in it, or waits for the other nodes to know that he comes."""
-        if self._adapter is not None and topic not in self._topics and topic not in self._entering:
+        """Unsubscribe the adapter from a topic that has no subscriber, unless a subscription is under way."""
+        if self._adapter is not None and topic not in self._topics and topic not in self._waiting:
             self._confirmed.discard(topic)
             self._adapter.unsubscribe(topic)
-
-    def _due(self, group: Group, broadcast: Broadcast, sender: Subscriber | None) -> Delivery:
-        if group.lane is None or broadcast.event in group.intercepts:
-            return Delivery(broadcast.topic, self._read(broadcast), group.listeners(sender), False)
-        writers = group.writers(sender)
-        taken = broadcast if group.lane.serializer.takes_text else self._read(broadcast)
-        data = group.lane.encode(taken) if writers else b""
-        return Delivery(broadcast.topic, data, writers, group.lane.stream, group.lane.each)

@@ -1,4 +1,4 @@
-"""Many channels over one connection: joins, leaves and messages find their channel."""
+"""One client with many channels: joins, leaves and messages are handed to the channel of their topic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .connection import Carrier, Connection
 from .engine import Engine
 from .inbox import INBOX_LIMIT, Inbox
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.channel")
 
 
 class ChannelConnection(Connection):
@@ -29,7 +29,7 @@ class ChannelConnection(Connection):
         self.lane = carrier.lane(protocol.serializer)
 
     def receive(self, frame: Frame) -> None:
-        """Handle a frame from the client; may block for as long as the client is too far ahead of its handlers.
+        """Handle a frame from the client; may block while too many wait for a channel.
 
         :raises InvalidMessage: the frame is no message; the carrier is to close with 1011.
         """

@@ -1,4 +1,4 @@
-"""One channel as the runtime runs it, from its join to its end (Phoenix: ``channel/server.ex``)."""
+"""One channel as the runtime runs it, from its join to its end (in Phoenix: ``channel/server.ex``)."""
 
 from __future__ import annotations
 
@@ -71,16 +71,18 @@ class ChannelServer(ChannelRuntime):
         self._stop_reason: tuple[Any] | None = None
         #: The channel as a subscriber of its own topic, and of other topics.
         intercepts = self._route.channel.intercepts
-        self.subscriber = Subscriber(self._receive_intercepted, lane, connection.carrier.write, intercepts)
+        self.subscriber = Subscriber(
+            self._receive_intercepted, lane, connection.carrier.write, intercepts, connection.missed
+        )
         self._topic_subscriber = Subscriber(self._receive_other)
         self._other_topics: set[str] | None = None
         self._timers: set[Any] | None = None
         self._releases: list[Callable[[], None]] | None = None
 
-    # What the connection asks for; each runs in the inbox, but for the end.
+    # What the connection asks for. Each but end() is called by the inbox.
 
     def join(self, join: JoinReceived) -> None:
-        """Let the author decide, answer, and go on with what waited meanwhile."""
+        """Ask the author, answer, and handle what was held meanwhile."""
         reply = self._decide(join)
         if self.ended:
             return
@@ -103,7 +105,7 @@ class ChannelServer(ChannelRuntime):
             self._run(self.channel.after_join)
         elif reply is JOIN_CRASHED:
             self.ended = True
-            self._let_go()
+            self._clean_up()
         else:
             self.end("shutdown")
 
@@ -128,11 +130,11 @@ class ChannelServer(ChannelRuntime):
         self._close("left")
 
     def end(self, reason: Any, start: Callable[[Inbox, Any, Any], None] = Inbox.put) -> None:
-        """End without a word on the wire; what runs may finish, then the author cleans up."""
+        """End without telling the client; a callback that runs may finish, then ``terminate`` is called."""
         if self.ended:
             return
         self.ended = True
-        self._let_go()
+        self._clean_up()
         start(self.inbox, self._terminate, reason)
 
     # What the author asks for, through the channel.
@@ -143,7 +145,7 @@ class ChannelServer(ChannelRuntime):
         self.connection.send(self.protocol.push(self.membership, event, payload))
 
     def broadcast(self, event: str, payload: Any, everybody: bool) -> None:
-        """Send an event to the subscribers of the topic: to all, or to all but this channel."""
+        """Send an event to the subscribers of the topic, this channel among them or not."""
         self._require_joined("broadcast")
         broadcast = Broadcast(self.membership.topic, event, payload)
         self.connection.engine.broadcast(broadcast, None if everybody else self.subscriber)
@@ -200,7 +202,7 @@ class ChannelServer(ChannelRuntime):
         self.connection.engine.pubsub.unsubscribe(topic, self._topic_subscriber)
 
     def at_end(self, release: Callable[[], None]) -> bool:
-        """Call back when the channel ends, however it ends; False when it has ended."""
+        """Call a function when the channel ends, however it ends; return False where it has ended already."""
         self._require_joined("track")
         if not self.ended:
             self._releases = self._releases or []
@@ -297,14 +299,14 @@ class ChannelServer(ChannelRuntime):
             self._crash(reason)
 
     def _close(self, reason: Any) -> None:
-        """End on purpose: the notice first, then the author's cleaning up (``channel/server.ex``)."""
+        """End on purpose: ``phx_close`` first, then ``terminate`` (``channel/server.ex``)."""
         self.ended = True
         self.connection.send(self.protocol.close(self.membership))
-        self._let_go()
+        self._clean_up()
         self._terminate(reason)
 
     def _crash(self, reason: Any) -> None:
-        """End by accident: cleaning up first, then the notice, by which the client knows to join again."""
+        """End by accident: ``terminate`` first, then ``phx_error``, after which the client joins again."""
         self._log("crashed", reason)
         if self.ended:
             return
@@ -312,7 +314,7 @@ class ChannelServer(ChannelRuntime):
         self._release()
         self._terminate(reason)
         self.connection.send(self.protocol.crash(self.membership))
-        self._let_go()
+        self._clean_up()
 
     def _terminate(self, reason: Any) -> None:
         if self.channel is None:
@@ -323,8 +325,8 @@ class ChannelServer(ChannelRuntime):
         except FAILURES:
             self._log("failed to terminate")
 
-    def _let_go(self) -> None:
-        """Free the topic, and end the subscriptions, the timers and the calls that wait."""
+    def _clean_up(self) -> None:
+        """Free the topic; end the subscriptions, the timers and the calls that wait."""
         self.protocol.forget(self.membership)
         self.inbox.clear()
         pubsub = self.connection.engine.pubsub
@@ -337,7 +339,7 @@ class ChannelServer(ChannelRuntime):
         self._release()
 
     def _release(self) -> None:
-        """Call back those who wait for the channel's end."""
+        """Call what :meth:`at_end` was given."""
         releases, self._releases = self._releases, None
         for release in releases or ():
             release()
@@ -374,4 +376,4 @@ class ChannelServer(ChannelRuntime):
 
 
 def _nothing(_: Any) -> None:
-    """Stand for a call, so that what comes after each call is done."""
+    """Do nothing: a call that is queued for what the inbox does after each call."""

@@ -1,4 +1,4 @@
-"""One client, as the engine runs it, and what carries its frames."""
+"""One client as the runtime runs it, the interface of what carries its frames, and clients of a RawSocket."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Any
 
-from ..protocol.messages import DISCONNECT, Broadcast, Frame
+from ..exceptions import InvalidPayload
+from ..protocol.messages import DISCONNECT, Broadcast, Frame, shown
 from ..protocol.serializers import Serializer
 from ..pubsub.local import Delivery, Each, Lane, Subscriber, Write, call_each
 from ..socket import BaseSocket, RawSocket
 from .engine import FAILURES, Engine
 from .inbox import INBOX_LIMIT, Inbox
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.connection")
 
-#: So many frames, or a frame of so many bytes, are written before the turn ends.
+#: So many frames are written, or a frame of so many bytes, without waiting for the end of the turn.
 FLUSH_FRAMES = 32
 FLUSH_BYTES = 16384
 
@@ -24,7 +25,7 @@ INTERNAL_ERROR = 1011
 
 
 class Carrier:
-    """What carries one client's frames; each transport implements it."""
+    """Carries the frames of one client; each transport implements it."""
 
     #: How the author sees this transport: ``"websocket"`` or ``"longpoll"``.
     transport: str
@@ -42,31 +43,34 @@ class Carrier:
         return Lane(serializer, self.to_wire, self.stream, self.each)
 
     def close(self, code: int, reason: str) -> None:
-        """Say goodbye and end."""
+        """Tell the client that the connection ends, and end it."""
         raise NotImplementedError
 
 
 class Connection:
-    """One client, as the engine runs it.
+    """One client as the runtime runs it.
 
-    Its carrier feeds :meth:`receive`, calls :meth:`closed` when the road has ended, and is written to through
-    :meth:`send`.
+    Its carrier calls :meth:`opened` first, :meth:`receive` with each frame, and :meth:`closed` when nothing can be
+    carried any more.
+
+    :param name: the socket's id, for ``phoenix.disconnect``.
     """
 
     def __init__(self, engine: Engine, socket: BaseSocket, name: str | None, carrier: Carrier) -> None:
         self.engine = engine
         self.socket = socket
         self.carrier = carrier
-        #: What the socket's id names, for ``phoenix.disconnect``.
         self.id = name
         #: The topics whose broadcasts go to this client.
         self.topics: Collection[str] = ()
         self.open = False
+        #: How many broadcasts this client went without, since its transport or its vsn cannot carry them.
+        self.missed_count = 0
         self._pieces: list[Any] = []
-        self._disconnect = Subscriber(self._told)
+        self._disconnect = Subscriber(self._receive_disconnect)
 
     def opened(self) -> None:
-        """Begin: the road is open."""
+        """Begin: frames can be carried."""
         self.engine.serve()
         self.open = True
         self.engine.connections.add(self.close)
@@ -76,14 +80,14 @@ class Connection:
                 self.engine.pubsub.unsubscribe(self.id, self._disconnect)
 
     def receive(self, frame: Frame) -> None:
-        """Handle a frame from the client; may block for as long as the client is too far ahead of its handlers.
+        """Handle a frame from the client; may block while too many wait for the author's code.
 
         :raises InvalidMessage: the frame is no message; the carrier is to close with 1011.
         """
         raise NotImplementedError
 
     def send(self, frame: Frame) -> None:
-        """Send a frame behind everything that was caused before it; from any thread."""
+        """Send a frame after everything that was caused before it; from any thread."""
         hub, carrier = self.engine.hub, self.carrier
         data = carrier.to_wire(frame)
         if hub.owes(self, self.topics):
@@ -102,6 +106,19 @@ class Connection:
         pieces, self._pieces = self._pieces, []
         if pieces:
             self.carrier.write(b"".join(pieces) if len(pieces) > 1 else pieces[0])
+
+    def missed(self, broadcast: Broadcast, error: InvalidPayload) -> None:
+        """Count a broadcast that this client cannot be sent; the first is logged."""
+        self.missed_count += 1
+        self.engine.missed += 1
+        if self.missed_count == 1:
+            log.warning(
+                "%s: a client goes without %s on %s, and without others like it: %s",
+                type(self.socket).__name__,
+                shown(broadcast.event),
+                shown(broadcast.topic),
+                error,
+            )
 
     def close(self, code: int, reason: str) -> None:
         """Close the connection from this side; its channels end at once, for this reason."""
@@ -122,13 +139,13 @@ class Connection:
     def _end(self, reason: str) -> None:
         raise NotImplementedError
 
-    def _told(self, broadcast: Broadcast) -> None:
+    def _receive_disconnect(self, broadcast: Broadcast) -> None:
         if broadcast.event == DISCONNECT:
             self.close(GOING_AWAY, "disconnected")
 
 
 class RawConnection(Connection):
-    """A client whose frames the author handles: see :class:`.RawSocket`."""
+    """A client of a :class:`.RawSocket`: the author handles its frames."""
 
     socket: RawSocket
 
@@ -138,7 +155,7 @@ class RawConnection(Connection):
         socket.bind(self.send, self.close)
 
     def opened(self) -> None:
-        """Begin, and let the author speak first."""
+        """Begin, and call the socket's ``open``."""
         super().opened()
         if self.open:
             self._inbox.put(self._call, (self.socket.open,))

@@ -1,4 +1,4 @@
-"""The engine: what the connections of one app share in one process, and its place among the nodes."""
+"""What the connections of one app share in one process: its pubsub, its runners, its place among the nodes."""
 
 from __future__ import annotations
 
@@ -8,38 +8,62 @@ import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from copy import deepcopy
 from typing import Any
 
 import gevent
+from gevent import monkey
+from gevent.event import Event
+from gevent.hub import MAIN_THREAD_IDENT  # type: ignore[attr-defined]
+from gevent.hub import Hub as EventLoop
+from gevent.lock import Semaphore
 
-from ..exceptions import PhoenixError
-from ..protocol.json import Json
-from ..protocol.messages import Broadcast
+from ..exceptions import NotPublished, PhoenixError, Unsupported
+from ..protocol.json import MAX_DEPTH, Json
+from ..protocol.messages import Broadcast, shown
 from ..pubsub.adapter import Adapter, Publisher
-from ..pubsub.envelope import check_names, pack, unpack
-from ..pubsub.hub import Hub
-from ..pubsub.local import PubSub, Subscriber
+from ..pubsub.envelope import check_payload, pack, seal, unpack
+from ..pubsub.failures import EXITS, log_failure, raise_in_main_greenlet
+from ..pubsub.hub import Hub, allocate_lock, thread_id
+from ..pubsub.local import Notify, PubSub, Subscriber
 from .inbox import Runners
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.pubsub")
 
-#: What an author's code may end with. A handler that exits, is killed or runs out of time is a handler that crashed.
-FAILURES = (Exception, gevent.GreenletExit, gevent.Timeout, SystemExit)
+#: What counts as the failure of an author's code: anything. A handler that exits, is killed or runs out of time has
+#: crashed. Who catches it tells :meth:`Engine.caught`.
+FAILURES = (BaseException,)
 
-#: Seconds between two looks at whether all is quiet.
-LOOK = 0.02
+#: Seconds between two checks of whether all is quiet.
+QUIET_CHECK_PERIOD = 0.02
+
+NO_WAY = (
+    "no client is connected to this process, and it knows no way to the processes that have clients: set"
+    " PHOENIX_PUBSUB_URL, such as redis://localhost or workers:///run/myapp, here and for the servers"
+)
+WRONG_THREAD = (
+    "this process is no node yet, and becomes one in the thread of its event loop: call it there, before other threads"
+    " do (a command or a script: at its start; a server: in a view, or once it has its first client)"
+)
+UNPATCHED = (
+    "what other nodes publish is received while gevent's event loop runs, and this process is not patched: begin it"
+    " with gevent.monkey.patch_all(), or let it wait with gevent.sleep()"
+)
+ENDED = "this process has stopped serving, or is about to"
+STOPPED = "the process was stopped while this client came"
 
 
 class Service:
-    """What runs beside the connections of a process: it starts with the first of them."""
+    """What runs in a process as long as the engine serves, such as a presence; it starts with the first connection.
+
+    It stands for a wall: the runtime knows no presence, and no other service that may come.
+    """
 
     def start(self) -> None:
-        """Begin: this process is a node, and has its name. Never blocks."""
+        """Begin. This process is a node, and has its name, by now. Never blocks."""
         raise NotImplementedError
 
     def greet(self) -> None:
-        """Turn to the other nodes, if there is a outlet to them; may block."""
+        """Speak to the other nodes, if an adapter reaches them; may block."""
         raise NotImplementedError
 
     def farewell(self) -> None:
@@ -59,7 +83,8 @@ class Engine:
     """What the connections of one app share in one process.
 
     :param context: makes the context in which each callback of an author runs.
-    :param find_adapter: returns the outlet to other nodes, if there is one; asked in the process that serves.
+    :param find_adapter: returns the adapter to the other nodes, if there is one; called in the process that serves.
+    :param may_serve: tells whether this process may serve clients, though none has come yet.
     """
 
     def __init__(
@@ -67,173 +92,368 @@ class Engine:
         context: Callable[[], AbstractContextManager[Any]],
         json: Json,
         find_adapter: Callable[[], Adapter | None] = lambda: None,
+        may_serve: Callable[[], bool] = lambda: True,
     ) -> None:
         self.context = context
         self._find_adapter = find_adapter
+        self._may_serve = may_serve
         self.adapter: Adapter | None = None
         self._json = json
         self.hub = Hub()
-        self.pubsub = PubSub(self.hub.put, json.loads)
+        self.pubsub = PubSub(self.hub.put, lambda text: json.loads(text, MAX_DEPTH))
         self.runners = Runners()
         #: What ends each connection, by a close code and a reason.
         self.connections: set[Callable[[int, str], None]] = set()
-        #: The server of this process has been looked at.
+        #: The server of this process has been inspected.
         self.server_inspected = False
-        #: The server below says that other processes serve the same app.
+        #: The server says that other processes serve the same app.
         self.one_of_many = False
-        #: The process is about to end: nobody is let in any more.
+        #: The process is about to end: no client is accepted any more.
         self.draining = False
-        #: The name of this process among all; made in it, and empty before it starts.
+        #: A server in this process serves the app.
+        self.served = False
+        #: Stops that server in good order, where it has said how.
+        self.stop_server: Callable[[], None] | None = None
+        #: The name of this process among all nodes; empty while it is none.
         self.node = ""
         self.services: list[Service] = []
-        #: The process that became a node; those that are forked from it have none of its adapter.
+        #: How many broadcasts did not reach a client, since its transport or its vsn cannot carry them.
+        self.missed = 0
+        #: The process that became a node; one that is forked from it does not have its adapter.
         self._process = 0
         self._publisher: Publisher | None = None
+        self._publisher_lock = allocate_lock()
+        #: What the app itself subscribes to: it is kept when a process is forked.
+        self._listeners: dict[Subscriber, str] = {}
+        #: Held by the greenlet that starts; the others wait for it.
+        self._starting = Semaphore()
+        self._starter: Any = None
+        #: Set when the stop that is under way has ended.
+        self._stopping: Event | None = None
+        #: How often this engine was stopped.
+        self._stops = 0
+        self._services_run = False
         self._serving = False
-        self._carried = 0
+        self._transports = 0
+
+    # The start and the end. Whatever blocks in here may let others in: see :attr:`_starting` and :attr:`_stops`.
 
     def serve(self) -> None:
-        """Start what connections need, in the process and the thread that serve them; a second call does nothing.
+        """Start what connections need, in the process and the thread that serve them.
 
-        :raises PhoenixError: the outlet to the other nodes cannot be; the next call tries again.
+        Whoever calls it while it starts waits for that one start; if that fails, the next one tries again.
+
+        :raises PhoenixError: the adapter cannot start, or this process was stopped meanwhile.
+        :raises Unsupported: this is not the thread that serves.
         """
-        if self._serving:
+        if self._serving and not self._forked:
             return
-        self.hub.start()
-        self._become_node()
-        self._serving = True
-        for service in self.services:
-            service.start()
-        self._attach()
-        for service in self.services:
-            if self._serving:  # meeting may take a while, and a stop come in between
-                service.greet()
+        self._start(lambda: self._serving, self._begin_serving)
+
+    def become_node(self) -> None:
+        """Receive from other nodes, and publish to them, in the process and the thread that call; as :meth:`serve`.
+
+        :raises PhoenixError: as :meth:`serve`.
+        """
+        if not self.node or self._forked:
+            self._start(lambda: bool(self.node), self._begin_as_node)
 
     def add(self, service: Service) -> None:
         """Let a service start and stop with the connections."""
         self.services.append(service)
-        if self._serving:
+        if self._services_run:
             service.start()
+        if self._serving:
             service.greet()
 
     def farewell(self) -> None:
-        """Let the other nodes know that this one ends."""
+        """Tell the other nodes that this one ends."""
         if self._serving:
             for service in self.services:
                 service.farewell()
 
     def stop(self) -> None:
         """Stop what runs for the connections, which are to be closed by then."""
-        if self._serving:
-            self._serving = False
-            for service in self.services:
-                service.stop()
-        if self.adapter is not None:
-            atexit.unregister(self._exit)
-            self.adapter.stop()
+        self._stops += 1
+        self._tear_down()
         self._close_publisher()
-        self.adapter, self.node = None, ""
-        self.pubsub.detach()
-        self.hub.stop()
         self.runners.close()
 
-    def _become_node(self) -> None:
-        """Become a node, with a name and perhaps a outlet to the others; a second call does nothing. Never blocks."""
-        if self.node:
-            return
+    def _start(self, ready: Callable[[], bool], begin: Callable[[], None]) -> None:
+        """Start once, however many come together."""
+        if self._forked:
+            self._forget_parent()
+        if self.hub.elsewhere or (thread_id() != MAIN_THREAD_IDENT and not _in_event_loop()):
+            raise Unsupported(WRONG_THREAD)
+        if self._starter is gevent.getcurrent():
+            return  # a service that starts asks for what is under way
+        stops = self._stops
+        while self._stopping is not None:
+            self._stopping.wait()
+        with self._starting:
+            self._check_not_stopped(stops)
+            if ready():
+                return
+            self._starter = gevent.getcurrent()
+            try:
+                begin()
+            except BaseException:
+                if self._stops == stops:
+                    self._tear_down()
+                raise
+            finally:
+                self._starter = None
+
+    def _begin_as_node(self) -> None:
+        stops = self._stops
+        self._join(stops)
+        self._attach(stops)
+
+    def _begin_serving(self) -> None:
+        stops = self._stops
+        if not self.node:
+            self._join(stops)
+        self._services_run = True
+        for service in list(self.services):
+            service.start()
+        self._attach(stops)
+        for service in list(self.services):
+            service.greet()
+            self._check_not_stopped(stops)
+        self._serving = True
+
+    def _join(self, stops: int) -> None:
+        """Take a name, and start the adapter, if there is one."""
+        self.hub.start()
         node, adapter = secrets.token_hex(8), self._find_adapter()
         if adapter is not None:
             adapter.start(node, self._receive, self._node_gone)
-            # What is on its outlet is handed on, also where no server ends in good order: under gunicorn, in a script.
-            atexit.register(self._exit)
+            if self._stops != stops:
+                adapter.stop()
+            else:
+                # What was published is handed on also where no server ends in good order: under gunicorn, in a script.
+                atexit.register(self._exit)
+        self._check_not_stopped(stops)
         self.node, self.adapter, self._process = node, adapter, os.getpid()
         self._close_publisher()
 
-    def _attach(self) -> None:
+    def _attach(self, stops: int) -> None:
         if self.adapter is not None:
             self.pubsub.attach(self.adapter)
+        self._check_not_stopped(stops)
 
-    def _outlet(self) -> Adapter | Publisher | None:
-        """Return what takes a broadcast to the other nodes.
+    def _check_not_stopped(self, stops: int) -> None:
+        if self._stops != stops:
+            raise PhoenixError(STOPPED)
 
-        It speaks as one of them where an event loop runs, or has run: in a greenlet. A script, a task of a worker, a
-        shell speak from outside, as does a process that was forked from a node.
-        """
-        if not self._forked and (self.node or gevent.getcurrent().parent is not None):
-            self._become_node()
-            self._attach()
-            return self.adapter
-        if self._publisher is None and (adapter := self._find_adapter()) is not None:
-            self._publisher = adapter.publisher()
-            atexit.register(self._close_publisher)
-        return self._publisher
-
-    def _close_publisher(self) -> None:
-        publisher, self._publisher = self._publisher, None
-        if publisher is not None:
-            atexit.unregister(self._close_publisher)
-            publisher.close()
-
-    @property
-    def _forked(self) -> bool:
-        """True in a process that was forked from a node: it is none, and its parent's clients are not its own."""
-        return bool(self.node) and self._process != os.getpid()
+    def _tear_down(self) -> None:
+        services_run, self._services_run, self._serving = self._services_run, False, False
+        if services_run:
+            for service in self.services:
+                try:
+                    service.stop()
+                except Exception:
+                    log.exception("%r failed to stop", service)
+        adapter, self.adapter, self.node = self.adapter, None, ""
+        self.pubsub.detach()
+        stopping = self._stopping = Event()
+        try:
+            if adapter is not None:
+                atexit.unregister(self._exit)
+                adapter.stop()
+            self.hub.stop()
+        finally:
+            if self._stopping is stopping:
+                self._stopping = None
+            stopping.set()
 
     def _exit(self) -> None:
         if os.getpid() == self._process:
             self.stop()
 
+    @property
+    def _forked(self) -> bool:
+        """True in a process that was forked from a node: it is none, and the clients of its parent are not its own."""
+        return bool(self.node) and self._process != os.getpid()
+
+    def _forget_parent(self) -> None:
+        """Begin anew in a process that was forked from a node, with nothing but what the app itself subscribes to."""
+        self.pubsub.detach()
+        self.adapter = None
+        if self._services_run:
+            for service in self.services:
+                service.stop()
+        self._services_run = self._serving = False
+        self.node, self._transports = "", 0
+        self._stopping, self._starting, self._starter = None, Semaphore(), None
+        self.connections.clear()
+        self.hub.forget()
+        self.runners.forget()
+        self.pubsub.clear()
+        for subscriber, topic in self._listeners.items():
+            self.pubsub.subscribe(topic, subscriber)
+
+    # What the app itself listens to.
+
+    def listen(self, topic: str, subscriber: Subscriber, now: bool = True) -> Callable[[], None]:
+        """Subscribe to a topic for the app itself; return a function that ends it. From any thread.
+
+        :param now: whether this process becomes a node for it at once; else with its event loop's first turn.
+        :raises PhoenixError: other nodes cannot be listened to from here.
+        """
+        self._prepare_to_listen(now)
+        self.hub.run(self.pubsub.subscribe, topic, subscriber)
+        self._listeners[subscriber] = topic
+
+        def end() -> None:
+            self._listeners.pop(subscriber, None)
+            self.hub.run(self.pubsub.unsubscribe, topic, subscriber)
+
+        return end
+
+    def tap(self, notify: Notify, now: bool = True) -> Callable[[], None]:
+        """Call a function with every broadcast of this process; as :meth:`listen`."""
+        self._prepare_to_listen(now)
+        return self.pubsub.tap(notify)
+
+    def _prepare_to_listen(self, now: bool) -> None:
+        """Become a node, or see why this process cannot, or need not."""
+        if self._forked:
+            self._forget_parent()
+        if self.node:
+            return
+        if self.draining:
+            raise Unsupported(ENDED)
+        if _in_event_loop() and gevent.get_hub().main_hub:
+            self.become_node()
+        elif self._find_adapter() is None:
+            if now and not (self.served or self._may_serve()):
+                log.warning("listening, but hearing this process alone: %s", NO_WAY)
+        elif thread_id() != MAIN_THREAD_IDENT:
+            raise Unsupported(WRONG_THREAD)
+        elif now:
+            if not monkey.is_module_patched("time"):
+                log.warning("listening to other nodes: %s", UNPATCHED)
+            self.become_node()
+
+    # Broadcasts.
+
+    def _outlet(self) -> Adapter | Publisher | None:
+        """Return what takes a broadcast to the other nodes.
+
+        In a greenlet of the main thread, where an event loop runs, this process becomes a node. A script, a shell, a
+        task of a task queue, another thread publish from outside, as does a process that was forked from a node.
+        """
+        if self.node and not self._forked:
+            return self.adapter
+        if not self.node and not self.draining and _in_event_loop() and gevent.get_hub().main_hub:
+            self.become_node()
+            return self.adapter
+        if self._publisher is None and (adapter := self._find_adapter()) is not None:
+            publisher = adapter.publisher()
+            with self._publisher_lock:  # in which nothing may wait
+                if self._publisher is None:
+                    self._publisher = publisher
+                    atexit.register(self._close_publisher)
+        return self._publisher
+
+    def _close_publisher(self) -> None:
+        with self._publisher_lock:
+            publisher, self._publisher = self._publisher, None
+        if publisher is not None:
+            atexit.unregister(self._close_publisher)
+            publisher.close()
+
+    def reaches_clients(self) -> bool:
+        """Tell whether clients could be reached from here: by other nodes, or since this process serves them."""
+        return (
+            (bool(self.node) and not self._forked)
+            or (self.served or self._may_serve())
+            or self._find_adapter() is not None
+        )
+
     def _receive(self, topic: str, data: bytes) -> None:
         """Deliver what another node has published."""
         try:
             self.pubsub.broadcast(unpack(topic, data))
-        except PhoenixError:
-            log.exception("a broadcast of another node on %r is lost", topic)
+        except Exception:
+            log_failure(log, "a broadcast of another node on %s is lost", shown(topic))
 
     def _node_gone(self, node: str) -> None:
         log.info("node %s has ended", node)
-        if self._serving:
+        if self._services_run:
             for service in self.services:
                 service.gone(node)
 
     @contextmanager
     def carrying(self) -> Iterator[None]:
-        """Count a road from its begin to its very end, behind that of its connection."""
-        self._carried += 1
+        """Count a transport's work for one client, from its begin to its very end, after that of its connection."""
+        self._transports += 1
         try:
             yield
         finally:
-            self._carried -= 1
+            self._transports -= 1
 
     def wait_until_quiet(self, seconds: float) -> None:
-        """Wait, so long at most, until no road is left and no author's code runs."""
-        while seconds > 0 and (self._carried or self.runners.busy):
-            gevent.sleep(LOOK)
-            seconds -= LOOK
+        """Wait, so long at most, until no transport is left at work and no author's code runs."""
+        while seconds > 0 and (self._transports or self.runners.busy):
+            gevent.sleep(QUIET_CHECK_PERIOD)
+            seconds -= QUIET_CHECK_PERIOD
 
     def broadcast(self, broadcast: Broadcast, sender: Subscriber | None = None, local: bool = False) -> None:
-        """Hand a broadcast to everybody who hears its topic; from any thread.
+        """Deliver a broadcast to everybody who is subscribed to its topic; from any thread.
 
-        :param local: to nobody on other nodes.
-        :raises InvalidPayload: somebody here cannot take the payload; nobody has been served then.
-        :raises NotPublished: other nodes cannot be reached; clients of this node have got it.
+        A client that cannot carry it goes without. What the author does with the payload later changes nothing.
+
+        :param local: on this node alone.
+        :raises InvalidPayload: no client of vsn 2.0.0 could take the payload; nobody has been served then.
+        :raises NotPublished: other nodes cannot be reached, or no client at all; clients of this node have got it.
         """
-        check_names(broadcast)
-        if self.hub.elsewhere:
-            # It is delivered later: as it is now, and with its errors raised here.
-            broadcast = broadcast._replace(payload=deepcopy(broadcast.payload))
-            self.pubsub.check(broadcast)
+        sealed = seal(broadcast, self._json)
         outlet = None if local else self._outlet()
-        packed = pack(broadcast, self._json) if outlet is not None else b""
+        if not isinstance(broadcast.payload, dict | bytes) and (outlet is not None or not self.pubsub.takes(sealed)):
+            # JSON that is no object: clients of vsn 1.0.0 take it, where there can be no others.
+            check_payload(broadcast)
         if not self._forked:
-            self.hub.call(self.pubsub.broadcast, broadcast, sender)
+            self.hub.call(self.pubsub.broadcast, sealed, sender)
         if outlet is not None:
-            outlet.publish(broadcast.topic, packed)
+            outlet.publish(sealed.topic, pack(sealed, self._json))
+        elif not local and self._is_alone(sealed.topic):
+            raise NotPublished(f"nobody can hear {shown(sealed.event)} on {shown(sealed.topic)}: {NO_WAY}")
+
+    def _is_alone(self, topic: str) -> bool:
+        """Tell whether no client of this process can be meant: it serves nobody, now or later, and nothing listens."""
+        if (self.node and not self._forked) or self.pubsub.heard(topic):
+            return False
+        return gevent.getcurrent().parent is None and not (self.served or self._may_serve())
 
     def publish(self, broadcast: Broadcast) -> None:
-        """Hand a broadcast to the other nodes alone.
+        """Send a broadcast to the other nodes alone.
 
         :raises NotPublished: they cannot be reached.
         """
         if self.adapter is not None:
             self.adapter.publish(broadcast.topic, pack(broadcast, self._json))
+
+    def connection_count(self) -> int:
+        """Return how many clients are connected to this process."""
+        return 0 if self._forked else len(self.connections)
+
+    # Failures of an author's code.
+
+    def caught(self, error: BaseException | None) -> None:
+        """Stop the server, in good order, if that is what a failure of an author's code asks for."""
+        if not isinstance(error, EXITS):
+            return
+        if self.stop_server is not None:
+            self.stop_server()
+        else:
+            raise_in_main_greenlet(error)
+
+
+def _in_event_loop() -> bool:
+    """Tell whether this is a greenlet that an event loop runs, or the event loop's own."""
+    greenlet: Any = gevent.getcurrent()
+    while greenlet is not None and not isinstance(greenlet, EventLoop):
+        greenlet = greenlet.parent
+    return greenlet is not None

@@ -1,30 +1,34 @@
-"""When an author's code runs: one call at a time and in order, in a greenlet that nobody has to wait for."""
+"""Inboxes and runners: an author's callbacks run one at a time and in order, in greenlets of their own."""
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import gevent
+from gevent import GreenletExit
 from gevent.event import Event
 from greenlet import getcurrent, greenlet
 
+from ..pubsub.failures import log_failure
+
+log = logging.getLogger("flask_phoenix.channel")
+
 Call = Callable[[Any], None]
 
-#: Runners kept for the next call. One is enough as long as no handler blocks.
-PARKED = 64
-#: Calls that may wait in one inbox before those who fill it are held back.
+#: Idle runners that are kept for the next call. One is enough as long as no handler blocks.
+IDLE_RUNNERS = 64
+#: Calls that may wait in one inbox before its client is not read any further.
 INBOX_LIMIT = 1000
-
 
 #: The task of a runner that has none.
 IDLE: tuple[Call, Any] = (lambda _: None, None)
 
 
 class Runner:
-    """A greenlet that does one task after another.
+    """A greenlet that runs one task after another.
 
     The hand-off: a caller arranges to be resumed by the event loop and switches straight into the runner. A task that
     never blocks switches straight back, and the loop is not troubled; one that blocks leaves the loop to resume the
@@ -42,7 +46,7 @@ class Runner:
         self.greenlet = greenlet(self._run, self._hub)
 
     def hand_off(self, call: Call, argument: Any) -> None:
-        """Do a task; return when it has ended, or as soon as it blocks. Not for the event loop's own greenlet."""
+        """Run a task; return when it has ended, or as soon as it blocks. Not for the event loop's own greenlet."""
         self._task = (call, argument)
         caller = self._caller = getcurrent()
         resumption = self._resumption = self._hub.loop.run_callback(caller.switch)
@@ -52,14 +56,14 @@ class Runner:
             resumption.stop()
 
     def spawn(self, call: Call, argument: Any) -> None:
-        """Do a task soon."""
+        """Run a task in this turn of the event loop or the next."""
         self._task = (call, argument)
         self._hub.loop.run_callback(self.greenlet.switch)
 
     def _run(self) -> None:
         runners = self._runners
         while True:
-            self._work()
+            self._run_task()
             caller, resumption = self._caller, self._resumption
             self._caller = self._resumption = None
             waiting = resumption is not None and resumption.pending
@@ -70,13 +74,16 @@ class Runner:
             else:
                 self._hub.switch()
 
-    def _work(self) -> None:
-        """Do the task. In a method of its own, so that a parked runner keeps nothing of it alive."""
+    def _run_task(self) -> None:
+        """Run the task, in a method of its own, so that a parked runner keeps nothing of it alive."""
         (call, argument), self._task = self._task, IDLE
         try:
             call(argument)
-        except Exception:  # a task reports its own failures; a bug there must not end the event loop
-            self._hub.handle_error(call, *sys.exc_info())
+        except GreenletExit:  # it is killed, or forgotten while it is blocked
+            self._runners.lose()
+            raise
+        except BaseException:  # a task reports its own failures; a bug there must not end the event loop
+            log_failure(log, "%r failed", call)
 
 
 class Runners:
@@ -90,35 +97,43 @@ class Runners:
 
     @property
     def busy(self) -> int:
-        """How many are at work, or blocked in it."""
+        """How many run a task, or are blocked in one."""
         return self._alive - len(self._parked)
 
     def take(self) -> Runner:
-        """Return a runner that has nothing to do."""
+        """Return an idle runner."""
         if self._parked:
             return self._parked.pop()
         self._alive += 1
         return Runner(self)
 
     def park(self, runner: Runner) -> bool:
-        """Keep a runner that has done its task for the next one, or tell it that there are enough."""
-        if len(self._parked) < PARKED:
+        """Keep a runner whose task has ended for the next one; False: enough are kept, and it is to end."""
+        if len(self._parked) < IDLE_RUNNERS:
             self._parked.append(runner)
             return True
         self._alive -= 1
         return False
 
+    def lose(self) -> None:
+        """Count out a runner that has ended in the middle of its task."""
+        self._alive -= 1
+
     def close(self) -> None:
-        """End the runners that have nothing to do."""
+        """End the idle runners."""
         while self._parked:
             del self._parked.pop().greenlet
             self._alive -= 1
 
+    def forget(self) -> None:
+        """Have no runners any more, in a process that was forked from the one in which they run."""
+        self._parked, self._alive = [], 0
+
 
 class Inbox:
-    """Calls for one receiver, done one at a time and in order. While it is empty it costs no greenlet.
+    """Calls for one receiver, run one at a time and in order. While it is empty it costs no greenlet.
 
-    :param after: called behind each call, in the same greenlet.
+    :param after: called after each call, in the same greenlet.
     """
 
     __slots__ = ("_after", "_calls", "_room", "_runners", "running")
@@ -128,32 +143,32 @@ class Inbox:
         self._after = after
         self._calls: deque[tuple[Call, Any]] | None = None
         self._room: Event | None = None
-        #: A call is being done, perhaps blocked.
+        #: A call is running, or blocked.
         self.running = False
 
     def __len__(self) -> int:
         return len(self._calls) if self._calls else 0
 
     def put(self, call: Call, argument: Any = None) -> None:
-        """Queue a call; somebody else runs it, soon."""
+        """Queue a call; a runner takes it in this turn of the event loop or the next."""
         if self.running:
             self._queue((call, argument))
         else:
             self.running = True
-            self._runners.take().spawn(self._work, (call, argument))
+            self._runners.take().spawn(self._run, (call, argument))
 
     def hand_off(self, call: Call, argument: Any) -> None:
-        """Queue a call; if nothing runs, run it now and come back when it ends or blocks."""
+        """Queue a call; if nothing runs, run it now and return when it ends or blocks."""
         if self.running:
             self._queue((call, argument))
         else:
             self.running = True
-            self._runners.take().hand_off(self._work, (call, argument))
+            self._runners.take().hand_off(self._run, (call, argument))
 
     def clear(self) -> None:
-        """Forget the calls that wait."""
+        """Drop the calls that wait."""
         self._calls = None
-        self._make_room()
+        self._signal_room()
 
     def wait(self) -> None:
         """Wait until a call has ended."""
@@ -165,25 +180,30 @@ class Inbox:
             self._calls = deque()
         self._calls.append(task)
 
-    def _work(self, task: tuple[Call, Any]) -> None:
-        """Do a call, and those that come meanwhile."""
+    def _run(self, task: tuple[Call, Any]) -> None:
+        """Run a call, and those that come meanwhile."""
         try:
             while True:
                 call, argument = task
-                call(argument)
-                if self._after is not None:
-                    self._after()
+                try:
+                    call(argument)
+                    if self._after is not None:
+                        self._after()
+                except GreenletExit:
+                    raise
+                except BaseException:
+                    log_failure(log, "%r failed", call)
                 if self._room is not None:
-                    self._make_room()
+                    self._signal_room()
                 if not self._calls:
                     return
                 task = self._calls.popleft()
         finally:
             self._calls = None
             self.running = False
-            self._make_room()
+            self._signal_room()
 
-    def _make_room(self) -> None:
+    def _signal_room(self) -> None:
         if self._room is not None:
             self._room.set()
             self._room = None

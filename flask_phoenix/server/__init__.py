@@ -1,1 +1,1 @@
-"""The HTTP servers below: gevent and gunicorn."""
+"""The HTTP servers that run an app: ours on gevent, and gunicorn."""

@@ -1,5 +1,5 @@
-"""What an author tests with: a client, and an adapter, without a network."""
+"""What an author tests with: clients without a network, and an adapter that joins apps in one process."""
 
 from .client import Client as Client
 from .client import Joined as Joined
-from .client import MemoryAdapter as MemoryAdapter
+from .memory import MemoryAdapter as MemoryAdapter

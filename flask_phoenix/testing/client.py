@@ -1,8 +1,7 @@
-"""Frames over nothing: a client for tests, that joins, pushes and sees what comes back."""
+"""A client of an app for its tests: it joins, pushes, and waits for what comes."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -11,26 +10,22 @@ import gevent
 from flask import Flask, abort, request
 from gevent.queue import Queue
 
-from ..exceptions import NotPublished, Refused
+from ..exceptions import Refused
 from ..extension import State
-from ..protocol.messages import JOIN, LEAVE, REPLY, Frame, Message, Reply
-from ..pubsub.adapter import Adapter, Publisher
-from ..runtime.connection import Carrier
+from ..protocol.messages import JOIN, LEAVE, REPLY, Message, Reply
+from .frames import write_client_frame
+from .memory import MemoryCarrier
 
-#: Seconds that something expected may take.
-TIMEOUT = 2.0
-#: Seconds in which something refuted must not come.
-QUIET = 0.05
-
-#: The header fields of the binary frames that a server sends, by their first byte.
-LAYOUTS = (("join_ref", "topic", "event"), ("join_ref", "ref", "topic", "status"), ("topic", "event"))
+#: Seconds within which an expected message has to come.
+EXPECT_WITHIN = 2.0
+#: Seconds for which a refuted message is waited for.
+REFUTE_WITHIN = 0.05
 
 
 class Client:
-    """One connection to an app, through its handshake and its engine, without a network.
+    """One client of an app, through the app's real handshake, engine and serializer, without a network.
 
-    ``before_request`` functions run, cookies and headers count, every frame passes the real serializer. It speaks vsn
-    2.0.0, and needs a socket with channels.
+    ``before_request`` functions run; cookies and headers count. It speaks vsn 2.0.0, and needs a socket with channels.
 
     :param path: where the socket is mounted, with its variables filled in: ``"/shop/7"``.
     :param params: the client's parameters.
@@ -45,8 +40,7 @@ class Client:
         self._arrived: Queue[Message] = Queue()
         self._kept: list[Message] = []
         self._refs = count(1)
-        #: The close code and the reason, once the server has closed the connection.
-        self.closed: tuple[int, str] | None = None
+        self._carrier = MemoryCarrier(self._arrived.put_nowait)
         state: State = app.extensions["phoenix"]
         query = {"vsn": "2.0.0", **(params or {})}
         with app.test_request_context(f"{path}/websocket", query_string=query, headers=headers):
@@ -54,8 +48,13 @@ class Client:
             if answer is not None:
                 abort(app.make_response(answer))
             endpoint = state.endpoint(request.endpoint)
-            self._connection = endpoint.accept(MemoryCarrier(self), request.view_args or {})
+            self._connection = endpoint.accept(self._carrier, request.view_args or {})
         self._connection.opened()
+
+    @property
+    def closed(self) -> tuple[int, str] | None:
+        """The close code and the reason, once the server has closed the connection."""
+        return self._carrier.closed
 
     def join(self, topic: str, payload: Any = None) -> Joined:
         """Join a topic.
@@ -75,7 +74,7 @@ class Client:
         self._send(Message(join_ref, ref, topic, event, payload))
         return ref
 
-    def reply(self, ref: str, within: float = TIMEOUT) -> Reply:
+    def reply(self, ref: str, within: float = EXPECT_WITHIN) -> Reply:
         """Wait for the reply to a ref.
 
         :raises AssertionError: it does not come.
@@ -85,7 +84,9 @@ class Client:
         )
         return Reply(message.payload["status"], message.payload["response"])
 
-    def receive(self, fits: Callable[[Message], bool], what: str = "a message", within: float = TIMEOUT) -> Message:
+    def receive(
+        self, fits: Callable[[Message], bool], what: str = "a message", within: float = EXPECT_WITHIN
+    ) -> Message:
         """Wait for the first message that fits; the others are kept for later.
 
         :raises AssertionError: none comes.
@@ -95,7 +96,7 @@ class Client:
             raise AssertionError(f"expected {what} within {within} s; what came: {self._kept}")
         return message
 
-    def refute(self, fits: Callable[[Message], bool], what: str = "message", within: float = QUIET) -> None:
+    def refute(self, fits: Callable[[Message], bool], what: str = "message", within: float = REFUTE_WITHIN) -> None:
         """See that no message comes that fits.
 
         :raises AssertionError: one does.
@@ -149,7 +150,7 @@ class Joined:
         """Send an event; return its ref, for :meth:`Client.reply`."""
         return self.client.push(self.topic, event, {} if payload is None else payload, self.join_ref)
 
-    def call(self, event: str, payload: Any = None, within: float = TIMEOUT) -> Reply:
+    def call(self, event: str, payload: Any = None, within: float = EXPECT_WITHIN) -> Reply:
         """Send an event and wait for the reply.
 
         :raises AssertionError: it does not come.
@@ -160,14 +161,14 @@ class Joined:
         """Leave the topic."""
         return self.call(LEAVE)
 
-    def expect(self, event: str, within: float = TIMEOUT) -> Any:
+    def expect(self, event: str, within: float = EXPECT_WITHIN) -> Any:
         """Wait for an event, pushed or broadcast; return its payload.
 
         :raises AssertionError: it does not come.
         """
         return self.client.receive(self._fits(event), f"{event!r} on {self.topic!r}", within).payload
 
-    def refute(self, event: str, within: float = QUIET) -> None:
+    def refute(self, event: str, within: float = REFUTE_WITHIN) -> None:
         """See that an event does not come.
 
         :raises AssertionError: it does.
@@ -178,116 +179,3 @@ class Joined:
         # What the JavaScript client checks: a frame with another join_ref belongs to a channel that is gone.
         refs = (None, self.join_ref)
         return lambda message: message.event == event and message.topic == self.topic and message.join_ref in refs
-
-
-class MemoryAdapter(Adapter):
-    """Joins several apps in one process, as another adapter joins the nodes of a network.
-
-    ``Phoenix(adapter=MemoryAdapter(network))`` with the same list for each app.
-    """
-
-    def __init__(self, network: list[MemoryAdapter]) -> None:
-        self._network = network
-        self._topics: set[str] = set()
-
-    def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
-        """Join the network."""
-        self.node = node
-        self._receive = receive
-        self._gone = gone
-        self._loop = gevent.get_hub().loop
-        self._network.append(self)
-
-    def stop(self) -> None:
-        """Leave the network; the others hear of it."""
-        if self in self._network:
-            self._network.remove(self)
-            for other in self._network:
-                other._loop.run_callback(other._gone, self.node)
-
-    def subscribe(self, topic: str) -> None:
-        """Ask for a topic."""
-        self._topics.add(topic)
-
-    def unsubscribe(self, topic: str) -> None:
-        """Ask for a topic no more."""
-        self._topics.discard(topic)
-
-    def publish(self, topic: str, data: bytes) -> None:
-        """Hand data to every other node that asks for the topic, in the next turns of the event loop.
-
-        :raises NotPublished: this one is not of the network.
-        """
-        if self not in self._network:
-            raise NotPublished("this adapter is not started: an app starts its own, with the first connection")
-        for other in list(self._network):
-            if other is not self and topic in other._topics:
-                other._loop.run_callback_threadsafe(other._hear, topic, data)
-
-    def publisher(self) -> Publisher:
-        """Make what publishes to the network from outside."""
-        return MemoryPublisher(self._network)
-
-    def _hear(self, topic: str, data: bytes) -> None:
-        if topic in self._topics and self in self._network:
-            self._receive(topic, data)
-
-
-class MemoryPublisher(Publisher):
-    """Publishes to a network of :class:`MemoryAdapter`, without being one of them."""
-
-    def __init__(self, network: list[MemoryAdapter]) -> None:
-        self._network = network
-
-    def publish(self, topic: str, data: bytes) -> None:
-        """Hand data to every node that asks for the topic.
-
-        :raises NotPublished: nobody is there.
-        """
-        if not self._network:
-            raise NotPublished("no app of this network serves anybody yet: one does with its first connection")
-        for node in list(self._network):
-            if topic in node._topics:
-                node._loop.run_callback_threadsafe(node._hear, topic, data)
-
-    def close(self) -> None:
-        """Hold nothing."""
-
-
-class MemoryCarrier(Carrier):
-    """Carries frames to a :class:`Client`."""
-
-    transport = "websocket"
-    stream = False
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self.to_wire = read_server_frame
-        self.write = client._arrived.put_nowait
-
-    def close(self, code: int, reason: str) -> None:
-        """Tell the client."""
-        self._client.closed = code, reason
-
-
-def write_client_frame(message: Message) -> Frame:
-    """Write a message as a client of vsn 2.0.0 does: bytes in a binary frame, anything else as JSON."""
-    if not isinstance(message.payload, bytes):
-        return json.dumps(message)
-    fields = [str(field or "").encode() for field in message[:4]]
-    return bytes([0, *map(len, fields)]) + b"".join(fields) + message.payload
-
-
-def read_server_frame(frame: Frame) -> Message:
-    """Read a frame as a client of vsn 2.0.0 does."""
-    if isinstance(frame, str):
-        return Message(*json.loads(frame))
-    names = LAYOUTS[frame[0]]
-    fields: dict[str, str | None] = {}
-    start = 1 + len(names)
-    for name, size in zip(names, frame[1:start], strict=True):
-        fields[name], start = frame[start : start + size].decode() or None, start + size
-    payload: Any = frame[start:]
-    if "status" in fields:
-        payload = {"status": fields["status"], "response": payload}
-    return Message(fields.get("join_ref"), fields.get("ref"), fields["topic"], fields.get("event", REPLY), payload)

@@ -1,4 +1,4 @@
-"""What answers at a mount: the view of each transport, and the connections that grow out of its requests."""
+"""Endpoints: the views that answer at a mount, and the connections that they make."""
 
 from __future__ import annotations
 
@@ -7,28 +7,56 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from flask import Flask, Response, abort, make_response, request
+from werkzeug.exceptions import HTTPException
 
-from ..exceptions import InvalidMessage, InvalidOption, InvalidReturn, Refused, UnknownVersion, Unsupported
+from ..exceptions import (
+    InvalidMessage,
+    InvalidOption,
+    InvalidReturn,
+    PhoenixError,
+    Refused,
+    UnknownVersion,
+    Unsupported,
+)
 from ..protocol.json import Json
 from ..protocol.serializers import Serializer, choose_serializer, default_table
 from ..protocol.state import Protocol
 from ..runtime.channel_connection import ChannelConnection
 from ..runtime.connection import Carrier, Connection, RawConnection
 from ..runtime.engine import Engine
-from ..server.gevent import UpgradeResponse, close_refused, inspect_server, take_socket
+from ..server.inspection import inspect_server
+from ..server.upgrade import close_refused, take_socket
 from ..socket import RawSocket, Socket
+from .gateway import UPGRADE, Upgrade
 from .handshake import Admission, admit, check_origin, choose_protocol, http_error, offered_protocols
 from .options import Mount
 from .websocket import Limits, WebSocketCarrier, accept_upgrade
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.handshake")
 
 #: How the names of our endpoints begin in Flask; no other one has a space in it by accident.
 NAME = "phoenix "
 
 
+class EveryMethod(set[str]):
+    """The methods of an endpoint as others read them; wrong ones are routed to it too, and get its own answer."""
+
+    def __contains__(self, method: object) -> bool:
+        return True
+
+
+def _places(app: Flask) -> list[tuple[str | None, str | None]]:
+    """Return the hosts and subdomains at which an app finds an endpoint: all of them, as in Phoenix."""
+    if app.url_map.host_matching:
+        return [("<_phoenix_host>", None)]
+    return [(None, None), (None, "<_phoenix_subdomain>")] if app.subdomain_matching else [(None, None)]
+
+
 class Endpoint:
     """One transport of one mount in one app."""
+
+    #: The methods that it answers.
+    methods: tuple[str, ...]
 
     def __init__(self, engine: Engine, json: Json, mount: Mount) -> None:
         self.engine = engine
@@ -38,8 +66,8 @@ class Endpoint:
 
     @property
     def name(self) -> str:
-        """Flask's name for this endpoint."""
-        return f"{NAME}{self.mount.url}"
+        """Flask's name for this endpoint: without dots, which would make it one of a blueprint's."""
+        return f"{NAME}{self.mount.url}".replace(".", "%2E")
 
     def register(self, app: Flask) -> None:
         """Add the rules of this endpoint to an app, with and without a slash at the end.
@@ -49,18 +77,27 @@ class Endpoint:
         if self.name in app.view_functions:
             raise InvalidOption(f"two sockets are mounted at {self.mount.url}; mount each at a path of its own")
         app.endpoint(self.name)(self.view)
-        for websocket in (True, False):
-            # Past add_url_rule, which lets no WebSocket rule take every method: wrong ones are to get our own answer.
-            app.url_map.add(
-                app.url_rule_class(self.mount.url, endpoint=self.name, websocket=websocket, strict_slashes=False)
-            )
+        for host, subdomain in _places(app):
+            for websocket in (True, False):
+                # Not through add_url_rule, which lets no WebSocket rule take every method.
+                rule = app.url_rule_class(
+                    self.mount.url,
+                    endpoint=self.name,
+                    host=host,
+                    subdomain=subdomain,
+                    websocket=websocket,
+                    strict_slashes=False,
+                )
+                rule.methods = EveryMethod(self.methods)
+                rule.provide_automatic_options = False  # type: ignore[attr-defined]
+                app.url_map.add(rule)
 
     def view(self, **variables: Any) -> Response:
         """Answer a request."""
         raise NotImplementedError
 
     def accept(self, carrier: Carrier, variables: dict[str, Any]) -> Connection:
-        """Make a connection from the request at hand, without a socket: for carriers that need none.
+        """Make a connection from the current request with a carrier that needs no socket.
 
         :raises Refused: by the author.
         """
@@ -71,12 +108,12 @@ class Endpoint:
         return self.connect(admission, carrier) if admission else http_error(403)
 
     def admit(self, token: str | None, variables: dict[str, Any]) -> Admission | None:
-        """Let the author decide about the request at hand; None: refused for its version, or by a mistake.
+        """Let the author decide about the current request; None: refused for its version, or by an author's mistake.
 
         :raises Refused: by the author.
         """
         try:
-            return admit(self.mount, self.mount.transport, self.serializers, token, variables)
+            return admit(self.mount, self.serializers, token, variables)
         except UnknownVersion as error:
             log.warning("refused a client of %s: %s", self.mount.path, error)
         except InvalidReturn as error:
@@ -84,7 +121,7 @@ class Endpoint:
         return None
 
     def connect(self, admission: Admission, carrier: Carrier) -> Connection:
-        """Make the connection of a client that was let in."""
+        """Make the connection of an admitted client."""
         socket, name, serializer = admission
         if isinstance(socket, RawSocket):
             return RawConnection(self.engine, socket, name, carrier)
@@ -96,7 +133,18 @@ class Endpoint:
 class WebSocketEndpoint(Endpoint):
     """Answers requests for a WebSocket."""
 
+    methods = ("GET",)
+
     def view(self, **variables: Any) -> Response:
+        """Answer a request: our refusals pass by the app's error pages, also where it traps HTTP errors."""
+        try:
+            return self._respond(variables)
+        except HTTPException as error:
+            if error.response is None:
+                raise  # an error of the author's
+            return make_response(error.get_response())
+
+    def _respond(self, variables: dict[str, Any]) -> Response:
         """Take the steps of the handshake; each may refuse, in Phoenix's order (``transports/websocket.ex``)."""
         if request.method != "GET":
             http_error(400)
@@ -123,35 +171,54 @@ class WebSocketEndpoint(Endpoint):
         abort(make_response(handler(refused)))
 
     def _upgrade(self, admission: Admission, protocol: str | None) -> Response:
-        options = self.mount.options
+        options, environ = self.mount.options, request.environ
         try:
-            upgrade = accept_upgrade(request.environ, list(request.headers.items()), options.compress)
-            sock, upgraded = take_socket(request.environ)
+            headers, extensions = accept_upgrade(environ, options.compress)
+            sock, upgraded = take_socket(environ)
         except InvalidMessage as error:
-            http_error(400, str(error))
+            # RFC 6455, 4.2.2: whose version is unknown is told the known one.
+            http_error(400, str(error), {"Sec-WebSocket-Version": "13"})
         except Unsupported as error:
             log.error("%s", error)
             http_error(501, str(error))
+        self._serve_engine()
         limits = Limits(options.timeout, options.max_frame_size, options.outbox_limit)
         # A server that has sent its own 101 has agreed on no extensions.
-        carrier = WebSocketCarrier(sock, [] if upgraded else upgrade.extensions, limits)
-        connection = self.connect(admission, carrier)
-        engine = self.engine
+        carrier = WebSocketCarrier(sock, [] if upgraded else extensions, limits)
+        connection, engine = self.connect(admission, carrier), self.engine
 
         def carry() -> None:
             with engine.carrying():
                 carrier.serve(connection)
 
-        headers = [*upgrade.headers, ("Sec-WebSocket-Protocol", protocol)] if protocol else upgrade.headers
-        return UpgradeResponse(headers, carry, upgraded)
+        upgrade: Upgrade = environ[UPGRADE]
+        upgrade.carry, upgrade.sock, upgrade.upgraded = carry, sock, upgraded
+        return make_response("", 101, [*headers, ("Sec-WebSocket-Protocol", protocol)] if protocol else headers)
+
+    def _serve_engine(self) -> None:
+        """Start what connections need, while a client can still be refused: never a 101 that cannot be served."""
+        try:
+            self.engine.serve()
+        except PhoenixError as error:
+            log.error("refused a client of %s, which cannot be served: %s", self.mount.path, error)
+            http_error(503)
+        if self.engine.draining:  # meanwhile
+            http_error(503)
 
 
 def _serializers(mount: Mount, json: Json) -> list[tuple[Serializer, str]]:
     """Return the serializers of a mount; a class in its table gets the app's JSON."""
     table = mount.options.serializer
-    if table is None:
-        return default_table(json)
-    made = [(entry(json) if isinstance(entry, type) else entry, versions) for entry, versions in table]
+    made = (
+        default_table(json)
+        if table is None
+        else [(entry(json) if isinstance(entry, type) else entry, versions) for entry, versions in table]
+    )
     with suppress(UnknownVersion):
         choose_serializer("0.0.0", made)  # looks at every entry
-    return made
+    if mount.options.vsn is None:
+        return made
+    try:
+        return [(choose_serializer(vsn, made), f"~> {vsn}") for vsn in mount.options.vsn]
+    except UnknownVersion as error:
+        raise InvalidOption(f"vsn={mount.options.vsn!r} names a version that no serializer speaks: {error}") from error

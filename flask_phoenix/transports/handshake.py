@@ -1,4 +1,4 @@
-"""Who is let in: from an HTTP request to a connected socket, or to the refusal that it gets."""
+"""The handshake: from an HTTP request to an admitted socket, or to a refusal."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ import re
 import secrets
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from flask import Response, abort, request, session
 
 from ..exceptions import InvalidReturn
+from ..protocol.messages import shown
 from ..protocol.serializers import Serializer, choose_serializer
 from ..socket import BaseSocket
 from .options import INFO_KEYS, Mount
 from .origin import RequestOrigin
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.handshake")
 
-#: The subprotocol of Phoenix's client, and what stands before the token in the other one that it offers.
+#: The subprotocol of Phoenix's client, and the beginning of the other one that it offers, which holds its token.
 PHOENIX_PROTOCOL = "phoenix"
 TOKEN_PREFIX = "base64url.bearer.phx."
 
+#: Bytes of a query string.
 QUERY_LIMIT = 1_000_000
 BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 
 
 class Admission(NamedTuple):
-    """A client that was let in."""
+    """A client that was admitted."""
 
     socket: BaseSocket
     #: What the socket's ``id`` returned.
@@ -40,7 +42,7 @@ class Admission(NamedTuple):
 
 
 class ConnectInfo(dict[str, Any]):
-    """What ``connect`` is told about the request: the keys that the mount's ``connect_info`` lists."""
+    """The ``info`` of ``connect``: facts about the request, under the keys that the mount's ``connect_info`` lists."""
 
     def __missing__(self, key: str) -> NoReturn:
         if key == "auth_token":
@@ -52,26 +54,24 @@ class ConnectInfo(dict[str, Any]):
         raise KeyError(f"{key!r} is not told to connect: {remedy}")
 
 
-def http_error(status: int, body: str = "") -> NoReturn:
-    """Answer the request with a bare status, past the error pages of the app."""
-    abort(Response(body, status, content_type="text/plain; charset=utf-8"))
+def http_error(status: int, body: str = "", headers: dict[str, str] | None = None) -> NoReturn:
+    """Answer the request with a bare status, not with an error page of the app."""
+    abort(Response(body, status, headers, content_type="text/plain; charset=utf-8"))
 
 
 def check_origin(mount: Mount) -> bool:
     """Tell whether the request's origin may use a mount; a refusal is logged with its remedy."""
     origin = request.headers.get("Origin")
-    url = urlsplit(request.host_url)
-    here = RequestOrigin(url.scheme, url.hostname or "", url.port or (443 if url.scheme == "https" else 80))
-    if mount.origin.allows(origin, here):
+    if mount.origin.allows(origin, _request_origin()):
         return True
     log.error("refused a client of %s: %s", mount.path, mount.origin.explain(origin or ""))
     return False
 
 
 def offered_protocols(mount: Mount) -> tuple[list[str], str | None]:
-    """Return the subprotocols that the client offers, and the auth token that hides among them.
+    """Return the subprotocols that the client offers, without its auth token, and that token.
 
-    The token stands in one element, in base64 of either alphabet, padded or not (``socket/transport.ex`` and the
+    The token is one of the offers, in base64 of either alphabet, padded or not (``socket/transport.ex`` and the
     JavaScript client); none or several of them count as no token. A token that is not base64 is refused with HTTP 403.
     """
     header = request.headers.get("Sec-WebSocket-Protocol", "")
@@ -84,13 +84,20 @@ def offered_protocols(mount: Mount) -> tuple[list[str], str | None]:
 
 
 def decode_token(text: str) -> str:
-    """Decode an auth token; what is no base64 is refused with HTTP 403."""
+    """Decode an auth token; one that is not base64 is refused with HTTP 403.
+
+    The client's ``btoa`` takes strings of Latin-1; bytes that are UTF-8 are read as such all the same.
+    """
     standard = text.rstrip("=").replace("-", "+").replace("_", "/")
     try:
-        return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True).decode()
+        data = base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
     except ValueError:
-        log.error("refused a client: its auth token is not base64 of UTF-8")
+        log.error("refused a client: its auth token is not base64")
         http_error(403)
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        return data.decode("latin-1")
 
 
 def choose_protocol(mount: Mount, offered: list[str]) -> str | None:
@@ -104,7 +111,10 @@ def choose_protocol(mount: Mount, offered: list[str]) -> str | None:
     negotiates = mount.options.auth_token or mount.options.subprotocols is not None
     if chosen is None and offered and negotiates:
         log.error(
-            "refused a client of %s: it offers the subprotocols %s, accepted are %s", mount.path, offered, accepted
+            "refused a client of %s: it offers the subprotocols %s, accepted are %s",
+            mount.path,
+            shown(", ".join(offered)),
+            ", ".join(accepted),
         )
         http_error(403)
     return chosen
@@ -112,29 +122,28 @@ def choose_protocol(mount: Mount, offered: list[str]) -> str | None:
 
 def admit(
     mount: Mount,
-    transport: str,
     serializers: list[tuple[Serializer, str]],
     token: str | None,
     variables: dict[str, Any],
 ) -> Admission:
-    """Negotiate the version and let the author decide: connect info, version, ``connect``, in Phoenix's order.
+    """Choose the version and let the author decide: connect info, version, ``connect``, in Phoenix's order.
 
     :param token: the client's auth token, where the mount takes one.
     :param variables: those of the path; they win over parameters of the same name.
     :raises UnknownVersion: the client asks for a version that the mount does not speak.
     :raises Refused: by the author.
-    :raises InvalidReturn: ``connect`` returned something, or ``id`` something odd.
+    :raises InvalidReturn: ``connect`` returned something, or ``id`` returned neither a string nor None.
     """
     params = parse_query(request.query_string)
     params.update({name: str(value) for name, value in variables.items() if not name.startswith("_")})
     info = connect_info(mount, params, token)
     serializer = choose_serializer(params.get("vsn"), serializers)
-    socket = mount.socket(params, transport)
+    socket = mount.socket(params, mount.transport)
     connect: Callable[..., Any] = socket.connect
     answer = connect(params, info)
     if answer is not None:
         raise InvalidReturn(
-            f"{mount.socket.__name__}.connect returned {answer!r}; expected None, which lets the client in;"
+            f"{mount.socket.__name__}.connect returned {shown(answer)}; expected None, which lets the client in;"
             " to refuse it, raise Refused('why')"
         )
     return Admission(socket, identify(socket), serializer)
@@ -154,29 +163,29 @@ def identify(socket: BaseSocket) -> str | None:
 
 
 def connect_info(mount: Mount, params: dict[str, Any], token: str | None) -> ConnectInfo:
-    """Gather what ``connect`` is told: what the mount lists, nothing else (cookies least of all)."""
+    """Gather the ``info`` of ``connect``: what the mount lists, nothing else (above all, no cookies)."""
     info = ConnectInfo(mount.options.info_constants)
     for key in mount.options.info_keys:
-        info[key] = session_of(mount, params) if key == "session" else READERS[key]()
+        info[key] = _session(mount, params) if key == "session" else READERS[key]()
     if mount.options.auth_token:
         info["auth_token"] = token
     return info
 
 
-def session_of(mount: Mount, params: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the session; None without one, or without its CSRF token, which a page of another site cannot show."""
+def _session(mount: Mount, params: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the session; None if there is none, or if the client has not sent its CSRF token."""
     if not session:
         return None
-    shown, kept = params.get("_csrf_token"), session.get(mount.options.csrf_token_key)
+    sent, kept = params.get("_csrf_token"), session.get(mount.options.csrf_token_key)
     if mount.options.check_csrf and not (
-        isinstance(shown, str) and isinstance(kept, str) and hmac.compare_digest(shown.encode(), kept.encode())
+        isinstance(sent, str) and isinstance(kept, str) and hmac.compare_digest(sent.encode(), kept.encode())
     ):
         return None
     return dict(session)
 
 
 def csrf_token(key: str = "_csrf_token") -> str:
-    """Return the CSRF token of this session, made when there is none: the client's parameter ``_csrf_token``."""
+    """Return the CSRF token of this session, which is made if there is none; clients send it as ``_csrf_token``."""
     if key not in session:
         session[key] = secrets.token_urlsafe(24)
     return str(session[key])
@@ -187,11 +196,15 @@ def _peer_data() -> dict[str, Any]:
     return {"address": request.remote_addr, "port": int(port) if port else None}
 
 
+def _request_origin() -> RequestOrigin:
+    """Return where the request was sent to: not by Werkzeug's URLs, which decode internationalised hosts."""
+    return RequestOrigin.read(request.scheme, request.host)
+
+
 def _uri() -> dict[str, Any]:
-    url = urlsplit(request.url)
-    port = url.port or (443 if url.scheme == "https" else 80)
-    query = request.query_string.decode("latin-1")
-    return {"scheme": url.scheme, "host": url.hostname, "port": port, "path": request.path, "query": query}
+    scheme, host, port = _request_origin()
+    path, query = request.root_path.rstrip("/") + request.path, request.query_string.decode("latin-1")
+    return {"scheme": scheme, "host": f"[{host}]" if ":" in host else host, "port": port, "path": path, "query": query}
 
 
 def _headers(*beginnings: str) -> list[tuple[str, str]]:
@@ -230,7 +243,7 @@ def parse_query(query: bytes) -> dict[str, Any]:
 
 
 def _put(params: dict[str, Any], name: str, value: str) -> None:
-    """Put one value where its name says: ``a[b][]`` is a list under ``b`` in a dict under ``a``."""
+    """Store one value under its nested name: ``a[b][]`` is a list under ``b`` in a dict under ``a``."""
     head, bracket, rest = name.partition("[")
     keys = BRACKETS.findall(bracket + rest)
     if not head or "".join(f"[{key}]" for key in keys) != bracket + rest:

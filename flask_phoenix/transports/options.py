@@ -1,4 +1,4 @@
-"""Where a socket is served, and what was chosen for it: paths and options."""
+"""Options, and mounts: the paths at which a socket is served, and the options that were chosen there."""
 
 from __future__ import annotations
 
@@ -51,6 +51,8 @@ class Options:
     connect_info: tuple[Any, ...] = ()
     #: Serializers and the versions that they speak, as ``[(MySerializer(json), "~> 3.0.0")]``; None: Phoenix's two.
     serializer: Any = None
+    #: The versions that are spoken here, as ``"2.0.0"`` or a list; None: all that the serializers speak.
+    vsn: tuple[str, ...] | None = None
     #: Seconds of silence from the client before it is closed; None: never.
     timeout: float | None = 60.0
     #: Bytes of one message from the client.
@@ -63,7 +65,7 @@ class Options:
     error_handler: Callable[[Any], Any] | None = None
     #: Channels that one client may join.
     max_channels: int = 100
-    #: Long polling: seconds that a poll waits. Who has not polled for one and a half of them is gone.
+    #: Long polling: seconds that a poll waits. A client that has not polled for one and a half windows is gone.
     window: float = 10.0
     #: Long polling: seconds in which another node has to say that it has a session.
     pubsub_timeout: float = 2.0
@@ -103,21 +105,21 @@ class Mount:
 def make_mounts(
     path: str, socket: type[BaseSocket], given: Mapping[str, Any], config: Mapping[str, Any]
 ) -> list[Mount]:
-    """Settle what a mount does, for each transport: what was given, else the app's configuration, else the default.
+    """Make a mount for each transport, with the options given, else the app's configuration, else the defaults.
 
     ``websocket`` and ``longpoll`` are True, False, or a dict of options for that transport alone.
 
-    :raises InvalidOption: an option is unknown or cannot be.
+    :raises InvalidOption: an option is unknown or has an impossible value.
     """
     check_names(given, [*NAMES, *TRANSPORTS])
     common = {name: value for name, value in given.items() if name not in TRANSPORTS}
     mounts = []
     for transport, default in TRANSPORTS.items():
-        wanted = given.get(transport, config.get(PREFIX + transport.upper(), default))
-        if not isinstance(wanted, (bool, Mapping)):
-            raise InvalidOption(f"{transport} is True, False, or a dict of options; got {wanted!r}")
-        if wanted is not False:
-            own = {} if wanted is True else dict(wanted)
+        choice = given.get(transport, config.get(PREFIX + transport.upper(), default))
+        if not isinstance(choice, (bool, Mapping)):
+            raise InvalidOption(f"{transport} is True, False, or a dict of options; got {choice!r}")
+        if choice is not False:
+            own = {} if choice is True else dict(choice)
             check_names(own, NAMES)
             mounts.append(_make_mount(path, socket, transport, common, own, config))
     if not mounts:
@@ -137,7 +139,9 @@ def _make_mount(
     chosen = configured | common | own
     if transport == "longpoll":
         chosen["path"] = own.get("path", "/longpoll")
-    for name in ("connect_info", "subprotocols"):
+    if isinstance(chosen.get("vsn"), str):
+        chosen["vsn"] = [chosen["vsn"]]
+    for name in ("connect_info", "subprotocols", "vsn"):
         chosen[name] = _as_tuple(name, chosen[name]) if chosen.get(name) is not None else getattr(Options, name)
     options = replace(Options(), **chosen)
     _check(options, path)
@@ -145,7 +149,7 @@ def _make_mount(
 
 
 def check_names(given: Mapping[str, Any], known: Sequence[str]) -> None:
-    """See that every option exists.
+    """Check that every option exists.
 
     :raises InvalidOption: one does not.
     """
@@ -177,6 +181,8 @@ def _check(options: Options, path: str) -> None:
             raise InvalidOption(f"{name} is a whole number above 0; got {getattr(options, name)!r}")
     if options.error_handler is not None and not callable(options.error_handler):
         raise InvalidOption(f"error_handler is a function of the Refused; got {options.error_handler!r}")
+    if options.vsn == () or not all(isinstance(vsn, str) for vsn in options.vsn or ()):
+        raise InvalidOption(f"vsn is a version such as '2.0.0', or a list of them; got {options.vsn!r}")
     _check_serializers(options.serializer)
 
 

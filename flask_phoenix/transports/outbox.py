@@ -1,4 +1,4 @@
-"""The one way out to a socket: written at once, or queued within bounds."""
+"""The outbox of a client: bytes are written to its socket at once, or queued within bounds."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from gevent.ssl import SSLSocket
 
 
 class Outbox:
-    """What goes out to one socket: written while the kernel takes it, queued within bounds while it does not.
+    """Writes to one socket while the kernel takes what is written, and queues within bounds while it does not.
 
     :param limit: bytes that may wait when more comes; one message may be larger.
-    :param overflow: called, once, when more waits.
+    :param overflow: called once, when more comes while that much waits.
     """
 
     __slots__ = ("_flusher", "_limit", "_overflow", "_queue", "_send", "_size", "_sock", "ready")
@@ -26,15 +26,15 @@ class Outbox:
         self._queue: deque[bytes] = deque()
         self._size = 0
         self._flusher: gevent.Greenlet[..., None] | None = None
-        # A TLS record cannot be half written: there everything is queued. Elsewhere the system call is made on gevent's
-        # own non-blocking socket, past a wrapper that costs a tenth of each delivery.
+        # A TLS record cannot be half written: there everything is queued. Elsewhere the system call is made on the
+        # non-blocking socket inside gevent's, whose own send costs a tenth of each delivery.
         self._send: Callable[[bytes], int] = self._enqueue if isinstance(sock, SSLSocket) else sock._sock.send
-        #: Takes bytes and tells how many it took: the system call, or what stands in for it.
+        #: Takes bytes and returns how many it took: the system call, or what replaces it.
         self.ready = self._send
 
     @property
     def shut(self) -> bool:
-        """Nothing more is taken: the last word is said, or the socket is broken."""
+        """Whether nothing more is taken: the outbox was closed, or the socket is broken."""
         return self.ready == self._drop
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class Outbox:
             overflow, self._overflow = self._overflow, None
             overflow()
             if self.shut:
-                return len(data)  # not behind the close frame
+                return len(data)  # nothing follows the close frame
         self._queue.append(data)
         self._size += len(data)
         if self._flusher is None:
@@ -94,7 +94,7 @@ class Outbox:
 
 
 def write_each(outboxes: Iterable[Outbox], data: bytes) -> None:
-    """Write the same bytes to many: the innermost loop of a broadcast."""
+    """Write the same bytes to many outboxes: the innermost loop of a broadcast."""
     size = len(data)
     for outbox in outboxes:
         try:

@@ -1,9 +1,12 @@
-"""Frames over a WebSocket."""
+"""WebSockets: the upgrade of a request, and the carrier of a client's frames after it."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from base64 import b64encode
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from socket import AF_UNIX, IPPROTO_TCP, SHUT_RDWR, SHUT_WR, TCP_NODELAY
 from typing import Any, NamedTuple
@@ -11,19 +14,17 @@ from typing import Any, NamedTuple
 import gevent
 from gevent.ssl import SSLSocket
 from greenlet import getcurrent
-from websockets.datastructures import Headers
+from websockets import frames
 from websockets.exceptions import InvalidHandshake
 from websockets.extensions import Extension
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import CloseCode, Opcode
-from websockets.frames import Frame as WireFrame
-from websockets.http11 import Request
+from websockets.headers import build_extension, parse_extension
 from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as Codec
-from websockets.server import ServerProtocol
 
 from ..exceptions import InvalidMessage, PhoenixError
-from ..protocol.messages import Frame
+from ..protocol.messages import Frame, shown
 from ..pubsub.local import call_each
 from ..runtime.connection import Carrier, Connection
 from .outbox import Outbox, write_each
@@ -33,28 +34,33 @@ try:
 except ImportError:  # an installation without the compiled part
     from websockets.utils import apply_mask
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.connection")
 
-#: Seconds that a client has to answer a close frame before the road is cut.
+#: Seconds that a client has to answer a close frame before the socket is shut down.
 CLOSE_TIMEOUT = 2.0
-#: How much is read at a time.
-CHUNK = 16384
-READ = 1
+#: Bytes that are read at a time.
+READ_SIZE = 16384
+#: libev's and libuv's name for "readable".
+READABLE = 1
+#: What RFC 6455, 1.3 adds to the client's key.
+GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+#: The first byte of a pong.
+PONG = b"\x8a"
 #: The first byte of a text and of a binary message in one frame.
-WHOLE = (0x81, 0x82)
+FINAL_DATA = (0x81, 0x82)
 
 
 class Upgrade(NamedTuple):
-    """What was agreed in the opening handshake."""
+    """The answer to an opening handshake."""
 
     headers: list[tuple[str, str]]
     extensions: list[Extension]
 
 
 class Limits(NamedTuple):
-    """What one client may cost."""
+    """Limits of one client."""
 
-    #: Seconds of silence before it is closed; None: any.
+    #: Seconds of silence before it is closed; None: no limit.
     timeout: float | None
     #: Bytes of one message from the client.
     max_frame_size: int
@@ -62,30 +68,58 @@ class Limits(NamedTuple):
     outbox: int
 
 
-def accept_upgrade(environ: Mapping[str, Any], headers: list[tuple[str, str]], compress: bool) -> Upgrade:
-    """Check a request for an upgrade and agree on extensions.
+def accept_upgrade(environ: Mapping[str, Any], compress: bool) -> Upgrade:
+    """Check a request for an upgrade as Phoenix does (``websock_adapter``), and agree on compression.
 
-    :raises InvalidMessage: it is no request for a WebSocket; the text is for the body of the HTTP 400.
+    :raises InvalidMessage: it is no valid request for a WebSocket; the text is the body of the HTTP 400.
     """
-    for name, token in (("connection", "upgrade"), ("upgrade", "websocket")):
-        value = environ.get(f"HTTP_{name.upper()}", "")
-        if token not in value.lower():
-            raise InvalidMessage(f"'{name}' header must contain '{token}', got {[value] if value else []}")
     if environ.get("SERVER_PROTOCOL") == "HTTP/1.0":
         raise InvalidMessage("a WebSocket needs HTTP/1.1")
-    server = ServerProtocol(extensions=[ServerPerMessageDeflateFactory()] if compress else None)
-    try:
-        accept, extensions, _ = server.process_request(Request("/", Headers(headers)))
-    except InvalidHandshake as error:
-        raise InvalidMessage(str(error)) from error
-    agreed = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept)]
-    if extensions is not None:
-        agreed.append(("Sec-WebSocket-Extensions", extensions))
-    return Upgrade(agreed, server.extensions)
+    _check_header(environ, "host")
+    for name, token in (("connection", "upgrade"), ("upgrade", "websocket")):
+        value = _header(environ, name) or ""
+        if token not in [item.strip().lower() for item in value.split(",")]:
+            raise InvalidMessage(f"'{name}' header must contain '{token}', got {[value] if value else []}")
+    key = _check_header(environ, "sec-websocket-key")
+    version = _check_header(environ, "sec-websocket-version")
+    if version != "13":
+        raise InvalidMessage(f"'sec-websocket-version' header must equal '13', got {shown(version)}")
+    accept = b64encode(hashlib.sha1(f"{key}{GUID}".encode("latin-1")).digest()).decode()
+    headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accept)]
+    agreed = _agree_on_compression(_header(environ, "sec-websocket-extensions") or "") if compress else None
+    if agreed is None:
+        return Upgrade(headers, [])
+    return Upgrade([*headers, ("Sec-WebSocket-Extensions", agreed[0])], [agreed[1]])
+
+
+def _header(environ: Mapping[str, Any], name: str) -> str | None:
+    value: str | None = environ.get(f"HTTP_{name.upper().replace('-', '_')}")
+    return None if value is None else value.strip()
+
+
+def _check_header(environ: Mapping[str, Any], name: str) -> str:
+    value = _header(environ, name)
+    if value is None:
+        raise InvalidMessage(f"'{name}' header is absent")
+    return value
+
+
+def _agree_on_compression(header: str) -> tuple[str, Extension] | None:
+    """Accept the first offer of permessage-deflate that can be; what is malformed is no offer, as in Phoenix."""
+    factory = ServerPerMessageDeflateFactory()
+    for offer in header.split(","):
+        try:
+            ((name, parameters),) = parse_extension(offer.strip())
+            if name == factory.name:
+                accepted, extension = factory.process_request_params(parameters, [])
+                return build_extension([(name, accepted)]), extension
+        except (InvalidHandshake, ValueError):
+            continue
+    return None
 
 
 def write_frame(frame: Frame) -> bytes:
-    """Write a whole frame of a server: never masked, never in fragments (RFC 6455, 5.2)."""
+    """Write a frame of the server as bytes: never masked, never in fragments (RFC 6455, 5.2)."""
     data, opcode = (frame.encode(), 0x81) if isinstance(frame, str) else (frame, 0x82)
     size = len(data)
     if size < 126:
@@ -96,11 +130,11 @@ def write_frame(frame: Frame) -> bytes:
 
 
 def read_message(data: bytes, limits: Limits) -> tuple[int, bytes] | None:
-    """Read the ordinary message of a client: one short frame, whole, masked, and alone in what was received.
+    """Read the ordinary message of a client: one short masked frame, which is all that was received.
 
-    None: it is something else, for the codec to look at. Half of an echo's cost in the codec is saved by this.
+    None: the data is anything else, which the codec reads. This saves half of the codec's cost of an echo.
     """
-    if len(data) < 6 or data[0] not in WHOLE:
+    if len(data) < 6 or data[0] not in FINAL_DATA:
         return None
     size, start = data[1] - 0x80, 6
     if size > 126:
@@ -113,9 +147,9 @@ def read_message(data: bytes, limits: Limits) -> tuple[int, bytes] | None:
 
 
 class WebSocketCarrier(Carrier):
-    """One client's WebSocket, after the upgrade.
+    """Carries one client's frames over a WebSocket, after the upgrade.
 
-    :param sock: the gevent socket, which the server below closes in the end.
+    :param sock: the gevent socket; the HTTP server closes it in the end.
     :param extensions: what was agreed in the handshake.
     """
 
@@ -128,14 +162,16 @@ class WebSocketCarrier(Carrier):
         self._codec.extensions = extensions
         self._outbox = Outbox(sock, limits.outbox, self._overflow)
         self._fragments: list[bytes] = []
+        self._failed = False
         self._opcode = Opcode.TEXT
         self._loop = gevent.get_hub().loop
-        self._heard = self._loop.now()
+        self._last_received = self._loop.now()
         self._timer: Any = None
         self.stream = not extensions
-        # Messages may be read without the codec: none is half read, nothing is compressed, no close frame has passed.
+        # Messages may be read without the codec: none is half read, nothing is compressed, and no close frame was sent
+        # or received.
         self._plain = self.stream
-        # Without compression all clients share the bytes of a broadcast; with it, each client's differ.
+        # Without compression all clients are sent the same bytes of a broadcast; with it, each client's differ.
         self.to_wire = write_frame if self.stream else unchanged
         self.write = self._outbox if self.stream else self._write_compressed
         self.each = write_each if self.stream else call_each
@@ -143,13 +179,15 @@ class WebSocketCarrier(Carrier):
     def serve(self, connection: Connection) -> None:
         """Carry frames until the client or the server ends the connection."""
         self._connection = connection
-        if self._sock.family != AF_UNIX:
-            self._sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+        with suppress(OSError):  # the client may be gone already
+            if self._sock.family != AF_UNIX:
+                self._sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         self._watch(self._limits.timeout, self._check_idle)
         try:
             connection.opened()
-            with suppress(OSError):  # the client is gone, which is how most of them leave
-                self._carry()
+            if connection.engine.draining:  # since it was admitted
+                connection.close(CloseCode.SERVICE_RESTART, "draining")
+            self._carry()
         except PhoenixError:
             log.exception("a client of %s cannot be served", type(connection.socket).__name__)
             self.close(CloseCode.INTERNAL_ERROR, "cannot be served")
@@ -158,15 +196,15 @@ class WebSocketCarrier(Carrier):
             self._hang_up()
 
     def close(self, code: int, reason: str) -> None:
-        """Send a close frame behind what waits; the client has :data:`CLOSE_TIMEOUT` to answer it."""
+        """Send a close frame after all that waits; the client has :data:`CLOSE_TIMEOUT` to answer it."""
         if self._codec.state is State.OPEN:
             self._codec.send_close(code, reason)
             self._write_due()
-            self._watch(CLOSE_TIMEOUT, self._cut)
+            self._watch(CLOSE_TIMEOUT, self._shut_down)
 
     def _carry(self) -> None:
         hub, sock, codec, resume = gevent.get_hub(), self._sock, self._codec, getcurrent().switch
-        readable = self._loop.io(sock.fileno(), READ)
+        readable = self._loop.io(sock.fileno(), READABLE)
         direct = not isinstance(sock, SSLSocket)
         try:
             while not codec.eof_sent:
@@ -175,34 +213,45 @@ class WebSocketCarrier(Carrier):
                     readable.start(resume)
                     hub.switch()
                     readable.stop()
-                data = sock.recv(CHUNK)
+                try:
+                    data = sock.recv(READ_SIZE)
+                except OSError:  # reset: many clients leave so
+                    return
                 if not data:
                     return
-                self._heard = self._loop.now()
+                self._last_received = self._loop.now()
                 if (
                     self._plain
                     and not codec.reader.buffer
                     and (message := read_message(data, self._limits)) is not None
                 ):
-                    self._hand_on(*message)
+                    self._receive_message(*message)
                 else:
                     self._decode(data)
         finally:
             readable.close()
 
     def _decode(self, data: bytes) -> None:
-        """Let the codec have it: it answers pings and closes, and fails what is wrong."""
-        self._codec.receive_data(data)
-        for frame in self._codec.events_received():
-            if isinstance(frame, WireFrame):
-                self._take(frame)
-        # Behind the answers to what came before: a close frame is the last word.
-        self._connection.flush()
-        self._write_due()
-        self._plain = self.stream and self._codec.state is State.OPEN and self._codec.current_size is None
+        """Read data with the codec, which answers pings and close frames, and fails clients that break RFC 6455."""
+        codec, connection = self._codec, self._connection
+        codec.receive_data(data)
+        due = deque(codec.data_to_send())
+        for frame in codec.events_received():
+            if isinstance(frame, frames.Frame):
+                if frame.opcode is Opcode.PING and due and due[0][:1] == PONG:
+                    # After the answers to what came before the ping, and before those to what came after it.
+                    connection.flush()
+                    self._outbox.write(due.popleft())
+                self._receive_frame(frame)
+        # After the answers to what came before: nothing may follow a close frame.
+        connection.flush()
+        self._write_due(due)
+        self._plain = self.stream and codec.state is State.OPEN and not self._fragments
+        if codec.state is not State.OPEN:
+            self._log_failure()
 
-    def _take(self, frame: WireFrame) -> None:
-        """Put fragments together and hand messages on."""
+    def _receive_frame(self, frame: frames.Frame) -> None:
+        """Put fragments together, and hand whole messages to the connection."""
         if frame.opcode in (Opcode.TEXT, Opcode.BINARY):
             self._opcode = frame.opcode
         elif frame.opcode is not Opcode.CONT:
@@ -210,9 +259,9 @@ class WebSocketCarrier(Carrier):
         self._fragments.append(bytes(frame.data))
         if frame.fin:
             whole, self._fragments = b"".join(self._fragments), []
-            self._hand_on(self._opcode, whole)
+            self._receive_message(self._opcode, whole)
 
-    def _hand_on(self, opcode: int, data: bytes) -> None:
+    def _receive_message(self, opcode: int, data: bytes) -> None:
         connection = self._connection
         if not connection.open:
             return
@@ -220,29 +269,40 @@ class WebSocketCarrier(Carrier):
             connection.receive(data.decode() if opcode == Opcode.TEXT else data)
         except UnicodeDecodeError:
             self._codec.fail(CloseCode.INVALID_DATA, "text that is not UTF-8")
+            connection.flush()
             self._write_due()
+            self._log_failure()
         except InvalidMessage as error:
-            log.error("a client of %s sent what is no message: %s", type(connection.socket).__name__, error)
+            log.error("a client of %s sent an invalid message: %s", type(connection.socket).__name__, error)
             connection.close(CloseCode.INTERNAL_ERROR, "invalid message")
         except Exception:
             log.exception("a message to %s failed; its connection is closed", type(connection.socket).__name__)
             connection.close(CloseCode.INTERNAL_ERROR, "crashed")
 
-    def _write_due(self) -> None:
-        """Write what the codec wants to say: answers to pings and closes, reasons to fail."""
-        for data in self._codec.data_to_send():
+    def _write_due(self, due: Iterable[bytes] = ()) -> None:
+        """Write what the codec has to send: answers to pings and close frames, and its own close frames."""
+        for data in (*due, *self._codec.data_to_send()):
             if data:
                 self._outbox.write(data)
         if self._codec.state is not State.OPEN:
             self._outbox.close()
 
     def _write_compressed(self, frame: Frame) -> None:
-        if self._codec.state is State.OPEN:
-            if isinstance(frame, str):
-                self._codec.send_text(frame.encode())
-            else:
-                self._codec.send_binary(frame)
-            self._write_due()
+        opcode, data = (Opcode.TEXT, frame.encode()) if isinstance(frame, str) else (Opcode.BINARY, frame)
+        self._outbox.write(frames.Frame(opcode, data).serialize(mask=False, extensions=self._codec.extensions))
+
+    def _log_failure(self) -> None:
+        """Log that the codec has failed the connection: it has sent a close frame, and neither side had before."""
+        sent = self._codec.close_sent
+        if sent is None or self._codec.close_rcvd is not None or not self._connection.open or self._failed:
+            return
+        self._failed = True
+        kind = type(self._connection.socket).__name__
+        if sent.code == CloseCode.MESSAGE_TOO_BIG:
+            size = self._limits.max_frame_size
+            log.warning("a client of %s sent more than %d bytes (max_frame_size); it is closed with 1009", kind, size)
+        else:
+            log.warning("a client of %s broke the rules of WebSockets; it is closed with %d", kind, sent.code)
 
     def _overflow(self) -> None:
         log.warning(
@@ -253,7 +313,7 @@ class WebSocketCarrier(Carrier):
         self._connection.close(CloseCode.TRY_AGAIN_LATER, "too slow")
 
     def _watch(self, seconds: float | None, call: Callable[[], None]) -> None:
-        """Set the connection's one timer: for silence while it is open, for the answer to a close frame then."""
+        """Set the connection's one timer: for silence while it is open, for the answer to its close frame later."""
         if self._timer is not None:
             self._timer.close()
         if seconds is None:
@@ -263,31 +323,31 @@ class WebSocketCarrier(Carrier):
 
     def _check_idle(self) -> None:
         timeout = self._limits.timeout or 0.0
-        left = self._heard + timeout - self._loop.now()
+        left = self._last_received + timeout - self._loop.now()
         if left > 0.001:
             self._watch(left, self._check_idle)
         else:
             # Never 1000, from which older clients do not come back.
             self._connection.close(CloseCode.PROTOCOL_ERROR, "timeout")
 
-    def _cut(self) -> None:
-        """End the road, which wakes the reader."""
+    def _shut_down(self) -> None:
+        """Shut the socket down, which wakes the greenlet that reads from it."""
         with suppress(OSError):  # it may have ended already
             self._sock.shutdown(SHUT_RDWR)
 
     def _hang_up(self) -> None:
-        """End the road so that the client gets what was written: all of it, then the end of the stream."""
-        self._watch(CLOSE_TIMEOUT, self._cut)
+        """End so that the client receives all that was written, and then the end of the stream."""
+        self._watch(CLOSE_TIMEOUT, self._shut_down)
         self._outbox.close()
         with suppress(OSError):  # it may have ended already
             self._outbox.join()
             self._sock.shutdown(SHUT_WR)
-            while self._sock.recv(CHUNK):
+            while self._sock.recv(READ_SIZE):
                 pass
-        self._watch(None, self._cut)
-        self._cut()
+        self._watch(None, self._shut_down)
+        self._shut_down()
 
 
 def unchanged(frame: Frame) -> Frame:
-    """Leave a frame as it is."""
+    """Return a frame as it is."""
     return frame

@@ -27,7 +27,7 @@ from flask_phoenix import Channel, Phoenix, Presence, RawSocket, Refused, Socket
 BOOT = uuid.uuid4().hex
 FOLDER = Path(__file__).parent
 #: Seconds that a slow handler waits for its bell.
-PATIENCE = 10
+BELL_TIMEOUT = 10
 
 app = Flask(__name__)
 app.secret_key = "the same for every process of these tests"
@@ -90,7 +90,7 @@ class RoomChannel(Channel):
 
     def join(self, payload: Any) -> dict[str, Any]:
         if "bell" in payload:
-            bells[payload["bell"]].wait(PATIENCE)
+            bells[payload["bell"]].wait(BELL_TIMEOUT)
         self.assigns["farewell"] = payload.get("farewell", False)
         return {"boot": BOOT, "payload": payload, "user": self.assigns["user"], "token": self.assigns["token"]}
 
@@ -134,7 +134,7 @@ class RoomChannel(Channel):
 
     @on("wait")
     def wait(self, payload: dict[str, Any]) -> dict[str, Any]:
-        return {"rung": bells[payload["bell"]].wait(PATIENCE)}
+        return {"rung": bells[payload["bell"]].wait(BELL_TIMEOUT)}
 
     @on("ring")
     def ring(self, payload: dict[str, Any]) -> dict[str, Any]:

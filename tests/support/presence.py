@@ -11,9 +11,9 @@ from flask import Flask
 
 from flask_phoenix import Adapter, Channel, Phoenix, Presence, Socket, on
 from flask_phoenix.tracker.server import Presences
-from tests.processes import DEADLINE, wait_until
-from tests.roads import Tab
+from tests.support.clients import MemoryClient
 from tests.support.network import Network, NetworkAdapter
+from tests.support.processes import DEADLINE, wait_until
 
 #: Longer than any test: an entry that goes before that went for another reason than silence.
 LONG = 100 * DEADLINE
@@ -94,7 +94,7 @@ class Member:
         self.act: Callable[[Any], Any] = lambda channel: {}
         self.follower = Follower()
         self._refs = count(1)
-        self.tab = Tab(node.engine, Visitor, **options)
+        self.client = MemoryClient(node.engine, Visitor, **options)
         self.join()
 
     def join(self) -> None:
@@ -104,12 +104,12 @@ class Member:
 
     def leave(self) -> None:
         """Go away, as when a page is closed."""
-        self.tab.leave()
+        self.client.hang_up()
 
     def say(self, event: str, payload: Any = None) -> str:
         """Send an event; return its ref."""
         ref = str(next(self._refs))
-        self.tab.say(ref if event == "phx_join" else self.join_ref, ref, self.topic, event, payload or {})
+        self.client.say(ref if event == "phx_join" else self.join_ref, ref, self.topic, event, payload or {})
         return ref
 
     def do(self, act: Callable[[Any], Any]) -> None:
@@ -120,7 +120,7 @@ class Member:
     def news(self) -> list[Any]:
         """Return what has come since the last time: events and payloads."""
         settle()
-        news = [[event, payload] for _, _, topic, event, payload in self.tab.rest() if topic == self.topic]
+        news = [[event, payload] for _, _, topic, event, payload in self.client.rest() if topic == self.topic]
         for event, payload in news:
             self.follower.hear(event, payload)
         return news

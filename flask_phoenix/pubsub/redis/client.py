@@ -1,4 +1,4 @@
-"""The way to Redis: redis-py's client, which of its connections carries a topic, and what is said there."""
+"""redis-py's client for one Redis or a cluster: URLs, channels, connections, and publishing."""
 
 from __future__ import annotations
 
@@ -16,16 +16,14 @@ from redis.backoff import EqualJitterBackoff, NoBackoff
 from redis.exceptions import MovedError, RedisClusterException, RedisError, ResponseError
 from redis.retry import Retry
 
-from ...exceptions import InvalidOption, NotPublished
-from ..adapter import Publisher
+from ...exceptions import InvalidOption
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.redis")
 
 URL = "redis://127.0.0.1:6379/0"
 PREFIX = "phoenix"
-#: So many bytes before each payload tell who published it; who hears nothing has no name.
-MARK = 8
-NOBODY = bytes(MARK)
+#: The size in bytes of what stands before each payload: the mark of the node that published it, which drops its own.
+MARK_SIZE = 8
 #: What goes wrong with Redis, with a cluster of it, or on the way there.
 FAILURES = (RedisError, RedisClusterException, OSError)
 BACKOFF = EqualJitterBackoff(cap=4, base=0.05)
@@ -35,7 +33,7 @@ NO_RETRY = Retry(NoBackoff(), 0)
 OPTIONS: dict[str, type] = {"prefix": str, "subscribe_timeout": float, "check_interval": float, "queue_limit": int}
 
 #: A channel of Redis, and the bytes that it carries.
-Message = tuple[bytes, bytes]
+ChannelMessage = tuple[bytes, bytes]
 
 
 def pause(failures: int) -> float:
@@ -63,7 +61,7 @@ def split_url(url: str) -> tuple[str, dict[str, Any]]:
 
 
 class RedisClient:
-    """The way to one Redis, or to a cluster, in which each topic has its own node (sharded pub/sub).
+    """A client of one Redis, or of a cluster, in which each topic has its own server (sharded pub/sub).
 
     :param url: as redis-py takes it, or with the scheme ``redis+cluster`` or ``rediss+cluster``.
     :param client: a client of redis-py, instead of the URL.
@@ -71,8 +69,8 @@ class RedisClient:
     :raises InvalidOption: the URL or the client cannot be used.
     """
 
-    #: Seconds for which a connection is not looked at that was alive.
-    trust = 0.0
+    #: Seconds of idleness up to which a connection is taken to be alive without a look.
+    fresh_for = 0.0
 
     def __init__(self, url: str, client: Any, prefix: str, timeout: float) -> None:
         self._timeout = timeout
@@ -83,7 +81,7 @@ class RedisClient:
         self._url = scheme.removesuffix("+cluster") + separator + rest
         self._given = client
         self._prefix = f"{prefix}:"
-        #: It leads to a cluster.
+        #: It is a client of a cluster.
         self.sharded = scheme.endswith("+cluster") if client is None else isinstance(client, RedisCluster)
         try:
             decodes = ConnectionPool.from_url(self._url).get_encoder().decode_responses
@@ -102,9 +100,9 @@ class RedisClient:
             return RedisCluster.from_url(self._url, protocol=2)
         return Redis.from_url(self._url, protocol=2, retry=NO_RETRY)
 
-    def word(self, command: str) -> str:
-        """Return the name of a command by this access."""
-        return f"S{command}" if self.sharded else command
+    def command(self, name: str) -> str:
+        """Return the name of a command of pub/sub, as one Redis or a cluster has it."""
+        return f"S{name}" if self.sharded else name
 
     def channel(self, topic: str) -> bytes:
         """Return the channel of a topic."""
@@ -152,7 +150,7 @@ class RedisClient:
                     if node.redis_connection is not None:
                         node.redis_connection.connection_pool.disconnect()
 
-    def publish(self, messages: Iterable[Message]) -> list[tuple[Message, Exception]]:
+    def publish(self, messages: Iterable[ChannelMessage]) -> list[tuple[ChannelMessage, Exception]]:
         """Publish in one round trip to each server; return what may not have been published, and why."""
         failed = self._publish(messages)
         moved = [(message, error) for message, error in failed if isinstance(error, MovedError)]
@@ -163,9 +161,9 @@ class RedisClient:
         rest = [each for each in failed if not isinstance(each[1], MovedError)]
         return rest + self._publish(message for message, _ in moved)
 
-    def _publish(self, messages: Iterable[Message]) -> list[tuple[Message, Exception]]:
-        failed: list[tuple[Message, Exception]] = []
-        groups: dict[Any, list[Message]] = {}
+    def _publish(self, messages: Iterable[ChannelMessage]) -> list[tuple[ChannelMessage, Exception]]:
+        failed: list[tuple[ChannelMessage, Exception]] = []
+        groups: dict[Any, list[ChannelMessage]] = {}
         try:
             self.client  # noqa: B018 (once, and not for each message: a cluster that is away takes its time)
         except FAILURES as error:
@@ -176,7 +174,7 @@ class RedisClient:
             except FAILURES as error:
                 failed.append((message, error))
         for pool, group in groups.items():
-            answers = self.exchange(pool, [(self.word("PUBLISH"), *message) for message in group])
+            answers = self.exchange(pool, [(self.command("PUBLISH"), *message) for message in group])
             failed += [each for each in zip(group, answers, strict=True) if isinstance(each[1], Exception)]
         return failed
 
@@ -184,7 +182,7 @@ class RedisClient:
         """Send commands in one go; return an answer for each, or the error that stands in its place."""
         answers: list[Any] = []
         try:
-            connection = self._take(pool)
+            connection = self._connection(pool)
             try:
                 connection.send_packed_command(connection.pack_commands(commands), check_health=False)
                 for _ in commands:
@@ -199,7 +197,7 @@ class RedisClient:
             answers += [error] * (len(commands) - len(answers))
         return answers
 
-    def _take(self, pool: Any) -> Any:
+    def _connection(self, pool: Any) -> Any:
         """Return a connection that nobody uses; those that a server has closed are replaced."""
         if self._process != os.getpid():  # what a fork has inherited is its parent's
             self._process, self._idle, self._busy = os.getpid(), defaultdict(list), set()
@@ -207,7 +205,7 @@ class RedisClient:
             connection, used = self._idle[pool].pop()
         except IndexError:
             connection = None
-        if connection is None or (time.monotonic() - used > self.trust and is_stale(connection)):
+        if connection is None or (time.monotonic() - used > self.fresh_for and is_stale(connection)):
             connection = self.connect(pool)
         self._busy.add(connection)
         return connection
@@ -233,9 +231,9 @@ def is_stale(connection: Any) -> bool:
 
 
 class PublishingClient(RedisClient):
-    """The access of one who publishes on and on: a server that fails is left to rest for a while."""
+    """A client that publishes on and on: a server that fails is left to rest for a while."""
 
-    trust = 0.1
+    fresh_for = 0.1
 
     def __init__(self, url: str, client: Any, prefix: str, timeout: float) -> None:
         super().__init__(url, client, prefix, timeout)
@@ -262,31 +260,3 @@ class PublishingClient(RedisClient):
     def reopen(self, pool: Any) -> None:
         """Let a server rest no longer."""
         self._resting.pop(pool, None)
-
-
-class RedisPublisher(Publisher):
-    """Publishes from a process that serves nobody: a script, a task of a worker, a thread. It blocks, without gevent.
-
-    One of it serves all threads, and processes forked after it was made.
-
-    :param url: as for the adapter, as are ``client`` and ``prefix``.
-    :param timeout: seconds that Redis may take to answer.
-    :raises InvalidOption: the URL or the client cannot be used.
-    """
-
-    def __init__(self, url: str = URL, *, client: Any = None, prefix: str = PREFIX, timeout: float = 5.0) -> None:
-        self._client = RedisClient(url, client, prefix, timeout)
-
-    def publish(self, topic: str, data: bytes) -> None:
-        """Publish data to every node that asks for a topic, be it none; when this returns, Redis has it.
-
-        A link that has died of old age is replaced. One that dies underway is not: what was sent may have arrived.
-
-        :raises NotPublished: Redis cannot be reached, refuses, or has not said that it has it.
-        """
-        for _, error in self._client.publish([(self._client.channel(topic), NOBODY + data)]):
-            raise NotPublished(f"Redis has not taken it, look whether it runs and is the one meant: {error}") from error
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()

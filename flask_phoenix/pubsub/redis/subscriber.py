@@ -1,4 +1,4 @@
-"""Hearing Redis: a connection that listens to channels, and comes back when it is lost."""
+"""The connections that hear Redis, and the subscriber that decides which of them hears which channel."""
 
 from __future__ import annotations
 
@@ -6,85 +6,250 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from gevent.event import Event
 from redis.exceptions import ConnectionError, MovedError, TimeoutError
 
-from .client import FAILURES, RedisClient, pause
+from .client import FAILURES, PublishingClient, pause
+from .threads import Threads
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.redis")
+
+#: After how many messages a connection lets others run.
+MESSAGES_BETWEEN_PAUSES = 64
+#: How many messages may wait to be handed on before reading pauses, and for how many seconds each time.
+UNDELIVERED_LIMIT, READ_PAUSE = 10_000, 0.01
+#: Seconds after which a cluster that does not answer is asked again.
+RETRY = 1.0
+
+#: Channels that a connection is to leave, and those that it is to join, each with what is set when it has.
+Move = tuple[list[bytes], dict[bytes, Event]]
 
 
-class Listener:
-    """What an connection asks and tells the one it listens for; all of it is called in the connection's thread."""
+class RedisSubscriber:
+    """Hears channels: decides, in a thread of its own, which connection hears which of them, and follows them.
 
-    #: Set when all is to end.
-    stopping: threading.Event
-    #: Seconds of silence before a sign of life is asked for.
-    check_interval: float
+    :param mark: what stands before the messages of this node, which it drops.
+    :param receive: called in the thread of the event loop, with the topic and data of what other nodes publish.
+    :param subscribe_timeout: seconds that a subscription may take to be confirmed.
+    :param check_interval: seconds of silence after which a server is asked for a sign of life.
+    """
 
-    def asked(self, connection: SubscriberConnection) -> dict[bytes, Any]:
-        """Return the channels that an connection is to listen to, each with what to give to :meth:`confirmed`."""
-        raise NotImplementedError
+    def __init__(
+        self,
+        client: PublishingClient,
+        threads: Threads,
+        mark: bytes,
+        receive: Callable[[str, bytes], None],
+        subscribe_timeout: float,
+        check_interval: float,
+    ) -> None:
+        self.check_interval = check_interval
+        #: Set when all connections are to end.
+        self.stopping = threading.Event()
+        self._client = client
+        self._threads = threads
+        self._mark = mark
+        self._receive = receive
+        self._subscribe_timeout = subscribe_timeout
+        #: What the subscribers of each channel wait for.
+        self._wanted: dict[bytes, Event] = {}
+        #: Channels that are wanted, or no longer, and are yet to be placed.
+        self._changed: deque[bytes] = deque()
+        self._work = threading.Event()
+        self._placed: dict[bytes, SubscriberConnection] = {}
+        self._connections: dict[Any, SubscriberConnection] = {}
+        self._heard = 0
+        self._refreshed = 0.0
+        self._warned = False
+        #: Seconds until what could not be placed is tried again.
+        self._retry: float | None = None
 
-    def confirmed(self, ask: Any) -> None:
-        """Hear that nothing is missed any more of what was asked for."""
-        raise NotImplementedError
+    def start(self) -> None:
+        """Begin to place channels."""
+        self._threads.spawn(self._run)
 
-    def heard(self, channel: bytes, data: bytes) -> None:
-        """Hear what was published."""
-        raise NotImplementedError
+    def close(self) -> None:
+        """End all connections; nobody waits for a channel any more."""
+        self.stopping.set()
+        self._wake()
+        for connection in list(self._connections.values()):
+            connection.close()
+        for confirmed in self._wanted.values():
+            confirmed.set()
 
-    def lost(self, connection: SubscriberConnection) -> None:
-        """Hear that an connection has lost its link, or cannot get one."""
-        raise NotImplementedError
+    def subscribe(self, topic: str) -> None:
+        """Want a topic, and wait until Redis confirms; without Redis, it is heard when that is back."""
+        channel = self._client.channel(topic)
+        while True:
+            confirmed = self._wanted.get(channel)
+            if confirmed is None:
+                confirmed = self._wanted[channel] = Event()
+                self._place_later(channel)
+            if not confirmed.wait(self._subscribe_timeout):
+                self._warn(topic)
+                return
+            if self._wanted.get(channel) is confirmed:  # else it has been unsubscribed from meanwhile
+                return
 
-    def moved(self, channel: bytes, error: MovedError | None) -> None:
-        """Hear that a channel is to be listened to at another server, and at which, if that is known."""
-        raise NotImplementedError
+    def unsubscribe(self, topic: str) -> None:
+        """Want a topic no more."""
+        channel = self._client.channel(topic)
+        if self._wanted.pop(channel, None) is not None:
+            self._place_later(channel)
 
-    def found(self, connection: SubscriberConnection) -> None:
-        """Hear that an connection has a link."""
-        raise NotImplementedError
+    def _place_later(self, *channels: bytes) -> None:
+        self._changed.extend(channels)
+        self._wake()
+
+    def _wake(self) -> None:
+        self._threads.set(self._work)
+
+    def _warn(self, topic: str) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning("Redis does not confirm %r: until it does, the topic is heard on this node alone", topic)
+
+    def _deliver(self, channel: bytes, data: bytes) -> None:
+        if channel in self._wanted:  # else it was let go of while this was on its way
+            self._receive(self._client.topic(channel), data[len(self._mark) :])
+
+    # In the thread that places channels.
+
+    def _run(self) -> None:
+        while not self.stopping.is_set():
+            self._work.wait(self._retry)
+            self._work.clear()
+            try:
+                self._place()
+            except Exception:
+                log.exception("what subscribes to Redis failed, and goes on")
+
+    def _place(self) -> None:
+        """Tell the connections what is wanted, each what its server carries."""
+        changed: dict[bytes, None] = {}
+        while self._changed:
+            changed[self._changed.popleft()] = None
+        moves: dict[SubscriberConnection, Move] = {}
+        try:
+            while changed:
+                self._move(next(reversed(changed)), moves)
+                changed.popitem()
+            self._retry = None
+        except FAILURES as error:
+            if self._retry is None:
+                log.warning("topics cannot be subscribed to until the cluster answers: %s", error)
+            self._retry = RETRY
+            self._changed.extend(reversed(changed))  # what failed is last at the next attempt
+        for connection, (leave, join) in moves.items():
+            connection.tell(leave, join)
+        used = set(self._placed.values())
+        for connection in [each for each in self._connections.values() if each.lost and each not in used]:
+            self._connections.pop(connection.pool).close()
+
+    def _move(self, channel: bytes, moves: dict[SubscriberConnection, Move]) -> None:
+        confirmed, old = self._wanted.get(channel), self._placed.get(channel)
+        new = self._connection(self._client.pool(channel)) if confirmed is not None else None
+        if old is not None and old is not new:
+            del self._placed[channel]
+            moves.setdefault(old, ([], {}))[0].append(channel)
+        if new is not None and confirmed is not None:
+            self._placed[channel] = new
+            moves.setdefault(new, ([], {}))[1][channel] = confirmed
+
+    def _connection(self, pool: Any) -> SubscriberConnection:
+        if pool not in self._connections:
+            connection = self._connections[pool] = SubscriberConnection(self._client, pool, self)
+            self._threads.spawn(connection.run)
+        return self._connections[pool]
+
+    # What a connection asks and tells, in its own thread.
+
+    def wanted_of(self, connection: SubscriberConnection) -> dict[bytes, Event]:
+        """Return the channels that a connection is to hear."""
+        mine = [channel for channel, other in list(self._placed.items()) if other is connection]
+        return {channel: confirmed for channel in mine if (confirmed := self._wanted.get(channel)) is not None}
+
+    def confirm(self, confirmed: Event) -> None:
+        """Let those go on who wait for a channel: nothing is missed on it any more."""
+        self._threads.call(confirmed.set)
+
+    def hear(self, channel: bytes, data: bytes) -> None:
+        """Hand on what another node has published."""
+        if not data.startswith(self._mark):
+            self._threads.call(self._deliver, channel, data)
+        self._heard += 1
+        if not self._heard % MESSAGES_BETWEEN_PAUSES:
+            time.sleep(0)
+            while len(self._threads) > UNDELIVERED_LIMIT and not self.stopping.is_set():
+                time.sleep(READ_PAUSE)
+
+    def link_lost(self, connection: SubscriberConnection) -> None:
+        """In a cluster, look whether other servers carry now what this one did."""
+        if self._client.sharded:
+            self._refresh()
+            self._place_later(*self.wanted_of(connection))
+
+    def link_made(self, connection: SubscriberConnection) -> None:
+        """Publish to that server again, too."""
+        self._warned = False
+        self._client.reopen(connection.pool)
+
+    def channel_moved(self, channel: bytes, error: MovedError | None) -> None:
+        """Hear a channel where it is now: the error tells, if there is one."""
+        if error is not None:
+            time.sleep(READ_PAUSE)  # two servers may send each other's clients to and fro, for a moment
+            self._client.redirect(error)
+        elif time.monotonic() - self._refreshed > READ_PAUSE:  # the channels of a slot move together
+            self._refresh()
+        self._place_later(channel)
+
+    def _refresh(self) -> None:
+        try:
+            self._client.refresh()
+        except FAILURES as error:
+            log.debug("the cluster cannot be asked for its nodes: %s", error)
+        self._refreshed = time.monotonic()
 
 
 class SubscriberConnection:
-    """A connection that hears channels, and the thread that reads from it; a link that is lost is made anew."""
+    """A connection that hears channels of one server, and the thread that reads from it; a lost link is made anew."""
 
-    def __init__(self, access: RedisClient, pool: Any, listener: Listener) -> None:
+    def __init__(self, client: PublishingClient, pool: Any, subscriber: RedisSubscriber) -> None:
         self.pool = pool
         #: It has no link.
-        self.away = False
-        self._client = access
-        self._listener = listener
+        self.lost = False
+        self._client = client
+        self._subscriber = subscriber
         self._closed = False
         self._connection: Any = None
         #: For whoever writes to the connection, or changes what follows.
         self._lock = threading.Lock()
-        #: What has been said and not been answered: each channel, and what was asked for, or None if it was left.
-        self._due: deque[tuple[bytes, Any]] = deque()
+        #: What has been sent and not been answered: each channel, and what is set then, or None if it was left.
+        self._unanswered: deque[tuple[bytes, Event | None]] = deque()
 
     def run(self) -> None:
-        """Listen until it is closed."""
+        """Hear until it is closed."""
         failures = 0
         while not self._over:
             began = time.monotonic()
             try:
-                self._attend()
+                self._serve()
             except Exception as error:  # one that another thread has closed raises whatever it stumbles on
                 self._lose(error)
-            if time.monotonic() - began > self._listener.check_interval:
+            if time.monotonic() - began > self._subscriber.check_interval:
                 failures = 0
-            self._listener.stopping.wait(pause(failures))
+            self._subscriber.stopping.wait(pause(failures))
             failures += 1
 
-    def tell(self, leave: Iterable[bytes], join: dict[bytes, Any]) -> None:
-        """Leave channels and join others; without a link this waits for the next one, which asks anew."""
+    def tell(self, leave: Iterable[bytes], join: dict[bytes, Event]) -> None:
+        """Leave channels and join others; without a link this waits for the next one, which asks for all of them."""
         with self._lock:
             if self._connection is not None:
                 try:
-                    self._say(leave, join)
+                    self._send(leave, join)
                 except FAILURES:
                     self._connection = None  # its reader finds out: redis-py would reconnect, and hear nothing
 
@@ -97,20 +262,21 @@ class SubscriberConnection:
 
     @property
     def _over(self) -> bool:
-        return self._closed or self._listener.stopping.is_set()
+        return self._closed or self._subscriber.stopping.is_set()
 
-    def _attend(self) -> None:
+    def _serve(self) -> None:
+        """Make a link, and hear until it is lost."""
         connection = self._client.connect(self.pool)
         try:
             with self._lock:
                 self._connection = connection
-                self._due.clear()
-                self._say((), self._listener.asked(self))
-            if self.away:
+                self._unanswered.clear()
+                self._send((), self._subscriber.wanted_of(self))
+            if self.lost:
                 log.warning("Redis is back")
-            self.away = False
-            self._listener.found(self)
-            self._listen(connection)
+            self.lost = False
+            self._subscriber.link_made(self)
+            self._read(connection)
         finally:
             with self._lock:
                 self._connection = None
@@ -119,19 +285,19 @@ class SubscriberConnection:
     def _lose(self, error: Exception) -> None:
         if self._over:
             return
-        if not self.away:
+        if not self.lost:
             log.warning("Redis is lost, and what other nodes publish is missed until it is back: %s", error)
-        self.away = True
-        self._listener.lost(self)
+        self.lost = True
+        self._subscriber.link_lost(self)
 
-    def _say(self, leave: Iterable[bytes], join: dict[bytes, Any]) -> None:
-        self._due.extend((channel, None) for channel in leave)
-        self._due.extend(join.items())
-        commands = [(self._client.word("UNSUBSCRIBE"), channel) for channel in leave]
-        commands += [(self._client.word("SUBSCRIBE"), channel) for channel in join]
+    def _send(self, leave: Iterable[bytes], join: dict[bytes, Event]) -> None:
+        self._unanswered.extend((channel, None) for channel in leave)
+        self._unanswered.extend(join.items())
+        commands = [(self._client.command("UNSUBSCRIBE"), channel) for channel in leave]
+        commands += [(self._client.command("SUBSCRIBE"), channel) for channel in join]
         self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
 
-    def _listen(self, connection: Any) -> None:
+    def _read(self, connection: Any) -> None:
         silent = False
         while self._connection is connection:
             try:
@@ -146,7 +312,7 @@ class SubscriberConnection:
                 self._redirected(error)
             else:
                 if isinstance(answer, list):
-                    self._hear(*answer)
+                    self._take(*answer)
             silent = False
         raise ConnectionError("it could not be written to")
 
@@ -155,24 +321,24 @@ class SubscriberConnection:
             if self._connection is not None:
                 self._connection.send_command("PING", check_health=False)
 
-    def _hear(self, kind: bytes, channel: bytes = b"", data: Any = None) -> None:
+    def _take(self, kind: bytes, channel: bytes = b"", data: Any = None) -> None:
         if kind in (b"message", b"smessage"):
-            self._listener.heard(channel, data)
+            self._subscriber.hear(channel, data)
         elif kind in (b"subscribe", b"ssubscribe"):
-            self._listener.confirmed(self._answered(channel))
+            self._subscriber.confirm(self._answered(channel))
         elif kind in (b"unsubscribe", b"sunsubscribe"):
-            if self._due and self._due[0] == (channel, None):
-                self._due.popleft()
-            else:  # a node of a cluster gives the channel away
-                self._listener.moved(channel, None)
+            if self._unanswered and self._unanswered[0] == (channel, None):
+                self._unanswered.popleft()
+            else:  # a server of a cluster gives the channel away
+                self._subscriber.channel_moved(channel, None)
 
     def _redirected(self, error: MovedError) -> None:
-        channel, ask = self._due.popleft()
-        if ask is not None:
-            self._listener.moved(channel, error)
+        channel, confirmed = self._unanswered.popleft()
+        if confirmed is not None:
+            self._subscriber.channel_moved(channel, error)
 
-    def _answered(self, channel: bytes) -> Any:
-        asked, ask = self._due.popleft()
-        if ask is None or asked != channel:
+    def _answered(self, channel: bytes) -> Event:
+        asked, confirmed = self._unanswered.popleft()
+        if confirmed is None or asked != channel:
             raise ConnectionError(f"it answers {channel!r} and was asked for {asked!r}")
-        return ask
+        return confirmed

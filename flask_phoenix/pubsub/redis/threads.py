@@ -1,4 +1,4 @@
-"""Between the event loop and threads beside it, which are greenlets where the process is patched."""
+"""Threads beside the event loop, and the calls that they have made in it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from gevent.event import Event
 
 from ..hub import thread_id
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.redis")
 
-#: So many calls are made before other greenlets may run.
-STRIDE = 64
+#: After how many calls other greenlets may run.
+CALLS_BETWEEN_PAUSES = 64
 
 
 class Threads:
@@ -88,5 +88,5 @@ class Threads:
                 except Exception:
                     log.exception("a call from another thread failed: %r", function)
                 done += 1
-                if not done % STRIDE:
+                if not done % CALLS_BETWEEN_PAUSES:
                     gevent.sleep(0)

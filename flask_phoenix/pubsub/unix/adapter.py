@@ -1,10 +1,10 @@
-"""Broadcasts over Unix sockets: the adapter between the workers of one host, and the way in from outside.
+"""The adapter between the workers of one host, over Unix sockets.
 
-Every worker listens in one directory and dials all the others: on the line that it has dialed it says which topics it
-wants, and gets what that other worker publishes on them. So there are two lines for each pair, and nobody has to agree
-with anybody on who dials. A newcomer listens first and looks around then: of any two, one finds the other there, and
-whoever is greeted dials back. Until the other has said what it wants, all that is published is held for it. A line that
-ends is dialed again; whoever refuses is dead, for no name is used twice.
+Every worker listens in one directory and connects to all the others: on the line that it has opened it says which
+topics it wants, and gets what that other worker publishes on them. So there are two lines for each pair, and nobody has
+to agree with anybody on who connects. A newcomer listens first and looks around then: of any two, one finds the other
+there, and whoever is greeted connects back. Until the other has said what it wants, all that is published is held for
+it. A line that ends is opened again; a worker that refuses is dead, for no name is used twice.
 """
 
 from __future__ import annotations
@@ -25,32 +25,20 @@ from gevent.server import StreamServer
 from ...exceptions import NotPublished
 from ..adapter import Adapter, Publisher
 from ..hub import thread_id
-from .meeting import (
-    ASK,
-    DATA,
-    HELLO,
-    UNWANT,
-    WANT,
-    YES,
-    WorkersPublisher,
-    directory_of_url,
-    encode,
-    leave,
-    nodes_in,
-    path_of,
-    remove_leftovers,
-)
+from .directory import directory_of_url, leave, nodes_in, path_of, remove_leftovers
+from .frames import HELLO, PUBLISH, SUBSCRIBE, SYNC, SYNCED, UNSUBSCRIBE, encode_frame
 from .peer import Line, Peer, listen
+from .publisher import WorkersPublisher
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.workers")
 
 #: Bytes that may wait for one worker.
 QUEUE_LIMIT = 64 * 1024 * 1024
 #: Seconds that a worker may take to confirm a topic: what it publishes later, before it does, is missed.
 CONFIRM_TIMEOUT = 2.0
 #: Seconds in which what was published last goes out when a worker stops.
-GRACE = 1.0
-#: Seconds until a worker that cannot be dialed, or does not answer, is tried again.
+STOP_GRACE = 1.0
+#: Seconds until a worker that cannot be reached, or does not answer, is tried again.
 RETRY = 0.02
 
 
@@ -59,9 +47,9 @@ class WorkersAdapter(Adapter):
 
     A worker that takes nothing, because it is stopped or never yields, delays nobody: when more than ``limit`` bytes
     wait for it, all that waits is given up, counted in ``unpublished`` and logged, and so is what follows until it has
-    dialed anew. Both sides know then that something was lost.
+    connected anew. Both sides know then that something was lost.
 
-    :param directory: where they meet, or what returns that when the adapter starts.
+    :param directory: where they listen, or what returns that when the adapter starts.
     :param limit: bytes that may wait for one worker when more comes; one message may be larger.
     """
 
@@ -87,9 +75,9 @@ class WorkersAdapter(Adapter):
         return WorkersPublisher(self._where() if callable(self._where) else self._where)
 
     def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
-        """Listen, and dial the others; return at once.
+        """Listen, and connect to the others; return at once.
 
-        :raises InvalidOption: the workers cannot meet in the directory.
+        :raises InvalidOption: the workers cannot use the directory.
         """
         self._node, self._receive, self._gone = node, receive, gone
         self._thread, self._loop = thread_id(), gevent.get_hub().loop
@@ -103,20 +91,20 @@ class WorkersAdapter(Adapter):
         os.register_at_fork(after_in_child=_calling(weakref.WeakMethod(self._abandon)))
         for name in nodes_in(self._directory):
             if name != node:
-                self._meet(name)
+                self._add(name)
 
     def stop(self) -> None:
         """End; what was published last goes out before, if it is taken in time."""
         if not self._running:
             return
         self._running = False
-        patience = GRACE
-        while (owed := sum(peer.owed for peer in self._peers.values())) and patience > 0:
+        seconds = STOP_GRACE
+        while (waiting := sum(peer.waiting for peer in self._peers.values())) and seconds > 0:
             gevent.sleep(RETRY)
-            patience -= RETRY
-        if owed:
-            self.unpublished += owed
-            log.error("workers take nothing; %d messages are lost as this one stops", owed)
+            seconds -= RETRY
+        if waiting:
+            self.unpublished += waiting
+            log.error("workers take nothing; %d messages are lost as this one stops", waiting)
         leave(self._directory, self._node)
         self._server.close()
         self._greenlets.kill()
@@ -126,7 +114,7 @@ class WorkersAdapter(Adapter):
         """Ask all others for a topic; return when they have heard it, have ended, or do not answer in time."""
         self._topics.add(topic)
         self._asked += 1
-        frames = encode(WANT, topic) + encode(ASK, data=b"%d" % self._asked)
+        frames = encode_frame(SUBSCRIBE, topic) + encode_frame(SYNC, data=b"%d" % self._asked)
         asked = {}
         for peer in self._peers.values():
             peer.ask(frames)
@@ -142,7 +130,7 @@ class WorkersAdapter(Adapter):
         """Ask for a topic no more."""
         self._topics.discard(topic)
         for peer in self._peers.values():
-            peer.ask(encode(UNWANT, topic))
+            peer.ask(encode_frame(UNSUBSCRIBE, topic))
 
     def publish(self, topic: str, data: bytes) -> None:
         """Hand data to every other worker that asks for a topic.
@@ -160,38 +148,39 @@ class WorkersAdapter(Adapter):
         frame = b""
         for peer in self._peers.values():
             if peer.topics is None or topic in peer.topics:
-                frame = frame or encode(DATA, topic, data)
-                if not peer.send(topic, frame, self._limit):
-                    self._miss(peer)
+                frame = frame or encode_frame(PUBLISH, topic, data)
+                if not peer.publish(topic, frame, self._limit):
+                    self._lose(peer)
 
-    def _miss(self, peer: Peer) -> None:
+    def _lose(self, peer: Peer) -> None:
         """Count a message that cannot wait for a worker."""
         if peer.topics is not None and peer.outgoing is None and not peer.stuck:
-            peer.missed += 1  # perhaps it has ended: that is seen when it is dialed
+            peer.missed += 1  # perhaps it has ended: that is seen when it is connected to
             return
-        self.unpublished += 1 + peer.hang_up()
+        self.unpublished += 1 + peer.close_outgoing()
         if not peer.stuck:
             peer.stuck = True
             log.error("worker %s takes nothing; %d messages are lost by now", peer.name, self.unpublished)
 
-    def _meet(self, name: str) -> Peer:
+    def _add(self, name: str) -> Peer:
+        """Know another worker from now on, and hear it until it has ended."""
         if name not in self._peers:
             self._peers[name] = Peer(name)
             # In an empty context: greenlets inherit that of their maker, which may be a request's.
-            Context().run(self._greenlets.spawn, self._attend, self._peers[name])
+            Context().run(self._greenlets.spawn, self._run, self._peers[name])
         return self._peers[name]
 
-    def _attend(self, peer: Peer) -> None:
-        """Listen to another worker until it has ended."""
-        while (sock := self._dial(peer.name)) is not None:
-            if not self._listen(peer, sock):
+    def _run(self, peer: Peer) -> None:
+        """Hear another worker until it has ended."""
+        while (sock := self._connect(peer.name)) is not None:
+            if not self._hear(peer, sock):
                 gevent.sleep(RETRY)
         if self._peers.pop(peer.name, None) is not None:
             peer.confirm(None)
-            if peer.met and self._running:
+            if peer.seen and self._running:
                 self._gone(peer.name)
 
-    def _dial(self, name: str) -> Any:
+    def _connect(self, name: str) -> Any:
         """Connect to another worker; None if it has ended."""
         path = path_of(self._directory, name)
         while name in self._peers:
@@ -209,15 +198,15 @@ class WorkersAdapter(Adapter):
             gevent.sleep(RETRY)
         return None
 
-    def _listen(self, peer: Peer, sock: Any) -> bool:
-        """Say what is wanted, and deliver what comes, to the end of the line; return whether it was answered."""
+    def _hear(self, peer: Peer, sock: Any) -> bool:
+        """Say what is wanted, and deliver what comes, until the line ends; return whether it was answered."""
         line = peer.incoming = self._line(sock)
-        wants = [encode(WANT, topic) for topic in self._topics]
-        line.send(b"".join((encode(HELLO, self._node), *wants, encode(ASK, data=b"%d" % self._asked))))
+        wanted = [encode_frame(SUBSCRIBE, topic) for topic in self._topics]
+        line.send(b"".join((encode_frame(HELLO, self._node), *wanted, encode_frame(SYNC, data=b"%d" % self._asked))))
         answered = False
         for frames in line.read():
             for kind, topic, data in frames:
-                if kind == DATA:
+                if kind == PUBLISH:
                     self._deliver(topic, data)
                     continue
                 answered = True
@@ -229,31 +218,31 @@ class WorkersAdapter(Adapter):
         return answered
 
     def _serve(self, sock: Any, _: Any) -> None:
-        """Do what is said on a line that another worker, or somebody outside, has dialed."""
+        """Do what is said on a line that another worker, or a publisher outside, has opened."""
         line, wanted = self._line(sock), set[str]()
         peer, greeted = None, False
         for frames in line.read():
             for kind, topic, data in frames:
-                if kind == DATA:
+                if kind == PUBLISH:
                     self._deliver(topic, data)
-                elif kind == WANT:
+                elif kind == SUBSCRIBE:
                     wanted.add(topic)
-                elif kind == UNWANT:
+                elif kind == UNSUBSCRIBE:
                     wanted.discard(topic)
                 elif kind == HELLO:
-                    peer = self._meet(topic)
-            asked = [data for kind, _, data in frames if kind == ASK]
-            if asked and peer is not None and not greeted:
+                    peer = self._add(topic)
+            syncs = [data for kind, _, data in frames if kind == SYNC]
+            if syncs and peer is not None and not greeted:
                 greeted = True
                 self._greet(peer, line, wanted)
-            if asked:
-                line.send(encode(YES, data=asked[-1]))
+            if syncs:
+                line.send(encode_frame(SYNCED, data=syncs[-1]))
         if peer is not None and peer.outgoing is line:
-            peer.missed += peer.hang_up()
+            peer.missed += peer.close_outgoing()
 
     def _greet(self, peer: Peer, line: Line, wanted: set[str]) -> None:
-        """Hear what another worker wants, all of it; if it had said so before, it may have missed something since."""
-        missed, peer.missed = peer.missed + peer.hang_up(), 0
+        """Take all that another worker wants; if it had said so before, it may have missed something since."""
+        missed, peer.missed = peer.missed + peer.close_outgoing(), 0
         if missed:
             self.unpublished += missed
             log.error("the line to worker %s broke; %d messages are lost", peer.name, missed)

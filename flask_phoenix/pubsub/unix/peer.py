@@ -1,4 +1,4 @@
-"""The next one: another worker of this host, and the lines to and from it."""
+"""Another worker of this host, and the two lines to and from it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ from gevent import socket
 from gevent.event import Event
 
 from ...exceptions import InvalidOption
-from .meeting import DATA, REMEDY, Decoder, Frame, make_private, path_of
+from .directory import REMEDY, make_private, path_of
+from .frames import PUBLISH, FrameDecoder, PeerFrame
 
-#: Bytes read at once, and frames written at once.
-CHUNK = 64 * 1024
-MANY = 1000
+#: Bytes that are read at once, and frames that are written at once.
+READ_SIZE = 64 * 1024
+WRITE_FRAMES = 1000
 
-READ, WRITE = 1, 2
-
-#: Connections that may wait.
+#: Connections that may wait to be accepted.
 BACKLOG = 1024
+
+#: What libev calls the two things to wait for.
+READ, WRITE = 1, 2
 
 
 def listen(directory: Path, node: str) -> Any:
-    """Make the socket of a worker: from the moment it is seen, it can be dialed.
+    """Make the socket of a worker: from the moment that it is seen, others can connect.
 
     :raises InvalidOption: it cannot be made.
     """
@@ -73,15 +75,15 @@ class Line:
             self._loop.run_callback(self._flush)
         return True
 
-    def read(self) -> Iterator[list[Frame]]:
+    def read(self) -> Iterator[list[PeerFrame]]:
         """Yield the frames that come, until either side ends; then the line is closed."""
-        hub, decoder = gevent.get_hub(), Decoder()
+        hub, decoder = gevent.get_hub(), FrameDecoder()
         readable = self._loop.io(self._sock.fileno(), READ)
         try:
             while True:
                 # Even when there is something to read: others have their turn.
                 hub.wait(readable)
-                data = self._sock.recv(CHUNK)
+                data = self._sock.recv(READ_SIZE)
                 if not data:
                     return
                 yield decoder.feed(data)
@@ -110,7 +112,7 @@ class Line:
             return
         try:
             # The system call itself: gevent's socket would wait.
-            sent = self._sock._sock.sendmsg(list(islice(self.waiting, MANY))) if self.waiting else 0
+            sent = self._sock._sock.sendmsg(list(islice(self.waiting, WRITE_FRAMES))) if self.waiting else 0
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -141,9 +143,10 @@ class Peer:
     def __init__(self, name: str) -> None:
         self.name = name
         #: It has answered, or asked.
-        self.met = False
-        #: The line on which this worker hears it, and the one on which it hears this worker.
+        self.seen = False
+        #: The line that this worker has opened, on which it hears the peer.
         self.incoming: Line | None = None
+        #: The line that the peer has opened, on which it hears this worker.
         self.outgoing: Line | None = None
         #: The topics that it wants; None until it has said so.
         self.topics: set[str] | None = None
@@ -157,14 +160,14 @@ class Peer:
         self.late = False
         self._held: list[tuple[str, bytes]] = []
         self._held_size = 0
-        self._waiting: deque[tuple[int, Event]] = deque()
+        self._unconfirmed: deque[tuple[int, Event]] = deque()
 
     @property
-    def owed(self) -> int:
+    def waiting(self) -> int:
         """How many frames wait for it."""
         return len(self._held) + (len(self.outgoing.waiting) if self.outgoing is not None else 0)
 
-    def send(self, topic: str, frame: bytes, limit: int) -> bool:
+    def publish(self, topic: str, frame: bytes, limit: int) -> bool:
         """Queue a frame, until it has said what it wants; False when too much waits, or there is no line."""
         if self.topics is None:
             if self._held_size >= limit:
@@ -175,34 +178,34 @@ class Peer:
         return self.outgoing is not None and self.outgoing.send(frame)
 
     def greet(self, line: Line, topics: set[str]) -> None:
-        """Hear what it wants, and on which line."""
-        self.met, self.stuck, self.outgoing, self.topics = True, False, line, topics
+        """Take what it wants, and the line on which it wants it."""
+        self.seen, self.stuck, self.outgoing, self.topics = True, False, line, topics
         for topic, frame in self._held:
             if topic in topics:
                 line.send(frame)
         self._held, self._held_size = [], 0
 
-    def hang_up(self) -> int:
-        """Let go of the line on which it hears this worker; return how many messages are lost with it."""
+    def close_outgoing(self) -> int:
+        """Close the line on which it hears this worker; return how many messages are lost with it."""
         line, self.outgoing = self.outgoing, None
         if line is None:
             return 0
         line.close()
-        return sum(isinstance(frame, memoryview) or frame[0] == DATA for frame in line.waiting)
+        return sum(isinstance(frame, memoryview) or frame[0] == PUBLISH for frame in line.waiting)
 
-    def ask(self, frame: bytes) -> None:
-        """Tell it what is wanted; when it is yet to be dialed, it is told then."""
-        if self.incoming is not None and not self.incoming.send(frame):
+    def ask(self, frames: bytes) -> None:
+        """Tell it what is wanted; while there is no line, that waits for the next one, which begins with all of it."""
+        if self.incoming is not None and not self.incoming.send(frames):
             self.incoming.close()
 
     def confirmation(self, number: int) -> Event:
         """Return what is set when it has confirmed all up to a number, or has ended."""
         event = Event()
-        self._waiting.append((number, event))
+        self._unconfirmed.append((number, event))
         return event
 
     def confirm(self, number: int | None) -> None:
-        """Hear that it has; None stands for its end."""
+        """Take its confirmation of all up to a number; None stands for its end."""
         self.late = False
-        while self._waiting and (number is None or self._waiting[0][0] <= number):
-            self._waiting.popleft()[1].set()
+        while self._unconfirmed and (number is None or self._unconfirmed[0][0] <= number):
+            self._unconfirmed.popleft()[1].set()

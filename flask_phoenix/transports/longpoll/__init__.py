@@ -1,1 +1,1 @@
-"""Frames over repeated requests."""
+"""Long polling: frames over repeated HTTP requests."""

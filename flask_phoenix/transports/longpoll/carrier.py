@@ -1,4 +1,4 @@
-"""Frames over repeated requests: what one client is owed between its polls, and how long it may stay away."""
+"""The frames that wait for one client's next poll, and how long it may stay away."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from ...exceptions import InvalidPayload
 from ...protocol.messages import Frame
 from ...runtime.connection import Carrier, Connection
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.connection")
 
+#: The close code of a client that is too slow.
 TRY_AGAIN_LATER = 1013
 
-#: A poll that has been woken waits so many seconds at most for the rest of a burst.
+#: Seconds that a poll which has been woken waits at most for the rest of a burst.
 BURST = 0.1
 
-#: A client that has not polled for so many windows is gone (``transports/long_poll_server.ex``).
+#: Windows after which a client that has not polled is gone (``transports/long_poll_server.ex``).
 ABSENT_WINDOWS = 1.5
 
 
 class LongPollCarrier(Carrier):
-    """Keeps the frames of one client until it asks for them. It costs no greenlet; one timer sees to its end.
+    """Keeps the frames of one client until it polls. It costs no greenlet; one timer ends it when the client is gone.
 
     :param window: seconds that a poll waits.
     :param limit: characters that may wait for a poll when more comes; one message may be larger.

@@ -1,4 +1,4 @@
-"""What answers a client that polls: every logical answer is HTTP 200, with the status inside its body."""
+"""The HTTP answers to clients that poll: every logical answer is HTTP 200, with the status inside its body."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from werkzeug.exceptions import HTTPException
 from ...exceptions import Refused
 from ...protocol.json import Json
 from ...runtime.engine import Engine
-from ...server.gevent import inspect_server, late_body
+from ...server.inspection import inspect_server
+from ...server.upgrade import late_body
 from ..endpoint import Endpoint
 from ..handshake import check_origin, http_error
 from ..options import Mount
@@ -28,6 +29,8 @@ BATCH = 100
 
 class LongPollEndpoint(Endpoint):
     """Answers requests of clients that poll."""
+
+    methods = ("GET", "POST", "OPTIONS")
 
     def __init__(self, engine: Engine, json: Json, mount: Mount) -> None:
         super().__init__(engine, json, mount)

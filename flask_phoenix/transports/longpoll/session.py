@@ -1,4 +1,4 @@
-"""Where a long-poll session lives: its token, the sessions of this process, and the way to those of other nodes."""
+"""Long-poll sessions: those of this process, their tokens, and requests to those of other nodes."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from ...runtime.engine import Engine
 from ..options import Options
 from .carrier import LongPollCarrier
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.connection")
 
 #: What a session answers: the statuses of ``transports/long_poll.ex``, which travel inside the body.
 TAKEN, NOTHING, NOT_TAKEN, GONE = 200, 204, 408, 410
 
-#: In front of a line that is text whatever it looks like; base64 has no such character.
+#: Stands before a line that is text whatever it looks like; base64 has no such character.
 TEXT_MARK = "\t"
 
-#: Stands for a body that cannot be read: no line of a batch, and so it ends the session as other nonsense does.
+#: Stands for a body that cannot be read: it is no line of a batch, and so it ends the session as other nonsense does.
 NOT_UTF8 = "(not UTF-8)"
 
 #: Events on a session's private topic, and on the topic of one answer.
@@ -62,7 +62,7 @@ class LocalSession(Session):
         return (NOTHING if self.carrier.connection.open else GONE), []
 
     def dispatch(self, lines: list[str]) -> int:
-        """Hand frames to the connection; a channel that is far behind holds them up, for a window at most."""
+        """Hand frames to the connection; a channel whose inbox is full delays them, for a window at most."""
         connection = self.carrier.connection
         timeout = gevent.Timeout.start_new(self.carrier.window)
         try:
@@ -87,14 +87,14 @@ class LocalSession(Session):
 class RemoteSession(Session):
     """A session of another node, spoken to through the pubsub (``transports/long_poll.ex`` does the same).
 
-    :param patience: seconds in which the other node has to say that it has the session.
+    :param pubsub_timeout: seconds in which the other node has to say that it has the session.
     """
 
-    def __init__(self, engine: Engine, id: str, window: float, patience: float) -> None:
+    def __init__(self, engine: Engine, id: str, window: float, pubsub_timeout: float) -> None:
         self._engine = engine
         self._topic = topic_of(id)
         self._window = window
-        self._patience = patience
+        self._pubsub_timeout = pubsub_timeout
 
     def alive(self) -> bool:
         """Ask whether the other node still has the session."""
@@ -117,9 +117,9 @@ class RemoteSession(Session):
         self._engine.pubsub.subscribe(reply_topic, subscriber)
         try:
             self._engine.broadcast(Broadcast(self._topic, event, {**payload, "reply": reply_topic}))
-            with gevent.Timeout(self._patience, exception=_NoAnswer):
+            with gevent.Timeout(self._pubsub_timeout, exception=_NoAnswer):
                 replies.get()
-            with gevent.Timeout(self._window + self._patience, exception=_NoAnswer):
+            with gevent.Timeout(self._window + self._pubsub_timeout, exception=_NoAnswer):
                 answer: dict[str, Any] = replies.get().payload
                 return answer
         except _NoAnswer:
@@ -144,7 +144,8 @@ class Sessions:
         self._keys = keys
         self._options = options
         self._local: dict[str, LocalSession] = {}
-        self._relays: dict[str, Subscriber] = {}
+        #: What hears the requests that other nodes hand over, by the ids of the sessions.
+        self._requests: dict[str, Subscriber] = {}
 
     def open(self) -> tuple[LongPollCarrier, str]:
         """Make a carrier, and the token by which its client finds it again."""
@@ -153,8 +154,8 @@ class Sessions:
         carrier = LongPollCarrier(options.window, options.outbox_limit, lambda: self._forget(id))
         session = self._local[id] = LocalSession(carrier, options.max_frame_size)
         if self._engine.adapter is not None:
-            relay = self._relays[id] = Subscriber(lambda asked: self._asked(session, asked))
-            self._engine.pubsub.subscribe(topic_of(id), relay)
+            requests = self._requests[id] = Subscriber(lambda request: self._receive(session, request))
+            self._engine.pubsub.subscribe(topic_of(id), requests)
         return carrier, token
 
     def find(self, token: str, ask: bool = True) -> Session | None:
@@ -168,7 +169,7 @@ class Sessions:
             return None
         if id in self._local:
             return self._local[id]
-        self._engine.serve()  # this may be the first request of a process, and there a way to another
+        self._engine.serve()  # this may be the first request of this process, and the session another node's
         if node == self._engine.node or self._engine.adapter is None:
             return None
         remote = RemoteSession(self._engine, id, self._options.window, self._options.pubsub_timeout)
@@ -184,23 +185,23 @@ class Sessions:
 
     def _forget(self, id: str) -> None:
         self._local.pop(id, None)
-        relay = self._relays.pop(id, None)
-        if relay is not None:
-            self._engine.pubsub.unsubscribe(topic_of(id), relay)
+        requests = self._requests.pop(id, None)
+        if requests is not None:
+            self._engine.pubsub.unsubscribe(topic_of(id), requests)
 
-    def _asked(self, session: Session, asked: Broadcast) -> None:
-        gevent.spawn(self._answer, session, asked)
+    def _receive(self, session: Session, request: Broadcast) -> None:
+        gevent.spawn(self._answer, session, request)
 
-    def _answer(self, session: Session, asked: Broadcast) -> None:
+    def _answer(self, session: Session, request: Broadcast) -> None:
         """Do what a request that landed on another node asks of a session here."""
-        reply = asked.payload["reply"]
+        reply = request.payload["reply"]
         self._engine.broadcast(Broadcast(reply, ACK, {}))
         answer: dict[str, Any] = {}
-        if asked.event == POLL:
+        if request.event == POLL:
             status, frames = session.poll()
             answer = {"status": status, "frames": frames}
-        elif asked.event == DISPATCH:
-            answer = {"status": session.dispatch(asked.payload["lines"])}
+        elif request.event == DISPATCH:
+            answer = {"status": session.dispatch(request.payload["lines"])}
         self._engine.broadcast(Broadcast(reply, DONE, answer))
 
 

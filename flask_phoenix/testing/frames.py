@@ -1,0 +1,34 @@
+"""Frames of vsn 2.0.0 as a client writes and reads them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ..protocol.messages import REPLY, Frame, Message
+
+#: The header fields of a server's binary frames, by the first byte.
+FIELDS = (("join_ref", "topic", "event"), ("join_ref", "ref", "topic", "status"), ("topic", "event"))
+
+
+def write_client_frame(message: Message) -> Frame:
+    """Write a message as a client of vsn 2.0.0 does: bytes in a binary frame, anything else as JSON."""
+    if not isinstance(message.payload, bytes):
+        return json.dumps(message)
+    fields = [str(field or "").encode() for field in message[:4]]
+    return bytes([0, *map(len, fields)]) + b"".join(fields) + message.payload
+
+
+def read_server_frame(frame: Frame) -> Message:
+    """Read a frame as a client of vsn 2.0.0 does."""
+    if isinstance(frame, str):
+        return Message(*json.loads(frame))
+    names = FIELDS[frame[0]]
+    fields: dict[str, str | None] = {}
+    start = 1 + len(names)
+    for name, size in zip(names, frame[1:start], strict=True):
+        fields[name], start = frame[start : start + size].decode() or None, start + size
+    payload: Any = frame[start:]
+    if "status" in fields:
+        payload = {"status": fields["status"], "response": payload}
+    return Message(fields.get("join_ref"), fields.get("ref"), fields["topic"], fields.get("event", REPLY), payload)

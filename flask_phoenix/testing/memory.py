@@ -1,0 +1,107 @@
+"""What carries frames and broadcasts in tests, within one process: a carrier, an adapter and its publisher."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gevent
+
+from ..exceptions import NotPublished
+from ..protocol.messages import Message
+from ..pubsub.adapter import Adapter, Publisher
+from ..runtime.connection import Carrier
+from .frames import read_server_frame
+
+
+class MemoryCarrier(Carrier):
+    """Carries frames to a client in the same process.
+
+    :param write: takes each message that the client receives.
+    """
+
+    transport = "websocket"
+    stream = False
+    to_wire = staticmethod(read_server_frame)
+
+    def __init__(self, write: Callable[[Message], None]) -> None:
+        self.write = write
+        #: The close code and the reason, once the server has closed the connection.
+        self.closed: tuple[int, str] | None = None
+
+    def close(self, code: int, reason: str) -> None:
+        """Remember how the server closed the connection."""
+        self.closed = code, reason
+
+
+class MemoryAdapter(Adapter):
+    """Joins several apps in one process, as another adapter joins the nodes of a network.
+
+    ``Phoenix(adapter=MemoryAdapter(network))`` with the same list for each app.
+    """
+
+    def __init__(self, network: list[MemoryAdapter]) -> None:
+        self._network = network
+        self._topics: set[str] = set()
+
+    def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
+        """Join the network."""
+        self.node = node
+        self._receive = receive
+        self._gone = gone
+        self._loop = gevent.get_hub().loop
+        self._network.append(self)
+
+    def stop(self) -> None:
+        """Leave the network; the others hear of it."""
+        if self in self._network:
+            self._network.remove(self)
+            for other in self._network:
+                other._loop.run_callback(other._gone, self.node)
+
+    def subscribe(self, topic: str) -> None:
+        """Ask for a topic."""
+        self._topics.add(topic)
+
+    def unsubscribe(self, topic: str) -> None:
+        """Ask for a topic no more."""
+        self._topics.discard(topic)
+
+    def publish(self, topic: str, data: bytes) -> None:
+        """Hand data to every other node that asks for the topic, in the next turns of the event loop.
+
+        :raises NotPublished: this one is not of the network.
+        """
+        if self not in self._network:
+            raise NotPublished("this adapter is not started: an app starts its own, with the first connection")
+        for other in list(self._network):
+            if other is not self and topic in other._topics:
+                other._loop.run_callback_threadsafe(other._hear, topic, data)
+
+    def publisher(self) -> Publisher:
+        """Make what publishes to the network from outside."""
+        return MemoryPublisher(self._network)
+
+    def _hear(self, topic: str, data: bytes) -> None:
+        if topic in self._topics and self in self._network:
+            self._receive(topic, data)
+
+
+class MemoryPublisher(Publisher):
+    """Publishes to a network of :class:`MemoryAdapter`, without being one of them."""
+
+    def __init__(self, network: list[MemoryAdapter]) -> None:
+        self._network = network
+
+    def publish(self, topic: str, data: bytes) -> None:
+        """Hand data to every node that asks for the topic.
+
+        :raises NotPublished: nobody is there.
+        """
+        if not self._network:
+            raise NotPublished("no app of this network serves anybody yet: one does with its first connection")
+        for node in list(self._network):
+            if topic in node._topics:
+                node._loop.run_callback_threadsafe(node._hear, topic, data)
+
+    def close(self) -> None:
+        """Hold nothing."""

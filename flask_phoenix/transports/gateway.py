@@ -1,0 +1,128 @@
+"""The gateway: a WSGI layer around an app, which finds mounts at sloppy paths and lets WebSockets begin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from types import BuiltinMethodType
+from typing import Any
+
+from flask import Flask
+from werkzeug.exceptions import HTTPException
+
+#: Where the view of an endpoint finds the :class:`Upgrade` of its request.
+UPGRADE = "flask_phoenix.upgrade"
+#: Headers that every response of Flask has, and that say nothing about a WebSocket.
+_OF_A_BODY = ("content-type", "content-length")
+
+_SLASHES = re.compile("/{2,}")
+
+
+class Upgrade:
+    """What becomes of a request for a WebSocket.
+
+    The view fills in :attr:`carry`. The frames are carried while the server iterates over the answer, after Flask has
+    torn the request down, so that no context stays open and the teardown functions have run. This does not depend on
+    the response object, which an app's ``response_class``, ``make_response`` or ``after_request`` may replace; only
+    where one of them takes the status 101 away, there is no WebSocket.
+    """
+
+    def __init__(self, start_response: Any) -> None:
+        self._start_response = start_response
+        self._write: Any = None
+        self._head: bytes | None = None
+        #: The app has answered.
+        self.answered = False
+        #: Carries the frames until the connection ends; None: the request is no WebSocket's.
+        self.carry: Callable[[], None] | None = None
+        #: The request's socket.
+        self.sock: Any = None
+        #: The server has sent its own 101 already.
+        self.upgraded = False
+
+    @property
+    def begins(self) -> bool:
+        """Whether the app has answered with 101."""
+        return self._head is not None
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        """Take the app's status and headers, and give them to the server."""
+        self.answered = True
+        if self.carry is None or not status.startswith("101"):
+            self.carry = None
+            return self._start_response(status, headers, *([exc_info] if exc_info else ()))
+        headers = [(name, value) for name, value in headers if name.lower() not in _OF_A_BODY]
+        status = "101 Switching Protocols"
+        lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers)]
+        self._head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+        if not self.upgraded:
+            self._write = self._start_response(status, headers)
+        return lambda data: None
+
+    def follow(self, body: Iterable[bytes]) -> Iterator[bytes]:
+        """Iterate over the app's answer, and over the WebSocket that it may become meanwhile."""
+        try:
+            for data in body:
+                if not self.begins:
+                    yield data
+        finally:
+            getattr(body, "close", bool)()
+        if self.begins:
+            self._run()
+
+    def _run(self) -> None:
+        assert self.carry is not None
+        if not self.upgraded:
+            try:
+                self._send_head()
+            except OSError:
+                return  # the client has hung up
+        self.carry()
+
+    def _send_head(self) -> None:
+        if self._write is not None:
+            self._write(b"")
+        # Some middlewares collect an answer until it ends, in a list; a WebSocket must have its head at once.
+        server = getattr(self._write, "__self__", None)
+        collected = self._write is None or isinstance(self._write, BuiltinMethodType)
+        if collected or not getattr(server, "headers_sent", True):
+            self.sock.sendall(self._head)
+
+
+class Gateway:
+    """Stands between an app and the server, inside of middlewares that are added later.
+
+    :param endpoint_prefix: how the names of the endpoints of mounts begin.
+    """
+
+    def __init__(self, app: Flask, endpoint_prefix: str) -> None:
+        self._app = app
+        self._prefix = endpoint_prefix
+        self._wsgi_app = app.wsgi_app
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        """Answer a request."""
+        if "//" in environ.get("PATH_INFO", ""):
+            self._merge_slashes(environ)
+        if "HTTP_UPGRADE" not in environ:
+            return self._wsgi_app(environ, start_response)
+        upgrade = environ[UPGRADE] = Upgrade(start_response)
+        body = self._wsgi_app(environ, upgrade.start_response)
+        return body if upgrade.answered and not upgrade.begins else upgrade.follow(body)
+
+    def _merge_slashes(self, environ: dict[str, Any]) -> None:
+        """Take empty segments out of a path that leads to a mount, as Phoenix does; Werkzeug would redirect."""
+        path: str = environ["PATH_INFO"]
+        if not self._finds_mount(environ, path):
+            merged = _SLASHES.sub("/", path)
+            if self._finds_mount(environ, merged):
+                environ["PATH_INFO"] = merged
+
+    def _finds_mount(self, environ: dict[str, Any], path: str) -> bool:
+        try:
+            adapter = self._app.create_url_adapter(self._app.request_class(environ))
+            assert adapter is not None
+            rule, _ = adapter.match(path.encode("latin-1").decode(errors="replace"), return_rule=True)
+        except HTTPException:
+            return False
+        return str(rule.endpoint).startswith(self._prefix)
