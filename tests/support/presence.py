@@ -7,9 +7,10 @@ from itertools import count
 from typing import Any
 
 import gevent
+import pytest
 from flask import Flask
 
-from flask_phoenix import Adapter, Channel, Phoenix, Presence, Socket, on
+from flask_phoenix import Adapter, Channel, Phoenix, PhoenixError, Presence, Socket, on
 from flask_phoenix.tracker.server import Presences
 from tests.support.clients import MemoryClient
 from tests.support.network import Network, NetworkAdapter
@@ -188,6 +189,13 @@ def eventually(condition: Callable[[], object]) -> None:
     :raises AssertionError: it does not before the deadline.
     """
     assert wait_until(lambda: bool(condition()), lambda: gevent.sleep(0.001))
+
+
+def raised(function: Callable[..., Any], *arguments: Any) -> PhoenixError:
+    """Return what a call raises."""
+    with pytest.raises(PhoenixError) as caught:
+        function(*arguments)
+    return caught.value
 
 
 def entry(ref: str, **meta: Any) -> dict[str, Any]:
