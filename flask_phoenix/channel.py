@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partialmethod
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from .exceptions import InvalidOption, InvalidReturn, UnknownEvent
-from .protocol.messages import Reply
+from .exceptions import InvalidOption, InvalidReturn, Refused, UnknownEvent
+from .protocol.messages import Reply, shown
+from .pubsub.failures import EXITS
 
 log = logging.getLogger("flask_phoenix.channel")
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -16,6 +19,11 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 Result = dict[str, Any] | bytes | Reply | None
 #: A meta, or a function that makes it of the former one.
 NewMeta = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]
+
+#: What authors write in a Channel; its other names are not to be replaced.
+CALLBACKS = ("join", "after_join", "handle_in", "handle_out", "handle_info", "terminate")
+#: The attributes by which :func:`on` and :func:`intercept` mark methods.
+ON, INTERCEPT = "__phoenix_on__", "__phoenix_intercept__"
 
 #: Reasons of :meth:`Channel.stop` that end a channel on purpose; any other one counts as a crash, as in Phoenix.
 GRACEFUL = ("normal", "shutdown")
@@ -112,7 +120,7 @@ def on(*events: str) -> Callable[[Method], Method]:
 
     :raises InvalidOption: an event is no string.
     """
-    return _mark("__phoenix_on__", events)
+    return _mark(ON, events)
 
 
 def intercept(*events: str) -> Callable[[Method], Method]:
@@ -123,7 +131,7 @@ def intercept(*events: str) -> Callable[[Method], Method]:
 
     :raises InvalidOption: an event is no string.
     """
-    return _mark("__phoenix_intercept__", events)
+    return _mark(INTERCEPT, events)
 
 
 def _mark(name: str, events: tuple[str, ...]) -> Callable[[Method], Method]:
@@ -167,8 +175,9 @@ class Channel:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.handlers = _gather(cls, "__phoenix_on__")
-        cls.interceptors = _gather(cls, "__phoenix_intercept__")
+        refuse_reserved(cls, Channel, CALLBACKS)
+        cls.handlers = _gather(cls, ON)
+        cls.interceptors = _gather(cls, INTERCEPT)
         cls.intercepts = frozenset(cls.interceptors)
 
     def __init__(self, runtime: ChannelRuntime, topic: str, subtopic: str, assigns: dict[str, Any]) -> None:
@@ -196,7 +205,8 @@ class Channel:
         :raises UnknownEvent: always.
         """
         name = type(self).__name__
-        raise UnknownEvent(f"{name} has no method for {event!r}: write one under @on({event!r}), or {name}.handle_in")
+        event = shown(event)
+        raise UnknownEvent(f"{name} has no method for {event}: write one under @on({event}), or {name}.handle_in")
 
     def handle_out(self, event: str, payload: Any) -> None:
         """Handle the broadcasts named by :func:`intercept` above it."""
@@ -204,7 +214,7 @@ class Channel:
 
     def handle_info(self, message: Any) -> None:
         """Handle what :meth:`send`, :meth:`send_after` and other topics bring (those as ``Broadcast``)."""
-        log.warning("%s has no handle_info(self, message); ignored: %r", type(self).__name__, message)
+        log.warning("%s has no handle_info(self, message); ignored: %s", type(self).__name__, shown(message))
 
     def terminate(self, reason: Any) -> None:
         """Clean up; the channel has ended, whatever the reason.
@@ -229,7 +239,7 @@ class Channel:
         """Send an event to everybody on the topic, this client included.
 
         :raises NotJoined: the join is not over.
-        :raises InvalidPayload: a client on the topic cannot take the payload; nobody got it.
+        :raises InvalidPayload: the payload is neither a dict of JSON nor bytes; nobody got it.
         """
         self.runtime.broadcast(event, payload, everybody=True)
 
@@ -306,25 +316,64 @@ class Channel:
         """Return who is on the topic, as clients want it in the event ``presence_state``."""
         return self.presence.list(self)
 
-    # What the runtime calls.
 
-    def dispatch(self, event: Any, payload: Any) -> Reply | None:
-        """Call the method for an event.
+#: Makes an error reply of an exception of a handler: given the exception and the channel.
+ErrorHandler = Callable[[Any, Channel], Result]
+ErrorHandlers = dict[type[BaseException], ErrorHandler]
+ErrorHandlerFunction = TypeVar("ErrorHandlerFunction", bound=ErrorHandler)
 
-        :raises InvalidReturn: it returned something that is no reply.
-        """
-        name = self.handlers.get(event) if isinstance(event, str) else None
-        if name is None:
-            return as_reply(self.handle_in(event, payload), self, "handle_in")
-        return as_reply(getattr(self, name)(payload), self, name)
 
-    def dispatch_out(self, event: str, payload: Any) -> None:
-        """Call the method that intercepts a broadcast."""
-        name = self.interceptors[event]
-        if name == "handle_out":
-            self.handle_out(event, payload)
-        else:
-            getattr(self, name)(payload)
+def dispatch(channel: Channel, event: Any, payload: Any) -> Reply | None:
+    """Call a channel's method for an event.
+
+    :raises InvalidReturn: it returned something that is no reply.
+    """
+    name = channel.handlers.get(event) if isinstance(event, str) else None
+    if name is None:
+        return as_reply(channel.handle_in(event, payload), channel, "handle_in")
+    return as_reply(getattr(channel, name)(payload), channel, name)
+
+
+def dispatch_out(channel: Channel, event: str, payload: Any) -> None:
+    """Call a channel's method that intercepts a broadcast."""
+    name = channel.interceptors[event]
+    if name == "handle_out":
+        channel.handle_out(event, payload)
+    else:
+        getattr(channel, name)(payload)
+
+
+def recover(failure: BaseException, channel: Channel, *tables: ErrorHandlers) -> Reply | None:
+    """Return the reply that an error handler makes of an exception; None: there is no handler, or it declines.
+
+    :param tables: where to look, one after the other; in each the handler of the nearest class wins.
+    :raises InvalidReturn: the handler returned something that is no reply.
+    """
+    kinds = () if isinstance(failure, EXITS) else type(failure).__mro__
+    handler = next((table[kind] for table in tables for kind in kinds if kind in table), None)
+    if handler is None:
+        return None
+    try:
+        result = handler(failure, channel)
+    except Refused as refused:
+        return Reply("error", refused.response)
+    reply = as_reply(result, channel, getattr(handler, "__name__", "errorhandler"))
+    return reply if reply is None or reply is result else Reply("error", reply.response)
+
+
+def register_error_handler(table: ErrorHandlers, kinds: tuple[Any, ...]) -> Callable[[Any], Any]:
+    """Make a decorator that has a function handle some classes of exceptions.
+
+    :raises InvalidOption: one of them is no class of exceptions.
+    """
+    if not kinds or not all(isinstance(kind, type) and issubclass(kind, BaseException) for kind in kinds):
+        raise InvalidOption(f"expected classes of exceptions, as in @phoenix.errorhandler(ValueError), got {kinds!r}")
+
+    def register(function: Any) -> Any:
+        table.update(dict.fromkeys(kinds, function))
+        return function
+
+    return register
 
 
 def as_reply(result: Any, channel: Channel, method: str) -> Reply | None:
@@ -337,7 +386,7 @@ def as_reply(result: Any, channel: Channel, method: str) -> Reply | None:
     if isinstance(result, (dict, bytes)):
         return Reply("ok", result)
     raise InvalidReturn(
-        f"{type(channel).__name__}.{method} returned {result!r}; expected a dict or bytes (an ok reply),"
+        f"{type(channel).__name__}.{method} returned {shown(result)}; expected a dict or bytes (an ok reply),"
         " Reply(status, response), or None (no reply). Any other JSON value goes as Reply('ok', value);"
         " to refuse, raise Refused(...)"
     )
@@ -347,3 +396,50 @@ def _gather(cls: type, mark: str) -> dict[str, str]:
     """Return the names of the marked methods of a class and its bases by event; the nearest class wins."""
     bodies = [vars(base) for base in reversed(cls.__mro__)]
     return {event: name for body in bodies for name, method in body.items() for event in getattr(method, mark, ())}
+
+
+def refuse_reserved(cls: type, root: type, callbacks: Collection[str]) -> None:
+    """Refuse a subclass in which a name of its root stands for something else.
+
+    :param callbacks: the names of methods that are there to be written; no event's method can have one of them. Other
+        methods may be overridden by one that can be called in the same way.
+    :raises InvalidOption: with another name as the remedy.
+    """
+    reserved = {name for base in root.__mro__[:-1] for name in (*vars(base), *vars(base).get("__annotations__", ()))}
+    own = cls.__mro__[: cls.__mro__.index(root)]
+    bodies = [vars(base) for base in own if base is cls or not issubclass(base, root)]  # the others were looked at
+    for name, value in ((name, value) for body in bodies for name, value in body.items()):
+        if name in reserved and not name.startswith("_") and not _stands_for(name, value, root, name in callbacks):
+            remedy = _remedy(name, value, root, name in callbacks)
+            raise InvalidOption(f"{cls.__name__}.{name} would take the place of {root.__name__}.{name}: {remedy}")
+
+
+def _stands_for(name: str, value: Any, root: type, callback: bool) -> bool:
+    """Tell whether an attribute is what its name means in the root: a callback, an overridden method, a presence."""
+    if name == "presence":
+        return isinstance(value, Tracking)
+    if hasattr(value, ON) or (hasattr(value, INTERCEPT) and name != "handle_out"):
+        return False
+    if callback:
+        return callable(value) or isinstance(value, classmethod | partialmethod)
+    replaced = getattr(root, name, None)
+    return inspect.isfunction(value) and inspect.isfunction(replaced) and _takes_as_much(value, replaced)
+
+
+def _remedy(name: str, value: Any, root: type, callback: bool) -> str:
+    """Tell what to write instead."""
+    events = (*getattr(value, ON, ()), *getattr(value, INTERCEPT, ()))
+    if events:
+        return f"give the method another name, as in @on({events[0]!r}) above def on_{name}(self, payload)"
+    if name == "presence":
+        return "it has to be what phoenix.presence() returns"
+    return f"it has to be a method: def {name}{inspect.signature(getattr(root, name))}" if callback else "rename it"
+
+
+def _takes_as_much(function: Callable[..., Any], replaced: Callable[..., Any]) -> bool:
+    """Tell whether a function can be called as the one that it replaces."""
+    try:
+        inspect.signature(function).bind(*inspect.signature(replaced).parameters)
+    except TypeError:
+        return False
+    return True

@@ -65,6 +65,7 @@ class Presence(Hooks, Tracking):
 
         :raises InvalidReturn: fetch returned no presences.
         :raises Unsupported: this process has stopped serving, or cannot start in this thread.
+        :raises NotPublished: this process is none of those that serve clients, and knows no way to them.
         """
         server, topic = self._look(where)
         return server.list(topic)
@@ -81,6 +82,7 @@ class Presence(Hooks, Tracking):
         """Return how many keys are present.
 
         :raises Unsupported: as :meth:`list`.
+        :raises NotPublished: as :meth:`list`.
         """
         server, topic = self._look(where)
         return server.tracker.count(topic)

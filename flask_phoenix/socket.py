@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from .channel import Channel
+from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, refuse_reserved, register_error_handler
 from .exceptions import InvalidOption
 from .protocol.messages import INTERNAL, Frame
+
+#: What authors write in a Socket, and in a RawSocket.
+CALLBACKS = ("connect", "id")
+RAW_CALLBACKS = (*CALLBACKS, "open", "handle_frame", "terminate")
 
 ChannelClass = TypeVar("ChannelClass", bound=type[Channel])
 
@@ -41,6 +45,8 @@ class BaseSocket:
     assigns: dict[str, Any]
     #: What carries the client's frames: ``"websocket"`` or ``"longpoll"``.
     transport: str
+    #: What makes replies of exceptions of this socket's channels; gathered by :meth:`Socket.errorhandler`.
+    error_handlers: ClassVar[ErrorHandlers] = {}
 
     def __init__(self, params: dict[str, Any], transport: str) -> None:
         self.params = params
@@ -67,6 +73,11 @@ class Socket(BaseSocket):
     #: Topic patterns in order of declaration; the first that fits wins.
     channels: ClassVar[tuple[Route, ...]] = ()
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        refuse_reserved(cls, Socket, CALLBACKS)
+        cls.error_handlers = dict(cls.error_handlers)
+
     @classmethod
     def channel(cls, pattern: str, assigns: dict[str, Any] | None = None) -> Callable[[ChannelClass], ChannelClass]:
         """Let a channel serve topics: ``"system"`` exactly, ``"room:*"`` whatever begins so.
@@ -91,6 +102,18 @@ class Socket(BaseSocket):
         return register
 
     @classmethod
+    def errorhandler(cls, *kinds: type[BaseException]) -> Callable[[ErrorHandlerFunction], ErrorHandlerFunction]:
+        """Make an error reply of exceptions that handlers and joins of this socket's channels raise.
+
+        The function is given the exception and the channel. A dict or bytes is the response of the error reply, and
+        ``Reply(status, response)`` is sent as it is; None declines, and the channel crashes. It comes before those of
+        ``phoenix.errorhandler``.
+
+        :raises InvalidOption: one of the kinds is no class of exceptions.
+        """
+        return register_error_handler(cls.error_handlers, kinds)
+
+    @classmethod
     def match(cls, topic: str) -> Route | None:
         """Return the first route that fits a topic."""
         return next((route for route in cls.channels if route.matches(topic)), None)
@@ -98,6 +121,10 @@ class Socket(BaseSocket):
 
 class RawSocket(BaseSocket):
     """One client whose frames the author handles, without channels: another protocol on the same mounts and limits."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        refuse_reserved(cls, RawSocket, RAW_CALLBACKS)
 
     def bind(self, send: Callable[[Frame], None], close: Callable[[int, str], None]) -> None:
         """Connect the socket with its connection, which calls this."""

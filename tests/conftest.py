@@ -24,7 +24,7 @@ from flask_phoenix.protocol.json import Json
 from flask_phoenix.pubsub.hub import Hub
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.runtime.inbox import Runner
-from tests import processes
+from tests.support import processes
 from tests.support.clients import KINDS, Site
 from tests.support.presence import MakeNode, Node
 from tests.support.redis_server import RedisCluster, RedisServer

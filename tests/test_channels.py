@@ -15,11 +15,23 @@ from gevent.event import Event
 from flask_phoenix import Broadcast, Channel, InvalidPayload, NotJoined, PhoenixError, Refused, Reply, intercept, on
 from flask_phoenix.pubsub.local import Subscriber
 from flask_phoenix.runtime.inbox import INBOX_LIMIT
-from tests.processes import DEADLINE
-from tests.support.clients import CRASHED, JOIN_CRASHED, JOINED, KINDS, UNMATCHED, Client, Room, Site, scripted
+from tests.support.clients import (
+    CRASHED,
+    JOIN_CRASHED,
+    JOINED,
+    KINDS,
+    UNMATCHED,
+    Client,
+    Room,
+    Site,
+    enters,
+    fails,
+    scripted,
+)
 from tests.support.loop import in_thread, turn
+from tests.support.processes import DEADLINE
 
-FAILURES = [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout]
+FAILURES = [RuntimeError, gevent.GreenletExit, gevent.Timeout]
 
 YES = ["1", "1", "room:1", "phx_reply", JOINED]
 CLOSED = ["1", "1", "room:1", "phx_close", {}]
@@ -47,21 +59,9 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR]
 
 
-def knock(site: Site, **acts: Callable[..., Any]) -> Client:
-    """Serve a scripted room, connect a client, and ask for room:1."""
-    site.serve(scripted(**acts))
-    client = site.connect()
-    client.say("1", "1", "room:1", "phx_join")
-    return client
-
-
-def fail(failure: BaseException | type[BaseException]) -> Callable[..., Any]:
-    """Return a function that raises."""
-
-    def fail(*_: Any) -> Any:
-        raise failure
-
-    return fail
+def where_it_was(client: Client) -> str:
+    """Return how a log line about a channel ends."""
+    return f"on topic 'room:1' (connection {client.connection.number})"
 
 
 # The join
@@ -78,7 +78,7 @@ def fail(failure: BaseException | type[BaseException]) -> Callable[..., Any]:
     ],
 )
 def test_reply_to_a_join_is_what_it_returns(site: Site, returned: Any, status: str, response: Any) -> None:
-    client = knock(site, join=lambda _: returned)
+    client = enters(site, join=lambda _: returned)
     client.hears_only(["1", "1", "room:1", "phx_reply", {"status": status, "response": response}])
     site.phoenix.broadcast("room:1", "news", {})
     client.hears_only(*([told("news")] if status == "ok" else []))
@@ -116,7 +116,7 @@ def test_join_is_given_what_there_is_to_know(site: Site) -> None:
 
 @pytest.mark.parametrize("refusal", [Refused("mybad"), Refused(reason="mybad")])
 def test_refused_join(site: Site, refusal: Refused, caplog: pytest.LogCaptureFixture) -> None:
-    client = knock(site, join=fail(refusal))
+    client = enters(site, join=fails(refusal))
     client.say("1", "2", "room:1", "echo")
     client.hears_only(replied("1", {"reason": "mybad"}, "error"), [None, "2", "room:1", "phx_reply", UNMATCHED])
     assert (site.notes(), errors(caplog), site.hears("room:1")) == (["shutdown"], [], False)
@@ -127,9 +127,9 @@ def test_refused_join(site: Site, refusal: Refused, caplog: pytest.LogCaptureFix
 def test_join_that_crashes(
     site: Site, failure: type[BaseException], where: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = knock(site, **{where: fail(failure)})
+    client = enters(site, **{where: fails(failure)})
     client.hears_only(["1", "1", "room:1", "phx_reply", JOIN_CRASHED])
-    assert errors(caplog) == ["Scripted crashed in its join on topic 'room:1'"]
+    assert errors(caplog) == [f"Scripted crashed in its join {where_it_was(client)}"]
     assert failure.__name__ in caplog.text
     assert site.notes() == []
     site.serve(Room)
@@ -140,7 +140,7 @@ def test_join_that_crashes(
     "returned", [7, "text", [1], ("ok", {}), {"never": float("nan")}, Reply("error", {"x": object()})]
 )
 def test_join_that_returns_what_it_may_not(site: Site, returned: Any, caplog: pytest.LogCaptureFixture) -> None:
-    client = knock(site, join=lambda _: returned)
+    client = enters(site, join=lambda _: returned)
     client.hears_only(["1", "1", "room:1", "phx_reply", JOIN_CRASHED])
     expected = isinstance(returned, (dict, Reply))
     assert ("cannot be joined" if expected else f"join returned {returned!r}; expected a dict or bytes") in caplog.text
@@ -158,7 +158,7 @@ VERBS: dict[str, Callable[[Channel], Any]] = {
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_nobody_speaks_before_the_join_is_over(site: Site, verb: str, caplog: pytest.LogCaptureFixture) -> None:
-    client = knock(site, join=VERBS[verb])
+    client = enters(site, join=VERBS[verb])
     client.hears_only(["1", "1", "room:1", "phx_reply", JOIN_CRASHED])
     said = f"Scripted may not {verb.removesuffix('_from')} before its join is over: do it in after_join(self)"
     assert f"NotJoined: {said}" in caplog.text
@@ -170,9 +170,9 @@ def test_failed_join_leaves_nothing(site: Site, outcome: Any, caplog: pytest.Log
         channel.subscribe("news")
         channel.send("a note")
         channel.send_after(0, "a timer")
-        return outcome if isinstance(outcome, dict) else fail(outcome)()
+        return outcome if isinstance(outcome, dict) else fails(outcome)()
 
-    client = knock(
+    client = enters(
         site, join=join, handle_info=Room.note, terminate=lambda channel, reason: channel.push("too late", {})
     )
     assert client.hear()[4]["status"] == "error"
@@ -180,7 +180,7 @@ def test_failed_join_leaves_nothing(site: Site, outcome: Any, caplog: pytest.Log
     client.hears_only()
     refused = isinstance(outcome, Refused)
     assert (site.notes(), site.hears("news")) == (["shutdown"] if refused else [], False)
-    assert ("Scripted failed to terminate on topic 'room:1'" in errors(caplog)) is refused
+    assert (f"Scripted failed to terminate {where_it_was(client)}" in errors(caplog)) is refused
 
 
 def test_what_needs_a_joined_channel_comes_after_the_reply(site: Site) -> None:
@@ -188,7 +188,7 @@ def test_what_needs_a_joined_channel_comes_after_the_reply(site: Site) -> None:
         channel.broadcast("entered", {"user": None})
         channel.push("welcome", {})
 
-    client = knock(
+    client = enters(
         site,
         join=lambda channel: channel.send("note"),
         after_join=greet,
@@ -216,7 +216,7 @@ def test_what_needs_a_joined_channel_comes_after_the_reply(site: Site) -> None:
     ],
 )
 def test_reply_is_what_a_handler_returns(site: Site, returned: Any, status: str, response: Any) -> None:
-    client = site.enter(scripted(do=fail(returned) if isinstance(returned, Refused) else lambda _: returned))
+    client = site.enter(scripted(do=fails(returned) if isinstance(returned, Refused) else lambda _: returned))
     assert client.call("do") == {"status": status, "response": response}
     assert client.call("echo") == JOINED
 
@@ -309,13 +309,13 @@ def test_bytes_are_payloads_too() -> None:
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_crash(site: Site, failure: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
-    client = site.enter(scripted(do=fail(failure)))
+    client = site.enter(scripted(do=fails(failure)))
     client.join("room:2", "2")
     client.say("1", "3", "room:1", "do")
     client.say("1", "4", "room:1", "echo")
     client.hears_only(ERROR, [None, "4", "room:1", "phx_reply", UNMATCHED])
     assert isinstance(site.noted(), failure)
-    assert errors(caplog) == ["Scripted crashed on topic 'room:1'"]
+    assert errors(caplog) == [f"Scripted crashed at event 'do' {where_it_was(client)}"]
     assert failure.__name__ in caplog.text
     assert client.call("echo", topic="room:2", join_ref="2") == JOINED
     client.join("room:1", "5")
@@ -330,15 +330,17 @@ CHAIN: dict[str, Callable[..., Any]] = {
 
 
 @pytest.mark.parametrize("where", CHAIN)
-def test_crash_anywhere(site: Site, where: str) -> None:
-    client = site.enter(scripted(**{**CHAIN, where: fail(Refused("nobody asked"))}))
+def test_crash_anywhere(site: Site, where: str, caplog: pytest.LogCaptureFixture) -> None:
+    client = site.enter(scripted(**{**CHAIN, where: fails(Refused("nobody asked"))}))
     client.hears_only(ERROR)
     assert isinstance(site.noted(), Refused)
+    place = "at broadcast 'news'" if where == "news" else f"in {where}"
+    assert errors(caplog) == [f"Scripted crashed {place} {where_it_was(client)}"]
 
 
 @pytest.mark.parametrize("returned", [7, {"never": float("nan")}, Refused({"thing": object()})])
 def test_reply_that_cannot_be_is_a_crash(site: Site, returned: Any) -> None:
-    client = site.enter(scripted(do=fail(returned) if isinstance(returned, Refused) else lambda _: returned))
+    client = site.enter(scripted(do=fails(returned) if isinstance(returned, Refused) else lambda _: returned))
     client.say("1", "2", "room:1", "do")
     client.hears_only(ERROR)
     assert isinstance(site.noted(), PhoenixError)
@@ -381,10 +383,10 @@ def test_crashed_channel_that_cleans_up_ends_no_second_time(site: Site, then: st
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_terminate_that_fails(site: Site, failure: type[BaseException], caplog: pytest.LogCaptureFixture) -> None:
-    client = site.enter(scripted(terminate=fail(failure)))
+    client = site.enter(scripted(terminate=fails(failure)))
     client.say("1", "2", "room:1", "phx_leave")
     client.hears_only(replied("2"), CLOSED)
-    assert errors(caplog) == ["Scripted failed to terminate on topic 'room:1'"]
+    assert errors(caplog) == [f"Scripted failed to terminate {where_it_was(client)}"]
 
 
 # Stops
@@ -735,7 +737,7 @@ def test_connection_that_ends_during_a_join(site: Site, outcome: str) -> None:
         wait(channel)
 
     acts = {"__init__": wait} if outcome == "unmade" else {"join": join, "after_join": lambda _: site.log.put("never")}
-    client = knock(site, **acts)
+    client = enters(site, **acts)
     client.say("1", "2", "room:1", "echo")
     assert entered.wait(DEADLINE)
     client.hang_up()

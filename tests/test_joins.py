@@ -10,9 +10,9 @@ import pytest
 from gevent.event import Event
 
 from flask_phoenix import NotJoined, NotPublished, Refused, on
-from tests.processes import DEADLINE
 from tests.support.clients import CRASHED, JOIN_CRASHED, JOINED, KINDS, UNMATCHED, Client, Room, Site, scripted
 from tests.support.loop import turn
+from tests.support.processes import DEADLINE
 from tests.support.slow import SlowAdapter
 
 ALIVE = [None, "hb", "phoenix", "phx_reply", JOINED]
@@ -255,7 +255,8 @@ def test_topic_without_a_channel(site: Site, caplog: pytest.LogCaptureFixture) -
     client.hears_only(
         reply("1", UNMATCHED, None, "nope"), reply("2", UNMATCHED, None, "nope"), reply("3", None, "1", "nope")
     )
-    assert [record.getMessage() for record in caplog.records] == ["Visitor: ignoring unmatched topic 'nope'"] * 2
+    line = f"Visitor: ignoring unmatched topic 'nope' (connection {client.connection.number})"
+    assert [record.getMessage() for record in caplog.records] == [line] * 2
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -156,6 +156,7 @@ def test_a_node_that_is_asked_from_outside_waits_for_the_others_to_answer(
 def test_nobody_else_waits(make: Callable[..., Node], make_node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replica, "SETTLE_TIMEOUT", 1000 * DEADLINE)
     node, alone = make(), make_node()
+    alone.engine.serve()
     ada = node.enter(me={"ada": {}})
     assert ada.people == node.online.list(ada.channel) == in_thread(node.online.list, "room:1")
     assert node.online.count(ada.channel) == in_thread(node.online.count, "room:1") == 1

@@ -31,7 +31,7 @@ from flask_phoenix.testing import Client
 from tests.support.network import Network
 from tests.support.presence import Node, eventually
 from tests.support.processes import DEADLINE, HOST, ROOT
-from tests.wire import ACCEPT, UPGRADE, Wire, tls_contexts
+from tests.support.wire import ACCEPT, UPGRADE, Wire, tls_contexts
 
 URL = "/socket/websocket?vsn=2.0.0"
 JOIN = '["1","1","room:1","phx_join",{}]'

@@ -6,11 +6,11 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from ..protocol.messages import Frame, Message
+from ..protocol.messages import Frame, Message, shown
 from ..protocol.state import Answered, Event, Held, JoinReceived, LeaveReceived, MessageReceived, Protocol
 from ..socket import Socket
 from .channel_server import ChannelServer
-from .connection import Carrier, Connection
+from .connection import Carrier, Connection, Surroundings
 from .engine import Engine
 from .inbox import INBOX_LIMIT, Inbox
 
@@ -22,8 +22,16 @@ class ChannelConnection(Connection):
 
     socket: Socket
 
-    def __init__(self, engine: Engine, socket: Socket, name: str | None, carrier: Carrier, protocol: Protocol) -> None:
-        super().__init__(engine, socket, name, carrier)
+    def __init__(
+        self,
+        engine: Engine,
+        socket: Socket,
+        name: str | None,
+        carrier: Carrier,
+        protocol: Protocol,
+        surroundings: Surroundings | None = None,
+    ) -> None:
+        super().__init__(engine, socket, name, carrier, surroundings)
         self.protocol = protocol
         self.topics = protocol.memberships
         self.lane = carrier.lane(protocol.serializer)
@@ -52,7 +60,7 @@ class ChannelConnection(Connection):
         if isinstance(event, Answered):
             self.send(event.frame)
             if event.problem:
-                log.warning("%s: %s", type(self.socket).__name__, event.problem)
+                log.warning("%s: %s (connection %d)", type(self.socket).__name__, event.problem, self.number)
         elif isinstance(event, JoinReceived):
             self._join(event, start)
         elif not isinstance(event, Held):
@@ -61,7 +69,7 @@ class ChannelConnection(Connection):
 
     def _join(self, join: JoinReceived, start: Callable[[Inbox, Any, Any], None]) -> None:
         if join.replaced is not None:
-            log.debug("duplicate join of %r: the newer one wins", join.membership.topic)
+            log.debug("duplicate join of %s: the newer one wins", shown(join.membership.topic))
             join.replaced.server.end("duplicate_join", start)
         server = join.membership.server = ChannelServer(self, self.protocol, self.lane, join, self._redispatch)
         start(server.inbox, server.join, join)

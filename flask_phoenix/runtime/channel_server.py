@@ -8,9 +8,9 @@ from typing import Any
 
 import gevent
 
-from ..channel import GRACEFUL, Channel, ChannelRuntime, SocketRef, as_reply
+from ..channel import GRACEFUL, Channel, ChannelRuntime, SocketRef, as_reply, dispatch, dispatch_out, recover
 from ..exceptions import NotJoined, PhoenixError, Refused
-from ..protocol.messages import Broadcast, Frame, Message, Reply
+from ..protocol.messages import Broadcast, Frame, Message, Reply, shown
 from ..protocol.state import JOIN_CRASHED, OK, JoinReceived, Protocol
 from ..pubsub.local import Lane, Subscriber
 from ..socket import Route
@@ -58,7 +58,7 @@ class ChannelServer(ChannelRuntime):
         self.connection = connection
         self.protocol = protocol
         self.membership = join.membership
-        self.inbox = Inbox(connection.engine.runners, self._settle)
+        self.inbox = Inbox(connection.engine.runners, self._settle, connection.context)
         #: The author's object, made by the join.
         self.channel: Any = None
         self.joined = False
@@ -89,8 +89,9 @@ class ChannelServer(ChannelRuntime):
         connection, protocol = self.connection, self.protocol
         try:
             frame = self._admit(join, reply) if reply.status == "ok" else protocol.refuse(join, reply)
-        except FAILURES:
-            self._log("cannot be joined")
+        except FAILURES as failure:
+            self._log("cannot be joined", failure)
+            connection.engine.caught(failure)
             reply, frame = JOIN_CRASHED, protocol.refuse(join, JOIN_CRASHED)
         if frame is None:
             return
@@ -102,7 +103,7 @@ class ChannelServer(ChannelRuntime):
         for message in protocol.release(self.membership):
             self._redispatch(message)
         if self.joined:
-            self._run(self.channel.after_join)
+            connection.context.copy().run(self._run, self.channel.after_join)
         elif reply is JOIN_CRASHED:
             self.ended = True
             self._clean_up()
@@ -113,14 +114,12 @@ class ChannelServer(ChannelRuntime):
         """Let the author handle an event, and answer."""
         self._handled = message
         try:
-            with self.connection.engine.context():
-                reply = self.channel.dispatch(message.event, message.payload)
-            if reply is not None:
-                self._answer(message.ref, reply)
-        except Refused as refused:
-            self._run(self._answer, message.ref, Reply("error", refused.response))
+            with self.connection.app_context():
+                frame = self._answer_in(message)
+            if frame is not None:
+                self.connection.send(frame)
         except FAILURES as failure:
-            self._crash(failure)
+            self._fail(failure, f"at event {shown(message.event)}")
         finally:
             self._handled = None
 
@@ -214,14 +213,23 @@ class ChannelServer(ChannelRuntime):
     def _decide(self, join: JoinReceived) -> Reply:
         """Return the reply to a join: what the author decides, or that it crashed."""
         try:
-            with self.connection.engine.context():
-                channel = self._make()
-                return as_reply(channel.join(join.message.payload), channel, "join") or OK
+            with self.connection.app_context():
+                return self._ask(join)
+        except FAILURES as failure:
+            self._log("crashed in its join", failure)
+            self.connection.engine.caught(failure)
+            return JOIN_CRASHED
+
+    def _ask(self, join: JoinReceived) -> Reply:
+        try:
+            channel = self._make()
+            return as_reply(channel.join(join.message.payload), channel, "join") or OK
         except Refused as refused:
             return Reply("error", refused.response)
-        except FAILURES:
-            self._log("crashed in its join")
-            return JOIN_CRASHED
+        except FAILURES as failure:
+            if (reply := self._recover(failure)) is None:
+                raise
+            return reply
 
     def _make(self) -> Channel:
         """Make the author's object."""
@@ -250,13 +258,40 @@ class ChannelServer(ChannelRuntime):
 
     # The callbacks.
 
+    def _answer_in(self, message: Message) -> Frame | None:
+        """Return the answer to a message, if there is one."""
+        try:
+            try:
+                reply = dispatch(self.channel, message.event, message.payload)
+            except Refused as refused:
+                reply = Reply("error", refused.response)
+            return None if reply is None else self.protocol.reply(self.membership, message.ref, reply)
+        except FAILURES as failure:
+            if (reply := self._recover(failure)) is None:
+                raise
+            return self.protocol.reply(self.membership, message.ref, reply)
+
+    def _recover(self, failure: BaseException) -> Reply | None:
+        """Return the reply that an error handler makes of an exception; None: none, and the app has been told of it.
+
+        :raises BaseException: the error handler failed; of this, too, the app has been told.
+        """
+        engine, channel = self.connection.engine, self.channel
+        try:
+            reply = channel and recover(failure, channel, self.connection.socket.error_handlers, engine.error_handlers)
+        except FAILURES as another:
+            engine.report(another)
+            raise
+        if reply is None:
+            engine.report(failure)
+        return reply
+
     def _run(self, function: Callable[..., None], *arguments: Any) -> None:
         """Call an author's method; its failure is the channel's crash."""
         try:
-            with self.connection.engine.context():
-                function(*arguments)
+            self.connection.call(function, *arguments)
         except FAILURES as failure:
-            self._crash(failure)
+            self._fail(failure, f"in {getattr(function, '__name__', function)}")
 
     def _queue(self, call: Callable[[Any], None], argument: Any) -> None:
         if not self.ended:
@@ -276,8 +311,12 @@ class ChannelServer(ChannelRuntime):
             self.stop(PhoenixError(f"{INBOX_LIMIT} messages wait: its callbacks are slower than its broadcasts"))
 
     def _pass_out(self, broadcast: Broadcast) -> None:
-        if not self.ended:
-            self._run(self.channel.dispatch_out, broadcast.event, broadcast.payload)
+        if self.ended:
+            return
+        try:
+            self.connection.call(dispatch_out, self.channel, broadcast.event, broadcast.payload)
+        except FAILURES as failure:
+            self._fail(failure, f"at broadcast {shown(broadcast.event)}")
 
     def _inform(self, message: Any) -> None:
         if not self.ended:
@@ -305,9 +344,14 @@ class ChannelServer(ChannelRuntime):
         self._clean_up()
         self._terminate(reason)
 
-    def _crash(self, reason: Any) -> None:
+    def _fail(self, failure: BaseException, where: str) -> None:
+        """End by an exception of a callback."""
+        self._crash(failure, where)
+        self.connection.engine.caught(failure)
+
+    def _crash(self, reason: Any, where: str = "in stop") -> None:
         """End by accident: ``terminate`` first, then ``phx_error``, after which the client joins again."""
-        self._log("crashed", reason)
+        self._log(f"crashed {where}", reason)
         if self.ended:
             return
         self.ended = True
@@ -320,10 +364,10 @@ class ChannelServer(ChannelRuntime):
         if self.channel is None:
             return
         try:
-            with self.connection.engine.context():
-                self.channel.terminate(reason)
-        except FAILURES:
-            self._log("failed to terminate")
+            self.connection.context.copy().run(self.connection.call, self.channel.terminate, reason)
+        except FAILURES as failure:
+            self._log("failed to terminate", failure)
+            self.connection.engine.caught(failure)
 
     def _clean_up(self) -> None:
         """Free the topic; end the subscriptions, the timers and the calls that wait."""
@@ -358,16 +402,16 @@ class ChannelServer(ChannelRuntime):
                 " which runs after the join's reply"
             )
 
-    def _log(self, what: str, reason: Any = None) -> None:
+    def _log(self, what: str, reason: Any) -> None:
         failed = isinstance(reason, BaseException)
-        because = "" if failed or reason is None else f", for the reason {reason!r}"
         log.error(
-            "%s %s on topic %r%s",
+            "%s %s on topic %s (connection %d)%s",
             self._name,
             what,
-            self.membership.topic,
-            because,
-            exc_info=reason if failed else reason is None,
+            shown(self.membership.topic),
+            self.connection.number,
+            "" if failed else f", for the reason {shown(reason)}",
+            exc_info=reason if failed else None,
         )
 
     @property

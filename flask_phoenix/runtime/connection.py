@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection
-from typing import Any
+from contextlib import AbstractContextManager
+from contextvars import Context
+from itertools import count
+from typing import Any, NamedTuple
 
-from ..exceptions import InvalidPayload
+from ..exceptions import InvalidPayload, Refused
 from ..protocol.messages import DISCONNECT, Broadcast, Frame, shown
 from ..protocol.serializers import Serializer
 from ..pubsub.local import Delivery, Each, Lane, Subscriber, Write, call_each
 from ..socket import BaseSocket, RawSocket
 from .engine import FAILURES, Engine
-from .inbox import INBOX_LIMIT, Inbox
+from .inbox import EMPTY, INBOX_LIMIT, Inbox
 
 log = logging.getLogger("flask_phoenix.connection")
 
 #: So many frames are written, or a frame of so many bytes, without waiting for the end of the turn.
 FLUSH_FRAMES = 32
 FLUSH_BYTES = 16384
+
+#: The connections of this process are numbered.
+numbers = count(1)
 
 GOING_AWAY = 1001
 INTERNAL_ERROR = 1011
@@ -47,6 +53,15 @@ class Carrier:
         raise NotImplementedError
 
 
+class Surroundings(NamedTuple):
+    """What the callbacks for one client run in."""
+
+    #: The context variables that each starts from.
+    context: Context
+    #: Makes the application context of each.
+    app_context: Callable[[], AbstractContextManager[Any]]
+
+
 class Connection:
     """One client as the runtime runs it.
 
@@ -54,10 +69,21 @@ class Connection:
     carried any more.
 
     :param name: the socket's id, for ``phoenix.disconnect``.
+    :param surroundings: what callbacks for this client run in.
     """
 
-    def __init__(self, engine: Engine, socket: BaseSocket, name: str | None, carrier: Carrier) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        socket: BaseSocket,
+        name: str | None,
+        carrier: Carrier,
+        surroundings: Surroundings | None = None,
+    ) -> None:
         self.engine = engine
+        #: Tells this connection from others in log lines.
+        self.number = next(numbers)
+        self.context, self.app_context = surroundings or Surroundings(EMPTY, engine.context)
         self.socket = socket
         self.carrier = carrier
         self.id = name
@@ -100,6 +126,20 @@ class Connection:
             self._pieces.append(data)
             if len(self._pieces) == FLUSH_FRAMES or len(data) > FLUSH_BYTES:
                 self.flush()
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call an author's function in an application context of its own; the app is told of its failure, too.
+
+        :raises BaseException: what the function raises.
+        """
+        with self.app_context():
+            try:
+                return function(*arguments)
+            except Refused:
+                raise
+            except FAILURES as failure:
+                self.engine.report(failure)
+                raise
 
     def flush(self) -> None:
         """Write what was sent in this turn of the event loop, in one piece."""
@@ -149,9 +189,16 @@ class RawConnection(Connection):
 
     socket: RawSocket
 
-    def __init__(self, engine: Engine, socket: RawSocket, name: str | None, carrier: Carrier) -> None:
-        super().__init__(engine, socket, name, carrier)
-        self._inbox = Inbox(engine.runners)
+    def __init__(
+        self,
+        engine: Engine,
+        socket: RawSocket,
+        name: str | None,
+        carrier: Carrier,
+        surroundings: Surroundings | None = None,
+    ) -> None:
+        super().__init__(engine, socket, name, carrier, surroundings)
+        self._inbox = Inbox(engine.runners, context=self.context)
         socket.bind(self.send, self.close)
 
     def opened(self) -> None:
@@ -169,11 +216,16 @@ class RawConnection(Connection):
     def _call(self, call: tuple[Any, ...]) -> None:
         function, *arguments = call
         try:
-            with self.engine.context():
-                function(*arguments)
-        except FAILURES:
-            log.exception("%s failed; its connection is closed", type(self.socket).__name__)
+            self.call(function, *arguments)
+        except FAILURES as failure:
+            log.exception(
+                "%s failed in %s (connection %d), which is closed",
+                type(self.socket).__name__,
+                getattr(function, "__name__", function),
+                self.number,
+            )
             self.close(INTERNAL_ERROR, "crashed")
+            self.engine.caught(failure)
 
     def _end(self, reason: str) -> None:
         self._inbox.clear()

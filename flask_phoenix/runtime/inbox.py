@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
 
 import gevent
@@ -22,6 +23,9 @@ Call = Callable[[Any], None]
 IDLE_RUNNERS = 64
 #: Calls that may wait in one inbox before its client is not read any further.
 INBOX_LIMIT = 1000
+
+#: What calls start from that belong to no client: no context variable is set.
+EMPTY = Context()
 
 #: The task of a runner that has none.
 IDLE: tuple[Call, Any] = (lambda _: None, None)
@@ -134,13 +138,15 @@ class Inbox:
     """Calls for one receiver, run one at a time and in order. While it is empty it costs no greenlet.
 
     :param after: called after each call, in the same greenlet.
+    :param context: the context variables that each call starts from; what it sets, no other call sees.
     """
 
-    __slots__ = ("_after", "_calls", "_room", "_runners", "running")
+    __slots__ = ("_after", "_calls", "_context", "_room", "_runners", "running")
 
-    def __init__(self, runners: Runners, after: Callable[[], None] | None = None) -> None:
+    def __init__(self, runners: Runners, after: Callable[[], None] | None = None, context: Context = EMPTY) -> None:
         self._runners = runners
         self._after = after
+        self._context = context
         self._calls: deque[tuple[Call, Any]] | None = None
         self._room: Event | None = None
         #: A call is running, or blocked.
@@ -186,7 +192,7 @@ class Inbox:
             while True:
                 call, argument = task
                 try:
-                    call(argument)
+                    self._context.copy().run(call, argument)
                     if self._after is not None:
                         self._after()
                 except GreenletExit:

@@ -30,7 +30,6 @@ COUNT_PERIOD = 1.0
 #: Levels of dicts and lists in a meta. What is told of it wraps it in a few more, and JSON has bounds of its own.
 MAX_META_DEPTH = 100
 
-STOPPED = "this process has stopped serving, and has no presences any more"
 WRONG_THREAD = "a presence changes in the thread that serves: from another one, tell a channel to do it (channel.send)"
 
 
@@ -107,7 +106,7 @@ class TrackerServer(Replica):
     def track(self, owner: ChannelRuntime | None, topic: str, key: str, meta: Any) -> str:
         """Add an entry, until it is untracked or its owner ends; return its ref."""
         # Starting and reading the meta may block; nothing does after that.
-        self._start()
+        self._start(owner)
         topic, key, meta = self._read(topic, key, meta)
         entries, ref = self._owned.get(owner, {}), secrets.token_urlsafe(12)
         if (topic, key) in entries:
@@ -122,7 +121,7 @@ class TrackerServer(Replica):
     def update(self, owner: ChannelRuntime | None, topic: str, key: str, meta: NewMeta) -> str:
         """Replace an entry by one with another meta; return the new ref."""
         # To call a function and to read the meta may block, and the entry be changed meanwhile.
-        self._start()
+        self._start(owner)
         former = self._find(owner, topic, key)
         topic, key, meta = self._read(topic, key, meta(_copy(former.meta)) if callable(meta) else meta)
         former, ref = self._find(owner, topic, key), secrets.token_urlsafe(12)
@@ -133,7 +132,7 @@ class TrackerServer(Replica):
 
     def untrack(self, owner: ChannelRuntime | None, topic: str, key: str) -> None:
         """Remove an entry, if there is one."""
-        self._start()
+        self._start(owner)
         entry = self._owned.get(owner, {}).pop((topic, key), None)
         if entry is not None:
             self.changed(self.tracker.leave(entry.ref))
@@ -151,16 +150,19 @@ class TrackerServer(Replica):
         """Let this process hear from the other nodes, if it does not yet.
 
         :raises Unsupported: it has stopped serving, or cannot start in this thread.
+        :raises NotPublished: it is none of those that serve clients, and knows no way to them.
         """
         if not self.engine.hub.elsewhere:
-            self._start()
+            self.engine.require_reach()
+            self.engine.serve()
             self.settle()
 
-    def _start(self) -> None:
+    def _start(self, owner: ChannelRuntime | None) -> None:
+        """Start what a change needs."""
         if self.engine.hub.elsewhere:
             raise Unsupported(WRONG_THREAD)
-        if self.engine.draining and not self.engine.node:
-            raise Unsupported(STOPPED)
+        if owner is None:
+            self.engine.warn_if_alone("what is tracked here is told to nobody else")
         self.engine.serve()
 
     def _find(self, owner: ChannelRuntime | None, topic: str, key: str) -> Entry:

@@ -30,12 +30,18 @@ from ..socket import RawSocket, Socket
 from .gateway import UPGRADE, Upgrade
 from .handshake import Admission, admit, check_origin, choose_protocol, http_error, offered_protocols
 from .options import Mount
+from .surroundings import surroundings_of_handshake
 from .websocket import Limits, WebSocketCarrier, accept_upgrade
 
 log = logging.getLogger("flask_phoenix.handshake")
 
 #: How the names of our endpoints begin in Flask; no other one has a space in it by accident.
 NAME = "phoenix "
+
+NO_GATEWAY = (
+    "app.wsgi_app has been replaced since init_app, and no WebSocket can begin: wrap app.wsgi_app in a middleware"
+    " instead, as in app.wsgi_app = Middleware(app.wsgi_app)"
+)
 
 
 class EveryMethod(set[str]):
@@ -124,10 +130,10 @@ class Endpoint:
         """Make the connection of an admitted client."""
         socket, name, serializer = admission
         if isinstance(socket, RawSocket):
-            return RawConnection(self.engine, socket, name, carrier)
+            return RawConnection(self.engine, socket, name, carrier, surroundings_of_handshake())
         assert isinstance(socket, Socket)
         protocol = Protocol(serializer, socket.match, self.mount.options.max_channels)
-        return ChannelConnection(self.engine, socket, name, carrier, protocol)
+        return ChannelConnection(self.engine, socket, name, carrier, protocol, surroundings_of_handshake())
 
 
 class WebSocketEndpoint(Endpoint):
@@ -181,6 +187,10 @@ class WebSocketEndpoint(Endpoint):
         except Unsupported as error:
             log.error("%s", error)
             http_error(501, str(error))
+        upgrade: Upgrade | None = environ.get(UPGRADE)
+        if upgrade is None:
+            log.error(NO_GATEWAY)
+            http_error(501)
         self._serve_engine()
         limits = Limits(options.timeout, options.max_frame_size, options.outbox_limit)
         # A server that has sent its own 101 has agreed on no extensions.
@@ -191,7 +201,6 @@ class WebSocketEndpoint(Endpoint):
             with engine.carrying():
                 carrier.serve(connection)
 
-        upgrade: Upgrade = environ[UPGRADE]
         upgrade.carry, upgrade.sock, upgrade.upgraded = carry, sock, upgraded
         return make_response("", 101, [*headers, ("Sec-WebSocket-Protocol", protocol)] if protocol else headers)
 

@@ -20,8 +20,8 @@ from flask_phoenix.protocol.state import Protocol
 from flask_phoenix.runtime.channel_connection import ChannelConnection
 from flask_phoenix.runtime.connection import Carrier
 from flask_phoenix.runtime.engine import Engine
-from tests.processes import DEADLINE, wait_until
 from tests.support.loop import turn
+from tests.support.processes import DEADLINE, wait_until
 from tests.support.wire import Entry, Wire
 
 V1, V2 = V1Serializer(Json()), V2Serializer(Json())
@@ -250,6 +250,15 @@ def scripted(**acts: Callable[..., Any]) -> type[Room]:
     return Scripted
 
 
+def fails(failure: BaseException | type[BaseException]) -> Callable[..., Any]:
+    """Return a function that raises."""
+
+    def fail(*_: Any) -> Any:
+        raise failure
+
+    return fail
+
+
 class Site:
     """An app with a socket, and its clients, all of one kind unless a test says otherwise."""
 
@@ -315,6 +324,14 @@ class Site:
             self._hang_ups.pop()()
         self.engine.stop()
         self.log, self.socket.channels = Queue(), ()
+
+
+def enters(site: Site, **acts: Callable[..., Any]) -> Client:
+    """Serve a scripted room, connect a client, and ask for room:1."""
+    site.serve(scripted(**acts))
+    client = site.connect()
+    client.say("1", "1", "room:1", "phx_join")
+    return client
 
 
 def pack(frame: Frame) -> bytes:

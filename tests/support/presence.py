@@ -153,6 +153,7 @@ class Node:
     ) -> None:
         self.adapter: Any = NetworkAdapter(network) if network is not None else adapter
         self.app = Flask(__name__)
+        self.app.testing = True
         self.phoenix = Phoenix(self.app, adapter=self.adapter)
         self.online: Any = self.phoenix.presence(kind, name="Online", down_period=down_period)
         self.engine = self.app.extensions["phoenix"].engine

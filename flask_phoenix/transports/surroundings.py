@@ -1,0 +1,43 @@
+"""What the callbacks for one client keep of its handshake: context variables, and the address that URLs begin with."""
+
+from __future__ import annotations
+
+from contextvars import Context, copy_context
+from decimal import Context as DecimalContext
+from functools import partial
+
+from flask import Flask, current_app, request
+from flask.ctx import AppContext
+from werkzeug.routing import MapAdapter
+
+from ..runtime.connection import Surroundings
+
+
+def surroundings_of_handshake() -> Surroundings:
+    """Return what callbacks run in for the client whose handshake is the request at hand."""
+    app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
+    adapter = app.create_url_adapter(request)
+    assert adapter is not None
+    # What it needs to write URLs, and nothing else of the request.
+    adapter.path_info, adapter.query_args = "/", {}
+    return Surroundings(_context_variables(), partial(_app_context, app, adapter))
+
+
+def _app_context(app: Flask, adapter: MapAdapter) -> AppContext:
+    """Make an application context in which ``url_for`` knows the scheme and the host of a handshake."""
+    context = app.app_context()
+    context.url_adapter = adapter
+    return context
+
+
+def _context_variables() -> Context:
+    """Return the context variables as they are, but for what the request at hand and the thread own.
+
+    Flask's contexts end with the request. A decimal context is an object that all who copied it share: without one,
+    each callback gets its own.
+    """
+    kept = Context()
+    for variable, value in copy_context().items():
+        if type(value).__module__ != "flask.ctx" and not isinstance(value, DecimalContext):
+            kept.run(variable.set, value)
+    return kept
