@@ -232,7 +232,7 @@ class Engine:
         for service in list(self.services):
             service.start()
         self._attach(stops)
-        for service in list(self.services):
+        for service in self.services:  # also those that are added while one greets
             service.greet()
             self._check_not_stopped(stops)
         self._serving = True
