@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .channel import Channel, ChannelRuntime, NewMeta, Tracking
+from .channel import Channel, ChannelRuntime, NewMeta, Tracking, refuse_reserved
 from .exceptions import InvalidPayload
 from .tracker.server import Hooks, Presences, TrackerServer, presences_of
 
@@ -20,6 +20,10 @@ class Presence(Hooks, Tracking):
     Everywhere, ``where`` is a channel, whose presences end with it, or the name of a topic: what is tracked there
     lasts until it is untracked, or this process ends. Keys are strings. Call it in the thread that serves.
     """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        refuse_reserved(cls, Presence, ("fetch", "handle_metas", "count_only"))
 
     #: Finds what the current app and process have of this presence.
     server: Callable[[], TrackerServer]
