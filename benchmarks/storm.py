@@ -21,10 +21,10 @@ import gevent
 from gevent import socket
 from gevent.event import Event
 
-from tests.processes import DEADLINE, HOST, Servers
 from tests.support import fleet
 from tests.support.fleet import WORKER
-from tests.wire import UPGRADE, Wire
+from tests.support.processes import DEADLINE, HOST, Servers
+from tests.support.wire import UPGRADE, Wire
 
 #: Seconds in which something has to come to everybody who waits for something.
 PATIENCE = 50.0

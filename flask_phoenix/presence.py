@@ -1,4 +1,4 @@
-"""Who is here: what an author asks, from a channel or from outside."""
+"""Presence: what an author asks of those who are present, from a channel or from anywhere else."""
 
 from __future__ import annotations
 
@@ -7,25 +7,26 @@ from typing import Any
 
 from .channel import Channel, ChannelRuntime, NewMeta, Tracking, refuse_reserved
 from .exceptions import InvalidPayload
-from .tracker.server import Hooks, Presences, TrackerServer, presences_of
+from .tracker.server import Hooks, Presences, TrackerServer
 
 
 class Presence(Hooks, Tracking):
-    """Who is on a topic, on all nodes, with live diffs to the clients that joined it.
+    """Who is present on each topic, on all nodes; the clients that joined a topic are told of each change.
 
     ``online = phoenix.presence()``, or ``phoenix.presence(Online)`` for a subclass that overrides a hook. Clients that
-    joined a topic are sent ``presence_diff`` as people come and go; the channel sends each the state to begin with:
+    joined a topic are sent ``presence_diff`` at each change; the channel sends the state to begin with:
     ``self.push("presence_state", self.presences())``.
 
-    Everywhere, ``where`` is a channel, whose presences end with it, or the name of a topic: what is tracked there
-    lasts until it is untracked, or this process ends. Keys are strings. Call it in the thread that serves.
+    In all methods ``where`` is a channel, whose presences end with it, or the name of a topic: what is tracked there
+    lasts until it is untracked, or this process ends. Keys are strings. Call ``track``, ``update`` and ``untrack`` in
+    the thread that serves.
     """
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         refuse_reserved(cls, Presence, ("fetch", "handle_metas", "count_only"))
 
-    #: Finds what the current app and process have of this presence.
+    #: Returns what the current app and process have of this presence.
     server: Callable[[], TrackerServer]
 
     def track(
@@ -58,12 +59,12 @@ class Presence(Hooks, Tracking):
         self.server().untrack(owner, topic, str(key))
 
     def list(self, where: Channel | str) -> Presences:
-        """Return who is there: each key with its metas, through :meth:`fetch`.
+        """Return who is present: each key with its metas, through :meth:`fetch`.
 
         :raises InvalidReturn: fetch returned no presences.
         """
         server, topic = self._look(where)
-        return self.fetched(topic, presences_of(server.tracker.list(topic)))
+        return server.list(topic)
 
     def get_by_key(self, where: Channel | str, key: str) -> dict[str, Any] | None:
         """Return what :meth:`list` has for a key, or None.
@@ -71,16 +72,15 @@ class Presence(Hooks, Tracking):
         :raises InvalidReturn: as :meth:`list`.
         """
         server, topic = self._look(where)
-        metas = server.tracker.get(topic, str(key))
-        return self.fetched(topic, presences_of({str(key): metas}))[str(key)] if metas else None
+        return server.get_by_key(topic, str(key))
 
     def count(self, where: Channel | str) -> int:
-        """Return how many keys are there."""
+        """Return how many keys are present."""
         server, topic = self._look(where)
         return server.tracker.count(topic)
 
     def _look(self, where: Channel | str) -> tuple[TrackerServer, str]:
-        """Return where to look, and for which topic; from outside, a process that has just begun hears others first."""
+        """Return where to look, and for which topic; asked from outside, a process that has just started waits."""
         server, (owner, topic) = self.server(), _place(where)
         if owner is None and not server.engine.hub.elsewhere:
             server.engine.serve()

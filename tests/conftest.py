@@ -24,9 +24,9 @@ from flask_phoenix.protocol.json import Json
 from flask_phoenix.pubsub.hub import Hub
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.runtime.inbox import Runner
-from tests import processes
-from tests.network import MakeNode, Node
+from tests.support import processes
 from tests.support.clients import KINDS, Site
+from tests.support.presence import MakeNode, Node
 from tests.support.redis_server import RedisCluster, RedisServer
 from tests.support.slow import SlowAdapter
 
@@ -43,6 +43,7 @@ VALUES_ONLY = {
     "test_serializers",
     "test_origin",
     "test_protocol",
+    "test_tracker",
 }
 #: A greenlet that waits in one of these, and no deeper, is idle; like the event loop it lives as long as its process.
 IDLE = {Hub._run.__code__, Runner._run.__code__}
@@ -128,7 +129,7 @@ def far(slow: SlowAdapter) -> Iterator[Engine]:
 
 @pytest.fixture
 def make_node() -> Iterator[MakeNode]:
-    """Make processes that have a presence, and stop them in the end."""
+    """Make nodes that have a presence, and stop them in the end."""
     nodes: list[Node] = []
 
     def make_node(*arguments: Any, **options: Any) -> Node:
@@ -142,7 +143,7 @@ def make_node() -> Iterator[MakeNode]:
 
 @pytest.fixture
 def node(make_node: MakeNode) -> Node:
-    """Return such a process without others."""
+    """Return a node without others."""
     return make_node()
 
 

@@ -19,8 +19,8 @@ from flask_phoenix.pubsub.redis.publisher import RedisPublisher
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.pubsub.unix.publisher import WorkersPublisher
 from flask_phoenix.testing import MemoryAdapter
-from tests.processes import DEADLINE, ROOT
 from tests.support.contract import AdapterContract, MakeAdapter, Node
+from tests.support.processes import DEADLINE, ROOT
 
 #: Seconds in which a process starts and ends.
 START = 5 * DEADLINE

@@ -15,8 +15,8 @@ from flask import Flask
 
 from flask_phoenix import Broadcaster, Channel, InvalidOption, InvalidPayload, Json, NotPublished, Phoenix, Socket
 from flask_phoenix.testing import Client, Joined
-from tests.processes import DEADLINE, ROOT, wait_until
-from tests.roads import in_thread, turn
+from tests.support.loop import in_thread, turn
+from tests.support.processes import DEADLINE, ROOT, wait_until
 from tests.support.redis_server import RedisServer
 
 SETTING = "PHOENIX_PUBSUB_URL"

@@ -20,9 +20,9 @@ from werkzeug.middleware.proxy_fix import ProxyFix
 
 from flask_phoenix import Channel, InvalidOption, Refused, Reply, Socket
 from flask_phoenix.testing import Client as InProcessClient
-from tests.processes import DEADLINE
 from tests.support.clients import CRASHED, JOIN_CRASHED, JOINED, KINDS, Room, Site, enters, fails, scripted
 from tests.support.loop import turn
+from tests.support.processes import DEADLINE
 from tests.support.wire import Entry
 
 WHO: ContextVar[str] = ContextVar("WHO", default="nobody")

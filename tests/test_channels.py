@@ -15,7 +15,6 @@ from gevent.event import Event
 from flask_phoenix import Broadcast, Channel, InvalidPayload, NotJoined, PhoenixError, Refused, Reply, intercept, on
 from flask_phoenix.pubsub.local import Subscriber
 from flask_phoenix.runtime.inbox import INBOX_LIMIT
-from tests.processes import DEADLINE
 from tests.support.clients import (
     CRASHED,
     JOIN_CRASHED,
@@ -30,6 +29,7 @@ from tests.support.clients import (
     scripted,
 )
 from tests.support.loop import in_thread, turn
+from tests.support.processes import DEADLINE
 
 FAILURES = [RuntimeError, gevent.GreenletExit, gevent.Timeout]
 

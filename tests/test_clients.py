@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.clients import driver
-from tests.processes import Server, Servers
+from tests.support.processes import Server, Servers
 
 #: Stories for every client and both versions of the wire format.
 COMMON = (

@@ -23,7 +23,6 @@ from flask_phoenix.runtime.connection import RawConnection
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from flask_phoenix.testing import MemoryAdapter
-from tests.processes import DEADLINE, wait_until
 from tests.support.clients import (
     CRASHED,
     JOINED,
@@ -38,6 +37,7 @@ from tests.support.clients import (
     serve,
 )
 from tests.support.loop import in_thread, turn
+from tests.support.processes import DEADLINE, wait_until
 from tests.support.slow import SlowAdapter
 
 # Order

@@ -43,12 +43,12 @@ from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.runtime import inbox
 from flask_phoenix.server import drain
 from flask_phoenix.testing import Client, Joined
-from flask_phoenix.tracker import replica as gossip
-from flask_phoenix.tracker import server as roll
+from flask_phoenix.tracker import replica
+from flask_phoenix.tracker.server import COUNT_PERIOD
 from flask_phoenix.transports import handshake, websocket
 from flask_phoenix.transports.options import INFO_KEYS, PREFIX, Options
 from flask_phoenix.transports.origin import CONN, OriginPolicy
-from tests.processes import DEADLINE, ROOT
+from tests.support.processes import DEADLINE, ROOT
 from tests.test_architecture import MODULES, tree
 
 DOCS = ROOT / "docs"
@@ -56,7 +56,7 @@ PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 
 #: What the engine calls, and no author.
 INTERNAL = {"dispatch", "dispatch_out", "handlers", "interceptors", "intercepts", "match", "channels", "bind"}
-INTERNAL |= {"server", "fetched"}
+INTERNAL |= {"server"}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -199,8 +199,8 @@ def test_bounds_of_presence() -> None:
     cells = [within for *_, within in rows("presence.md", "what happens", "it is seen", "within")]
     said = [float(seconds[1]) for cell in cells if (seconds := re.match(r"([\d.]+) s\b", cell))]
     down_period = signature(Phoenix.presence).parameters["down_period"].default
-    assert said == [gossip.GATHER, roll.COUNT_PERIOD, down_period, down_period / gossip.BEATS]
-    assert f" {gossip.SETTLE} seconds" in prose("presence.md")
+    assert said == [replica.GATHER_PERIOD, COUNT_PERIOD, down_period, down_period / replica.HEARTBEATS]
+    assert f" {replica.SETTLE_TIMEOUT} seconds" in prose("presence.md")
 
 
 def test_arguments_of_presence() -> None:
@@ -243,7 +243,7 @@ def test_numbers_of_scaling() -> None:
         (r"twice `check_interval`, (\d+) seconds", 2 * signature(RedisAdapter).parameters["check_interval"].default),
         (
             r"every (\d+) s for each presence",
-            signature(Phoenix.presence).parameters["down_period"].default / gossip.BEATS,
+            signature(Phoenix.presence).parameters["down_period"].default / replica.HEARTBEATS,
         ),
     ):
         assert [float(number) for number in re.findall(said, text)] == [meant], said

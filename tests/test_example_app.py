@@ -24,7 +24,7 @@ from example_app.trams import TICK, Fleet, tell
 from flask_phoenix import Broadcaster, NotPublished, Refused, Reply
 from flask_phoenix.testing import Client, Joined
 from tests.clients import driver
-from tests.processes import DEADLINE, Servers
+from tests.support.processes import DEADLINE, Servers
 
 CODE = "open sesame"
 LOBBY = "room:lobby"

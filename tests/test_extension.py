@@ -45,7 +45,7 @@ from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.testing import Client, Joined, MemoryAdapter
 from tests.support.loop import in_thread
 from tests.support.processes import DEADLINE, ROOT
-from tests.wire import Entry
+from tests.support.wire import Entry
 
 
 def room(phoenix: Phoenix, online: Any = None) -> None:

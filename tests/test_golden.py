@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.golden.replay import Case, expand
-from tests.processes import DEADLINE, HOST, Server, Servers
+from tests.support.processes import DEADLINE, HOST, Server, Servers
 
 CORPUS = Path(__file__).with_name("golden") / "conversations.json"
 

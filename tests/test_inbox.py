@@ -11,8 +11,8 @@ from gevent.event import Event
 from greenlet import getcurrent
 
 from flask_phoenix.runtime.inbox import IDLE_RUNNERS, Inbox, Runners
-from tests.processes import DEADLINE
 from tests.support.loop import turn
+from tests.support.processes import DEADLINE
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pytest
 from gevent.event import Event
 
 from flask_phoenix import NotJoined, NotPublished, Refused, on
-from tests.processes import DEADLINE
 from tests.support.clients import CRASHED, JOIN_CRASHED, JOINED, KINDS, UNMATCHED, Client, Room, Site, scripted
 from tests.support.loop import turn
+from tests.support.processes import DEADLINE
 from tests.support.slow import SlowAdapter
 
 ALIVE = [None, "hb", "phoenix", "phx_reply", JOINED]

@@ -41,7 +41,7 @@ from flask_phoenix.transports.longpoll.endpoint import BATCH, BODY_LIMIT
 from tests.support.clients import JOINED
 from tests.support.loop import in_thread, turn
 from tests.support.processes import DEADLINE
-from tests.wire import UPGRADE
+from tests.support.wire import UPGRADE
 
 URL, RAW = "/socket/longpoll", "/raw/longpoll"
 NDJSON = "application/x-ndjson"

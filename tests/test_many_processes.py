@@ -16,9 +16,9 @@ import pytest
 
 from tests.clients import driver
 from tests.golden.replay import Case, expand
-from tests.processes import DEADLINE, HOST, Server, Servers, wait_until
 from tests.support import fleet
 from tests.support.fleet import Client, Fleet, Poller, Tab
+from tests.support.processes import DEADLINE, HOST, Server, Servers, wait_until
 from tests.support.redis_server import RedisCluster, RedisServer
 from tests.test_golden import CASES, DECISIONS, EVERY
 

@@ -27,10 +27,10 @@ from flask_phoenix.pubsub.envelope import pack, unpack
 from flask_phoenix.pubsub.local import Lane, Subscriber
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.runtime.engine import Engine, Service
-from tests.support.contract import Node
-from tests.processes import DEADLINE, ROOT
 from tests.support.adapters import HELLO, JSON, PACKED, Outside, Recording
+from tests.support.contract import Node
 from tests.support.loop import in_greenlet, in_plain_thread, in_thread, turn
+from tests.support.processes import DEADLINE, ROOT
 from tests.values import VALUES
 
 
@@ -316,7 +316,7 @@ def test_thirty_clients_that_come_together_wait_for_one_start(engine: Engine, ad
         order.append("served")
 
     clients = [gevent.spawn(come) for _ in range(30)]
-    clients.append(gevent.spawn(engine.broadcast, HELLO))
+    clients.append(gevent.spawn(lambda: engine.broadcast(HELLO)))
     turn()
     assert order == []
     adapter.gates[where].set()

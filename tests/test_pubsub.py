@@ -20,8 +20,8 @@ from flask_phoenix.protocol.serializers import Serializer, V1Serializer, V2Seria
 from flask_phoenix.pubsub.adapter import Adapter
 from flask_phoenix.pubsub.hub import RECEIVERS_PER_TURN, Hub
 from flask_phoenix.pubsub.local import Delivery, Lane, PubSub, Subscriber
-from tests.processes import DEADLINE
 from tests.support.loop import in_plain_thread, in_thread, turn
+from tests.support.processes import DEADLINE
 
 V1, V2 = V1Serializer(Json()), V2Serializer(Json())
 HELLO = Broadcast("room:1", "hello", JsonText('{"n":1}'))

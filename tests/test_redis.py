@@ -19,9 +19,9 @@ from redis.cluster import RedisCluster as ClusterClient
 from flask_phoenix.exceptions import InvalidOption, NotPublished
 from flask_phoenix.pubsub.redis.adapter import BATCH_SIZE, RedisAdapter
 from flask_phoenix.pubsub.redis.publisher import RedisPublisher
-from tests.processes import DEADLINE, HOST, ROOT, free_port, wait_until
-from tests.roads import in_thread
 from tests.support.contract import AdapterContract, Cut, LossContract, MakeAdapter, Node
+from tests.support.loop import in_thread
+from tests.support.processes import DEADLINE, HOST, ROOT, free_port, wait_until
 from tests.support.redis_server import RedisCluster, RedisServer
 
 #: Seconds in which a process starts and ends.

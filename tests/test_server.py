@@ -28,9 +28,10 @@ from flask_phoenix.server.drain import drain
 from flask_phoenix.server.gevent import Server
 from flask_phoenix.server.inspection import inspect_server
 from flask_phoenix.testing import Client
-from tests.network import Network, Node, eventually
+from tests.support.network import Network
+from tests.support.presence import Node, eventually
 from tests.support.processes import DEADLINE, HOST, ROOT
-from tests.wire import ACCEPT, UPGRADE, Wire, tls_contexts
+from tests.support.wire import ACCEPT, UPGRADE, Wire, tls_contexts
 
 URL = "/socket/websocket?vsn=2.0.0"
 JOIN = '["1","1","room:1","phx_join",{}]'
@@ -364,7 +365,7 @@ def test_it_tells_other_nodes_when_all_have_gone() -> None:
     carrying = gevent.spawn(leave)
     gevent.idle()
     draining = gevent.spawn(drain, node.engine)
-    eventually(lambda: ada.tab.road.closed == (1012, "draining"))
+    eventually(lambda: ada.tab.carrier.closed == (1012, "draining"))
     node.online.track("room:1", "robot")
     eventually(lambda: list(other.online.list("room:1")) == ["robot"])
     leaving.set()

@@ -15,7 +15,7 @@ import pytest
 
 from tests.clients import driver
 from tests.support.processes import DEADLINE, HOST, ROOT, Server, Servers
-from tests.wire import UPGRADE, certify
+from tests.support.wire import UPGRADE, certify
 
 PYTHON = (sys.executable, "-m")
 APP = "tests.clients.server_app"

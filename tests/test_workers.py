@@ -26,9 +26,9 @@ from flask_phoenix.pubsub.unix.directory import directory_of_server
 from flask_phoenix.pubsub.unix.frames import HELLO, PUBLISH, SUBSCRIBE, SYNC, FrameDecoder, PeerFrame, encode_frame
 from flask_phoenix.pubsub.unix.peer import Line, listen
 from flask_phoenix.pubsub.unix.publisher import WorkersPublisher
-from tests.processes import DEADLINE, ROOT, wait_until
-from tests.roads import in_thread
 from tests.support.contract import LARGE, TOPICS, Cut, LossContract, MakeAdapter, Node
+from tests.support.loop import in_thread
+from tests.support.processes import DEADLINE, ROOT, wait_until
 from tests.support.worker_process import GONE, SAID
 
 #: Bytes that may wait for one worker, in tests of what happens when more does.

@@ -1,4 +1,4 @@
-"""Who is here, told between nodes: this node's replica of a presence."""
+"""How the nodes tell each other who is present: this node's replica of one presence."""
 
 from __future__ import annotations
 
@@ -12,134 +12,136 @@ from ..exceptions import PhoenixError
 from ..protocol.messages import INTERNAL, Broadcast
 from ..pubsub.local import Subscriber
 from ..runtime.engine import Engine, Service
-from .state import Diffs, Tracker
+from .state import Diffs, Gossip, Tracker
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("flask_phoenix.presence")
 
 #: The event of what nodes tell each other.
 GOSSIP = "gossip"
-#: Seconds for which changes are gathered before other nodes are told.
-GATHER = 0.05
-#: Seconds that the answers to a node that has just begun may take.
-SETTLE = 0.2
-#: A node is heard so many times in a down period.
-BEATS = 6
-#: After so many down periods of silence a node is forgotten, as in Phoenix.
-FORGOTTEN = 40
+#: Seconds for which changes are gathered before the other nodes are told.
+GATHER_PERIOD = 0.05
+#: Seconds that the other nodes are given to answer a node that has just started.
+SETTLE_TIMEOUT = 0.2
+#: Heartbeats of a node in a down period.
+HEARTBEATS = 6
+#: Down periods of silence after which a node is forgotten, as in Phoenix.
+PERMDOWN_PERIODS = 40
 
 
 class Replica(Service):
-    """Keeps a tracker level with those of the other nodes.
+    """Keeps this node's tracker in step with those of the other nodes.
 
-    :param name: tells it from the replicas of other presences.
-    :param down_period: seconds in which the entries of a node that fell silent are gone.
+    :param name: identifies the presence among those of the app, on all nodes.
+    :param down_period: seconds within which the entries of a node that fell silent are gone.
     """
 
     def __init__(self, engine: Engine, name: str, down_period: float) -> None:
         self.engine = engine
         self.tracker = Tracker(engine.node)
         self._topic = f"{INTERNAL}presence:{name}"
-        self._beat_period = down_period / BEATS
-        # It is looked at once in each beat, and has to be over by the down period.
-        self._silence = down_period - self._beat_period
-        self._subscriber = Subscriber(self._heard)
-        #: It rings in each beat; None: there is no other node to hear from.
-        self._beat_timer: Any = None
-        #: It rings when changes have been gathered; None: there are none.
+        self._heartbeat_period = down_period / HEARTBEATS
+        # It is checked at each heartbeat, and has to be over within the down period.
+        self._silence_limit = down_period - self._heartbeat_period
+        self._subscriber = Subscriber(self._receive)
+        #: None: there is no adapter, and no other node.
+        self._heartbeat_timer: Any = None
+        #: None: no changes wait.
         self._gather_timer: Any = None
-        self._beaten = self._greeted = 0.0
+        self._last_heartbeat = self._greeted_at = 0.0
 
-    def told(self, diffs: Diffs) -> None:
-        """Hear what has changed, at once."""
+    def tell(self, diffs: Diffs) -> None:
+        """Tell clients and hooks of this node what has changed; never blocks."""
         raise NotImplementedError
 
     def start(self) -> None:
-        """Begin, with nobody here."""
-        self.tracker = Tracker(self.engine.node, self._silence, FORGOTTEN * self._silence)
+        """Begin, with no entries."""
+        self.tracker = Tracker(self.engine.node, self._silence_limit, PERMDOWN_PERIODS * self._silence_limit)
 
     def greet(self) -> None:
-        """Ask the other nodes what they hold."""
+        """Ask the other nodes for their entries; may block."""
         if self.engine.adapter is None:
             return
         node = self.engine.node
         for topic in self._own_topics(node):
             self.engine.pubsub.subscribe(topic, self._subscriber)
-        if self.engine.node != node:  # stopped meanwhile
+        if self.engine.node != node:  # it was stopped meanwhile
             self._unsubscribe(node)
             return
-        self._greeted = self._beaten = monotonic()
-        self._beat_timer = gevent.get_hub().loop.timer(self._beat_period, self._beat_period)
-        self._beat_timer.start(self._beat)
-        self._say(self.tracker.hello())
+        self._greeted_at = self._last_heartbeat = monotonic()
+        self._heartbeat_timer = gevent.get_hub().loop.timer(self._heartbeat_period, self._heartbeat_period)
+        self._heartbeat_timer.start(self._heartbeat)
+        self._send(self.tracker.hello())
 
     def settle(self) -> None:
-        """Wait until the other nodes have had the time to answer one that has just begun."""
-        left = self._greeted + SETTLE - monotonic()
-        if self._beat_timer is not None and left > 0 and gevent.getcurrent() is not gevent.get_hub():
+        """Wait until the other nodes have had the time to answer, if this one has just started."""
+        left = self._greeted_at + SETTLE_TIMEOUT - monotonic()
+        if self._heartbeat_timer is not None and left > 0 and gevent.getcurrent() is not gevent.get_hub():
             gevent.sleep(left)
 
     def farewell(self) -> None:
-        """Tell the others that this node's entries are gone, which they would find out by its silence."""
-        if self._beat_timer is not None:
+        """Tell the other nodes that the entries of this one are gone; they would find out by its silence."""
+        if self._heartbeat_timer is not None:
             self._flush()
-            self._say(self.tracker.goodbye())
+            self._send(self.tracker.goodbye())
 
     def stop(self) -> None:
         """End."""
         self.farewell()
-        for timer in (self._beat_timer, self._gather_timer):
+        for timer in (self._heartbeat_timer, self._gather_timer):
             if timer is not None:
                 timer.close()
-        self._beat_timer = self._gather_timer = None
+        self._heartbeat_timer = self._gather_timer = None
         self._unsubscribe(self.engine.node)
 
     def gone(self, node: str) -> None:
-        """Let the entries of a node go that is known to have ended."""
-        self.told(self.tracker.gone(node))
+        """Remove the entries of a node that is known to have ended."""
+        self.tell(self.tracker.gone(node))
 
     def changed(self, diffs: Diffs) -> None:
-        """Pass on what has changed in the entries of this node."""
-        self.told(diffs)
-        if self._beat_timer is None:
-            self.tracker.flush()  # there is nobody else to tell
+        """Tell of changes in the entries of this node: here, and soon the other nodes."""
+        self.tell(diffs)
+        if self._heartbeat_timer is None:
+            self.tracker.flush()  # there is no other node
         elif self._gather_timer is None:
-            self._gather_timer = gevent.get_hub().loop.timer(GATHER)
+            self._gather_timer = gevent.get_hub().loop.timer(GATHER_PERIOD)
             self._gather_timer.start(self._flush)
 
     def _flush(self) -> None:
+        """Send the changes that were gathered."""
         if self._gather_timer is not None:
             self._gather_timer.close()
             self._gather_timer = None
-        message = self.tracker.flush()
-        if message is not None:
-            self._say(message)
+        delta = self.tracker.flush()
+        if delta is not None:
+            self._send(delta)
 
-    def _beat(self) -> None:
-        """Give a sign of life, and look who has given none.
+    def _heartbeat(self) -> None:
+        """Send a sign of life, and let nodes go down that gave none.
 
-        A process that did not run for a while has heard nobody, and finds nothing out about others by that.
+        A process that did not run for a while has received nothing meanwhile; that says nothing about the other nodes.
         """
         now = monotonic()
-        late, self._beaten = now - self._beaten > 2 * self._beat_period, now
-        self._say(self.tracker.heartbeat())
+        late, self._last_heartbeat = now - self._last_heartbeat > 2 * self._heartbeat_period, now
+        self._send(self.tracker.heartbeat())
         if not late:
-            self.told(self.tracker.tick(now))
+            self.tell(self.tracker.tick(now))
 
-    def _heard(self, broadcast: Broadcast) -> None:
+    def _receive(self, broadcast: Broadcast) -> None:
         try:
             diffs, answers = self.tracker.receive(broadcast.payload, monotonic())
         except PhoenixError as error:
             log.error("gossip on %r is ignored: %s", broadcast.topic, error)
             return
-        self.told(diffs)
-        for to, message in answers:
-            self._say(message, to)
+        self.tell(diffs)
+        for node, gossip in answers:
+            self._send(gossip, node)
 
-    def _say(self, message: Any, to: str | None = None) -> None:
+    def _send(self, gossip: Gossip, node: str | None = None) -> None:
+        """Send gossip to one node, or to all."""
         try:
-            self.engine.publish(Broadcast(self._topic_of(to) if to else self._topic, GOSSIP, message))
+            self.engine.publish(Broadcast(self._topic_of(node) if node else self._topic, GOSSIP, gossip))
         except PhoenixError as error:
-            # What is lost is asked for by the next heartbeat that arrives.
+            # What is lost is asked for when the next heartbeat arrives.
             log.error("gossip on %r is lost: %s", self._topic, error)
 
     def _unsubscribe(self, node: str) -> None:
@@ -147,7 +149,7 @@ class Replica(Service):
             self.engine.pubsub.unsubscribe(topic, self._subscriber)
 
     def _own_topics(self, node: str) -> tuple[str, str]:
-        """Return where gossip for everybody is heard, and that for this node."""
+        """Return the topics of gossip for all nodes, and of gossip for this one."""
         return self._topic, self._topic_of(node)
 
     def _topic_of(self, node: str) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.processes import DEADLINE, HOST, Server
+from tests.support.processes import DEADLINE, HOST, Server
 
 FOLDER = Path(__file__).parent
 #: The environment of a server in which no warning passes.

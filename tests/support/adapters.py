@@ -10,7 +10,7 @@ from gevent.event import Event
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.pubsub.adapter import Adapter, Publisher
-from tests.processes import DEADLINE
+from tests.support.processes import DEADLINE
 
 JSON = Json()
 #: A broadcast, and how it is published.

@@ -20,8 +20,8 @@ from flask_phoenix.protocol.state import Protocol
 from flask_phoenix.runtime.channel_connection import ChannelConnection
 from flask_phoenix.runtime.connection import Carrier
 from flask_phoenix.runtime.engine import Engine
-from tests.processes import DEADLINE, wait_until
 from tests.support.loop import turn
+from tests.support.processes import DEADLINE, wait_until
 from tests.support.wire import Entry, Wire
 
 V1, V2 = V1Serializer(Json()), V2Serializer(Json())

@@ -14,7 +14,7 @@ from gevent.queue import Empty, Queue
 
 from flask_phoenix.exceptions import NotPublished
 from flask_phoenix.pubsub.adapter import Adapter
-from tests.processes import DEADLINE
+from tests.support.processes import DEADLINE
 
 #: Topics may be anything that a client can write.
 TOPICS = ["room:1", "", "two words", "line\nbreak\r\n", "nul\0", "caf\u00e9 \U0001f600", "a*?[b-c]^\\{d}", "x" * 10_000]

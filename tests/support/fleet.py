@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.processes import DEADLINE, HOST, Server, Servers, wait_until
+from tests.support.processes import DEADLINE, HOST, Server, Servers, wait_until
 
 GUNICORN = (sys.executable, "-m", "gunicorn", "--no-control-socket", "-b", "127.0.0.1:{port}", "-k", "gevent")
 READY = ("-c", "python:tests.clients.gunicorn_ready")

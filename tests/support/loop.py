@@ -8,7 +8,7 @@ from typing import Any
 
 import gevent
 
-from tests.processes import DEADLINE
+from tests.support.processes import DEADLINE
 
 
 def turn(times: int = 5) -> None:

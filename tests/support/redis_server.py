@@ -14,7 +14,7 @@ from typing import Any
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tests.processes import DEADLINE, HOST, free_port, wait_until
+from tests.support.processes import DEADLINE, HOST, free_port, wait_until
 
 COMMAND = ("redis-server", "--save", "", "--appendonly", "no", "--bind", HOST, "--daemonize", "no")
 

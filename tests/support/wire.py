@@ -20,7 +20,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.test import EnvironBuilder
 
 from flask_phoenix.server.upgrade import SOCKET
-from tests.processes import DEADLINE, HOST
+from tests.support.processes import DEADLINE, HOST
 
 #: The headers by which a client asks for a WebSocket; the key and its answer are those of RFC 6455, 1.3.
 UPGRADE = {

@@ -1,0 +1,332 @@
+"""The hooks of a presence: fetch, handle_metas and count_only, what they are given, and what their failures cost."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import gevent
+import pytest
+from flask import g
+from gevent.event import Event
+
+from flask_phoenix import Presence
+from flask_phoenix.exceptions import InvalidReturn
+from flask_phoenix.tracker import server
+from flask_phoenix.tracker.server import Presences
+from flask_phoenix.tracker.state import Meta
+from tests.support.network import Network
+from tests.support.presence import MakeNode, Node, entry, eventually, settle
+from tests.support.processes import DEADLINE
+
+FAILURES = [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout]
+
+Diff = dict[str, Presences]
+Now = Mapping[str, Sequence[Meta]]
+
+
+class Observing(Presence):
+    """Adds a name, and writes down what its hooks are given."""
+
+    def __init__(self) -> None:
+        self.fetched: list[tuple[str, list[str]]] = []
+        self.seen: list[tuple[str, Diff, dict[str, list[Meta]]]] = []
+
+    def fetch(self, topic: str, presences: Presences) -> Presences:
+        self.fetched.append((topic, list(presences)))
+        return {key: {**each, "name": key.upper()} for key, each in presences.items()}
+
+    def handle_metas(self, topic: str, diff: Diff, presences: Now) -> None:
+        self.seen.append((topic, diff, {key: list(metas) for key, metas in presences.items()}))
+
+
+# fetch
+
+
+def test_fetch_adds_to_what_is_told_once_for_each_list_and_each_side_of_a_diff(make_node: MakeNode) -> None:
+    node = make_node(Observing)
+    ada, bob = node.enter(), node.enter()
+    assert (node.online.list("room:1"), node.online.get_by_key("room:1", "ada"), node.online.fetched) == ({}, None, [])
+    ref = ada.channel.track("ada", {"n": 1})
+    there = {"ada": {**entry(ref, n=1), "name": "ADA"}}
+    assert bob.diffs() == [(there, {})]
+    assert node.online.list("room:1") == bob.people == there
+    assert node.online.get_by_key("room:1", "ada") == there["ada"]
+    ada.channel.update("ada", {})
+    ada.leave()
+    settle()
+    assert node.online.fetched == [("room:1", ["ada"])] * 6
+    assert [{**joins, **leaves}["ada"]["name"] for joins, leaves in bob.diffs()] == ["ADA", "ADA"]
+    assert node.online.count("room:1") == 0
+
+
+def test_hooks_may_add_keys_and_share_an_app_context(make_node: MakeNode) -> None:
+    order: list[str] = []
+
+    class Generous(Presence):
+        def fetch(self, topic: str, presences: Presences) -> Presences:
+            g.fetched = True
+            gevent.sleep(0)
+            return {**presences, "more": {"metas": []}}
+
+        def handle_metas(self, topic: str, diff: Diff, presences: Now) -> None:
+            order.append(f"handle_metas {g.fetched} {list(diff['joins'])} {list(presences)}")
+
+    node = make_node(Generous)
+    node.app.teardown_appcontext(lambda error: order.append("teardown"))
+    node.online.track("room:1", "ada")
+    settle()
+    assert order == ["handle_metas True ['ada', 'more'] ['ada']", "teardown"]
+    with node.app.app_context():
+        assert list(node.online.list("room:1")) == ["ada", "more"]
+
+
+def test_diffs_wait_for_a_slow_fetch_and_nobody_else_does(make_node: MakeNode) -> None:
+    gate, running = Event(), list[str]()
+
+    class Slow(Presence):
+        def fetch(self, topic: str, presences: Presences) -> Presences:
+            assert running == []
+            running.extend(presences)
+            assert gate.wait(DEADLINE)
+            running.clear()
+            return presences
+
+    node = make_node(Slow)
+    one, two = node.enter("one"), node.enter("two")
+    for topic, key in (("one", "first"), ("one", "second"), ("two", "third")):
+        node.online.track(topic, key)
+    node.online.update("one", "second", {})
+    assert (one.changes(), two.changes(), running) == ([], [], ["first"])
+    node.phoenix.broadcast("one", "meanwhile", {})
+    assert one.news() == [["meanwhile", {}]]
+    assert node.online.count("one") == 2
+    gate.set()
+    assert one.changes() == [("first", ""), ("second", ""), ("second", "second")]
+    assert two.changes() == [("third", "")]
+
+
+SPOILS: dict[str, Callable[[Presences], Any]] = {
+    "None": lambda presences: None,
+    "list": list,
+    "nothing": lambda presences: {},
+    "one missing": lambda presences: dict(list(presences.items())[1:]),
+    "no metas": lambda presences: {key: {"name": "x"} for key in presences},
+    "None for each": dict.fromkeys,
+    "text for each": lambda presences: dict.fromkeys(presences, "metas"),
+    "no metas in place": lambda presences: [each.pop("metas") for each in presences.values()] and presences,
+    "half done": lambda presences: [each["metas"].clear() for each in presences.values()][1000],
+    "not JSON": lambda presences: {key: {**each, "thing": object()} for key, each in presences.items()},
+    "no number": lambda presences: {key: {**each, "n": float("nan")} for key, each in presences.items()},
+}
+
+
+@pytest.mark.parametrize("how", SPOILS)
+def test_a_fetch_that_returns_nonsense_costs_what_it_adds(
+    make_node: MakeNode, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Bad(Presence):
+        def fetch(self, topic: str, presences: Presences) -> Presences:
+            spoiled: Presences = SPOILS[how](presences) if "good" not in presences else presences
+            return spoiled
+
+    node = make_node(Bad)
+    bob = node.enter()
+    good, bad = node.online.track("room:1", "good"), node.online.track("room:1", "bad", {"n": 1})
+    assert bob.diffs() == [({"good": entry(good)}, {}), ({"bad": entry(bad, n=1)}, {})]
+    if how not in ("half done", "not JSON", "no number"):
+        with pytest.raises(InvalidReturn, match=r"Bad\.fetch returned .*; expected the presences that it was given"):
+            node.online.get_by_key("room:1", "bad")
+    node.online.untrack("room:1", "bad")
+    assert bob.diffs() == [({}, {"bad": entry(bad, n=1)})]
+    assert node.online.list("room:1") == bob.people == {"good": entry(good)}
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert messages == ["Online.fetch failed at a diff on 'room:1'"] * 2
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+@pytest.mark.parametrize("broken", ["fetch", "handle_metas", "count_only"])
+def test_a_hook_that_crashes_costs_no_diff(
+    make_node: MakeNode, broken: str, failure: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Observing):
+        def fetch(self, topic: str, presences: Presences) -> Presences:
+            self.crash("fetch")
+            return presences
+
+        def handle_metas(self, topic: str, diff: Diff, presences: Now) -> None:
+            super().handle_metas(topic, diff, presences)
+            self.crash("handle_metas")
+
+        def count_only(self, topic: str) -> bool:
+            self.crash("count_only")
+            return False
+
+        def crash(self, hook: str) -> None:
+            if hook == broken:
+                raise failure()
+
+    node = make_node(Broken)
+    bob = node.enter()
+    node.online.track("room:1", "ada")
+    node.online.track("room:1", "eve")
+    assert bob.changes() == [("ada", ""), ("eve", "")]
+    seen = [(list(diff["joins"]), list(presences)) for _, diff, presences in node.online.seen]
+    assert seen == [(["ada"], ["ada"]), (["eve"], ["ada", "eve"])]
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(messages) == 2
+    assert all(message.startswith(f"Online.{broken} failed") and "'room:1'" in message for message in messages)
+    if broken == "fetch":
+        for ask in (node.online.list, lambda topic: node.online.get_by_key(topic, "ada")):
+            with pytest.raises(failure):
+                ask("room:1")
+
+
+# handle_metas
+
+
+def test_handle_metas_sees_each_diff_and_who_is_present_after_it(make_node: MakeNode) -> None:
+    node = make_node(Observing)
+    ada = node.enter()
+    given = [ada.channel.track("ada"), node.online.track("room:1", "ada"), ada.channel.update("ada", {"n": 1})]
+    other = node.online.track("room:2", "bob")
+    settle()
+    ada.leave()
+    node.online.untrack("room:1", "ada")
+    node.online.untrack("room:2", "bob")
+    settle()
+    metas = [{"phx_ref": given[0]}, {"phx_ref": given[1]}, {"n": 1, "phx_ref": given[2], "phx_ref_prev": given[0]}]
+    told = [{"ada": {"metas": [meta], "name": "ADA"}} for meta in metas]
+    bob = {"bob": {**entry(other), "name": "BOB"}}
+    assert node.online.seen == [
+        ("room:1", {"joins": told[0], "leaves": {}}, {"ada": [metas[0]]}),
+        ("room:1", {"joins": told[1], "leaves": {}}, {"ada": [metas[0], metas[1]]}),
+        ("room:1", {"joins": told[2], "leaves": told[0]}, {"ada": [metas[1], metas[2]]}),
+        ("room:2", {"joins": bob, "leaves": {}}, {"bob": [{"phx_ref": other}]}),
+        ("room:1", {"joins": {}, "leaves": told[2]}, {"ada": [metas[1]]}),
+        ("room:1", {"joins": {}, "leaves": told[1]}, {}),
+        ("room:2", {"joins": {}, "leaves": bob}, {}),
+    ]
+
+
+def test_handle_metas_comes_after_the_clients(make_node: MakeNode) -> None:
+    nodes: list[Node] = []
+
+    class Announcing(Presence):
+        def handle_metas(self, topic: str, diff: Diff, presences: Now) -> None:
+            nodes[0].phoenix.broadcast(topic, "seen", {"keys": list(presences)})
+
+    nodes.append(make_node(Announcing))
+    bob = nodes[0].enter()
+    nodes[0].online.track("room:1", "ada")
+    nodes[0].online.track("room:1", "eve")
+    assert [event for event, _ in bob.news()] == ["presence_diff", "seen"] * 2
+
+
+def test_what_hooks_do_to_metas_reaches_nobody(make_node: MakeNode) -> None:
+    def scribble(metas: list[dict[str, Any]]) -> None:
+        for meta in metas:
+            meta["device"]["os"] = meta["phx_ref"] = "spoiled"
+        metas.clear()
+
+    class Clumsy(Presence):
+        def fetch(self, topic: str, presences: Presences) -> Presences:
+            for each in presences.values():
+                scribble(each["metas"])
+            return presences
+
+        def handle_metas(self, topic: str, diff: Diff, presences: Now) -> None:
+            kept.append(all(isinstance(metas, tuple) for metas in presences.values()))
+            for metas in presences.values():
+                metas[0]["phx_ref"] = "spoiled"
+            for side in diff.values():
+                for each in side.values():
+                    scribble(each["metas"])
+            diff.clear()
+
+    kept: list[bool] = []
+    node = make_node(Clumsy)
+    ada, meta = node.enter(), {"device": {"os": "linux"}}
+    ada.channel.track("ada", meta)
+    settle()
+    node.online.track("room:1", "bob", meta)
+    settle()
+    given = list[dict[str, Any]]()
+    ada.channel.update("ada", lambda former: given.append(former) or {})  # type: ignore[func-returns-value]
+    assert given[0]["device"] == {"os": "linux"}
+    ada.channel.untrack("ada")
+    node.online.untrack("room:1", "bob")
+    settle()
+    assert node.online.list("room:1") == {}
+    assert kept == [True] * 5
+
+
+# count_only
+
+
+class Counted(Observing):
+    """Counts big topics, and those alone."""
+
+    def count_only(self, topic: str) -> bool:
+        return topic.startswith("big")
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count more often than people would like."""
+    monkeypatch.setattr(server, "COUNT_PERIOD", DEADLINE / 50)
+
+
+def test_clients_of_a_big_topic_are_told_how_many_are_present(make_node: MakeNode, often: None) -> None:
+    node = make_node(Counted)
+    big, small, other = node.enter("big"), node.enter("small"), node.enter("big:2")
+    for topic in ("big", "small"):
+        for number in range(5):
+            node.online.track(topic, f"{number}")
+    big.channel.track("0")
+    other.channel.track("0")
+    assert big.tab.hear() == [None, None, "big", "presence_count", {"count": 5}]
+    assert other.tab.hear() == [None, None, "big:2", "presence_count", {"count": 1}]
+    for number in range(3):
+        node.online.untrack("big", f"{number}")
+    assert big.tab.hear() == [None, None, "big", "presence_count", {"count": 3}], "0 is present in another tab"
+    assert len(small.diffs()) == 5
+    assert big.news() == other.news() == []
+    assert {topic for topic, _ in node.online.fetched} == {"small"}, "nothing is fetched for a count"
+    assert [topic for topic, _, _ in node.online.seen].count("big") == 9
+    assert node.online.list("big")["4"]["name"] == "4"
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_count_only_may_ask_how_many_are_present(make_node: MakeNode, often: None, alone: bool) -> None:
+    nodes: list[Node] = []
+
+    class Crowded(Presence):
+        def count_only(self, topic: str) -> bool:
+            return bool(nodes[0].online.count(topic) > 2)
+
+    node = make_node(Crowded, None if alone else Network())
+    nodes.append(node)
+    bob = node.enter()
+    news: list[Any] = []
+    for number in range(3):
+        node.online.track("room:1", f"{number}")
+        news += bob.news()
+    eventually(lambda: news.extend(bob.news()) or len(news) == 3)  # type: ignore[func-returns-value]
+    assert [event for event, _ in news] == ["presence_diff", "presence_diff", "presence_count"]
+    assert news[2][1] == {"count": 3}
+
+
+def test_a_count_ends_with_the_process_that_serves(make_node: MakeNode, often: None) -> None:
+    node = make_node(Counted)
+    node.online.track("big", "ada")
+    settle()
+    node.engine.stop()
+    big = node.enter("big")
+    assert gevent.wait(timeout=DEADLINE), "something is still to happen"
+    assert big.news() == []
+    node.online.track("big", "ada")
+    node.online.untrack("big", "ada")
+    assert big.tab.hear()[4] == {"count": 0}, "it is that of the moment when it is told"
+    assert [list(presences) for _, _, presences in node.online.seen] == [["ada"], ["ada"], []]

@@ -1,0 +1,365 @@
+"""Presences on several nodes: what nodes tell each other, who is silent, how nodes end, and what is lost on the way."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import gevent
+import pytest
+from gevent.event import Event
+
+from flask_phoenix.exceptions import NotPublished
+from flask_phoenix.testing import MemoryAdapter
+from flask_phoenix.tracker import replica
+from flask_phoenix.tracker.state import Entry
+from tests.support.loop import in_thread
+from tests.support.network import Network
+from tests.support.presence import SHORT, MakeNode, Node, entry, eventually, refs, settle
+from tests.support.processes import DEADLINE
+from tests.support.slow import SlowAdapter
+
+#: The topic of what nodes tell each other of a presence.
+GOSSIP = "phx:presence:Online"
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network()
+
+
+@pytest.fixture
+def make(make_node: MakeNode, network: Network) -> Callable[..., Node]:
+    """Make nodes of the network, which have started."""
+
+    def make(*track: str, **options: Any) -> Node:
+        node = make_node(network=network, **options)
+        node.engine.serve()
+        for key in track:
+            node.online.track("room:1", key)
+        return node
+
+    return make
+
+
+class Clock:
+    """A time that goes on when it is told."""
+
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Stop the time by which nodes judge each other; their timers go on."""
+    clock = Clock()
+    monkeypatch.setattr(replica, "monotonic", clock)
+    return clock
+
+
+def told(node: Node) -> list[str]:
+    """Return the kinds of what a node has told the others."""
+    said = [data for source, topic, data in node.adapter.network.published if source is node.adapter]
+    return [json.loads(data[data.index(b"[") :])[1] for data in said if b"gossip" in data[:9]]
+
+
+def beat(node: Node, times: int = 1) -> None:
+    """Wait for heartbeats of a node."""
+    enough = told(node).count("heartbeat") + times
+    eventually(lambda: told(node).count("heartbeat") >= enough)
+
+
+def agree(*nodes: Node) -> bool:
+    """Tell whether nodes have the same keys."""
+    return len({str(node.present()) for node in nodes}) == 1
+
+
+# Together
+
+
+def test_nodes_tell_each_other_and_each_its_own_clients(make: Callable[..., Node], network: Network) -> None:
+    nodes = [make() for _ in range(3)]
+    ada, *others = [node.enter() for node in nodes]
+    first = ada.channel.track("ada", {"n": 1})
+    eventually(lambda: all(node.present() == ["ada"] for node in nodes))
+    second = ada.channel.update("ada", {"n": 2})
+    there = {"ada": entry(second, n=2, phx_ref_prev=first)}
+    eventually(lambda: all(node.online.list("room:1") == there for node in nodes))
+    ada.leave()
+    eventually(lambda: not any(node.present() for node in nodes))
+    for member in others:
+        assert [(refs(joins), refs(leaves)) for joins, leaves in member.diffs()] == [
+            ({"ada": [first]}, {}),
+            ({"ada": [second]}, {"ada": [first]}),
+            ({}, {"ada": [second]}),
+        ]
+    assert not [data for _, _, data in network.published if b"presence_diff" in data], "each node tells its own clients"
+
+
+def test_changes_are_gathered(make: Callable[..., Node]) -> None:
+    one, two = make(), make()
+    watcher = two.enter()
+    one.online.track("room:1", "came and went")
+    one.online.untrack("room:1", "came and went")
+    for number in range(200):
+        one.online.track("room:1", f"{number}")
+        gevent.idle()
+    eventually(lambda: agree(one, two))
+    assert told(one).count("delta") < 100
+    assert "came and went" not in str(watcher.changes())
+
+
+def test_presences_of_an_app_are_apart(make_node: MakeNode, network: Network) -> None:
+    one, two = make_node(network=network), make_node(network=network)
+    typing = [node.phoenix.presence(name="typing") for node in (one, two)]
+    two.engine.serve()
+    one.online.track("room:1", "ada")
+    typing[0].track("room:1", "bob")
+    eventually(lambda: two.present() == ["ada"] and list(typing[1].list("room:1")) == ["bob"])
+
+
+def test_a_node_that_comes_late_is_told_all(make: Callable[..., Node], network: Network) -> None:
+    one, two = make(*(f"{number:05}" for number in range(3000))), make("two")
+    eventually(lambda: agree(one, two))
+    late = make()
+    bob = late.enter()
+    eventually(lambda: agree(one, late))
+    assert sorted(len(joins) for joins, _ in bob.diffs()) in ([], [1], [1, 3000])
+    assert sorted(bob.people) == one.present()
+    assert told(late) == ["ask"]
+    states = [topic for source, topic, data in network.published if source is one.adapter and b'"state"' in data]
+    assert states[-1] == f"{GOSSIP}:{late.engine.node}", "an answer is for the one who asked"
+
+
+def test_a_node_that_is_asked_from_outside_waits_for_the_others_to_answer(
+    make_node: MakeNode, make: Callable[..., Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replica, "SETTLE_TIMEOUT", DEADLINE / 20)
+    make("ada")
+    looks: list[Callable[[Any], Any]] = [
+        lambda online: list(online.list("room:1")) == ["ada"],
+        lambda online: online.get_by_key("room:1", "ada"),
+        lambda online: online.count("room:1") == 1,
+    ]
+    for look in looks:
+        assert look(make().online)
+
+
+def test_nobody_else_waits(make: Callable[..., Node], make_node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replica, "SETTLE_TIMEOUT", 1000 * DEADLINE)
+    node, alone = make(), make_node()
+    ada = node.enter(me={"ada": {}})
+    assert ada.people == node.online.list(ada.channel) == in_thread(node.online.list, "room:1")
+    assert node.online.count(ada.channel) == in_thread(node.online.count, "room:1") == 1
+    assert alone.online.list("room:1") == {}
+    monkeypatch.setattr(replica, "SETTLE_TIMEOUT", 0.0)
+    assert node.present() == ["ada"], "it has started long ago"
+
+
+def test_a_node_without_others_tells_nobody_and_keeps_nothing_for_them(node: Node) -> None:
+    node.online.track("room:1", "ada")
+    settle()
+    assert gevent.wait(timeout=DEADLINE), "something is still to happen"
+    assert not node.engine.pubsub.subscribed(GOSSIP)
+    assert node.online.server().tracker.flush() is None
+    node.engine.farewell()
+
+
+# What is lost, doubled and late
+
+
+def test_what_is_lost_is_asked_for(make: Callable[..., Node], network: Network) -> None:
+    one, two = make(down_period=SHORT), make(down_period=SHORT)
+    watcher = two.enter()
+    network.copies = lambda parcel: int(b"delta" not in parcel.data)
+    one.online.track("room:1", "ada")
+    one.online.track("room:1", "bob")
+    eventually(lambda: two.present() == ["ada", "bob"])
+    one.online.untrack("room:1", "ada")
+    eventually(lambda: two.present() == ["bob"])
+    assert watcher.changes() == [("ada bob", ""), ("", "ada")]
+
+
+JUNK = [
+    *(b"null", b"7", b"{}", b"[]", b'[2,"heartbeat","x",1]', b'[1,"delta","x",1,{"room:1":{"k":[{"no":"ref"}]}},[]]'),
+    *(b'[1,"state","x",1,{"room:1":{"k":[{"phx_ref":"mine"}]}}]', b'[1,"ask","x",1,7]'),
+]
+
+
+@pytest.mark.parametrize("junk", JUNK)
+def test_junk_is_ignored(make: Callable[..., Node], junk: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    one, two = make(), make("bob")
+    eventually(lambda: agree(one, two))
+    mine = refs(two.online.list("room:1"))["bob"][0].encode()
+    for topic in (GOSSIP, f"{GOSSIP}:{two.engine.node}"):
+        two.adapter.hear(topic, b"J\x00\x06gossip" + junk.replace(b"mine", mine))
+    two.phoenix.local_broadcast(GOSSIP, "what the app says there", {})
+    settle()
+    messages = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(messages) == 3
+    assert messages[0].startswith(f"gossip on '{GOSSIP}' is ignored: expected ")
+    one.online.track("room:1", "ada")
+    eventually(lambda: one.present() == two.present() == ["ada", "bob"])
+
+
+def test_gossip_that_cannot_be_published_is_made_good(
+    make: Callable[..., Node], caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = make(down_period=SHORT), make(down_period=SHORT)
+    publish, lost = one.adapter.publish, Event()
+
+    def fail(topic: str, data: bytes) -> None:
+        if b"delta" in data:
+            lost.set()
+        raise NotPublished("the link is down")
+
+    one.adapter.publish = fail
+    one.online.track("room:1", "ada")
+    assert lost.wait(DEADLINE)
+    one.adapter.publish = publish
+    eventually(lambda: two.present() == ["ada"])
+    assert f"gossip on '{GOSSIP}' is lost: the link is down" in caplog.text
+
+
+# Silence
+
+
+def test_a_silent_node_is_gone_until_it_is_heard(make: Callable[..., Node], network: Network) -> None:
+    one, two, three = (make(key, down_period=SHORT) for key in ("ada", "bob", "eve"))
+    eventually(lambda: one.present() == two.present() == three.present() == ["ada", "bob", "eve"])
+    watcher = three.enter()
+    network.part(one.adapter)
+    eventually(lambda: two.present() == three.present() == ["bob", "eve"] and one.present() == ["ada"])
+    two.online.track("room:1", "new")
+    network.heal()
+    eventually(lambda: agree(one, two, three) and len(one.present()) == 4)
+    changes = watcher.changes()
+    assert [change for change in changes if "ada" in str(change)] == [("", "ada"), ("ada", "")]
+    assert watcher.follower.people == three.online.list("room:1")
+
+
+def test_a_silent_node_is_gone_within_the_down_period(
+    make: Callable[..., Node], network: Network, clock: Clock
+) -> None:
+    one, two = make("ada", down_period=SHORT), make(down_period=SHORT)
+    eventually(lambda: agree(one, two))
+    network.part(one.adapter)
+    last = clock.now
+    while two.online.server().tracker.count("room:1") and clock.now < last + 2 * SHORT:
+        clock.now += SHORT / replica.HEARTBEATS
+        beat(two)
+    assert last + SHORT / 2 < clock.now <= last + SHORT * 1.001
+
+
+def test_a_process_that_has_slept_finds_out_nothing_about_the_others(
+    make: Callable[..., Node], network: Network, clock: Clock
+) -> None:
+    nodes = [make(key, down_period=SHORT) for key in ("ada", "bob")]
+    eventually(lambda: agree(*nodes))
+    watchers = [node.enter() for node in nodes]
+    for slept in (SHORT, 1.5 * SHORT, 1000 * SHORT):
+        clock.now += slept
+        for node in nodes:
+            beat(node, 4)
+    assert [watcher.changes() for watcher in watchers] == [[], []]
+
+
+def test_a_node_that_is_silent_for_very_long_is_forgotten(make: Callable[..., Node], network: Network) -> None:
+    def known() -> int:
+        gc.collect()
+        return sum("much" in each.meta for each in gc.get_objects() if type(each) is Entry)
+
+    one, two = make(down_period=SHORT / 20), make(down_period=SHORT / 20)
+    one.online.track("room:1", "ada", {"much": "forgotten"})
+    eventually(lambda: two.present() == ["ada"])
+    network.part(one.adapter)
+    eventually(lambda: two.present() == [])
+    eventually(lambda: known() == 1)
+    network.heal()
+    eventually(lambda: two.present() == ["ada"])
+
+
+def test_an_idle_node_tells_six_times_in_a_down_period_that_it_lives(make: Callable[..., Node]) -> None:
+    one, quiet = make(down_period=SHORT), make()
+    eventually(lambda: told(one).count("heartbeat") == 12)
+    assert set(told(one)) == {"ask", "state", "heartbeat"}
+    assert told(quiet) == ["ask"]
+
+
+# Ends
+
+
+def test_a_node_that_says_goodbye_is_gone_at_once(make: Callable[..., Node]) -> None:
+    one, two = make("ada"), make("bob")
+    eventually(lambda: agree(one, two))
+    one.online.track("room:1", "not told yet")
+    one.engine.farewell()
+    assert told(one)[-2:] == ["delta", "goodbye"]
+    eventually(lambda: two.present() == ["bob"])
+    assert one.present() == ["ada", "bob", "not told yet"], "it can still be asked"
+    one.online.track("room:1", "eve")
+    eventually(lambda: told(one).count("goodbye") > 1)
+    settle()
+    assert two.present() == ["bob"]
+    two.online.track("room:1", "new")
+    eventually(lambda: "new" in one.present())
+
+
+def test_a_node_that_stops_is_gone_at_once_and_comes_back_as_another(make: Callable[..., Node]) -> None:
+    one, two = make("ada"), make("bob")
+    eventually(lambda: agree(one, two))
+    assert one.adapter.topics == {GOSSIP, f"{GOSSIP}:{one.engine.node}"}
+    one.engine.stop()
+    assert one.adapter.topics == set()
+    eventually(lambda: two.present() == ["bob"])
+    one.engine.serve()
+    eventually(lambda: one.present() == ["bob"])
+    one.online.track("room:1", "ada")
+    eventually(lambda: two.present() == ["ada", "bob"])
+
+
+def test_a_node_that_has_stopped_runs_no_timers(make: Callable[..., Node], network: Network) -> None:
+    node = make("ada", down_period=SHORT)
+    node.engine.stop()
+    assert gevent.wait(timeout=DEADLINE), "something is still to happen"
+    assert told(node)[-1] == "goodbye"
+
+
+def test_a_node_whose_end_is_seen_is_gone_at_once(make: Callable[..., Node], network: Network) -> None:
+    one, two = make("ada", down_period=SHORT), make(down_period=SHORT)
+    eventually(lambda: two.present() == ["ada"])
+    watcher = two.enter()
+    network.tell_gone(one.adapter)
+    two.adapter.gone("a stranger")
+    changes: list[Any] = []
+    eventually(lambda: changes.extend(watcher.changes()) or changes == [("", "ada"), ("ada", "")])  # type: ignore[func-returns-value]
+
+
+def test_the_adapter_for_tests_sees_ends(make_node: MakeNode) -> None:
+    adapters: list[MemoryAdapter] = []
+    one, two = (make_node(adapter=MemoryAdapter(adapters)) for _ in range(2))
+    two.engine.serve()
+    one.online.track("room:1", "ada")
+    eventually(lambda: two.present() == ["ada"])
+    one.engine.stop()
+    eventually(lambda: two.present() == [])
+
+
+def test_a_process_may_end_while_it_asks_the_others(make_node: MakeNode, slow: SlowAdapter) -> None:
+    node = make_node(adapter=slow)
+    serving = gevent.spawn(node.engine.serve)
+    eventually(lambda: slow.asked)
+    node.engine.serve()
+    node.online.track("room:1", "ada")
+    assert node.online.server().tracker.count("room:1") == 1, "it may be present meanwhile"
+    node.engine.stop()
+    while slow.asked:
+        slow.confirm()
+    serving.get(timeout=DEADLINE)
+    assert gevent.wait(timeout=DEADLINE), "something is still to happen"
+    assert not node.engine.pubsub.subscribed(GOSSIP)
