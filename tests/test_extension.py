@@ -62,7 +62,7 @@ def room(phoenix: Phoenix, online: Any = None) -> None:
 
     @UserSocket.channel("room:*")
     class RoomChannel(Channel):
-        presence = online
+        presence = Channel.presence if online is None else online
 
         def join(self, payload: Any) -> None:
             return None

@@ -7,6 +7,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import asyncio
 import sys
 from typing import Any
 
@@ -95,7 +96,7 @@ class EdgeChannel(Channel):
             case "throw":
                 raise gevent.GreenletExit
             case "exit":
-                sys.exit("join exits")
+                raise asyncio.CancelledError("join exits")
             case "badreturn":
                 return 42
             case "slow":
