@@ -241,7 +241,7 @@ class Channel:
         """Send an event to everybody on the topic, this client included.
 
         :raises NotJoined: the join is not over.
-        :raises InvalidPayload: a client on the topic cannot take the payload; nobody got it.
+        :raises InvalidPayload: the payload is neither a dict of JSON nor bytes; nobody got it.
         """
         self.runtime.broadcast(event, payload, everybody=True)
 

@@ -109,6 +109,8 @@ def serve(
         server.serve_until_stopped()
 
     if debug if reload is None else reload:
+        if isinstance(app, Flask) and "phoenix" in app.extensions and not is_running_from_reloader():
+            app.extensions["phoenix"].engine.draining = True  # this process serves nobody: it starts the one that does
         run_with_reloader(main, extra_files=extra_files, exclude_patterns=exclude_patterns)
     else:
         main()

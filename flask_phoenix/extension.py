@@ -29,7 +29,7 @@ from .pubsub.unix.directory import directory_of_server
 from .runtime.engine import FAILURES, Engine
 from .runtime.inbox import Inbox
 from .server.gevent import Server, require_patched
-from .server.gunicorn import has_several_workers
+from .server.gunicorn import has_several_workers, is_master, is_worker
 from .socket import BaseSocket
 from .tracker.server import TrackerServer
 from .transports.endpoint import NAME, Endpoint, WebSocketEndpoint
@@ -60,9 +60,9 @@ class State:
         self._adapter = adapter
         self._url = app.config.get(SETTING) or os.environ.get(SETTING)
         if self._url and self._url != NONE:
-            adapter_class(self._url)  # is there one?
+            adapter_class(self._url).from_url(self._url)  # is there one, and does it take the URL?
         self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), getattr(app.json, "default", None))
-        self.engine = Engine(app.app_context, self.json, self._find_adapter, self._may_serve)
+        self.engine = Engine(app.app_context, self.json, self._find_adapter, self._may_serve, is_master)
         self.engine.report = self._report
         self.endpoints: list[Endpoint] = []
         #: What this app and process has of each presence.
@@ -126,7 +126,7 @@ class State:
 
     def _may_serve(self) -> bool:
         """Tell whether clients may come to this process: it handles a request, is a test, or a server's worker."""
-        return has_request_context() or self.app.testing or has_several_workers()
+        return has_request_context() or self.app.testing or is_worker()
 
     def notify(self, function: Callable[[Broadcast], Any]) -> Notify:
         """Return what calls a function of the app's with broadcasts: in order, in an app context, delaying nobody."""
@@ -250,17 +250,25 @@ class Phoenix:
         return presence
 
     def broadcast(self, topic: str, event: str, payload: Any) -> None:
-        """Send an event to everybody on a topic.
+        """Send an event to everybody on a topic. A client that cannot carry bytes goes without.
 
-        :raises InvalidPayload: a client on the topic cannot take the payload; nobody got it.
+        :raises InvalidPayload: the payload is neither a dict of JSON nor bytes; nobody got it.
+        :raises NotPublished: other processes cannot be reached, or, where no client of this one can be meant, are
+            unknown.
         """
         self._state().engine.broadcast(Broadcast(topic, event, payload))
 
     def broadcast_from(self, sender: Channel, topic: str, event: str, payload: Any) -> None:
         """Send an event to everybody on a topic but one channel: the one that speaks.
 
+        :raises InvalidOption: the sender is no channel.
         :raises InvalidPayload: as :meth:`broadcast`.
+        :raises NotPublished: as :meth:`broadcast`.
         """
+        if not isinstance(sender, Channel):
+            raise InvalidOption(
+                f"broadcast_from leaves out a channel; got {sender!r:.200}. To leave out none: broadcast"
+            )
         self._state().engine.broadcast(Broadcast(topic, event, payload), sender.runtime.subscriber)
 
     def local_broadcast(self, topic: str, event: str, payload: Any) -> None:
@@ -271,12 +279,21 @@ class Phoenix:
         self._state().engine.broadcast(Broadcast(topic, event, payload), local=True)
 
     def subscribe(self, topic: str, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
-        """Call a function with each broadcast on a topic, in order, in an app context; call the answer to end it."""
+        """Call a function with each broadcast on a topic, in order, in an app context; call the answer to end it.
+
+        Each function gets a payload of its own. From any thread; this process becomes a node for it.
+
+        :raises Unsupported: this thread cannot make the process a node, or it has stopped serving.
+        :raises PhoenixError: the adapter cannot start.
+        """
         state = self._state()
         return state.engine.listen(topic, Subscriber(state.notify(function)), has_app_context())
 
     def tap(self, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
-        """Call a function with every broadcast of this process, to log or to bridge it; call the answer to end it."""
+        """Call a function with every broadcast of this process, to log or to bridge it; call the answer to end it.
+
+        :raises PhoenixError: as :meth:`subscribe`.
+        """
         state = self._state()
         return state.engine.tap(state.notify(function), has_app_context())
 

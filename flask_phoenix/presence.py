@@ -62,6 +62,7 @@ class Presence(Hooks, Tracking):
         """Return who is present: each key with its metas, through :meth:`fetch`.
 
         :raises InvalidReturn: fetch returned no presences.
+        :raises NotPublished: this process is none of those that serve clients, and knows no way to them.
         """
         server, topic = self._look(where)
         return server.list(topic)
@@ -75,7 +76,10 @@ class Presence(Hooks, Tracking):
         return server.get_by_key(topic, str(key))
 
     def count(self, where: Channel | str) -> int:
-        """Return how many keys are present."""
+        """Return how many keys are present.
+
+        :raises NotPublished: as :meth:`list`.
+        """
         server, topic = self._look(where)
         return server.tracker.count(topic)
 
@@ -83,6 +87,7 @@ class Presence(Hooks, Tracking):
         """Return where to look, and for which topic; asked from outside, a process that has just started waits."""
         server, (owner, topic) = self.server(), _place(where)
         if owner is None and not server.engine.hub.elsewhere:
+            server.engine.require_reach()
             server.engine.serve()
             server.settle()
         return server, topic

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -14,9 +15,11 @@ import pytest
 from flask import Flask
 
 from flask_phoenix import Broadcaster, Channel, InvalidOption, InvalidPayload, Json, NotPublished, Phoenix, Socket
+from flask_phoenix.pubsub.unix import adapter as workers
+from flask_phoenix.pubsub.unix.peer import listen
 from flask_phoenix.testing import Client, Joined
 from tests.support.loop import in_thread, turn
-from tests.support.processes import DEADLINE, ROOT, wait_until
+from tests.support.processes import DEADLINE, HOST, ROOT, free_port, wait_until
 from tests.support.redis_server import RedisServer
 
 SETTING = "PHOENIX_PUBSUB_URL"
@@ -41,7 +44,9 @@ class Stage:
     def __init__(self, url: str) -> None:
         self.app = Flask("app")
         self.app.config[SETTING] = url
-        Phoenix(self.app).socket("/socket")(UserSocket)
+        phoenix = Phoenix(self.app)
+        phoenix.presence()
+        phoenix.socket("/socket")(UserSocket)
         self._stack = ExitStack()
 
     def enter(self, topic: str = "room:1", **params: Any) -> Joined:
@@ -117,8 +122,16 @@ if "patched" in sys.argv:
 from flask_phoenix import Broadcaster
 
 with Broadcaster(sys.argv[1]) as broadcaster:
-    for number in range(100):
+    for number in range(90):
         broadcaster.broadcast("room:1", "news", {"n": number})
+    for number in range(90, 100):
+        tell = lambda: broadcaster.broadcast("room:1", "news", {"n": number})
+        if "patched" in sys.argv:
+            # In other threads than that of the event loop to which patched sockets belong.
+            import gevent
+            gevent.get_hub().threadpool.apply(tell)
+        else:
+            tell()
     broadcaster.broadcast("room:1", "blob", b"\\xde\\xad")
     broadcaster.disconnect("user:ada")
 if "patched" not in sys.argv:
@@ -268,6 +281,21 @@ def test_nobody_is_told_that_it_was_said_without_redis(tmp_path: Path) -> None:
         assert wait_until(heard, lambda: None)
     stage.close()
     server.kill()
+
+
+@pytest.mark.parametrize("scheme", ["workers", "redis"])
+def test_the_first_client_of_a_process_waits_for_one_time_out(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    monkeypatch.setattr(workers, "CONFIRM_TIMEOUT", 1.0)
+    silent = listen(short_path, "silent")
+    url = f"workers://{short_path}" if scheme == "workers" else f"redis://{HOST}:{free_port()}?subscribe_timeout=1"
+    began = time.monotonic()
+    stage = Stage(url)
+    stage.enter(user="user:ada")  # its process, a presence, its user and its room all have a topic
+    assert time.monotonic() - began < 2
+    stage.close()
+    silent.close()
 
 
 # The URL

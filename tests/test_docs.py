@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import http.client
 import json
 import os
 import re
@@ -33,12 +34,13 @@ from flask_phoenix import (
 )
 from flask_phoenix.broadcaster import NONE, SETTING
 from flask_phoenix.cli import phoenix as commands
+from flask_phoenix.protocol.messages import SHOWN_CHARACTERS
 from flask_phoenix.pubsub.adapter import ADAPTERS
 from flask_phoenix.pubsub.redis import adapter as redis
 from flask_phoenix.pubsub.redis.adapter import RedisAdapter
 from flask_phoenix.pubsub.redis.client import OPTIONS
 from flask_phoenix.pubsub.unix import adapter as workers
-from flask_phoenix.pubsub.unix import publisher
+from flask_phoenix.pubsub.unix import directory, publisher
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.runtime import inbox
 from flask_phoenix.server import drain
@@ -46,9 +48,10 @@ from flask_phoenix.testing import Client, Joined
 from flask_phoenix.tracker import replica
 from flask_phoenix.tracker.server import COUNT_PERIOD
 from flask_phoenix.transports import handshake, websocket
+from flask_phoenix.transports.longpoll import endpoint as longpoll
 from flask_phoenix.transports.options import INFO_KEYS, PREFIX, Options
 from flask_phoenix.transports.origin import CONN, OriginPolicy
-from tests.support.processes import DEADLINE, ROOT
+from tests.support.processes import DEADLINE, HOST, ROOT, Servers
 from tests.test_architecture import MODULES, tree
 
 DOCS = ROOT / "docs"
@@ -195,6 +198,39 @@ def test_what_cannot_be_set() -> None:
     }
 
 
+def test_limits_of_security() -> None:
+    said = [default for _, default, _ in rows("security.md", "limit", "default", "what happens beyond it")]
+    options = Options()
+    assert said == [
+        f"{options.max_frame_size:,} bytes",
+        f"{options.outbox_limit >> 20} MiB",
+        f"{options.timeout:.0f} seconds",
+        f"{options.max_channels}",
+        f"{inbox.INBOX_LIMIT:,}",
+        f"{inbox.INBOX_LIMIT:,}",
+        f"{longpoll.BODY_LIMIT:,} bytes",
+        f"{handshake.QUERY_LIMIT:,} bytes",
+    ]
+    assert f"after {SHOWN_CHARACTERS} characters" in prose("security.md")
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["ours", "gunicorn"])
+def test_longest_request_line(servers: Servers, number: int) -> None:
+    commands = (
+        ("-m", "tests.golden.peer", "{port}"),
+        ("-m", "gunicorn", "-k", "gevent", "-b", f"{HOST}:{{port}}", "tests.golden.peer:create_app()"),
+    )
+    server = servers.start(sys.executable, *commands[number])
+    said = rows("security.md", "server", "bytes of method, path, query and `HTTP/1.1`")[number][1]
+    longest = int(said.partition(";")[0].replace(",", ""))
+    fixed = len("GET /socket/websocket?a= HTTP/1.1")
+    for size, status in ((longest, 400), (longest + 3, 414)):  # gunicorn counts the end of the line or not
+        asking = http.client.HTTPConnection(HOST, server.port, timeout=DEADLINE)
+        asking.request("GET", f"/socket/websocket?a={'x' * (size - fixed)}")
+        assert asking.getresponse().status == status
+        asking.close()
+
+
 def test_bounds_of_presence() -> None:
     cells = [within for *_, within in rows("presence.md", "what happens", "it is seen", "within")]
     said = [float(seconds[1]) for cell in cells if (seconds := re.match(r"([\d.]+) s\b", cell))]
@@ -240,6 +276,7 @@ def test_numbers_of_scaling() -> None:
         (r"does not answer within ([\d.]+) seconds", workers.CONFIRM_TIMEOUT),
         (r"does not confirm within ([\d.]+) seconds", signature(RedisAdapter).parameters["subscribe_timeout"].default),
         (r"does not take it within ([\d.]+) seconds", publisher.TAKE_TIMEOUT),
+        (r"that of the directory has (\d+) bytes at most", directory.LONGEST),
         (r"twice `check_interval`, (\d+) seconds", 2 * signature(RedisAdapter).parameters["check_interval"].default),
         (
             r"every (\d+) s for each presence",
@@ -247,6 +284,24 @@ def test_numbers_of_scaling() -> None:
         ),
     ):
         assert [float(number) for number in re.findall(said, text)] == [meant], said
+
+
+def test_the_formula_of_scaling() -> None:
+    def first(cell: str) -> float:
+        return float(re.findall(r"[\d.]+", cell.replace(",", ""))[0])
+
+    line = re.compile(r"^\| \*([SFDPR])\*:(?:.*?(workers|Redis))? ?.*?\|.*?\| (.*) \| (.*) \|$", re.MULTILINE)
+    costs = {(part, over): (first(one), first(burst)) for part, over, one, burst in line.findall(read("scaling.md"))}
+    said = rows("scaling.md", "messages a second", "`workers:`, all nodes", "over Redis, all nodes", "Redis")
+    nodes, clients = 4, 12
+    formulas = [cells for name, *cells in said if name.startswith("the formula")]
+    assert len(formulas) == 2
+    for mode, cells in enumerate(formulas):
+        other = 10 if mode else costs["D", ""][mode] + 0.5  # in bursts each has other messages
+        for over, published, cell in (("workers", nodes - 1, cells[0]), ("Redis", 1, cells[1])):
+            cost = costs["S", ""][mode] + published * costs["P", over][mode] + (nodes - 1) * costs["R", over][mode]
+            cost += nodes * costs["F", ""][mode] + (clients - nodes) * other
+            assert first(cell) == pytest.approx(cost, rel=0.03)
 
 
 def test_ways_between_nodes() -> None:

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
@@ -310,7 +311,7 @@ def test_subscribe_in_another_thread(phoenix: Phoenix, enter: Callable[..., Clie
     assert heard.get(timeout=DEADLINE).payload == {"n": 1}
 
 
-@pytest.mark.parametrize("failure", [RuntimeError("no"), SystemExit(1), gevent.Timeout(1), gevent.GreenletExit()])
+@pytest.mark.parametrize("failure", [RuntimeError("no"), CancelledError(), gevent.Timeout(1), gevent.GreenletExit()])
 def test_a_function_that_fails_or_blocks_delays_nobody(
     phoenix: Phoenix, enter: Callable[..., Client], caplog: pytest.LogCaptureFixture, failure: BaseException
 ) -> None:
@@ -341,7 +342,8 @@ def test_a_function_that_fails_or_blocks_delays_nobody(
 
 def test_disconnect_and_count(app: Flask, phoenix: Phoenix, enter: Callable[..., Client]) -> None:
     assert phoenix.connection_count() == 0
-    phoenix.disconnect("user:ada")
+    with pytest.raises(NotPublished, match="PHOENIX_PUBSUB_URL"):
+        phoenix.disconnect("user:ada")
     ada = [enter(user="user:ada") for _ in range(2)]
     grace, nobody = enter(user="user:grace"), enter()
     still_there = grace.join("room:1")

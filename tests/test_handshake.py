@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
-from flask import Blueprint, Flask, Response, g, request, session
+from flask import Blueprint, Flask, Response, abort, g, render_template_string, request, session
 from flask.testing import FlaskClient
 from gevent import socket
 from hypothesis import given
@@ -19,9 +20,11 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.test import TestResponse
 
 from flask_phoenix import InvalidOption, Phoenix, RawSocket, Refused, Socket
+from flask_phoenix.exceptions import PhoenixError
+from flask_phoenix.protocol.messages import shown
 from flask_phoenix.protocol.serializers import V2Serializer
 from flask_phoenix.server.upgrade import SOCKET
-from flask_phoenix.testing import Client
+from flask_phoenix.testing import Client, MemoryAdapter
 from flask_phoenix.transports.handshake import QUERY_LIMIT, parse_query
 from flask_phoenix.transports.options import INFO_KEYS
 from tests.support.wire import ACCEPT, UPGRADE, Entry, Wire, open_foreign
@@ -251,6 +254,72 @@ def test_draining(app: Flask, ask: Asking, mount: Mounting) -> None:
     assert not calls
 
 
+class Unready(MemoryAdapter):
+    """Cannot start."""
+
+    def start(self, *arguments: Any) -> None:
+        raise PhoenixError("the sockets of the workers cannot be: use a shorter path")
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_a_node_that_cannot_start(foreign: bool, caplog: pytest.LogCaptureFixture) -> None:
+    app = Flask(__name__)
+    Phoenix(app, adapter=Unready([])).socket("/socket")(Socket)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        environ = {"wsgi.websocket": open_foreign(ours)} if foreign else {SOCKET: ours}
+        assert app.test_client().get(URL, headers=UPGRADE, environ_overrides=environ).status_code == 503
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "refused a client of /socket, which cannot be served: the sockets of the workers cannot be: use a shorter path"
+    )
+    app.extensions["phoenix"].engine.stop()
+
+
+def test_drain_while_a_client_is_admitted(app: Flask, ask: Asking, mount: Mounting) -> None:
+    mount(lambda params: setattr(app.extensions["phoenix"].engine, "draining", True))
+    assert ask().status_code == 503
+
+
+@pytest.mark.parametrize(
+    ("url", "headers"),
+    [
+        (URL, {"Origin": f"http://{'x' * 5000}.example"}),
+        (URL, {"Origin": "http://x\x1b[31m.example"}),
+        (URL, {"Sec_WebSocket_Protocol": f"\x1b{'y' * 5000}"}),
+        (f"/socket/websocket?vsn={'9' * 5000}.0.0", {}),
+        ("/socket/websocket?vsn=%1b[31m" + "z" * 5000, {}),
+    ],
+)
+def test_log_lines_hold_little_of_a_clients_text(
+    ask: Asking, mount: Mounting, url: str, headers: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    mount(auth_token=True)
+    assert ask(url, **headers).status_code == 403
+    (record,) = caplog.records
+    assert record.getMessage().isprintable()
+    assert len(record.getMessage()) < 400
+
+
+def test_values_of_clients_in_log_lines() -> None:
+    deep: Any = "x"
+    for _ in range(5000):
+        deep = [deep]
+    for value in (
+        "x" * 10_000,
+        "\x1b\n\u202e",
+        b"\xff" * 1000,
+        10**5000,
+        -(10**5000),
+        deep,
+        [["x" * 999] * 99],
+        {"a": 1.5},
+    ):
+        assert shown(value).isprintable()
+        assert len(shown(value)) < 4 * 200 + 10
+    assert shown("r\u00f6m:1\n") == "'r\u00f6m:1\\n'"
+
+
 def test_order_of_the_questions(ask: Asking, mount: Mounting) -> None:
     """Each step of the handshake is passed only when those before it are."""
     calls = mount(refuse, check_origin=["//a.example"], auth_token=True, error_handler=lambda refused: ("", 418))
@@ -286,6 +355,9 @@ def test_order_of_the_questions(ask: Asking, mount: Mounting) -> None:
         (":conn", "https://example.com", "https://example.com", True),
         (":conn", "https://example.com", "https://example.com:4000", False),
         (":conn", "http://[::1]:4000", "http://[::1]:4000", True),
+        (":conn", "http://xn--bcher-kva.example", "http://xn--bcher-kva.example", True),
+        (True, "http://xn--bcher-kva.example:81", "https://XN--bcher-kva.example", True),
+        (True, "http://xn--bcher-kva.example", "https://xn--bcher-kvb.example", False),
         (lambda origin: origin.path == "anything", "http://example.com", "anything", True),
     ],
 )
@@ -293,6 +365,13 @@ def test_origin(ask: Asking, mount: Mounting, rule: Any, base: str, origin: str,
     mount(check_origin=rule)
     assert ask(base=base).status_code == 101
     assert ask(base=base, Origin=origin).status_code == (101 if allowed else 403)
+
+
+def test_trusted_hosts(app: Flask, ask: Asking, mount: Mounting) -> None:
+    app.config["TRUSTED_HOSTS"] = ["localhost"]
+    mount()
+    assert ask(Origin="http://localhost").status_code == 101
+    assert ask(Host="stranger.example", Origin="http://stranger.example").status_code == 400
 
 
 def test_refused_origin_is_explained(ask: Asking, mount: Mounting, caplog: pytest.LogCaptureFixture) -> None:
@@ -328,18 +407,12 @@ def test_each_mount_has_its_origins(ask: Asking, phoenix: Phoenix) -> None:
 @pytest.mark.parametrize("token", ["1234", "a", "ab", "abc", "", "\u00e9\u20ac", "??>>~~", "x" * 1000])
 @pytest.mark.parametrize("encode", [base64.b64encode, base64.urlsafe_b64encode])
 @pytest.mark.parametrize("padded", [True, False])
-def test_auth_token(app: Flask, phoenix: Phoenix, token: str, encode: Any, padded: bool) -> None:
-    told: list[Any] = []
-
-    @phoenix.socket("/socket", auth_token=True)
-    class UserSocket(Socket):
-        def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
-            told.append(info["auth_token"])
-
+def test_auth_token(ask: Asking, mount: Mounting, token: str, encode: Any, padded: bool) -> None:
+    calls = mount(auth_token=True)
     encoded = encode(token.encode()).decode()
     offered = f"phoenix, {PREFIX}{encoded if padded else encoded.rstrip('=')}"
-    with Client(app, headers={"Sec-WebSocket-Protocol": offered}):
-        assert told == [token]
+    assert ask(Sec_WebSocket_Protocol=offered).status_code == 101
+    assert calls[0].info["auth_token"] == token
 
 
 @pytest.mark.parametrize(
@@ -347,6 +420,7 @@ def test_auth_token(app: Flask, phoenix: Phoenix, token: str, encode: Any, padde
     [
         (f"phoenix, {PREFIX}MTIzNA", "1234"),
         (f"{PREFIX}MTIzNA", "1234"),
+        (f"phoenix,{PREFIX}6fw", "\xe9\xfc"),  # what btoa makes of Latin-1
         ("phoenix", None),
         (f"phoenix, {PREFIX}MTIzNA, {PREFIX}NTY3OA", None),
     ],
@@ -511,11 +585,19 @@ def test_connect_info(ask: Asking, mount: Mounting) -> None:
     assert "secret" not in repr(info)
 
 
-@pytest.mark.parametrize(("base", "port"), [("http://example.com", 80), ("https://example.com", 443)])
-def test_uri_implies_a_port(ask: Asking, mount: Mounting, base: str, port: int) -> None:
+@pytest.mark.parametrize(
+    ("base", "scheme", "host", "port", "path"),
+    [
+        ("http://example.com", "http", "example.com", 80, "/socket/websocket"),
+        ("https://Example.com/", "https", "example.com", 443, "/socket/websocket"),
+        ("https://xn--bcher-kva.example:444", "https", "xn--bcher-kva.example", 444, "/socket/websocket"),
+        ("http://[::1]:4000/sub/", "http", "[::1]", 4000, "/sub/socket/websocket"),
+    ],
+)
+def test_uri(ask: Asking, mount: Mounting, base: str, scheme: str, host: str, port: int, path: str) -> None:
     calls = mount(connect_info=["uri"])
     ask(base=base)
-    assert calls[0].info["uri"]["port"] == port
+    assert calls[0].info["uri"] == {"scheme": scheme, "host": host, "port": port, "path": path, "query": "vsn=2.0.0"}
 
 
 def test_what_is_not_there_is_empty(ask: Asking, mount: Mounting) -> None:
@@ -583,7 +665,8 @@ def test_csrf_token_gives_the_session(
     @app.get("/")
     def page() -> dict[str, str]:
         session["user"] = 7
-        return {"token": phoenix.csrf_token(), "again": phoenix.csrf_token(), "other": phoenix.csrf_token("other")}
+        again = render_template_string("{{ phoenix_csrf_token() }}")
+        return {"token": phoenix.csrf_token(), "again": again, "other": phoenix.csrf_token("other")}
 
     calls = mount(connect_info=["session"])
     tokens = http.get("/").get_json()
@@ -653,10 +736,34 @@ def test_upgrade(mount: Mounting, enter: Entering) -> None:
         assert alive(opened)
 
 
-@pytest.mark.parametrize("path", ["/socket/websocket", "/socket/websocket/"])
-def test_slash_at_the_end(mount: Mounting, enter: Entering, path: str) -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec_WebSocket_Protocol": ""},
+        {"Sec_WebSocket_Protocol": ", ,"},
+        {"Sec_WebSocket_Protocol": f"{PREFIX}M/+=="},
+        {"Sec_WebSocket_Protocol": "a b, (c), d=@"},
+        {"Sec_WebSocket_Key": "short"},
+        {"Sec_WebSocket_Key": ""},
+        {"Sec_WebSocket_Version": " 13 "},
+        {"Sec_WebSocket_Extensions": ""},
+        {"Sec_WebSocket_Extensions": "permessage-deflate; =, x; y="},
+        {"Connection": "keep-alive, , UPGRADE"},
+        {"Upgrade": "h2c, WebSocket"},
+        {"Host": "EXAMPLE.com:99"},
+    ],
+)
+def test_headers_that_phoenix_accepts(ask: Asking, mount: Mounting, headers: dict[str, str]) -> None:
     mount()
-    assert alive(enter(f"{path}?vsn=2.0.0"))
+    mount(at="/other", compress=True, auth_token=True, subprotocols=["d=@"])
+    assert ask(**headers).status_code == 101
+    assert ask("/other/websocket?vsn=2.0.0", **headers).status_code == 101
+
+
+def test_a_key_is_answered_as_it_came(ask: Asking, mount: Mounting) -> None:
+    mount()
+    expected = base64.b64encode(hashlib.sha1(b"short258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()).decode()
+    assert ask(Sec_WebSocket_Key="short").headers["Sec-WebSocket-Accept"] == expected
 
 
 @pytest.mark.parametrize("path", ["/socket", "/socket/", "/socket/other", "/socket/websocket/other"])
@@ -673,6 +780,9 @@ def test_compression(mount: Mounting, enter: Entering, compress: bool) -> None:
     opened.wire.text('[null,"1","phoenix","heartbeat",{}]')
     assert opened.wire.frame().rsv1 == compress
     assert "Sec-WebSocket-Extensions" not in enter(Sec_WebSocket_Extensions="x-unheard-of").headers
+    offers = "x; =, permessage-deflate; client_max_window_bits=99, permessage-deflate; server_no_context_takeover"
+    agreed = enter(Sec_WebSocket_Extensions=offers).headers.get("Sec-WebSocket-Extensions")
+    assert agreed == ("permessage-deflate; server_no_context_takeover" if compress else None)
 
 
 def test_foreign_101(mount: Mounting, enter: Entering) -> None:
@@ -694,6 +804,16 @@ def test_versions_of_the_mount(phoenix: Phoenix, ask: Asking, enter: Entering) -
     phoenix.socket("/socket", serializer=[(V2Serializer, "~> 3.0.0")])(Socket)
     assert alive(enter("/socket/websocket?vsn=3.0.0"))
     assert ask().status_code == 403
+
+
+@pytest.mark.parametrize(
+    ("vsn", "served"),
+    [("2.0.0", {"2.0.0", "2.0.9"}), (["1.0.0", "2.0.5"], {"", "1.0.0", "2.0.9"}), (["1.0.1"], set())],
+)
+def test_versions_that_a_mount_names(ask: Asking, mount: Mounting, vsn: Any, served: set[str]) -> None:
+    mount(vsn=vsn)
+    queries = {asked: f"?vsn={asked}" if asked else "" for asked in ("", "1.0.0", "2.0.0", "2.0.9")}
+    assert {asked for asked, query in queries.items() if ask(f"/socket/websocket{query}").status_code == 101} == served
 
 
 def test_raw_socket(phoenix: Phoenix, enter: Entering) -> None:
@@ -773,7 +893,8 @@ def test_error_pages_of_the_app(app: Flask, http: FlaskClient, ask: Asking, moun
     def sorry(error: Exception) -> tuple[str, int]:
         return "sorry", 500
 
-    mount(lambda params: refuse(params) if "refuse" in params else 1 / 0)
+    mount(lambda params: refuse(params) if "refuse" in params else abort(404) if "abort" in params else 1 / 0)
+    assert ask(f"{URL}&abort").text == "<h1>a page for people</h1>"
     assert (ask(f"{URL}&refuse").status_code, ask(f"{URL}&refuse").data) == (403, b"")
     assert (http.post(URL).status_code, ask(Origin="http://other.example").data) == (400, b"")
     assert ask().text == "sorry"

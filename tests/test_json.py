@@ -48,7 +48,14 @@ REFUSED = [
     *[*ODD_NUMBERS.split(), *ODD_STRINGS.split(), *ODD_MARKS.split()],
     *["", " ", "[- 1]", "[1 2]", "[] x", '["\ud800"]', '["\x00"]', '["\n"]', '["\t"]', '["\x1f"]', "\xa0[]"],
     *["[1" + "0" * 309 + ".0]", "[" + "9" * 250 + "e99]", "[" + ",".join(["1" * 400 + ".5"] * 3) + "]"],
-    *["[" * 100_000, "[" * 1_100 + "]" * 1_100],
+    *[
+        "[" * 100_000,
+        "[" * 501 + "]" * 501,
+        '{"a":' * 501 + "1e5" + "}" * 501,
+        "\n" + "[" * 501 + "]" * 501,
+        "1" * 4301,
+    ],
+    *['{"a":NaN,"a":1}', '{"a":[1e400],"a":1}', r'{"a":"\ud800","a":1}', '{"b":{"a":-Infinity,"a":{}}}'],
 ]
 
 
@@ -71,7 +78,8 @@ READ = [
     ("[123456789012345678901234567890," + "1" * 309 + "]", [123456789012345678901234567890, int("1" * 309)]),
     ('{"a":1,"a":2}', {"a": 2}),
     ("null", None),
-    ("[" * 500 + "]" * 500, json.loads("[" * 500 + "]" * 500)),
+    *[(text, json.loads(text)) for text in ("[" * 500 + "1e5" + "]" * 500, "\n" + "[" * 500 + "]" * 500, "1" * 4300)],
+    *[(text, json.loads(text)) for text in ('{"a":' * 500 + "1" + "}" * 500, "[" + ",".join(["[[]]"] * 600) + "]")],
     ("[" + ",".join(["1234567890"] * 100) + "]", [1234567890] * 100),
 ]
 
@@ -177,6 +185,18 @@ def test_writing(value: Any, text: str) -> None:
 def test_a_key_that_is_no_number_is_refused() -> None:
     with pytest.raises(InvalidPayload):
         JSON.dumps({math.nan: 1})
+
+
+@pytest.mark.parametrize("module", [ujson, json])
+def test_what_is_read_may_be_written_inside_a_reply_and_what_nests_deeper_than_that_is_refused(module: Any) -> None:
+    codec, read = Json(module), "[" * 500 + "]" * 500
+    assert codec.loads(codec.dumps({"status": [codec.loads(read)]}), 512)["status"] == [json.loads(read)]
+    for leaf in (1, datetime.date(2026, 11, 24)):
+        with pytest.raises(InvalidPayload, match="512 levels" if leaf == 1 else "cannot be written"):
+            codec.dumps([leaf, nested(512)])
+    assert codec.dumps(nested(511)) == "[" * 512 + "]" * 512
+    with pytest.raises(InvalidPayload, match="512 levels"):
+        Json(default=str).dumps({"at": datetime.date(2026, 11, 24), "deep": nested(512)})
 
 
 def test_other_types_go_through_the_default() -> None:

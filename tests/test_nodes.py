@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import weakref
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from functools import partial
@@ -19,6 +20,7 @@ from gevent.event import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
+from flask_phoenix.channel import Channel, on
 from flask_phoenix.exceptions import InvalidMessage, InvalidOption, InvalidPayload, NotPublished, PhoenixError
 from flask_phoenix.protocol.messages import Broadcast, JsonText
 from flask_phoenix.protocol.serializers import V1Serializer, V2Serializer
@@ -28,6 +30,7 @@ from flask_phoenix.pubsub.local import Lane, Subscriber
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.runtime.engine import Engine, Service
 from tests.support.adapters import HELLO, JSON, PACKED, Outside, Recording
+from tests.support.clients import MemoryClient, serve
 from tests.support.contract import Node
 from tests.support.loop import in_greenlet, in_plain_thread, in_thread, turn
 from tests.support.processes import DEADLINE, ROOT
@@ -263,6 +266,41 @@ def test_what_comes_from_another_node_is_delivered_here_alone(
     assert [record.levelname for record in caplog.records] == ["ERROR"] * 3
 
 
+class Blob(Channel):
+    """Broadcasts bytes, and lets one event pass through."""
+
+    def join(self, payload: Any) -> None:
+        pass
+
+    @on("blob")
+    def blob(self, payload: Any) -> None:
+        self.broadcast("blob", b"\x01")
+
+
+@pytest.mark.parametrize("far", [True, False], ids=["from another node", "here"])
+def test_a_client_that_cannot_carry_bytes_goes_without_and_is_logged_once(
+    engine: Engine, adapter: Recording, caplog: pytest.LogCaptureFixture, far: bool
+) -> None:
+    socket = serve(Blob)
+    old, new = MemoryClient(engine, socket, V1Serializer(JSON)), MemoryClient(engine, socket)
+    old.connection.receive('{"topic":"room:1","event":"phx_join","payload":{},"ref":"1"}')
+    old.hear()
+    new.join("room:1")
+    for _ in range(2):
+        if far:
+            adapter.receive("room:1", b"B\0\4blob\1")
+        else:
+            new.say("1", "2", "room:1", "blob", {})
+        assert new.hear() == b"\x02\x06\x04room:1blob\x01"
+    turn()
+    assert old.rest() == []
+    assert [record.name for record in caplog.records] == ["flask_phoenix.connection"]
+    assert "goes without 'blob' on 'room:1'" in caplog.text
+    assert engine.missed == 2
+    for client in (old, new):
+        client.hang_up()
+
+
 # How a process becomes a node, and which do not
 
 
@@ -474,6 +512,24 @@ def test_nothing_keeps_an_engine_that_has_stopped() -> None:
     del engine
     gc.collect()
     assert kept() is None
+
+
+# Failures of an author's code
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)])
+def test_a_failure_that_asks_for_the_end_stops_the_server(lonely: Engine, error: BaseException) -> None:
+    stopped: list[bool] = []
+    lonely.stop_server = lambda: stopped.append(True)
+    for harmless in (RuntimeError(), gevent.Timeout(), CancelledError(), None):
+        lonely.caught(harmless)
+    assert stopped == []
+    lonely.caught(error)
+    assert stopped == [True]
+    lonely.stop_server = None
+    lonely.caught(error)
+    with pytest.raises(type(error)):
+        gevent.sleep(DEADLINE)
 
 
 # The end

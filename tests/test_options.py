@@ -76,6 +76,16 @@ def test_lists_are_kept_as_they_were() -> None:
     assert (kept.subprotocols, kept.connect_info) == (("sip",), ("uri",))
 
 
+def test_configuration_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLASK_PHOENIX_PATH", "/ws")
+    monkeypatch.setenv("FLASK_PHOENIX_VSN", '["2.0.0"]')
+    app = Flask(__name__)
+    app.config.from_prefixed_env()
+    Phoenix(app).socket("/socket")(Socket)
+    (endpoint,) = app.extensions["phoenix"].endpoints
+    assert (endpoint.mount.url, endpoint.mount.options.vsn) == ("/socket/ws", ("2.0.0",))
+
+
 @pytest.mark.parametrize(
     ("path", "transport", "url"),
     [

@@ -12,7 +12,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from flask_phoenix.exceptions import NotPublished
+from flask_phoenix.exceptions import NotPublished, PhoenixError
 from flask_phoenix.testing import MemoryAdapter
 from flask_phoenix.tracker import replica
 from flask_phoenix.tracker.state import Entry
@@ -153,6 +153,7 @@ def test_a_node_that_is_asked_from_outside_waits_for_the_others_to_answer(
 def test_nobody_else_waits(make: Callable[..., Node], make_node: MakeNode, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replica, "SETTLE_TIMEOUT", 1000 * DEADLINE)
     node, alone = make(), make_node()
+    alone.engine.serve()
     ada = node.enter(me={"ada": {}})
     assert ada.people == node.online.list(ada.channel) == in_thread(node.online.list, "room:1")
     assert node.online.count(ada.channel) == in_thread(node.online.count, "room:1") == 1
@@ -354,12 +355,10 @@ def test_a_process_may_end_while_it_asks_the_others(make_node: MakeNode, slow: S
     node = make_node(adapter=slow)
     serving = gevent.spawn(node.engine.serve)
     eventually(lambda: slow.asked)
-    node.engine.serve()
-    node.online.track("room:1", "ada")
-    assert node.online.server().tracker.count("room:1") == 1, "it may be present meanwhile"
     node.engine.stop()
     while slow.asked:
         slow.confirm()
-    serving.get(timeout=DEADLINE)
+    with pytest.raises(PhoenixError, match="stopped while"):
+        serving.get(timeout=DEADLINE)
     assert gevent.wait(timeout=DEADLINE), "something is still to happen"
     assert not node.engine.pubsub.subscribed(GOSSIP)

@@ -6,6 +6,7 @@ import logging
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from redis import Redis
 from redis.cluster import RedisCluster as ClusterClient
 
 from flask_phoenix.exceptions import InvalidOption, NotPublished
+from flask_phoenix.pubsub.redis import subscriber
 from flask_phoenix.pubsub.redis.adapter import BATCH_SIZE, RedisAdapter
 from flask_phoenix.pubsub.redis.publisher import RedisPublisher
 from tests.support.contract import AdapterContract, Cut, LossContract, MakeAdapter, Node
@@ -202,6 +204,33 @@ def test_a_topic_can_be_joined_without_redis(
     assert one.heard("b", by=other) == one.heard("before", by=other) == []
 
 
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_all_that_one_client_waits_for_without_redis_is_one_time_out(
+    own_redis: RedisServer, start: Start, how: str
+) -> None:
+    timeout = 1.0
+    fresh, one = (start(f"{own_redis.url}?subscribe_timeout={timeout}") for _ in range(2))
+    one.adapter.subscribe("before")
+    with ExitStack() as stack:
+        if how == "killed":
+            own_redis.kill()
+        else:
+            stack.enter_context(own_redis.frozen())
+        for node in (fresh, one):
+            node.publish("t", b"what publishes waits for Redis as well")
+            began = time.monotonic()
+            for topic in ("the process", "a presence", "the user", "the room"):
+                node.adapter.subscribe(topic)
+            assert time.monotonic() - began < 2.5 * timeout
+    if how == "killed":
+        own_redis.start()
+    one.hear_again("the room", by=fresh)
+    began = time.monotonic()
+    one.adapter.subscribe("later")
+    assert time.monotonic() - began < timeout
+    assert one.heard("later", by=fresh) == []
+
+
 def test_a_network_that_goes_and_comes(own_redis: RedisServer, start: Start, caplog: pytest.LogCaptureFixture) -> None:
     one, other = (start(f"{own_redis.url}?check_interval=0.2&subscribe_timeout=0.1", "t") for _ in range(2))
     with own_redis.frozen():
@@ -229,20 +258,38 @@ def test_subscribers_that_are_cut_off_come_back(own_redis: RedisServer, start: S
         assert one.heard("b", by=other) == []
 
 
-def test_what_redis_refuses_is_told(own_redis: RedisServer, start: Start, caplog: pytest.LogCaptureFixture) -> None:
-    start(f"redis://:wrong@{HOST}:{own_redis.port}?subscribe_timeout=0.2", "t")
+def test_a_wrong_password_is_told(redis: RedisServer, start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    start(f"redis://:wrong@{HOST}:{redis.port}?subscribe_timeout=0.2", "t")
     assert "AUTH" in caplog.text
-    one, other = start(own_redis.url, "t"), start(own_redis.url)
-    own_redis.execute("ACL", "SETUSER", "default", "-publish")
-    other.publish("t", b"unheard")
-    wait_for(lambda: other.adapter.unpublished == 1)
-    assert "Redis does not take what is published" in caplog.text
-    publisher = RedisPublisher(own_redis.url)
-    with pytest.raises(NotPublished, match="permission"):
+
+
+def test_what_a_user_may_not_is_one_line_with_the_remedy(
+    own_redis: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    monkeypatch.setattr(subscriber, "REFUSED_RETRY", 0.02)
+    own_redis.execute("ACL", "SETUSER", "chat", "on", ">secret", "resetchannels", "&chat:*", "+@all")
+    url = own_redis.url.replace("redis://", "redis://chat:secret@")
+    one, other = start(url), start(own_redis.url)
+    began = time.monotonic()
+    for number in range(10):
+        one.adapter.subscribe(f"room:{number}")
+        one.publish(f"room:{number}", b"unheard")
+    assert time.monotonic() - began < 10  # a refusal is an answer
+    wait_for(lambda: one.adapter.unpublished == 10)
+    publisher = one.adapter.publisher()
+    with pytest.raises(NotPublished, match=r"no permissions .*&phoenix:\* in Redis' ACL"):
         publisher.publish("t", b"unheard")
     publisher.close()
-    own_redis.execute("ACL", "SETUSER", "default", "+publish")
-    assert one.heard("t", by=other) == []
+    wait_for(lambda: own_redis.execute("INFO", "commandstats")["cmdstat_subscribe"]["rejected_calls"] > 40)
+    (line,) = [record.message for record in caplog.records]
+    assert "&phoenix:*" in line
+    assert "?prefix=" in line
+    own_redis.execute("ACL", "SETUSER", "chat", "&phoenix:*")
+    for number in range(10):
+        one.hear_again(f"room:{number}", by=other)
+    wait_for(lambda: caplog.records[-1].message == "Redis lets this node hear all that it refused")
+    assert len(caplog.records) == 2
 
 
 def test_a_full_queue_is_refused(own_redis: RedisServer, start: Start) -> None:
@@ -370,6 +417,31 @@ def test_nobody_carries_it(scheme: str) -> None:
     publisher = RedisPublisher(f"{scheme}://{HOST}:{free_port()}")
     with pytest.raises(NotPublished, match="look whether it runs"):
         publisher.publish("t", b"hello")
+    publisher.close()
+
+
+def test_a_redis_that_does_not_answer_is_waited_for_once(own_redis: RedisServer, start: Start) -> None:
+    node, publisher = start(own_redis.url, "t"), RedisPublisher(own_redis.url, timeout=0.5)
+
+    def speak() -> float:
+        began = time.monotonic()
+        with pytest.raises(NotPublished, match=r"(?i)time.?out|has not answered in 0\.5 s"):
+            publisher.publish("t", b"unheard")
+        return time.monotonic() - began
+
+    def heard() -> bool:
+        with suppress(NotPublished):
+            publisher.publish("t", b"heard")
+            return True
+        return False
+
+    publisher.publish("t", b"before")
+    with own_redis.frozen():
+        assert speak() >= 0.5
+        assert sum(speak() for _ in range(50)) < 5
+    wait_for(heard)
+    while node.hear() != ("t", b"heard"):
+        pass
     publisher.close()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import struct
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -23,10 +24,12 @@ from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as Codec
 
 from flask_phoenix.channel import Channel, on
+from flask_phoenix.exceptions import PhoenixError
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.protocol.messages import Broadcast, Message
 from flask_phoenix.protocol.serializers import Serializer, V2Serializer
 from flask_phoenix.protocol.state import Protocol
+from flask_phoenix.pubsub.adapter import Adapter
 from flask_phoenix.runtime.channel_connection import ChannelConnection
 from flask_phoenix.runtime.connection import Connection, RawConnection
 from flask_phoenix.runtime.engine import Engine
@@ -268,6 +271,16 @@ def test_ping(client: Wire, payload: bytes) -> None:
     assert client.frame() == Frame(PONG, payload)
 
 
+@pytest.mark.parametrize("compress", [False, True])
+def test_pongs_keep_their_place(carriers: Carriers, compress: bool) -> None:
+    served = carriers.echo(extensions=[deflate()] if compress else [])
+    frames = [write(TEXT, b"a"), write(PING, b"1"), write(TEXT, b"b", fin=False), write(PING, b"2"), write(PING, b"3")]
+    served.client.sock.sendall(b"".join([*frames, write(CONT, b"c"), write(CLOSE, b"\x03\xe8")]))
+    seen = [served.client.frame() for _ in range(6)]
+    assert [frame.opcode for frame in seen] == [TEXT, PONG, PONG, PONG, TEXT, CLOSE]
+    assert [bytes(frame.data) for frame in seen[1:4]] == [b"1", b"2", b"3"]
+
+
 # The client closes
 
 
@@ -307,6 +320,20 @@ def test_client_that_vanishes(greeted: Served) -> None:
     assert greeted.reason() == "closed"
 
 
+def test_client_that_resets(carriers: Carriers) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        theirs = socket.create_connection(listener.getsockname())
+        ours, _ = listener.accept()
+    served = carriers.echo(pair=(ours, theirs))
+    served.client.text("hello")
+    assert served.client.data() == "hello"
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    served.ended()
+    assert served.reason() == "closed"
+
+
 def test_client_that_stops_sending(served: Served) -> None:
     served.client.sock.shutdown(socket.SHUT_WR)
     served.client.ended()
@@ -332,13 +359,15 @@ RULES = {
 
 
 @pytest.mark.parametrize("frames", RULES.values(), ids=list(RULES))
-def test_broken_rule(served: Served, frames: list[bytes]) -> None:
+def test_broken_rule(served: Served, frames: list[bytes], caplog: pytest.LogCaptureFixture) -> None:
     served.client.sock.sendall(b"".join(frames) + write(TEXT, b"never handled"))
     assert served.client.close_code() == 1002
     served.client.close(1002)
     served.client.ended()
     served.ended()
     assert served.reason() == "closed"
+    line = "a client of EchoSocket broke the rules of WebSockets; it is closed with 1002"
+    assert [record.getMessage() for record in caplog.records] == [line]
 
 
 @pytest.mark.parametrize(
@@ -350,13 +379,15 @@ def test_broken_rule(served: Served, frames: list[bytes]) -> None:
     ],
     ids=["whole", "in fragments", "its head"],
 )
-def test_too_big(carriers: Carriers, frames: list[bytes]) -> None:
+def test_too_big(carriers: Carriers, frames: list[bytes], caplog: pytest.LogCaptureFixture) -> None:
     served = carriers.echo(max_frame_size=100)
     served.client.text("x" * 100)
     assert served.client.data() == "x" * 100
     served.client.sock.sendall(b"".join(frames))
     assert served.client.closed() == 1009
     served.ended()
+    line = "a client of EchoSocket sent more than 100 bytes (max_frame_size); it is closed with 1009"
+    assert [record.getMessage() for record in caplog.records] == [line]
 
 
 @pytest.mark.parametrize("data", [b"\xff", b"abc\x80", b"\xed\xa0\x80", b"\xc0\xaf", b"\xf0\x9f\x98"])
@@ -372,14 +403,14 @@ class FragileSerializer(V2Serializer):
     """Has a mistake of its author's."""
 
     def decode(self, frame: str | bytes) -> Message:
-        raise ZeroDivisionError
+        raise OSError("a mistake")
 
 
 @pytest.mark.parametrize(
     ("serializer", "frame", "line"),
     [
         (V2, "{}", "a client of RoomSocket sent an invalid message"),
-        (FragileSerializer(Json()), JOIN, "ZeroDivisionError"),
+        (FragileSerializer(Json()), JOIN, "OSError: a mistake"),
     ],
     ids=["of the client", "of the author"],
 )
@@ -513,6 +544,20 @@ def test_what_waits_arrives_before_the_close(greeted: Served) -> None:
     assert [greeted.client.data(), greeted.client.data()] == ["x" * 900_000, "last word"]
     assert greeted.client.closed() == 1012
     greeted.ended()
+
+
+def test_drain_that_came_before_the_connection(carriers: Carriers) -> None:
+    carriers.engine.draining = True
+    assert carriers.echo().client.closed() == 1012
+
+
+def test_node_that_cannot_start(carriers: Carriers, caplog: pytest.LogCaptureFixture) -> None:
+    def find_adapter() -> Adapter:
+        raise PhoenixError("no socket directory")
+
+    carriers.engine = Engine(nullcontext, Json(), find_adapter)
+    assert carriers.echo().client.closed() == 1011
+    assert "a client of EchoSocket cannot be served" in caplog.text
 
 
 # Slow clients

@@ -5,15 +5,18 @@ from __future__ import annotations
 import gc
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import gevent
 import pytest
@@ -116,6 +119,12 @@ def test_a_directory_is_made_for_this_user_alone(short_path: Path) -> None:
     node.adapter.stop()
 
 
+@pytest.mark.parametrize("kind", [WorkersAdapter, WorkersPublisher])
+def test_a_url_whose_directory_is_too_long(kind: type[WorkersAdapter | WorkersPublisher]) -> None:
+    with pytest.raises(InvalidOption, match=r"more than 80 bytes.*workers:///run/myapp"):
+        kind.from_url(f"workers:///{80 * 'x'}")
+
+
 def others_may_enter(directory: Path) -> None:
     directory.mkdir()
     directory.chmod(0o701)
@@ -146,11 +155,21 @@ def test_a_directory_that_cannot_be_used(
     if spoil is not None:
         spoil(short_path / name)
     node = Node(WorkersAdapter(short_path / name), "node")
-    with pytest.raises(InvalidOption, match=rf"{complaint}.*workers:///run/myapp"):
-        node.start()
+    for _ in range(2):
+        with pytest.raises(InvalidOption, match=rf"{complaint}.*workers:///run/myapp"):
+            node.start()
     with pytest.raises(NotPublished):
         node.publish("t", b"")
     node.adapter.stop()
+
+
+def test_no_place_for_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._get_default_tempdir", Mock(side_effect=FileNotFoundError("no usable directory")))
+    node = Node(WorkersAdapter(lambda: directory_of_server("app")), "node")
+    with pytest.raises(InvalidOption, match=r"no usable directory.*workers:///run/myapp"):
+        node.start()
 
 
 PRINT = "from flask_phoenix.pubsub.unix.directory import directory_of_server; print(directory_of_server(chr(97)))"
@@ -254,6 +273,38 @@ def test_a_worker_that_cannot_be_connected_to_is_tried_again(directory: Path, ma
         assert not asking.ready()
     asking.get(timeout=DEADLINE)
     assert not (directory / "full.sock").exists()
+
+
+def test_a_worker_goes_on_whatever_comes_on_a_line(
+    directory: Path, make_worker: MakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    node, other = make_worker("node", "t"), make_worker("other")
+    for nonsense in (b"\x05\0\0\0\1\0\0\0\0\xff", encode_frame(HELLO, "no/where") + encode_frame(SYNC, data=b"x")):
+        with socket.socket(socket.AF_UNIX) as stranger:
+            stranger.connect(str(directory / "node.sock"))
+            stranger.sendall(nonsense)
+            stranger.shutdown(socket.SHUT_WR)
+            in_thread(stranger.recv, 1)
+    assert "a line is closed" in caplog.text
+    assert node.heard("t", by=other) == []
+
+
+def test_a_worker_without_descriptors_waits_for_some(
+    directory: Path, make_worker: MakeWorker, caplog: pytest.LogCaptureFixture
+) -> None:
+    node = make_worker("node", "t")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with socket.socket(socket.AF_UNIX) as stranger:
+        free = os.dup(stranger.fileno())
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
+        try:
+            stranger.connect(str(directory / "node.sock"))
+            assert wait_until(lambda: "cannot connect to this one" in caplog.text, lambda: gevent.sleep(0.01))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        stranger.sendall(encode_frame(PUBLISH, "t", b"patience"))
+        assert node.hear() == ("t", b"patience")
 
 
 # Real processes
@@ -493,13 +544,44 @@ def test_a_worker_that_ends_meanwhile(directory: Path, make_worker: MakeWorker, 
     ending.stop()
 
 
-def test_a_worker_that_takes_nothing(directory: Path, make_worker: MakeWorker) -> None:
+def test_a_worker_that_takes_nothing_is_waited_for_once(directory: Path, make_worker: MakeWorker) -> None:
     node = make_worker("node", "t")
-    publisher = WorkersPublisher(directory, timeout=0.1)
-    stuck = listen(directory, "stuck")
-    for _ in range(2):
-        with pytest.raises(NotPublished, match=r"worker stuck has not taken it within 0\.1 s"):
+    publisher = WorkersPublisher(directory, timeout=0.5)
+    stuck = [listen(directory, name) for name in ("stuck", "too")]
+
+    def speak(data: bytes) -> float:
+        began = time.monotonic()
+        with pytest.raises(NotPublished, match=r"worker stuck, too takes nothing.* 1 others have it"):
+            publisher.publish("t", data)
+        return time.monotonic() - began
+
+    assert in_thread(speak, LARGE) >= 0.5
+    assert sum(in_thread(speak, b"%d" % number) for number in range(20)) < 5
+    assert node.hear_all(21) == [LARGE, *(b"%d" % number for number in range(20))]
+    for listener in stuck:
+        listener.close()
+    in_thread(publisher.publish, "t", b"they have ended")
+    assert node.hear() == ("t", b"they have ended")
+    publisher.close()
+
+
+def test_a_stopped_worker_that_goes_on_is_published_to_again(boss: Boss) -> None:
+    (stopped,) = boss.hire("stopped")
+    stopped.do("subscribe", "t")
+    publisher = WorkersPublisher(boss.directory, timeout=0.2)
+
+    def takes() -> bool:
+        with suppress(NotPublished):
+            in_thread(publisher.publish, "t", b"taken")
+            return True
+        return False
+
+    stopped.process.send_signal(signal.SIGSTOP)
+    for _ in range(3):
+        with pytest.raises(NotPublished, match="worker stopped takes nothing"):
             in_thread(publisher.publish, "t", LARGE)
-        assert node.hear() == ("t", LARGE)
-    stuck.close()
+    stopped.process.send_signal(signal.SIGCONT)
+    assert wait_until(takes, lambda: None)
+    # The first was under way when it stopped; the others were told to have gone without.
+    assert [len(text) for text in stopped.await_heard(2)] == [len(LARGE.decode("latin-1").rstrip()), len("taken")]
     publisher.close()

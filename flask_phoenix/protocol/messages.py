@@ -68,13 +68,21 @@ class JsonText(str):
     __slots__ = ()
 
 
-_values = Repr()
-_values.maxstring = _values.maxlong = _values.maxother = SHOWN_CHARACTERS
+class _Values(Repr):
+    """Writes a few elements and levels of a value: whole, it might be larger than a line, or too deep for repr."""
+
+    maxstring = maxother = SHOWN_CHARACTERS
+
+    def repr_int(self, x: int, level: int) -> str:
+        """Write an integer; Python refuses to write those of more than 4,300 digits."""
+        return repr(x) if x.bit_length() < 128 else "..."
+
+
+_values = _Values()
 
 
 def shown(value: Any) -> str:
     """Return what a client sent as it is put into a log line: escaped, in quotes, at most 200 characters of it."""
     if isinstance(value, str | bytes):
         return f"{value[:SHOWN_CHARACTERS]!r}..." if len(value) > SHOWN_CHARACTERS else repr(value)
-    # Of other values it shows a few elements and levels: whole, they might be larger than a line, or too deep for repr.
     return _values.repr(value)[:SHOWN_CHARACTERS]

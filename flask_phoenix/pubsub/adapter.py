@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import socket
+import threading
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -12,20 +15,27 @@ from ..exceptions import InvalidOption
 #: scheme needs no publisher of its own: its adapter makes one. With one, who only publishes does not load the adapter.
 ADAPTERS, PUBLISHERS = "flask_phoenix.adapters", "flask_phoenix.publishers"
 
+log = logging.getLogger("flask_phoenix.pubsub")
+
+#: What adapters say where they are called as they cannot be.
+RUNS_ALREADY = "this adapter runs already: make one for each app, and start it once"
+WRONG_THREAD = "an adapter is asked for topics in the thread that has started it, which is that of the event loop"
+
 
 class Adapter:
     """Carries broadcasts between nodes. Subclass it, and hand it in: ``Phoenix(adapter=...)``.
 
-    It is started in the process that serves, never before a fork. Topics are any strings at all. What was published
-    and is lost is never swallowed: :meth:`publish` raises what it knows at once, and what is lost later is counted in
-    :attr:`unpublished` and logged as an error, one line for each loss of a link.
+    It is started in the process that serves, never before a fork. All but :meth:`publish` is called in the thread of
+    that process' event loop. Topics are any strings at all. What was published and is lost is never swallowed:
+    :meth:`publish` raises what it knows at once, and what is lost later is counted in :attr:`unpublished` and logged as
+    an error, one line for each loss of a link.
     """
 
     #: How many messages were taken by :meth:`publish` and lost before another node had them.
     unpublished = 0
 
     def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
-        """Begin.
+        """Begin, or raise and leave nothing behind; never blocks.
 
         :param node: the name of this node, unique among all.
         :param receive: to be called, in the thread of the event loop and in each publisher's order, with each topic and
@@ -33,6 +43,8 @@ class Adapter:
             published.
         :param gone: to be called, in the same thread, with the name of another node that is known to have ended. An
             adapter that cannot know calls it never.
+        :raises InvalidOption: what it was made with cannot be used here; the message names the remedy.
+        :raises PhoenixError: it runs already.
         """
         raise NotImplementedError
 
@@ -43,12 +55,20 @@ class Adapter:
     def subscribe(self, topic: str) -> None:
         """Ask for a topic; may block. When it returns, nothing that any node publishes from then on is missed.
 
-        It is called in the thread of the event loop, by several greenlets at once.
+        It is called by several greenlets at once. It does not block for long where the other nodes cannot be reached:
+        all who ask meanwhile wait for one time-out together, and then nobody does until they can.
+
+        :raises PhoenixError: it is called in another thread than that of :meth:`start`.
         """
         raise NotImplementedError
 
     def unsubscribe(self, topic: str) -> None:
-        """Ask for a topic no more, however often it was asked for; never blocks."""
+        """Ask for a topic no more, however often it was asked for; never blocks.
+
+        Whoever is just asking for it does not return before it is had anew.
+
+        :raises PhoenixError: as for :meth:`subscribe`.
+        """
         raise NotImplementedError
 
     def publish(self, topic: str, data: bytes) -> None:
@@ -57,6 +77,24 @@ class Adapter:
         :raises NotPublished: it is known at once that it cannot be.
         """
         raise NotImplementedError
+
+    def when_restored(self, call: Callable[[], None]) -> Callable[[], None]:
+        """Call back whenever a link was lost and is there again: what others have published meanwhile is missed.
+
+        :return: a function that ends it.
+        """
+        key = object()
+        calls: dict[object, Callable[[], None]] = self.__dict__.setdefault("_calls_when_restored", {})
+        calls[key] = call
+        return lambda: calls.pop(key, None) and None
+
+    def restored(self) -> None:
+        """Say that a link was lost and is there again: for the adapter to call, in the thread of the event loop."""
+        for call in [*self.__dict__.get("_calls_when_restored", {}).values()]:
+            try:
+                call()
+            except Exception:
+                log.exception("%r failed after a link was restored", call)
 
     @classmethod
     def from_url(cls, url: str) -> Adapter:
@@ -135,6 +173,14 @@ def make_publisher(url: str) -> Publisher:
     """
     publisher = find_class(url, PUBLISHERS)
     return adapter_class(url).from_url(url).publisher() if publisher is None else publisher.from_url(url)
+
+
+def sharing_key() -> int:
+    """Return what tells which calls may share a socket: all threads, but where gevent has patched the sockets, one.
+
+    A patched socket belongs to the event loop of its thread; another thread's waits elsewhere, or for ever.
+    """
+    return threading.get_native_id() if socket.socket.__module__.startswith("gevent") else 0
 
 
 def remedy(point: EntryPoint) -> str:

@@ -6,8 +6,10 @@ import atexit
 import logging
 import os
 import secrets
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from contextvars import Context
 from typing import Any
 
 import gevent
@@ -86,6 +88,7 @@ class Engine:
     :param context: makes the context in which each callback of an author runs.
     :param find_adapter: returns the adapter to the other nodes, if there is one; called in the process that serves.
     :param may_serve: tells whether this process may serve clients, though none has come yet.
+    :param only_forks: tells whether this process serves nobody, but forks those that do.
     """
 
     def __init__(
@@ -94,6 +97,7 @@ class Engine:
         json: Json,
         find_adapter: Callable[[], Adapter | None] = lambda: None,
         may_serve: Callable[[], bool] = lambda: True,
+        only_forks: Callable[[], bool] = lambda: False,
     ) -> None:
         self.context = context
         self._find_adapter = find_adapter
@@ -102,6 +106,8 @@ class Engine:
         #: Tells the app of an exception of a callback, in that callback's context.
         self.report: Callable[[BaseException], None] = lambda failure: None
         self._may_serve = may_serve
+        self._only_forks = only_forks
+        self._soon = False
         self.adapter: Adapter | None = None
         self._json = json
         self.hub = Hub()
@@ -179,6 +185,8 @@ class Engine:
 
     def stop(self) -> None:
         """Stop what runs for the connections, which are to be closed by then."""
+        if self._forked:
+            self._forget_parent()
         self._stops += 1
         self._tear_down()
         self._close_publisher()
@@ -192,6 +200,8 @@ class Engine:
             raise Unsupported(WRONG_THREAD)
         if self._starter is gevent.getcurrent():
             return  # a service that starts asks for what is under way
+        if self.draining:
+            raise Unsupported(ENDED)
         stops = self._stops
         while self._stopping is not None:
             self._stopping.wait()
@@ -332,14 +342,30 @@ class Engine:
         if _in_event_loop() and gevent.get_hub().main_hub:
             self.become_node()
         elif self._find_adapter() is None:
-            if now and not (self.served or self._may_serve()):
-                log.warning("listening, but hearing this process alone: %s", NO_WAY)
+            if now:
+                self.warn_if_alone("only what this process broadcasts is heard here")
         elif thread_id() != MAIN_THREAD_IDENT:
             raise Unsupported(WRONG_THREAD)
         elif now:
             if not monkey.is_module_patched("time"):
                 log.warning("listening to other nodes: %s", UNPATCHED)
             self.become_node()
+        elif not self._soon:
+            self._soon = True
+            self._become_node_soon()
+            os.register_at_fork(after_in_child=calling(weakref.WeakMethod(self._become_node_soon)))
+
+    def _become_node_soon(self) -> None:
+        """Become a node with the first turns of the event loop, if there is to be one, after what imports the app."""
+        if monkey.is_module_patched("time") or self._only_forks():  # or has just been forked, and is patched later
+            Context().run(gevent.spawn, self._become_node_if_it_serves)
+
+    def _become_node_if_it_serves(self) -> None:
+        try:
+            if not self.draining and not self._only_forks():
+                self.become_node()
+        except Exception:
+            log_failure(log, "what other nodes publish is not heard before the first client comes")
 
     # Broadcasts.
 
@@ -369,13 +395,23 @@ class Engine:
             atexit.unregister(self._close_publisher)
             publisher.close()
 
-    def reaches_clients(self) -> bool:
-        """Tell whether clients could be reached from here: by other nodes, or since this process serves them."""
-        return (
-            (bool(self.node) and not self._forked)
-            or (self.served or self._may_serve())
-            or self._find_adapter() is not None
-        )
+    def require_reach(self) -> None:
+        """Check that clients could be reached from here: over other nodes, or since this process may serve them.
+
+        :raises NotPublished: they could not.
+        """
+        if self._cannot_reach():
+            raise NotPublished(NO_WAY)
+
+    def warn_if_alone(self, what: str) -> None:
+        """Log what it means that no other process can be reached from here, and this one may serve nobody."""
+        if self._cannot_reach():
+            log.warning("%s: %s", what, NO_WAY)
+
+    def _cannot_reach(self) -> bool:
+        if self.node and not self._forked:
+            return False
+        return not self.served and not self._may_serve() and self._find_adapter() is None
 
     def _receive(self, topic: str, data: bytes) -> None:
         """Deliver what another node has published."""
@@ -462,3 +498,13 @@ def _in_event_loop() -> bool:
     while greenlet is not None and not isinstance(greenlet, EventLoop):
         greenlet = greenlet.parent
     return greenlet is not None
+
+
+def calling(method: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:
+    """Return a function that calls a method for as long as its object lives."""
+
+    def call() -> None:
+        if (living := method()) is not None:
+            living()
+
+    return call

@@ -17,6 +17,16 @@ def has_several_workers() -> bool:
     return bool(getattr(getattr(worker, "cfg", None), "workers", 1) > 1)
 
 
+def is_worker() -> bool:
+    """Tell whether this process is a worker of gunicorn, of one or of several."""
+    return hasattr(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), "cfg") and not is_master()
+
+
+def is_master() -> bool:
+    """Tell whether this process is gunicorn's own, which serves nobody and forks the workers."""
+    return hasattr(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), "WORKERS")
+
+
 def drain_on_sigterm(engine: Engine) -> None:
     """Drain when gunicorn stops this worker: only its signal handlers know, so ours stands in front of them."""
     previous = signal.getsignal(signal.SIGTERM)

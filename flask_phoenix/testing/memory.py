@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Callable
+from typing import Any
 
 import gevent
 
-from ..exceptions import NotPublished
+from ..exceptions import NotPublished, PhoenixError
 from ..protocol.messages import Message
-from ..pubsub.adapter import Adapter, Publisher
+from ..pubsub.adapter import RUNS_ALREADY, WRONG_THREAD, Adapter, Publisher
+from ..pubsub.hub import thread_id
 from ..runtime.connection import Carrier
 from .frames import read_server_frame
+
+log = logging.getLogger("flask_phoenix.pubsub")
 
 
 class MemoryCarrier(Carrier):
@@ -42,28 +48,45 @@ class MemoryAdapter(Adapter):
     def __init__(self, network: list[MemoryAdapter]) -> None:
         self._network = network
         self._topics: set[str] = set()
+        self._process = 0
 
     def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
-        """Join the network."""
+        """Join the network.
+
+        :raises PhoenixError: it is of the network already.
+        """
+        if self in self._network and self._process == os.getpid():
+            raise PhoenixError(RUNS_ALREADY)
+        self._thread, self._process = thread_id(), os.getpid()
         self.node = node
         self._receive = receive
         self._gone = gone
         self._loop = gevent.get_hub().loop
-        self._network.append(self)
+        if self not in self._network:
+            self._network.append(self)
 
     def stop(self) -> None:
         """Leave the network; the others hear of it."""
         if self in self._network:
             self._network.remove(self)
+            self._topics.clear()
             for other in self._network:
-                other._loop.run_callback(other._gone, self.node)
+                other._loop.run_callback_threadsafe(other._tell, other._gone, self.node)
 
     def subscribe(self, topic: str) -> None:
-        """Ask for a topic."""
+        """Ask for a topic.
+
+        :raises PhoenixError: it is called in another thread than :meth:`start`.
+        """
+        self._check_thread()
         self._topics.add(topic)
 
     def unsubscribe(self, topic: str) -> None:
-        """Ask for a topic no more."""
+        """Ask for a topic no more.
+
+        :raises PhoenixError: it is called in another thread than :meth:`start`.
+        """
+        self._check_thread()
         self._topics.discard(topic)
 
     def publish(self, topic: str, data: bytes) -> None:
@@ -83,7 +106,19 @@ class MemoryAdapter(Adapter):
 
     def _hear(self, topic: str, data: bytes) -> None:
         if topic in self._topics and self in self._network:
-            self._receive(topic, data)
+            self._tell(self._receive, topic, data)
+
+    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+        try:
+            function(*args)
+        except (gevent.GreenletExit, KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException:
+            log.exception("%s, told of %r, failed", function, args)
+
+    def _check_thread(self) -> None:
+        if self in self._network and thread_id() != self._thread:
+            raise PhoenixError(WRONG_THREAD)
 
 
 class MemoryPublisher(Publisher):

@@ -148,6 +148,8 @@ class TrackerServer(Replica):
             raise Unsupported(
                 "a presence changes in the thread that serves: from another one, tell a channel to do it (channel.send)"
             )
+        if owner is None:
+            self.engine.warn_if_alone("what is tracked here is told to nobody else")
         self.engine.serve()
         return self._owned.get(owner, {})
 

@@ -38,6 +38,11 @@ log = logging.getLogger("flask_phoenix.handshake")
 #: How the names of our endpoints begin in Flask; no other one has a space in it by accident.
 NAME = "phoenix "
 
+NO_GATEWAY = (
+    "app.wsgi_app has been replaced since init_app, and no WebSocket can begin: wrap app.wsgi_app in a middleware"
+    " instead, as in app.wsgi_app = Middleware(app.wsgi_app)"
+)
+
 
 class EveryMethod(set[str]):
     """The methods of an endpoint as others read them; wrong ones are routed to it too, and get its own answer."""
@@ -182,6 +187,10 @@ class WebSocketEndpoint(Endpoint):
         except Unsupported as error:
             log.error("%s", error)
             http_error(501, str(error))
+        upgrade: Upgrade | None = environ.get(UPGRADE)
+        if upgrade is None:
+            log.error(NO_GATEWAY)
+            http_error(501)
         self._serve_engine()
         limits = Limits(options.timeout, options.max_frame_size, options.outbox_limit)
         # A server that has sent its own 101 has agreed on no extensions.
@@ -192,7 +201,6 @@ class WebSocketEndpoint(Endpoint):
             with engine.carrying():
                 carrier.serve(connection)
 
-        upgrade: Upgrade = environ[UPGRADE]
         upgrade.carry, upgrade.sock, upgrade.upgraded = carry, sock, upgraded
         return make_response("", 101, [*headers, ("Sec-WebSocket-Protocol", protocol)] if protocol else headers)
 

@@ -56,7 +56,7 @@ class EdgeSocket(Socket):
         self.assigns.update(auth_token=info["auth_token"], connect_params=params)
 
 
-@phoenix.socket("/raw", check_origin=False, max_frame_size=16 * 1024 * 1024, outbox_limit=64 * 1024 * 1024)
+@phoenix.socket("/raw", check_origin=False, compress=True, max_frame_size=1 << 24, outbox_limit=1 << 26)
 class EchoSocket(RawSocket):
     """Echoes frames, for suites that test the WebSocket protocol itself."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import count
@@ -12,8 +13,9 @@ import gevent
 import pytest
 from gevent.queue import Empty, Queue
 
-from flask_phoenix.exceptions import NotPublished
+from flask_phoenix.exceptions import NotPublished, PhoenixError
 from flask_phoenix.pubsub.adapter import Adapter
+from tests.support.loop import in_thread
 from tests.support.processes import DEADLINE
 
 #: Topics may be anything that a client can write.
@@ -196,20 +198,34 @@ class AdapterContract:
 
     def test_a_receiver_that_fails_hears_what_follows(self, make_adapter: MakeAdapter, make_node: MakeNode) -> None:
         heard: Queue[bytes] = Queue()
-        failing, other = make_adapter(), make_node()
+        failing, other, leaving = make_adapter(), make_node(), make_node()
 
         def receive(topic: str, data: bytes) -> None:
             heard.put(data)
+            raise (RuntimeError, CancelledError)[len(data) % 2]("a failure on purpose")
+
+        def gone(node: str) -> None:
             raise RuntimeError("a failure on purpose")
 
-        failing.start("failing", receive, lambda node: None)
+        failing.start("failing", receive, gone)
         try:
             failing.subscribe("t")
-            for data in numbers(3):
+            leaving.adapter.stop()
+            said = [b"a", b"bb", b"c"]
+            for data in said:
                 other.publish("t", data)
-            assert [heard.get(timeout=DEADLINE) for _ in range(3)] == numbers(3)
+            assert [heard.get(timeout=DEADLINE) for _ in said] == said
         finally:
             failing.stop()
+
+    def test_it_is_asked_in_the_thread_that_started_it(self, make_node: MakeNode) -> None:
+        one, other = make_node("t"), make_node()
+        for call in (lambda: one.adapter.subscribe("u"), lambda: one.adapter.unsubscribe("t")):
+            with pytest.raises(PhoenixError, match="in the thread that has started it"):
+                in_thread(call)
+        with pytest.raises(PhoenixError, match="runs already"):
+            one.start()
+        assert one.heard("t", by=other) == []
 
     # Subscriptions are confirmed
 
@@ -232,6 +248,19 @@ class AdapterContract:
 
         run_all(*(lambda number=number: subscribe(number) for number in range(500)))
         assert sorted(one.hear_all(500)) == sorted(numbers(500))
+
+    def test_a_topic_that_is_let_go_of_while_another_asks_for_it(self, make_node: MakeNode) -> None:
+        one, other = make_node(), make_node()
+        for number in range(20):
+            asking = gevent.spawn(one.adapter.subscribe, f"room:{number}")
+            for _ in range(number % 5):
+                gevent.sleep(0)
+            under_way = not asking.ready()
+            one.adapter.unsubscribe(f"room:{number}")
+            asking.get(timeout=DEADLINE)
+            if under_way:
+                other.publish(f"room:{number}", b"heard")
+                assert one.hear() == (f"room:{number}", b"heard")
 
     # Coming and going
 

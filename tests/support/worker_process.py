@@ -42,7 +42,7 @@ class Worker:
         if topic == self.name:
             self.orders.put(json.loads(data))
         else:
-            self.heard.append(data.decode().rstrip())
+            self.heard.append(data.decode("latin-1").rstrip())
 
     def say(self, topic: str, what: Any) -> None:
         self.adapter.publish(topic, json.dumps([self.name, what]).encode())

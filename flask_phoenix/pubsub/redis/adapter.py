@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -12,8 +13,9 @@ from typing import Any
 from gevent import monkey
 from redis.exceptions import RedisClusterException, ResponseError
 
-from ...exceptions import NotPublished
-from ..adapter import Adapter, Publisher
+from ...exceptions import NotPublished, PhoenixError
+from ..adapter import RUNS_ALREADY, WRONG_THREAD, Adapter, Publisher
+from ..hub import thread_id
 from .client import MARK_SIZE, PREFIX, URL, ChannelMessage, PublishingClient, split_url
 from .publisher import RedisPublisher
 from .subscriber import RedisSubscriber
@@ -64,7 +66,7 @@ class RedisAdapter(Adapter):
         self._subscribe_timeout = subscribe_timeout
         self._queue_limit = queue_limit
         self._lock = allocate_lock()
-        self._running = False
+        self._running, self._process = False, 0
 
     @classmethod
     def from_url(cls, url: str) -> RedisAdapter:
@@ -80,7 +82,13 @@ class RedisAdapter(Adapter):
         return RedisPublisher(**self._target)
 
     def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
-        """Begin; ``gone`` is never called, for Redis tells nobody."""
+        """Begin; ``gone`` is never called, for Redis tells nobody.
+
+        :raises PhoenixError: it runs already.
+        """
+        if self._runs:
+            raise PhoenixError(RUNS_ALREADY)
+        self._thread, self._process, self._lock = thread_id(), os.getpid(), allocate_lock()
         self._mark = blake2b(node.encode(), digest_size=MARK_SIZE).digest()
         self._work, self._stopping = threading.Event(), threading.Event()
         self._queue: deque[ChannelMessage] = deque()
@@ -88,7 +96,13 @@ class RedisAdapter(Adapter):
         self._refused = False
         self._threads = Threads()
         self._subscriber = RedisSubscriber(
-            self._client, self._threads, self._mark, receive, self._subscribe_timeout, self._check_interval
+            self._client,
+            self._threads,
+            self._mark,
+            receive,
+            self.restored,
+            self._subscribe_timeout,
+            self._check_interval,
         )
         self._subscriber.start()
         self._writer = self._threads.spawn(self._write)
@@ -96,9 +110,10 @@ class RedisAdapter(Adapter):
 
     def stop(self) -> None:
         """End; what waits to be published has a moment to leave."""
-        if not self._running:
+        if not self._runs:
             return
-        self._running = False
+        with self._lock:
+            self._running = False
         self._stopping.set()
         self._threads.set(self._work)
         self._writer.wait(STOP_GRACE)
@@ -110,30 +125,51 @@ class RedisAdapter(Adapter):
             self.unpublished += len(self._queue)
 
     def subscribe(self, topic: str) -> None:
-        """Ask for a topic, and wait until Redis confirms; without Redis, it is heard when that is back."""
-        self._subscriber.subscribe(topic)
+        """Ask for a topic, and wait until Redis confirms; without Redis, it is heard when that is back.
+
+        :raises PhoenixError: it is called in another thread than :meth:`start`.
+        """
+        if self._runs:
+            self._check_thread()
+            self._subscriber.subscribe(topic)
 
     def unsubscribe(self, topic: str) -> None:
-        """Ask for a topic no more."""
-        self._subscriber.unsubscribe(topic)
+        """Ask for a topic no more.
+
+        :raises PhoenixError: it is called in another thread than :meth:`start`.
+        """
+        if self._runs:
+            self._check_thread()
+            self._subscriber.unsubscribe(topic)
 
     def publish(self, topic: str, data: bytes) -> None:
         """Queue data for every other node that asks for a topic.
 
         :raises NotPublished: the queue is full, or the adapter does not run.
         """
-        if not self._running:
-            raise NotPublished("the adapter of Redis does not run: it starts with the first connection")
+        if not self._runs:
+            raise NotPublished(f"the adapter of Redis does not run in process {os.getpid()}; a RedisPublisher may")
         message = self._client.channel(topic), self._mark + data
         size = len(data) + MARK_SIZE + OVERHEAD
         with self._lock:
             full = self._queued + size > self._queue_limit
-            if not full:
+            if self._running and not full:
                 self._queue.append(message)
                 self._queued += size
+        if not self._running:
+            raise NotPublished("the adapter of Redis has just been stopped")
         if full:
             raise NotPublished(f"{self._queue_limit} bytes wait for Redis: publish less, or raise queue_limit")
         self._threads.set(self._work)
+
+    @property
+    def _runs(self) -> bool:
+        """True in the process that has started it, and not in one that was forked from that."""
+        return self._running and self._process == os.getpid()
+
+    def _check_thread(self) -> None:
+        if thread_id() != self._thread:
+            raise PhoenixError(WRONG_THREAD)
 
     # In the thread that writes.
 
@@ -151,11 +187,15 @@ class RedisAdapter(Adapter):
     def _flush(self) -> None:
         """Publish what waits."""
         while batch := self._take():
-            failed = self._client.publish(batch)
+            try:
+                failed = self._client.publish(batch)
+            except Exception as error:  # a connection that another thread has closed raises whatever it stumbles on
+                failed = [(message, error) for message in batch]
+                log.exception("%d messages are lost: what publishes to Redis failed, and goes on", len(batch))
             self.unpublished += len(failed)
-            refused = [error for _, error in failed if isinstance(error, (ResponseError, RedisClusterException))]
+            refused = [each for each in failed if isinstance(each[1], (ResponseError, RedisClusterException))]
             if refused and not self._refused:
-                log.error("Redis does not take what is published: %s", refused[0])
+                self._client.tell_refusal(refused[0][0][0], refused[0][1])
             self._refused = bool(refused)
 
     def _take(self) -> list[ChannelMessage]:

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterable
-from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from redis import ConnectionPool, Redis, RedisCluster
 from redis.backoff import EqualJitterBackoff, NoBackoff
-from redis.exceptions import MovedError, RedisClusterException, RedisError, ResponseError
+from redis.exceptions import (
+    MovedError,
+    NoPermissionError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+    TimeoutError,
+)
 from redis.retry import Retry
 
 from ...exceptions import InvalidOption
+from ..adapter import sharing_key
 
 log = logging.getLogger("flask_phoenix.redis")
 
@@ -27,8 +35,14 @@ MARK_SIZE = 8
 #: What goes wrong with Redis, with a cluster of it, or on the way there.
 FAILURES = (RedisError, RedisClusterException, OSError)
 BACKOFF = EqualJitterBackoff(cap=4, base=0.05)
+#: Seconds of idleness up to which a connection is taken to be alive without a look.
+FRESH = 0.005
+#: Seconds for which a server that has not answered in time is left alone, and how long it has to answer then.
+LATE_REST, LATE_TIMEOUT = 1.0, 0.25
 #: A command that was sent and not answered may have been carried out: redis-py is not to repeat it.
 NO_RETRY = Retry(NoBackoff(), 0)
+#: Seconds in which one line about what Redis refuses is enough.
+REFUSAL_SILENCE = 60.0
 #: The part of a URL's query that is ours.
 OPTIONS: dict[str, type] = {"prefix": str, "subscribe_timeout": float, "check_interval": float, "queue_limit": int}
 
@@ -69,17 +83,12 @@ class RedisClient:
     :raises InvalidOption: the URL or the client cannot be used.
     """
 
-    #: Seconds of idleness up to which a connection is taken to be alive without a look.
-    fresh_for = 0.0
-
     def __init__(self, url: str, client: Any, prefix: str, timeout: float) -> None:
         self._timeout = timeout
-        self._process, self._busy = os.getpid(), set[Any]()
-        #: The connections that nobody uses, and when they were used.
-        self._idle: dict[Any, list[tuple[Any, float]]] = defaultdict(list)
+        self._forget()
         scheme, separator, rest = url.partition("://")
         self._url = scheme.removesuffix("+cluster") + separator + rest
-        self._given = client
+        self._given = self._made = client
         self._prefix = f"{prefix}:"
         #: It is a client of a cluster.
         self.sharded = scheme.endswith("+cluster") if client is None else isinstance(client, RedisCluster)
@@ -90,15 +99,37 @@ class RedisClient:
         if decodes or (client is not None and client.get_encoder().decode_responses):
             raise InvalidOption("payloads are bytes: connect to Redis without decode_responses")
 
-    @cached_property
+    @property
     def client(self) -> Any:
         """The client that was handed in, or one of our own; that of a cluster asks for the nodes when it is made."""
-        if self._given is not None:
-            return self._given
+        if self._made is None:
+            with self._lock:
+                if self._made is None:
+                    self._made = self._make()
+        return self._made
+
+    def _make(self) -> Any:
         # With version 3 of its protocol, redis-py writes each message it gets into a string for its log.
         if self.sharded:
             return RedisCluster.from_url(self._url, protocol=2)
         return Redis.from_url(self._url, protocol=2, retry=NO_RETRY)
+
+    def _forget(self) -> None:
+        """Begin without connections, and with a lock that no thread of a parent holds."""
+        self._process, self._lock = os.getpid(), threading.Lock()
+        self._busy = set[Any]()
+        #: Until when each server that has not answered in time is left alone.
+        self._late: dict[Any, float] = {}
+        #: The connections that nobody uses, and when they were used, by server and by who may share them.
+        self._idle: dict[tuple[Any, int], list[tuple[Any, float]]] = defaultdict(list)
+
+    @property
+    def acl_remedy(self) -> str:
+        """What to do where Redis does not permit something."""
+        return (
+            f"give its user +publish +subscribe +unsubscribe +ping &{self._prefix}* in Redis' ACL, or name the prefix"
+            " that the user has, with ?prefix= in the URL"
+        )
 
     def command(self, name: str) -> str:
         """Return the name of a command of pub/sub, as one Redis or a cluster has it."""
@@ -106,11 +137,11 @@ class RedisClient:
 
     def channel(self, topic: str) -> bytes:
         """Return the channel of a topic."""
-        return (self._prefix + topic).encode()
+        return (self._prefix + topic).encode("utf-8", "surrogatepass")
 
     def topic(self, channel: bytes) -> str:
         """Return the topic of a channel."""
-        return channel.decode()[len(self._prefix) :]
+        return channel.decode("utf-8", "surrogatepass")[len(self._prefix) :]
 
     def pool(self, channel: bytes) -> Any:
         """Return the connection pool of the server that carries a channel."""
@@ -118,9 +149,11 @@ class RedisClient:
             return self.client.get_redis_connection(self.client.get_node_from_key(channel)).connection_pool
         return self.client.connection_pool
 
-    def connect(self, pool: Any) -> Any:
+    def connect(self, pool: Any, timeout: float | None = None) -> Any:
         """Return a new connection, made as those of a pool are but not one of them."""
-        options = {**pool.connection_kwargs, "socket_timeout": self._timeout, "retry": NO_RETRY}
+        options = {**pool.connection_kwargs, "socket_timeout": timeout or self._timeout, "retry": NO_RETRY}
+        if timeout is not None:
+            options["socket_connect_timeout"] = timeout
         connection = pool.connection_class(**options)
         connection.connect()
         return connection
@@ -142,8 +175,8 @@ class RedisClient:
         idle, self._idle = self._idle, defaultdict(list)
         for connection in [*self._busy, *(connection for some in idle.values() for connection, _ in some)]:
             connection.disconnect()
-        client = self.__dict__.pop("client", None)
-        if client is not None and self._given is None:
+        client, self._made = self._made, self._given
+        if client is not None and client is not self._given:
             client.close()
             if self.sharded:  # one that was made by a URL closes nothing itself, and forgets whom it asked first
                 for node in (*client.get_nodes(), *getattr(client, "startup_nodes", ())):
@@ -179,7 +212,11 @@ class RedisClient:
         return failed
 
     def exchange(self, pool: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
-        """Send commands in one go; return an answer for each, or the error that stands in its place."""
+        """Send commands in one go; return an answer for each, or the error that stands in its place.
+
+        A server that has not answered in time is waited for no more: until it answers, it is tried once in a while, and
+        has a moment to answer.
+        """
         answers: list[Any] = []
         try:
             connection = self._connection(pool)
@@ -192,23 +229,38 @@ class RedisClient:
                 raise
             finally:
                 self._busy.discard(connection)
-            self._idle[pool].append((connection, time.monotonic()))
+            self._late.pop(pool, None)
+            self._keep(pool, connection)
         except FAILURES as error:
+            if isinstance(error, TimeoutError) and not isinstance(error, StillLate):
+                self._late[pool] = time.monotonic() + LATE_REST
             answers += [error] * (len(commands) - len(answers))
         return answers
 
     def _connection(self, pool: Any) -> Any:
         """Return a connection that nobody uses; those that a server has closed are replaced."""
         if self._process != os.getpid():  # what a fork has inherited is its parent's
-            self._process, self._idle, self._busy = os.getpid(), defaultdict(list), set()
-        try:
-            connection, used = self._idle[pool].pop()
-        except IndexError:
-            connection = None
-        if connection is None or (time.monotonic() - used > self.fresh_for and is_stale(connection)):
-            connection = self.connect(pool)
+            self._forget()
+        until = self._late.get(pool)
+        if until is not None and time.monotonic() < until:
+            raise StillLate(f"it has not answered in {self._timeout} s, and is tried again in a moment")
+        idle = self._idle[pool, sharing_key()]
+        while idle:
+            connection, used = idle.pop()
+            if time.monotonic() - used < FRESH or not is_stale(connection):
+                break
+        else:
+            connection = self.connect(pool, None if until is None else min(LATE_TIMEOUT, self._timeout))
         self._busy.add(connection)
         return connection
+
+    def _keep(self, pool: Any, connection: Any) -> None:
+        """Keep a connection for the next who needs one."""
+        self._idle[pool, sharing_key()].append((connection, time.monotonic()))
+
+
+class StillLate(TimeoutError):
+    """A server is not waited for, since it has not answered in time before."""
 
 
 def read_answer(connection: Any) -> Any:
@@ -233,12 +285,11 @@ def is_stale(connection: Any) -> bool:
 class PublishingClient(RedisClient):
     """A client that publishes on and on: a server that fails is left to rest for a while."""
 
-    fresh_for = 0.1
-
     def __init__(self, url: str, client: Any, prefix: str, timeout: float) -> None:
         super().__init__(url, client, prefix, timeout)
         #: How often a server has failed in succession, until when it rests, and why.
         self._resting: dict[Any, tuple[int, float, Exception]] = {}
+        self._told_refusal = -REFUSAL_SILENCE
 
     def exchange(self, pool: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
         """Send commands, unless the server rests."""
@@ -254,9 +305,25 @@ class PublishingClient(RedisClient):
             return answers
         if not failures:
             log.error("what is published does not reach Redis, nor other nodes, until it is back: %s", last)
-        self._resting[pool] = failures + 1, time.monotonic() + pause(failures), last
+        self._resting[pool] = failures + 1, time.monotonic() + (pause(failures) if failures else 0), last
         return answers
 
     def reopen(self, pool: Any) -> None:
         """Let a server rest no longer."""
         self._resting.pop(pool, None)
+
+    def tell_refusal(self, channel: bytes, error: Exception) -> None:
+        """Log that Redis refuses what it is told or asked, and the remedy: one line, whatever else it refuses then."""
+        if time.monotonic() - self._told_refusal < REFUSAL_SILENCE:
+            return
+        self._told_refusal = time.monotonic()
+        if isinstance(error, NoPermissionError):
+            log.error(
+                "Redis does not let this node use the channel %r (%s): other nodes do not hear it, or it does not hear"
+                " them; %s",
+                channel.decode("utf-8", "replace"),
+                error,
+                self.acl_remedy,
+            )
+        else:
+            log.error("Redis does not take what is published: %s", error)

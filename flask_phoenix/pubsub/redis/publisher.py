@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from redis.exceptions import NoPermissionError
+
 from ...exceptions import NotPublished
 from ..adapter import Publisher
 from .client import MARK_SIZE, PREFIX, URL, RedisClient, split_url
@@ -42,7 +44,9 @@ class RedisPublisher(Publisher):
         :raises NotPublished: Redis cannot be reached, refuses, or has not said that it has it.
         """
         for _, error in self._client.publish([(self._client.channel(topic), NO_NODE + data)]):
-            raise NotPublished(f"Redis has not taken it, look whether it runs and is the one meant: {error}") from error
+            denied = isinstance(error, NoPermissionError)
+            remedy = self._client.acl_remedy if denied else "look whether it runs and is the one meant"
+            raise NotPublished(f"Redis has not taken it ({error}): {remedy}") from error
 
     def close(self) -> None:
         """Close the connections."""

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gevent.event import Event
-from redis.exceptions import ConnectionError, MovedError, TimeoutError
+from redis.exceptions import ConnectionError, MovedError, NoPermissionError, TimeoutError
 
-from .client import FAILURES, PublishingClient, pause
+from .client import PublishingClient, pause
 from .threads import Threads
 
 log = logging.getLogger("flask_phoenix.redis")
@@ -24,8 +24,29 @@ UNDELIVERED_LIMIT, READ_PAUSE = 10_000, 0.01
 #: Seconds after which a cluster that does not answer is asked again.
 RETRY = 1.0
 
-#: Channels that a connection is to leave, and those that it is to join, each with what is set when it has.
-Move = tuple[list[bytes], dict[bytes, Event]]
+#: The answer to a ping, where it is a list.
+PONG = b"pong"
+#: Seconds after which a link that is lost is made anew at once.
+STABLE = 1.0
+#: Seconds after which a channel that Redis refused is asked for again.
+REFUSED_RETRY = 5.0
+
+
+class Ask:
+    """A channel that is wanted here."""
+
+    __slots__ = ("answered", "confirmed", "connection")
+
+    def __init__(self) -> None:
+        #: Set when Redis has confirmed the channel, and when nobody is to wait for that any more.
+        self.answered = Event()
+        self.confirmed = False
+        #: What is to hear it, once that is known.
+        self.connection: SubscriberConnection | None = None
+
+
+#: Channels that a connection is to leave, and those that it is to join.
+Move = tuple[list[bytes], dict[bytes, Ask]]
 
 
 class RedisSubscriber:
@@ -33,6 +54,7 @@ class RedisSubscriber:
 
     :param mark: what stands before the messages of this node, which it drops.
     :param receive: called in the thread of the event loop, with the topic and data of what other nodes publish.
+    :param restored: called there when a link was lost and is there again.
     :param subscribe_timeout: seconds that a subscription may take to be confirmed.
     :param check_interval: seconds of silence after which a server is asked for a sign of life.
     """
@@ -43,6 +65,7 @@ class RedisSubscriber:
         threads: Threads,
         mark: bytes,
         receive: Callable[[str, bytes], None],
+        restored: Callable[[], None],
         subscribe_timeout: float,
         check_interval: float,
     ) -> None:
@@ -53,14 +76,20 @@ class RedisSubscriber:
         self._threads = threads
         self._mark = mark
         self._receive = receive
+        self._restored = restored
         self._subscribe_timeout = subscribe_timeout
-        #: What the subscribers of each channel wait for.
-        self._wanted: dict[bytes, Event] = {}
+        self._wanted: dict[bytes, Ask] = {}
         #: Channels that are wanted, or no longer, and are yet to be placed.
         self._changed: deque[bytes] = deque()
         self._work = threading.Event()
         self._placed: dict[bytes, SubscriberConnection] = {}
         self._connections: dict[Any, SubscriberConnection] = {}
+        #: Where nobody waits for a confirmation, since one was not given in time: connections, or None for what cannot
+        #: be placed.
+        self._late: set[SubscriberConnection | None] = set()
+        #: Channels that Redis has refused, and when they are asked for again.
+        self._refused: set[bytes] = set()
+        self._refused_until = 0.0
         self._heard = 0
         self._refreshed = 0.0
         self._warned = False
@@ -77,28 +106,41 @@ class RedisSubscriber:
         self._wake()
         for connection in list(self._connections.values()):
             connection.close()
-        for confirmed in self._wanted.values():
-            confirmed.set()
+        for ask in self._wanted.values():
+            ask.answered.set()
 
     def subscribe(self, topic: str) -> None:
-        """Want a topic, and wait until Redis confirms; without Redis, it is heard when that is back."""
+        """Want a topic, and wait until Redis confirms; without Redis, it is heard when that is back.
+
+        All who wait for one server wait for one time-out together; then nobody does until it answers again.
+        """
         channel = self._client.channel(topic)
-        while True:
-            confirmed = self._wanted.get(channel)
-            if confirmed is None:
-                confirmed = self._wanted[channel] = Event()
+        while not self.stopping.is_set():
+            ask = self._wanted.get(channel)
+            if ask is None:
+                ask = self._wanted[channel] = Ask()
                 self._place_later(channel)
-            if not confirmed.wait(self._subscribe_timeout):
-                self._warn(topic)
-                return
-            if self._wanted.get(channel) is confirmed:  # else it has been unsubscribed from meanwhile
+            if not ask.answered.wait(0 if self._late and ask.connection in self._late else self._subscribe_timeout):
+                self._give_up(ask.connection)
+            if self._wanted.get(channel) is ask:  # else it has been unsubscribed from meanwhile
+                if not ask.confirmed and channel not in self._refused:
+                    self._warn(topic)
                 return
 
     def unsubscribe(self, topic: str) -> None:
         """Want a topic no more."""
         channel = self._client.channel(topic)
-        if self._wanted.pop(channel, None) is not None:
+        if (ask := self._wanted.pop(channel, None)) is not None:
+            ask.answered.set()  # whoever just waits for it asks anew
+            self._refused.discard(channel)
             self._place_later(channel)
+
+    def _give_up(self, connection: SubscriberConnection | None) -> None:
+        """Let nobody wait any more for what a connection is to hear."""
+        self._late.add(connection)
+        for ask in self._wanted.values():
+            if ask.connection is connection:
+                ask.answered.set()
 
     def _place_later(self, *channels: bytes) -> None:
         self._changed.extend(channels)
@@ -108,7 +150,7 @@ class RedisSubscriber:
         self._threads.set(self._work)
 
     def _warn(self, topic: str) -> None:
-        if not self._warned:
+        if not self._warned and not self.stopping.is_set():
             self._warned = True
             log.warning("Redis does not confirm %r: until it does, the topic is heard on this node alone", topic)
 
@@ -120,8 +162,11 @@ class RedisSubscriber:
 
     def _run(self) -> None:
         while not self.stopping.is_set():
-            self._work.wait(self._retry)
+            self._work.wait(self._retry or (REFUSED_RETRY if self._refused else None))
             self._work.clear()
+            if self._refused and time.monotonic() > self._refused_until:
+                self._refused_until = time.monotonic() + REFUSED_RETRY
+                self._changed.extend([*self._refused])
             try:
                 self._place()
             except Exception:
@@ -138,7 +183,8 @@ class RedisSubscriber:
                 self._move(next(reversed(changed)), moves)
                 changed.popitem()
             self._retry = None
-        except FAILURES as error:
+            self._late.discard(None)
+        except Exception as error:
             if self._retry is None:
                 log.warning("topics cannot be subscribed to until the cluster answers: %s", error)
             self._retry = RETRY
@@ -147,17 +193,20 @@ class RedisSubscriber:
             connection.tell(leave, join)
         used = set(self._placed.values())
         for connection in [each for each in self._connections.values() if each.lost and each not in used]:
+            self._late.discard(connection)
             self._connections.pop(connection.pool).close()
 
     def _move(self, channel: bytes, moves: dict[SubscriberConnection, Move]) -> None:
-        confirmed, old = self._wanted.get(channel), self._placed.get(channel)
-        new = self._connection(self._client.pool(channel)) if confirmed is not None else None
+        ask, old = self._wanted.get(channel), self._placed.get(channel)
+        new = self._connection(self._client.pool(channel)) if ask is not None else None
         if old is not None and old is not new:
             del self._placed[channel]
             moves.setdefault(old, ([], {}))[0].append(channel)
-        if new is not None and confirmed is not None:
-            self._placed[channel] = new
-            moves.setdefault(new, ([], {}))[1][channel] = confirmed
+        if new is not None and ask is not None:
+            self._placed[channel] = ask.connection = new
+            moves.setdefault(new, ([], {}))[1][channel] = ask
+            if new in self._late:
+                self._threads.call(ask.answered.set)
 
     def _connection(self, pool: Any) -> SubscriberConnection:
         if pool not in self._connections:
@@ -167,14 +216,39 @@ class RedisSubscriber:
 
     # What a connection asks and tells, in its own thread.
 
-    def wanted_of(self, connection: SubscriberConnection) -> dict[bytes, Event]:
+    def wanted_of(self, connection: SubscriberConnection) -> dict[bytes, Ask]:
         """Return the channels that a connection is to hear."""
         mine = [channel for channel, other in list(self._placed.items()) if other is connection]
-        return {channel: confirmed for channel in mine if (confirmed := self._wanted.get(channel)) is not None}
+        return {channel: ask for channel in mine if (ask := self._wanted.get(channel)) is not None}
 
-    def confirm(self, confirmed: Event) -> None:
+    def confirm(self, channel: bytes, ask: Ask) -> None:
         """Let those go on who wait for a channel: nothing is missed on it any more."""
-        self._threads.call(confirmed.set)
+        ask.confirmed = True
+        self._threads.call(ask.answered.set)
+        if channel in self._refused:
+            self._refused.discard(channel)
+            if not self._refused:
+                log.warning("Redis lets this node hear all that it refused")
+
+    def refuse(self, channel: bytes, ask: Ask, error: Exception) -> None:
+        """Let those go on who wait for a channel that this node may not hear; it is asked for again, now and then."""
+        first = not self._refused
+        if self._wanted.get(channel) is ask:
+            self._refused.add(channel)
+        self._threads.call(ask.answered.set)
+        if first:
+            self._refused_until = time.monotonic() + REFUSED_RETRY
+            self._client.tell_refusal(channel, error)
+            self._wake()
+
+    def alive(self, connection: SubscriberConnection) -> None:
+        """Let subscribers wait for a server again: it answers."""
+        if self._late:
+            self._late.discard(connection)
+
+    def heard_again(self) -> None:
+        """Tell that all that was heard on a lost link is heard again."""
+        self._threads.call(self._restored)
 
     def hear(self, channel: bytes, data: bytes) -> None:
         """Hand on what another node has published."""
@@ -209,7 +283,7 @@ class RedisSubscriber:
     def _refresh(self) -> None:
         try:
             self._client.refresh()
-        except FAILURES as error:
+        except Exception as error:
             log.debug("the cluster cannot be asked for its nodes: %s", error)
         self._refreshed = time.monotonic()
 
@@ -228,7 +302,7 @@ class SubscriberConnection:
         #: For whoever writes to the connection, or changes what follows.
         self._lock = threading.Lock()
         #: What has been sent and not been answered: each channel, and what is set then, or None if it was left.
-        self._unanswered: deque[tuple[bytes, Event | None]] = deque()
+        self._unanswered: deque[tuple[bytes, Ask | None]] = deque()
 
     def run(self) -> None:
         """Hear until it is closed."""
@@ -239,18 +313,18 @@ class SubscriberConnection:
                 self._serve()
             except Exception as error:  # one that another thread has closed raises whatever it stumbles on
                 self._lose(error)
-            if time.monotonic() - began > self._subscriber.check_interval:
+            if time.monotonic() - began > STABLE:
                 failures = 0
-            self._subscriber.stopping.wait(pause(failures))
+            self._subscriber.stopping.wait(pause(failures) if failures else 0)
             failures += 1
 
-    def tell(self, leave: Iterable[bytes], join: dict[bytes, Event]) -> None:
+    def tell(self, leave: Iterable[bytes], join: dict[bytes, Ask]) -> None:
         """Leave channels and join others; without a link this waits for the next one, which asks for all of them."""
         with self._lock:
             if self._connection is not None:
                 try:
                     self._send(leave, join)
-                except FAILURES:
+                except Exception:
                     self._connection = None  # its reader finds out: redis-py would reconnect, and hear nothing
 
     def close(self) -> None:
@@ -272,9 +346,7 @@ class SubscriberConnection:
                 self._connection = connection
                 self._unanswered.clear()
                 self._send((), self._subscriber.wanted_of(self))
-            if self.lost:
-                log.warning("Redis is back")
-            self.lost = False
+                connection.send_command("PING", check_health=False)  # so that there is an answer
             self._subscriber.link_made(self)
             self._read(connection)
         finally:
@@ -290,7 +362,7 @@ class SubscriberConnection:
         self.lost = True
         self._subscriber.link_lost(self)
 
-    def _send(self, leave: Iterable[bytes], join: dict[bytes, Event]) -> None:
+    def _send(self, leave: Iterable[bytes], join: dict[bytes, Ask]) -> None:
         self._unanswered.extend((channel, None) for channel in leave)
         self._unanswered.extend(join.items())
         commands = [(self._client.command("UNSUBSCRIBE"), channel) for channel in leave]
@@ -308,12 +380,16 @@ class SubscriberConnection:
                 silent = True
                 self._ping()
                 continue
-            except MovedError as error:
-                self._redirected(error)
-            else:
-                if isinstance(answer, list):
-                    self._take(*answer)
+            except (MovedError, NoPermissionError) as error:
+                answer = self._refused(error)
             silent = False
+            self._subscriber.alive(self)
+            if isinstance(answer, list) and answer[0] != PONG:
+                self._take(*answer)
+            elif self.lost:  # all that was wanted has been answered before
+                self.lost = False
+                log.warning("Redis is back")
+                self._subscriber.heard_again()
         raise ConnectionError("it could not be written to")
 
     def _ping(self) -> None:
@@ -325,20 +401,23 @@ class SubscriberConnection:
         if kind in (b"message", b"smessage"):
             self._subscriber.hear(channel, data)
         elif kind in (b"subscribe", b"ssubscribe"):
-            self._subscriber.confirm(self._answered(channel))
+            asked, ask = self._unanswered.popleft()
+            if ask is None or asked != channel:
+                raise ConnectionError(f"it answers {channel!r} and was asked for {asked!r}")
+            self._subscriber.confirm(channel, ask)
         elif kind in (b"unsubscribe", b"sunsubscribe"):
             if self._unanswered and self._unanswered[0] == (channel, None):
                 self._unanswered.popleft()
             else:  # a server of a cluster gives the channel away
                 self._subscriber.channel_moved(channel, None)
 
-    def _redirected(self, error: MovedError) -> None:
-        channel, confirmed = self._unanswered.popleft()
-        if confirmed is not None:
+    def _refused(self, error: MovedError | NoPermissionError) -> Any:
+        """Take an answer that is no: the channel is elsewhere, or this node may not hear it; return what is as good."""
+        if "'ping'" in str(error):
+            return [PONG]
+        channel, ask = self._unanswered.popleft() if self._unanswered else (b"", None)
+        if ask is not None and isinstance(error, MovedError):
             self._subscriber.channel_moved(channel, error)
-
-    def _answered(self, channel: bytes) -> Event:
-        asked, confirmed = self._unanswered.popleft()
-        if confirmed is None or asked != channel:
-            raise ConnectionError(f"it answers {channel!r} and was asked for {asked!r}")
-        return confirmed
+        elif ask is not None:
+            self._subscriber.refuse(channel, ask, error)
+        return [b""]

@@ -85,7 +85,9 @@ class Threads:
                 function, args = self._calls.popleft()
                 try:
                     function(*args)
-                except Exception:
+                except (gevent.GreenletExit, KeyboardInterrupt, SystemExit):
+                    raise
+                except BaseException:
                     log.exception("a call from another thread failed: %r", function)
                 done += 1
                 if not done % CALLS_BETWEEN_PAUSES:

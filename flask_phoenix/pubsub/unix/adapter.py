@@ -11,8 +11,10 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from contextvars import Context
 from pathlib import Path
 from typing import Any
@@ -20,13 +22,12 @@ from typing import Any
 import gevent
 from gevent import socket
 from gevent.pool import Pool
-from gevent.server import StreamServer
 
-from ...exceptions import NotPublished
-from ..adapter import Adapter, Publisher
+from ...exceptions import NotPublished, PhoenixError
+from ..adapter import RUNS_ALREADY, WRONG_THREAD, Adapter, Publisher
 from ..hub import thread_id
 from .directory import directory_of_url, leave, nodes_in, path_of, remove_leftovers
-from .frames import HELLO, PUBLISH, SUBSCRIBE, SYNC, SYNCED, UNSUBSCRIBE, encode_frame
+from .frames import HELLO, PUBLISH, SUBSCRIBE, SYNC, SYNCED, UNSUBSCRIBE, PeerFrame, encode_frame
 from .peer import Line, Peer, listen
 from .publisher import WorkersPublisher
 
@@ -40,6 +41,8 @@ CONFIRM_TIMEOUT = 2.0
 STOP_GRACE = 1.0
 #: Seconds until a worker that cannot be reached, or does not answer, is tried again.
 RETRY = 0.02
+#: Seconds until a worker that cannot accept connections, for it has no descriptor left, tries again.
+ACCEPT_RETRY = 0.5
 
 
 class WorkersAdapter(Adapter):
@@ -79,15 +82,16 @@ class WorkersAdapter(Adapter):
 
         :raises InvalidOption: the workers cannot use the directory.
         """
-        self._node, self._receive, self._gone = node, receive, gone
-        self._thread, self._loop = thread_id(), gevent.get_hub().loop
+        if self._running:
+            raise PhoenixError(RUNS_ALREADY)
         self._directory = self._where() if callable(self._where) else Path(self._where)
         remove_leftovers(self._directory)
+        self._node, self._receive, self._gone = node, receive, gone
+        self._thread, self._loop = thread_id(), gevent.get_hub().loop
         self._greenlets = Pool()
         self._listener = listen(self._directory, node)
-        self._server = StreamServer(self._listener, self._serve, spawn=self._greenlets)
-        self._server.start()
-        self._running = True
+        self._running, self._forked = True, False
+        self._spawn(self._accept)
         os.register_at_fork(after_in_child=_calling(weakref.WeakMethod(self._abandon)))
         for name in nodes_in(self._directory):
             if name != node:
@@ -98,36 +102,38 @@ class WorkersAdapter(Adapter):
         if not self._running:
             return
         self._running = False
-        seconds = STOP_GRACE
-        while (waiting := sum(peer.waiting for peer in self._peers.values())) and seconds > 0:
+        deadline = time.monotonic() + STOP_GRACE
+        while (waiting := sum(peer.waiting for peer in self._peers.values())) and time.monotonic() < deadline:
             gevent.sleep(RETRY)
-            seconds -= RETRY
         if waiting:
             self.unpublished += waiting
             log.error("workers take nothing; %d messages are lost as this one stops", waiting)
         leave(self._directory, self._node)
-        self._server.close()
         self._greenlets.kill()
+        self._listener.close()
+        for peer in self._peers.values():
+            peer.confirm(None)
         self._peers.clear()
+        self._topics.clear()
 
     def subscribe(self, topic: str) -> None:
-        """Ask all others for a topic; return when they have heard it, have ended, or do not answer in time."""
-        self._topics.add(topic)
-        self._asked += 1
-        frames = encode_frame(SUBSCRIBE, topic) + encode_frame(SYNC, data=b"%d" % self._asked)
-        asked = {}
-        for peer in self._peers.values():
-            peer.ask(frames)
-            if not peer.late:
-                asked[peer] = peer.confirmation(self._asked)
-        gevent.wait(list(asked.values()), CONFIRM_TIMEOUT)
-        for peer, confirmed in asked.items():
-            if not confirmed.is_set() and not peer.late:
-                peer.late = True
-                log.error("worker %s does not answer; what it publishes is missed until it does", peer.name)
+        """Ask all others for a topic; return when they have heard it, have ended, or do not answer in time.
+
+        :raises PhoenixError: it is called in another thread than :meth:`start`.
+        """
+        self._check_thread()
+        while self._running:
+            self._topics.add(topic)
+            self._ask(encode_frame(SUBSCRIBE, topic))
+            if topic in self._topics:  # else it has been unsubscribed from meanwhile
+                return
 
     def unsubscribe(self, topic: str) -> None:
-        """Ask for a topic no more."""
+        """Ask for a topic no more.
+
+        :raises PhoenixError: it is called in another thread than :meth:`start`.
+        """
+        self._check_thread()
         self._topics.discard(topic)
         for peer in self._peers.values():
             peer.ask(encode_frame(UNSUBSCRIBE, topic))
@@ -143,6 +149,25 @@ class WorkersAdapter(Adapter):
             self._publish(topic, data)
         else:
             self._loop.run_callback_threadsafe(self._publish, topic, data)
+
+    def _check_thread(self) -> None:
+        if self._running and thread_id() != self._thread:
+            raise PhoenixError(WRONG_THREAD)
+
+    def _ask(self, frames: bytes) -> None:
+        """Tell all others something; return when they have heard it, have ended, or do not answer in time."""
+        self._asked += 1
+        frames += encode_frame(SYNC, data=b"%d" % self._asked)
+        asked = {}
+        for peer in self._peers.values():
+            peer.ask(frames)
+            if not peer.late:
+                asked[peer] = peer.confirmation(self._asked)
+        gevent.wait(list(asked.values()), CONFIRM_TIMEOUT)
+        for peer, confirmed in asked.items():
+            if not confirmed.is_set():
+                peer.give_up()
+                log.error("worker %s does not answer; what it publishes is missed until it does", peer.name)
 
     def _publish(self, topic: str, data: bytes) -> None:
         frame = b""
@@ -166,35 +191,57 @@ class WorkersAdapter(Adapter):
         """Know another worker from now on, and hear it until it has ended."""
         if name not in self._peers:
             self._peers[name] = Peer(name)
-            # In an empty context: greenlets inherit that of their maker, which may be a request's.
-            Context().run(self._greenlets.spawn, self._run, self._peers[name])
+            self._spawn(self._run, self._peers[name])
         return self._peers[name]
 
+    def _spawn(self, function: Callable[..., None], *args: Any) -> None:
+        # In an empty context: greenlets inherit that of their maker, which may be a request's.
+        Context().run(self._greenlets.spawn, function, *args)
+
     def _run(self, peer: Peer) -> None:
-        """Hear another worker until it has ended."""
-        while (sock := self._connect(peer.name)) is not None:
-            if not self._hear(peer, sock):
+        """Hear another worker until it has ended, whatever fails meanwhile."""
+        failure = ""
+        while peer.name in self._peers:
+            answered = False
+            try:
+                sock = self._connect(peer.name)
+                if sock is None:
+                    break
+                answered = self._hear(peer, sock)
+                failure = ""
+            except Exception as error:
+                if repr(error) != failure:  # a line for each failure, not for each attempt
+                    failure = repr(error)
+                    log.exception("the line to worker %s failed, and is opened again", peer.name)
+            if not answered:
                 gevent.sleep(RETRY)
         if self._peers.pop(peer.name, None) is not None:
             peer.confirm(None)
             if peer.seen and self._running:
-                self._gone(peer.name)
+                self._tell_gone(peer.name)
 
     def _connect(self, name: str) -> Any:
-        """Connect to another worker; None if it has ended."""
+        """Connect to another worker, at once or not at all; None if it has ended.
+
+        :raises OSError: neither can be told.
+        """
         path = path_of(self._directory, name)
         while name in self._peers:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            sock.setblocking(False)  # it is done at once or not at all
             try:
+                sock.setblocking(False)
                 sock.connect(str(path))
                 sock.setblocking(True)
                 return sock
+            except (ConnectionRefusedError, FileNotFoundError):
+                sock.close()
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+                return None
             except OSError as error:
                 sock.close()
-                if isinstance(error, ConnectionRefusedError | FileNotFoundError):
-                    path.unlink(missing_ok=True)
-                    return None
+                if not isinstance(error, BlockingIOError):  # more wait there than it can hold
+                    raise
             gevent.sleep(RETRY)
         return None
 
@@ -214,31 +261,56 @@ class WorkersAdapter(Adapter):
                 if peer.broken:
                     peer.broken = False
                     log.error("the line from worker %s broke; what it published meanwhile is lost", peer.name)
+                    self.restored()
         peer.incoming, peer.broken = None, answered or peer.broken
         return answered
 
-    def _serve(self, sock: Any, _: Any) -> None:
+    def _accept(self) -> None:
+        """Serve whoever connects, to the very end: what was published last waits for those who just come."""
+        failing = False
+        while not self._forked:
+            try:
+                sock, _ = self._listener.accept()
+                failing = False
+                self._greenlets.spawn(self._serve, sock)
+            except OSError as error:
+                if not failing:
+                    failing = True
+                    log.error("other workers cannot connect to this one until it is mended: %s", error)
+                gevent.sleep(ACCEPT_RETRY)
+
+    def _serve(self, sock: Any) -> None:
         """Do what is said on a line that another worker, or a publisher outside, has opened."""
-        line, wanted = self._line(sock), set[str]()
-        peer, greeted = None, False
-        for frames in line.read():
-            for kind, topic, data in frames:
-                if kind == PUBLISH:
-                    self._deliver(topic, data)
-                elif kind == SUBSCRIBE:
-                    wanted.add(topic)
-                elif kind == UNSUBSCRIBE:
-                    wanted.discard(topic)
-                elif kind == HELLO:
-                    peer = self._add(topic)
-            syncs = [data for kind, _, data in frames if kind == SYNC]
-            if syncs and peer is not None and not greeted:
-                greeted = True
-                self._greet(peer, line, wanted)
-            if syncs:
-                line.send(encode_frame(SYNCED, data=syncs[-1]))
-        if peer is not None and peer.outgoing is line:
-            peer.missed += peer.close_outgoing()
+        line = self._line(sock)
+        guest = _Guest()
+        try:
+            for frames in line.read():
+                self._obey(guest, line, frames)
+        except Exception:
+            log.exception("a line is closed, for what came on it cannot be understood")
+        finally:
+            line.close()
+            if guest.peer is not None and guest.peer.outgoing is line:
+                guest.peer.missed += guest.peer.close_outgoing()
+
+    def _obey(self, guest: _Guest, line: Line, frames: list[PeerFrame]) -> None:
+        synced: bytes | None = None
+        for kind, topic, data in frames:
+            if kind == PUBLISH:
+                self._deliver(topic, data)
+            elif kind == SUBSCRIBE:
+                guest.topics.add(topic)
+            elif kind == UNSUBSCRIBE:
+                guest.topics.discard(topic)
+            elif kind == HELLO:
+                guest.peer = self._add(topic)
+            elif kind == SYNC:
+                synced = data
+        if synced is not None:
+            if guest.peer is not None and not guest.greeted:
+                guest.greeted = True
+                self._greet(guest.peer, line, guest.topics)
+            line.send(encode_frame(SYNCED, data=synced))
 
     def _greet(self, peer: Peer, line: Line, wanted: set[str]) -> None:
         """Take all that another worker wants; if it had said so before, it may have missed something since."""
@@ -252,8 +324,16 @@ class WorkersAdapter(Adapter):
         if topic in self._topics and self._running:
             try:
                 self._receive(topic, data)
-            except Exception:
+            except (gevent.GreenletExit, KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException:
                 log.exception("what another worker has published on %r is lost here", topic)
+
+    def _tell_gone(self, name: str) -> None:
+        try:
+            self._gone(name)
+        except Exception:
+            log.exception("the end of worker %s is not known everywhere", name)
 
     def _line(self, sock: Any) -> Line:
         line = Line(sock, self._limit)
@@ -266,12 +346,21 @@ class WorkersAdapter(Adapter):
         It would keep the lines open when this worker ends, and take what is meant for it.
         """
         if self._running:
-            self._running = False
+            self._running, self._forked = False, True
             self._peers.clear()
-            self._server.stop_accepting()
             self._listener._sock.close()
             for line in self._lines:
                 line.abandon()
+
+
+class _Guest:
+    """Who has opened a line: another worker, as soon as it has said so, and what it wants."""
+
+    def __init__(self) -> None:
+        self.peer: Peer | None = None
+        self.topics: set[str] = set()
+        #: What it wants has been heard whole.
+        self.greeted = False
 
 
 def _calling(method: weakref.WeakMethod[Callable[[], None]]) -> Callable[[], None]:

@@ -17,18 +17,22 @@ from ...exceptions import InvalidOption
 #: How the names of sockets end, and those of directories begin.
 SUFFIX = ".sock"
 PREFIX = "phoenix"
+#: The system takes about a hundred bytes, and the name of a worker some of them.
+LONGEST = 80
 REMEDY = "name a directory that this user alone may enter, as in workers:///run/myapp"
 
 
 def directory_of_url(url: str) -> Path:
     """Return the directory that a URL such as ``workers:///run/myapp`` names.
 
-    :raises InvalidOption: it names none.
+    :raises InvalidOption: it names none, or one that is too long.
     """
     parts = urlsplit(url)
     path = unquote(parts.path)
     if parts.scheme != "workers" or parts.netloc or parts.query or parts.fragment or not path.startswith("/"):
         raise InvalidOption(f"{url!r} names no directory for the workers of this server; {REMEDY}")
+    if len(os.fsencode(path)) > LONGEST:
+        raise InvalidOption(f"{path} is too long for a Unix socket, at more than {LONGEST} bytes; {REMEDY}")
     return Path(path)
 
 
@@ -38,6 +42,7 @@ def directory_of_server(name: str) -> Path:
     It is told from other servers by the process that this one descends from; call it in a worker, after the fork.
 
     :param name: tells apps of one server apart.
+    :raises InvalidOption: there is no place for it.
     """
     parent = os.getppid()
     app = sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
@@ -87,10 +92,10 @@ def nodes_in(directory: Path) -> list[str]:
 
 def leave(directory: Path, node: str) -> None:
     """Remove a worker's socket, and the directory of a server with its last worker."""
-    path_of(directory, node).unlink(missing_ok=True)
-    if directory.name.startswith(_prefix()):
-        with suppress(OSError):  # others are there
-            directory.rmdir()
+    with suppress(OSError):  # it may have become another's, or read-only
+        path_of(directory, node).unlink(missing_ok=True)
+        if directory.name.startswith(_prefix()):
+            directory.rmdir()  # unless others are there
 
 
 def remove_leftovers(directory: Path) -> None:
@@ -125,11 +130,19 @@ def _refuses(path: Path) -> bool:
 
 
 def _temporary() -> Path:
-    """Return the directory of this user for what lives while it runs, or the one for all."""
+    """Return the directory of this user for what lives while it runs, or the one for all.
+
+    :raises InvalidOption: there is none that can be written to.
+    """
     runtime = os.environ.get("XDG_RUNTIME_DIR", "")
     if os.path.isabs(runtime) and os.access(runtime, os.W_OK | os.X_OK) and os.stat(runtime).st_uid == os.geteuid():
         return Path(runtime)
-    return Path(tempfile.gettempdir())
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise InvalidOption(
+            f"there is no directory for temporary files, and so none for sockets: {error}; {REMEDY}"
+        ) from error
 
 
 def _started(pid: int) -> str:

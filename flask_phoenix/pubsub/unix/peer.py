@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import gevent
-from gevent import socket
+from gevent import monkey, socket
 from gevent.event import Event
 
 from ...exceptions import InvalidOption
 from .directory import REMEDY, make_private, path_of
 from .frames import PUBLISH, FrameDecoder, PeerFrame
+
+#: Sockets of the system: nothing that gevent would wait for.
+socketpair = monkey.get_original("_socket", "socketpair")
 
 #: Bytes that are read at once, and frames that are written at once.
 READ_SIZE = 64 * 1024
@@ -104,8 +108,14 @@ class Line:
                 self._sock.shutdown(socket.SHUT_RDWR)
 
     def abandon(self) -> None:
-        """Let the descriptor go without a word to anybody, in a process that has got it by a fork."""
-        self._sock._sock.close()
+        """Let the connection go without a word to anybody, in a process that has got it by a fork.
+
+        The descriptor stays open, on a connection that has ended: this process' event loop still watches it.
+        """
+        ours, theirs = socketpair()
+        os.dup2(ours.fileno(), self._sock._sock.fileno())
+        ours.close()
+        theirs.close()
 
     def _flush(self) -> None:
         if not self._open:
@@ -209,3 +219,8 @@ class Peer:
         self.late = False
         while self._unconfirmed and (number is None or self._unconfirmed[0][0] <= number):
             self._unconfirmed.popleft()[1].set()
+
+    def give_up(self) -> None:
+        """Let nobody wait for its confirmations any more, until it gives one."""
+        self.confirm(None)
+        self.late = True
