@@ -34,16 +34,17 @@ setup(
     package_data={"flask_phoenix": ["py.typed"]},
     python_requires=">=3.10",
     install_requires=[
-        "flask>=3.0",
-        "gevent>=24.10.1",
+        # Each oldest version is one that the tests pass on; a comment says what is wrong below it.
+        "flask>=2.3.3",  # older ones ask Werkzeug for what it no longer has
+        "gevent>=23.9.1",  # older servers can be made to take one request for another (CVE-2023-41419)
         "gevent-websocket>=0.10.1",
-        "itsdangerous>=2.1",
+        "itsdangerous>=2.1.2",  # Flask asks for it
         "ujson>=5.12.1",  # older ones leak memory on input that a client chooses (CVE-2026-32874, CVE-2026-44660)
-        "websockets>=14.0",
-        "werkzeug>=3.0.3",  # older debuggers trust every host (CVE-2024-34069)
+        "websockets>=12.0",  # older ones lack websockets.frames.CloseCode
+        "werkzeug>=3.0.3,<4",  # older debuggers trust every host (CVE-2024-34069); its reloader is private
     ],
     extras_require={
-        "redis": ["redis>=5.2"],
+        "redis": ["redis>=5.0.1"],  # 5.0.0 leaves sockets open
         "docs": ["mkdocs>=1.6"],
         "dev": [
             "gunicorn>=27.0",
@@ -54,7 +55,7 @@ setup(
             "pytest-cov>=7.0",
             "pytest-timeout>=2.4",
             "pytest-xdist>=3.6",
-            "redis>=5.2",
+            "redis>=5.0.1",
             "ruff==0.17.*",
             "setuptools>=77",
             "tox>=4.25",
