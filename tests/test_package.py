@@ -15,7 +15,7 @@ from zipfile import ZipFile
 import pytest
 
 import flask_phoenix
-from tests.processes import DEADLINE, ROOT
+from tests.support.processes import DEADLINE, ROOT
 
 FACE = Path(flask_phoenix.__file__)
 USER_CODE = "tests/typing/user_code.py"
@@ -113,3 +113,13 @@ def test_distributions_hold_everything(sources: list[str], tmp_path: Path) -> No
     assert package == {name for name in sources if name.startswith("flask_phoenix/")}
     code = "import flask_phoenix, flask_phoenix.testing as t; print(flask_phoenix.Phoenix, t.Client, t.__file__)"
     assert str(tmp_path / "installed") in run("-c", code, cwd=tmp_path, path=tmp_path / "installed")
+
+
+def test_the_targets_of_make_are_described() -> None:
+    page = (ROOT / "docs" / "contributing.md").read_text("utf-8")
+    helped = subprocess.check_output(("make", "help"), cwd=ROOT, text=True)
+    assert re.findall(r"^\| `(make \w+)`", page, re.MULTILINE) == re.findall(
+        r"^  (make (?!help)\w+)", helped, re.MULTILINE
+    )
+    for folder in re.findall(r"`(flask_phoenix/[\w/.]*)`", page):
+        assert (ROOT / folder).exists(), folder
