@@ -390,9 +390,13 @@ def test_refused_origin_is_explained(ask: Asking, mount: Mounting, caplog: pytes
 
 
 @pytest.mark.parametrize("host", ["a:99999", "a:abc", "[::1", "a b", "\xe9"])
-def test_origin_with_an_impossible_host(ask: Asking, mount: Mounting, host: str) -> None:
+def test_origin_with_an_impossible_host(app: Flask, mount: Mounting, host: str) -> None:
     mount()
-    assert ask(Host=host, Origin="http://example.com").status_code in (400, 403)
+    statuses: list[str] = []
+    environ = EnvironBuilder(URL, headers=[*UPGRADE.items(), ("Origin", "http://example.com")]).get_environ()
+    # Not by Flask's client: that of Werkzeug before 3.1.9 reads the host too, and raises.
+    app({**environ, "HTTP_HOST": host}, lambda status, headers, error=None: statuses.append(status))  # type: ignore[arg-type]
+    assert statuses[0][:3] in ("400", "403")
 
 
 # The auth token and subprotocols
