@@ -47,13 +47,15 @@ from flask_phoenix.runtime import inbox
 from flask_phoenix.server import drain
 from flask_phoenix.testing import Client, Joined
 from flask_phoenix.tracker import replica
-from flask_phoenix.tracker.server import COUNT_PERIOD
+from flask_phoenix.tracker.server import COUNT_PERIOD, MAX_META_DEPTH
 from flask_phoenix.transports import handshake, websocket
 from flask_phoenix.transports.longpoll.carrier import ABSENT_WINDOWS
 from flask_phoenix.transports.longpoll.endpoint import BATCH, BODY_LIMIT
 from flask_phoenix.transports.longpoll.session import UNUSED_DELAY, UNUSED_SESSIONS
 from flask_phoenix.transports.options import INFO_KEYS, PREFIX, Options
 from flask_phoenix.transports.origin import CONN, OriginPolicy
+from tests.support.network import Network
+from tests.support.presence import Node, eventually
 from tests.support.processes import DEADLINE, HOST, ROOT, Servers
 from tests.test_architecture import MODULES, tree
 
@@ -242,6 +244,50 @@ def test_bounds_of_presence() -> None:
     down_period = signature(Phoenix.presence).parameters["down_period"].default
     assert said == [replica.GATHER_PERIOD, COUNT_PERIOD, down_period, down_period / replica.HEARTBEATS]
     assert f" {replica.SETTLE_TIMEOUT} seconds" in prose("presence.md")
+
+
+def test_numbers_of_presence() -> None:
+    text = " ".join(prose("presence.md").split())
+    options: dict[str, Any] = {field.name: field.default for field in fields(Options)}
+    down_period, window = signature(Phoenix.presence).parameters["down_period"].default, options["window"]
+    for said, *meant in (
+        (r"at most (\d+) levels", MAX_META_DEPTH),
+        (r"less than about (\d+) seconds", down_period - 2 * down_period / replica.HEARTBEATS),
+        (r"`timeout` has passed, (\d+) seconds", options["timeout"]),
+        (r"for (\d+) to (\d+) seconds", 1.5 * window, 3 * window),
+        (r"`outbox_limit` of (\d+) MiB", options["outbox_limit"] / 2**20),
+        (r"bytes every (\d+) seconds", down_period / replica.HEARTBEATS),
+    ):
+        assert [float(number) for number in re.search(said, text).groups()] == meant, said  # type: ignore[union-attr]
+
+
+def test_sizes_of_presence() -> None:
+    network, names = Network(), [f"{number:04}" for number in range(1000)]
+    node, other = Node(network=network, down_period=DEADLINE / 50), Node(network=network)
+    watcher = other.enter()
+    node.online.track("room:1", "0000", {"status": "here"})
+    eventually(lambda: all(kind in str(network.published) for kind in ("delta", "heartbeat")))
+    sizes = {
+        kind: len(topic) + len(data)
+        for _, topic, data in network.published
+        for kind in ("delta", "heartbeat")
+        if f'"{kind}"'.encode() in data
+    }
+    for name in names[1:]:
+        node.online.track("room:1", name, {"status": "here"})
+    eventually(lambda: len(other.present()) == len(names))
+    watcher.news()
+    node.engine.stop()
+    eventually(lambda: not other.present())
+    ((_, leaves),) = watcher.diffs()
+    other.stop()
+    text = " ".join(prose("presence.md").split())
+    for said, size in (
+        (r"heartbeat of about (\d+) bytes", sizes["heartbeat"]),
+        (r"adds about (\d+) bytes", sizes["delta"]),
+        (r"of about (\d+) bytes for each", len(json.dumps(leaves, separators=(",", ":"))) / len(names)),
+    ):
+        assert float(re.search(said, text)[1]) == pytest.approx(size, rel=0.1), said  # type: ignore[index]
 
 
 def test_arguments_of_presence() -> None:
