@@ -396,6 +396,30 @@ def test_the_formula_of_scaling() -> None:
             assert first(cell) == pytest.approx(cost, rel=0.03)
 
 
+@pytest.mark.parametrize(
+    ("page", "said", "meant"),
+    [
+        ("channels.md", r"If ([\d,]+) wait, the channel crashes", inbox.INBOX_LIMIT),
+        ("channels.md", r"cut at ([\d,]+) characters", SHOWN_CHARACTERS),
+        ("differences.md", r"while ([\d,]+) wait in one channel", inbox.INBOX_LIMIT),
+        ("differences.md", r"beyond ([\d,]+) the channel crashes", inbox.INBOX_LIMIT),
+        ("testing.md", r"reply\(ref, within=([\d.]+)\)", signature(Client.reply).parameters["within"].default),
+        (
+            "testing.md",
+            r"message\", within=([\d.]+)\)` \| Waits",
+            signature(Client.receive).parameters["within"].default,
+        ),
+        ("testing.md", r"message\", within=([\d.]+)\)` \| Sees", signature(Client.refute).parameters["within"].default),
+        ("testing.md", r"payload=None, within=([\d.]+)\)", signature(Joined.call).parameters["within"].default),
+        ("testing.md", r"expect\(event, within=([\d.]+)\)", signature(Joined.expect).parameters["within"].default),
+        ("testing.md", r"refute\(event, within=([\d.]+)\)", signature(Joined.refute).parameters["within"].default),
+    ],
+)
+def test_numbers_of_channels_and_of_testing(page: str, said: str, meant: float) -> None:
+    text = " ".join(read(page).split())
+    assert [float(number.replace(",", "")) for number in re.findall(said, text)] == [meant]
+
+
 def test_ways_between_nodes() -> None:
     text = read("scaling.md")
     known = {point.name: point.load() for point in entry_points(group=ADAPTERS)}
