@@ -40,6 +40,9 @@ setup(
         "redis": ["redis>=5.2"],
         "docs": ["mkdocs>=1.6"],
         "dev": [
+            "flask-seasurf>=2.0",
+            "flask-sock>=0.7",
+            "flask-wtf>=1.2",
             "gunicorn>=27.0",
             "hypothesis>=6.100",
             "mypy==2.4.*",
@@ -52,6 +55,7 @@ setup(
             "types-gevent>=26.9",
             "types-greenlet>=3.5",
             "types-ujson>=5.10",
+            "waitress>=3.0",
         ],
     },
     entry_points={

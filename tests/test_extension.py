@@ -11,7 +11,7 @@ import sys
 import uuid
 from asyncio import CancelledError
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
 from subprocess import PIPE, STDOUT
@@ -20,9 +20,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import gevent
+import gevent.socket
 import pytest
 from flask import Flask, current_app, g, has_app_context, has_request_context, render_template_string
-from flask.json.provider import DefaultJSONProvider
+from flask.json.provider import DefaultJSONProvider, JSONProvider
 from gevent.event import Event
 from gevent.queue import Queue
 
@@ -46,13 +47,13 @@ from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.testing import Client, Joined, MemoryAdapter
 from tests.support.loop import in_thread
 from tests.support.processes import DEADLINE, ROOT
-from tests.support.wire import Entry
+from tests.support.wire import UPGRADE, Entry
 
 
 def room(phoenix: Phoenix, online: Any = None) -> None:
     """Mount a socket with rooms; a client is named by its parameter ``user``, and present by that name."""
 
-    @phoenix.socket("/socket")
+    @phoenix.socket("/socket", longpoll=True)
     class UserSocket(Socket):
         def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
             if "banned" in params:
@@ -63,7 +64,8 @@ def room(phoenix: Phoenix, online: Any = None) -> None:
 
     @UserSocket.channel("room:*")
     class RoomChannel(Channel):
-        presence = online
+        if online is not None:
+            presence = online
 
         def join(self, payload: Any) -> None:
             return None
@@ -141,12 +143,12 @@ def test_factory(make_app: MakeApp, order: str) -> None:
         for app in apps if step == "apps" else ():
             phoenix.init_app(app)
     for app, timeout in zip(apps, (None, 1.5), strict=True):
-        assert {rule.rule for rule in app.url_map.iter_rules() if rule.websocket} == {
+        assert {rule.rule for rule in app.url_map.iter_rules() if rule.websocket and "long" not in rule.rule} == {
             "/socket/websocket",
             "/other/websocket",
         }
         timeouts = [endpoint.mount.options.timeout for endpoint in app.extensions["phoenix"].endpoints]
-        assert timeouts == [timeout, 5]  # each app has its own configuration
+        assert timeouts == [timeout, timeout, 5]  # each app has its own configuration
         with Client(app) as client:
             assert client.join("room:1").response == {}
 
@@ -167,8 +169,19 @@ def test_apps_of_one_extension_are_apart(make_app: MakeApp, stack: ExitStack) ->
     assert rooms[0].call("shout", {"n": 1}).status == "ok"  # a channel speaks for its own app
     assert rooms[0].expect("shout") == {"n": 1}
     rooms[1].refute("shout")
-    with pytest.raises(PhoenixError, match=r"2 apps.*app\.app_context\(\)"):
+    with pytest.raises(PhoenixError, match=r"2 apps.*app\.app_context\(\), or say app\.extensions\[\"phoenix\"\]"):
         phoenix.connection_count()
+    heard: Queue[Any] = Queue()
+    state = apps[1].extensions["phoenix"]
+    ends = [state.subscribe("room:1", heard.put), state.tap(heard.put)]
+    state.broadcast("room:1", "news", {"n": 1})
+    state.local_broadcast("room:1", "news", {"n": 2})
+    assert [rooms[1].expect("news") for _ in range(2)] == [{"n": 1}, {"n": 2}]
+    assert sorted(heard.get(timeout=DEADLINE).payload["n"] for _ in range(4)) == [1, 1, 2, 2]
+    assert state.connection_count() == 1
+    rooms[0].refute("news")
+    for end in ends:
+        end()
 
 
 def test_an_extension_speaks_for_its_own_app_and_forgets_those_that_are_gone(
@@ -378,13 +391,35 @@ class IsoProvider(DefaultJSONProvider):
     default = staticmethod(lambda value: value.isoformat())
 
 
+class WholeProvider(JSONProvider):
+    """Writes whole texts, and has no ``default``."""
+
+    def dumps(self, obj: Any, **options: Any) -> str:
+        return json.dumps(obj, default=lambda value: f"<{value.isoformat()}>")
+
+    def loads(self, s: str | bytes, **options: Any) -> Any:
+        return json.loads(s)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("module", [None, "json"])
 @pytest.mark.parametrize(
-    ("provider", "written"), [(None, "Fri, 02 Jan 2026 03:04:05 GMT"), (IsoProvider, MOMENT.isoformat())]
+    ("provider", "written"),
+    [
+        (DefaultJSONProvider, "Fri, 02 Jan 2026 03:04:05 GMT"),
+        (IsoProvider, MOMENT.isoformat()),
+        (WholeProvider, f"<{MOMENT.isoformat()}>"),
+    ],
 )
-def test_the_apps_json_provider_writes_other_types(app: Flask, stack: ExitStack, provider: Any, written: str) -> None:
-    if provider is not None:
-        app.json = provider(app)
-    phoenix = Phoenix(app)
+def test_other_types_are_written_as_the_app_writes_them(
+    make_app: MakeApp, stack: ExitStack, provider: Any, written: str, module: str | None, late: bool
+) -> None:
+    app, phoenix = make_app(PHOENIX_JSON=module), Phoenix()
+    for step in ("init", "provider") if late else ("provider", "init"):
+        if step == "provider":
+            app.json = provider(app)
+        else:
+            phoenix.init_app(app)
     room(phoenix)
     joined = stack.enter_context(Client(app)).join("room:1")
     phoenix.broadcast("room:1", "news", {"at": MOMENT})
@@ -671,7 +706,9 @@ def test_an_unknown_url_is_told_when_the_app_is_made(
     assert "phoenix" not in app.extensions
 
 
-def test_an_adapter_that_cannot_start_is_tried_again_with_the_next_client(make_app: MakeApp, no_setting: Path) -> None:
+def test_an_adapter_that_cannot_start_is_tried_again_with_the_next_client(
+    make_app: MakeApp, no_setting: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     directory = no_setting / "workers"
     directory.mkdir(0o755)
     app = make_app(PHOENIX_PUBSUB_URL=f"workers://{directory}")
@@ -683,11 +720,12 @@ def test_an_adapter_that_cannot_start_is_tried_again_with_the_next_client(make_a
         with pytest.raises(NotPublished):
             phoenix.broadcast("room:1", "news", {})
         assert phoenix.connection_count() == 0
-    refused = Entry(app)
-    assert refused.wire.closed() == 1011
-    with suppress(InvalidOption):
-        refused.close()
-    refused._sock.close()
+        for path, headers in (("websocket", UPGRADE), ("longpoll", {})):
+            environ = {"flask_phoenix.socket": gevent.socket.socket()}
+            with environ["flask_phoenix.socket"]:
+                answer = app.test_client().get(f"/socket/{path}", headers=headers, environ_overrides=environ)
+            assert answer.status_code == 503
+    assert "chmod 700" in caplog.text
     directory.chmod(0o700)
     with Client(app) as client:
         assert client.join("room:1").response == {}

@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import Context
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -437,9 +438,9 @@ class Engine:
 
     def wait_until_quiet(self, seconds: float) -> None:
         """Wait, so long at most, until no transport is left at work and no author's code runs."""
-        while seconds > 0 and (self._transports or self.runners.busy):
+        deadline = monotonic() + seconds
+        while monotonic() < deadline and (self._transports or self.runners.busy):
             gevent.sleep(QUIET_CHECK_PERIOD)
-            seconds -= QUIET_CHECK_PERIOD
 
     def broadcast(self, broadcast: Broadcast, sender: Subscriber | None = None, local: bool = False) -> None:
         """Deliver a broadcast to everybody who is subscribed to its topic; from any thread.
