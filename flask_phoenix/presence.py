@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .channel import Channel, ChannelRuntime, NewMeta, Tracking
+from .channel import Channel, ChannelRuntime, NewMeta, Tracking, refuse_reserved
 from .exceptions import InvalidPayload
+from .protocol.messages import shown
 from .tracker.server import Hooks, Presences, TrackerServer
 
 
@@ -22,6 +23,10 @@ class Presence(Hooks, Tracking):
     the thread that serves.
     """
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        refuse_reserved(cls, Presence, ("fetch", "handle_metas", "count_only"))
+
     #: Returns what the current app and process have of this presence.
     server: Callable[[], TrackerServer]
 
@@ -35,7 +40,8 @@ class Presence(Hooks, Tracking):
         :returns: the ``phx_ref``, by which clients tell metas apart.
         :raises AlreadyTracked: this channel is present there under the key; see :meth:`update`.
         :raises NotJoined: the join is not over.
-        :raises InvalidPayload: the meta is no dict of JSON.
+        :raises InvalidPayload: the meta is no dict of JSON, or nests more than 100 levels.
+        :raises Unsupported: this is not the thread that serves, or this process has stopped serving.
         """
         owner, topic = _place(where, topic)
         return self.server().track(owner, topic, str(key), {} if meta is None else meta)
@@ -45,12 +51,16 @@ class Presence(Hooks, Tracking):
 
         :raises NotTracked: this channel is not present there under the key.
         :raises InvalidPayload: as :meth:`track`.
+        :raises Unsupported: as :meth:`track`.
         """
         owner, topic = _place(where, topic)
         return self.server().update(owner, topic, str(key), meta)
 
     def untrack(self, where: Channel | str, key: str, topic: str | None = None) -> None:
-        """Be present under a key no more; it need not be tracked."""
+        """Be present under a key no more; it need not be tracked.
+
+        :raises Unsupported: as :meth:`track`.
+        """
         owner, topic = _place(where, topic)
         self.server().untrack(owner, topic, str(key))
 
@@ -58,6 +68,7 @@ class Presence(Hooks, Tracking):
         """Return who is present: each key with its metas, through :meth:`fetch`.
 
         :raises InvalidReturn: fetch returned no presences.
+        :raises Unsupported: this process has stopped serving, or cannot start in this thread.
         :raises NotPublished: this process is none of those that serve clients, and knows no way to them.
         """
         server, topic = self._look(where)
@@ -74,6 +85,7 @@ class Presence(Hooks, Tracking):
     def count(self, where: Channel | str) -> int:
         """Return how many keys are present.
 
+        :raises Unsupported: as :meth:`list`.
         :raises NotPublished: as :meth:`list`.
         """
         server, topic = self._look(where)
@@ -82,17 +94,16 @@ class Presence(Hooks, Tracking):
     def _look(self, where: Channel | str) -> tuple[TrackerServer, str]:
         """Return where to look, and for which topic; asked from outside, a process that has just started waits."""
         server, (owner, topic) = self.server(), _place(where)
-        if owner is None and not server.engine.hub.elsewhere:
-            server.engine.require_reach()
-            server.engine.serve()
-            server.settle()
+        if owner is None:
+            server.look()
         return server, topic
 
 
 def _place(where: Channel | str, topic: str | None = None) -> tuple[ChannelRuntime | None, str]:
     """Return the owner and the topic."""
-    if isinstance(where, Channel):
-        return where.runtime, where.topic if topic is None else topic
-    if isinstance(where, str):
-        return None, where if topic is None else topic
-    raise InvalidPayload(f"expected a channel or the name of a topic, got {where!r:.200}")
+    if not isinstance(where, Channel | str):
+        raise InvalidPayload(f"expected a channel or the name of a topic, got {shown(where)}")
+    if topic is not None and not isinstance(topic, str):
+        raise InvalidPayload(f"expected the name of a topic, got {shown(topic)}")
+    owner, here = (where.runtime, where.topic) if isinstance(where, Channel) else (None, where)
+    return owner, here if topic is None else topic

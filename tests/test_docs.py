@@ -61,7 +61,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 
 #: What the engine calls, and no author.
-INTERNAL = {"dispatch", "dispatch_out", "handlers", "interceptors", "intercepts", "match", "channels", "bind"}
+INTERNAL = {"runtime", "error_handlers", "handlers", "interceptors", "intercepts", "match", "channels", "bind"}
 INTERNAL |= {"server"}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

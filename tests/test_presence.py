@@ -14,17 +14,35 @@ from gevent.event import Event
 
 from flask_phoenix import Channel, Refused, intercept
 from flask_phoenix.exceptions import AlreadyTracked, InvalidPayload, NotJoined, NotTracked, PhoenixError, Unsupported
-from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.server.drain import drain
+from flask_phoenix.tracker.server import MAX_META_DEPTH
 from flask_phoenix.tracker.state import Entry
+from tests.support.clients import Site
 from tests.support.loop import in_thread
-from tests.support.presence import Member, Node, Room, entry, refs, settle
+from tests.support.presence import Member, Node, Room, entry, raised, refs, settle
 from tests.support.processes import DEADLINE
 
 #: What no other client could be told.
 NO_METAS = [7, "away", [1], b"away", {"n": float("nan")}, {"b": b"\x00"}, {"o": object()}, {"s": "\ud800"}]
 #: Names that are something else somewhere.
 KEYS = ["", " ", "__proto__", "constructor", "metas", "phx_ref", 7, "ä\n\x00🙂", "a" * 300]
+
+
+def nested(levels: int) -> Any:
+    """Make a meta of so many levels of dicts and lists."""
+    value: Any = "the end"
+    for level in range(levels, 0, -1):
+        value = {"deeper": value} if level % 2 else [value]
+    return value
+
+
+class Slow(dict[str, Any]):
+    """A meta that takes its time to be read."""
+
+    def items(self) -> Any:
+        gevent.sleep(0)
+        return super().items()
+
 
 # To track
 
@@ -123,8 +141,56 @@ def test_a_meta_is_a_dict_of_json(node: Node, meta: Any) -> None:
             attempt()
     assert node.online.list("room:1") == before
     assert ada.diffs() == []
-    ada.channel.track("eve")
-    ada.channel.update("ada", {})
+
+
+@pytest.mark.parametrize("levels", [MAX_META_DEPTH + 1, 490, 499, 513, 5000])
+def test_a_meta_is_no_deeper_than_everybody_can_be_told(node: Node, levels: int) -> None:
+    ada, meta = node.enter(me={"ada": {}}).channel, nested(levels)
+    for error in (raised(node.online.track, "room:1", "eve", meta), raised(ada.update, "ada", meta)):
+        assert isinstance(error, InvalidPayload)
+        assert f"a meta is JSON of at most {MAX_META_DEPTH} levels" in str(error)
+
+
+def test_what_happens_while_a_meta_is_read_counts(node: Node) -> None:
+    twice = [gevent.spawn(node.online.track, "room:1", "ada", Slow(n=n)) for n in (1, 2)]
+    for each in twice:
+        each.rawlink(lambda done: done.exception)
+    gevent.joinall(twice, DEADLINE)
+    assert [type(each.exception) for each in twice] == [type(None), AlreadyTracked]
+    node.online.untrack("room:1", "ada")
+    assert node.present() == []
+    node.online.track("room:1", "ada")
+    updating = gevent.spawn(raised, node.online.update, "room:1", "ada", Slow(n=3))
+    gevent.sleep(0)
+    node.online.untrack("room:1", "ada")
+    assert isinstance(updating.get(timeout=DEADLINE), NotTracked)
+    assert node.present() == []
+
+
+def test_clients_of_each_transport_and_version_follow(site: Site) -> None:
+    online = site.phoenix.presence()
+
+    class Lobby(Channel):
+        presence = online
+
+        def join(self, payload: Any) -> None:
+            pass
+
+        def after_join(self) -> None:
+            self.track(self.params["user"], nested(MAX_META_DEPTH))
+            self.push("presence_state", self.presences())
+
+    ada = site.enter(Lobby, user="ada")
+    there = online.list("room:1")
+    ada.hears(["1", None, "room:1", "presence_state", there])
+    ada.hears([None, None, "room:1", "presence_diff", {"joins": there, "leaves": {}}])
+    bob = site.connect(user="bob")
+    bob.join()
+    joined = {"bob": online.get_by_key("room:1", "bob")}
+    bob.hears(["1", None, "room:1", "presence_state", {**there, **joined}])
+    bob.hang_up()
+    ada.hears([None, None, "room:1", "presence_diff", {"joins": joined, "leaves": {}}])
+    ada.hears([None, None, "room:1", "presence_diff", {"joins": {}, "leaves": joined}])
 
 
 def test_metas_are_what_json_makes_of_them(node: Node) -> None:
@@ -155,6 +221,7 @@ def test_what_cannot_be_written_is_no_name(node: Node, topic: str, key: str) -> 
 
 @pytest.mark.parametrize("call", ["track", "update", "untrack", "list", "get_by_key", "count"])
 def test_where_is_a_channel_or_a_topic(node: Node, call: str) -> None:
+    assert isinstance(raised(node.online.track, "room:1", "ada", {}, 7), InvalidPayload)
     arguments = {"list": [], "count": [], "update": ["ada", {}]}.get(call, ["ada"])
     for where in (None, 7, b"room:1", object()):
         with pytest.raises(InvalidPayload, match="expected a channel or the name of a topic, got"):
@@ -213,7 +280,7 @@ def crash(channel: Channel) -> None:
 ENDS: dict[str, Callable[[Node, Member], Any]] = {
     "leave": lambda node, member: member.say("phx_leave"),
     "closed": lambda node, member: member.leave(),
-    "closed from this side": lambda node, member: member.tab.connection.close(1013, "too slow"),
+    "closed from this side": lambda node, member: member.client.connection.close(1013, "too slow"),
     "disconnected": lambda node, member: node.phoenix.disconnect("user:7"),
     "stop": lambda node, member: member.channel.stop(),
     "stop in a handler": lambda node, member: member.do(lambda channel: channel.stop("shutdown")),
@@ -222,13 +289,6 @@ ENDS: dict[str, Callable[[Node, Member], Any]] = {
     "crash in handle_info": lambda node, member: member.channel.send(crash),
     "wrong return": lambda node, member: member.do(lambda channel: 7),
 }
-
-
-def raised(function: Callable[..., Any], *arguments: Any) -> PhoenixError:
-    """Return what a call raises."""
-    with pytest.raises(PhoenixError) as caught:
-        function(*arguments)
-    return caught.value
 
 
 class Last(Room):
@@ -394,6 +454,25 @@ def test_another_thread_may_look_and_changes_nothing(node: Node) -> None:
     assert ada.changes() == [("eve", "")]
 
 
+def test_another_thread_sees_a_list_while_it_changes(node: Node) -> None:
+    node.online.track("room:1", "ada")
+    looking = gevent.spawn(in_thread, lambda: [len(node.online.list("room:1")["ada"]["metas"]) for _ in range(2000)])
+    while not looking.ready():
+        node.online.update("room:1", "ada", {})
+        node.online.track("room:1", "bob")
+        node.online.untrack("room:1", "bob")
+        gevent.sleep(0)
+    assert set(looking.get()) <= {1, 2}, "in the middle of an update, both or one"
+
+
+def test_another_thread_starts_no_process(node: Node) -> None:
+    for call in (node.online.track, node.online.get_by_key, node.online.untrack):
+        with pytest.raises(Unsupported, match="becomes one in the thread of its event loop"):
+            in_thread(call, "room:1", "ada")
+    node.online.track("room:1", "ada")
+    assert in_thread(node.present) == ["ada"]
+
+
 # In which order
 
 
@@ -431,17 +510,23 @@ def test_a_diff_comes_after_what_was_said_before_and_before_what_is_said_later(n
     assert [event for event, _ in bob.news()] == ["before", "presence_diff", "after"]
 
 
-def test_a_diff_goes_to_the_clients_of_its_topic_and_can_be_intercepted(node: Node) -> None:
+def test_each_receiver_of_a_diff_has_its_own(node: Node) -> None:
+    def spoil(payload: Any) -> list[str]:
+        return [key for key in list(payload["joins"]) if payload["joins"].pop(key)["metas"].clear() is None]
+
     class Shy(Room):
         @intercept("presence_diff")
         def count(self, payload: Any) -> None:
-            self.push("people", {"joined": list(payload["joins"])})
+            self.push("people", {"joined": spoil(payload)})
 
-    shy, stranger, tapped = node.enter(kind=Shy), node.enter("room:2"), list[Broadcast]()
-    stop = node.phoenix.tap(tapped.append)
-    node.enter(me={"ada": {}})
-    node.online.track("room:3", "nobody hears it")
-    assert shy.news() == [["people", {"joined": ["ada"]}]]
+    shy, shy_too, bob, stranger = *(node.enter(kind=Shy) for _ in range(2)), node.enter(), node.enter("room:2")
+    heard = list[Any]()
+    ends = [node.phoenix.tap(lambda broadcast: heard.append((broadcast.topic, spoil(broadcast.payload))))]
+    ends += [node.phoenix.subscribe("room:1", lambda broadcast: heard.append(spoil(broadcast.payload)))]
+    node.online.track("room:1", "ada")
+    assert shy.news() == shy_too.news() == [["people", {"joined": ["ada"]}]]
+    assert sorted(heard, key=str) == [("room:1", ["ada"]), ["ada"]]
+    assert bob.people == node.online.list("room:1")
     assert stranger.news() == []
-    assert [broadcast.topic for broadcast in tapped] == ["room:1"]
-    stop()
+    for end in ends:
+        end()

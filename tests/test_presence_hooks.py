@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gevent
 import pytest
-from flask import g
+from flask import appcontext_pushed, g
 from gevent.event import Event
 
 from flask_phoenix import Presence
-from flask_phoenix.exceptions import InvalidReturn
+from flask_phoenix.exceptions import InvalidPayload, InvalidReturn
+from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.tracker import server
 from flask_phoenix.tracker.server import Presences
 from flask_phoenix.tracker.state import Meta
@@ -20,7 +22,7 @@ from tests.support.network import Network
 from tests.support.presence import MakeNode, Node, entry, eventually, settle
 from tests.support.processes import DEADLINE
 
-FAILURES = [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout]
+FAILURES = [RuntimeError, gevent.GreenletExit, SystemExit, gevent.Timeout, CancelledError, RecursionError]
 
 Diff = dict[str, Presences]
 Now = Mapping[str, Sequence[Meta]]
@@ -142,7 +144,7 @@ def test_a_fetch_that_returns_nonsense_costs_what_it_adds(
     assert bob.diffs() == [({}, {"bad": entry(bad, n=1)})]
     assert node.online.list("room:1") == bob.people == {"good": entry(good)}
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert messages == ["Online.fetch failed at a diff on 'room:1'"] * 2
+    assert messages == ["fetch of Online failed at a diff on 'room:1'"] * 2
 
 
 @pytest.mark.parametrize("failure", FAILURES)
@@ -167,7 +169,8 @@ def test_a_hook_that_crashes_costs_no_diff(
             if hook == broken:
                 raise failure()
 
-    node = make_node(Broken)
+    node, stops = make_node(Broken), list[str]()
+    node.engine.stop_server = lambda: stops.append("in good order")
     bob = node.enter()
     node.online.track("room:1", "ada")
     node.online.track("room:1", "eve")
@@ -175,8 +178,8 @@ def test_a_hook_that_crashes_costs_no_diff(
     seen = [(list(diff["joins"]), list(presences)) for _, diff, presences in node.online.seen]
     assert seen == [(["ada"], ["ada"]), (["eve"], ["ada", "eve"])]
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert len(messages) == 2
-    assert all(message.startswith(f"Online.{broken} failed") and "'room:1'" in message for message in messages)
+    assert messages == [f"{broken} of Online failed at a diff on 'room:1'"] * 2
+    assert len(stops) == (2 if failure is SystemExit else 0)
     if broken == "fetch":
         for ask in (node.online.list, lambda topic: node.online.get_by_key(topic, "ada")):
             with pytest.raises(failure):
@@ -237,15 +240,16 @@ def test_what_hooks_do_to_metas_reaches_nobody(make_node: MakeNode) -> None:
             return presences
 
         def handle_metas(self, topic: str, diff: Diff, presences: Now) -> None:
-            kept.append(all(isinstance(metas, tuple) for metas in presences.values()))
-            for metas in presences.values():
-                metas[0]["phx_ref"] = "spoiled"
+            kept.append([meta["device"] for metas in presences.values() for meta in metas])
+            assert ("bob" in presences) is (len(presences) > 1)
+            for key in presences:
+                scribble([*presences[key]])
             for side in diff.values():
                 for each in side.values():
                     scribble(each["metas"])
             diff.clear()
 
-    kept: list[bool] = []
+    kept: list[list[Any]] = []
     node = make_node(Clumsy)
     ada, meta = node.enter(), {"device": {"os": "linux"}}
     ada.channel.track("ada", meta)
@@ -253,13 +257,13 @@ def test_what_hooks_do_to_metas_reaches_nobody(make_node: MakeNode) -> None:
     node.online.track("room:1", "bob", meta)
     settle()
     given = list[dict[str, Any]]()
-    ada.channel.update("ada", lambda former: given.append(former) or {})  # type: ignore[func-returns-value]
+    ada.channel.update("ada", lambda former: given.append(former) or meta)  # type: ignore[func-returns-value]
     assert given[0]["device"] == {"os": "linux"}
     ada.channel.untrack("ada")
     node.online.untrack("room:1", "bob")
     settle()
     assert node.online.list("room:1") == {}
-    assert kept == [True] * 5
+    assert kept == [[{"os": "linux"}] * count for count in (1, 2, 2, 1, 0)]
 
 
 # count_only
@@ -286,11 +290,11 @@ def test_clients_of_a_big_topic_are_told_how_many_are_present(make_node: MakeNod
             node.online.track(topic, f"{number}")
     big.channel.track("0")
     other.channel.track("0")
-    assert big.tab.hear() == [None, None, "big", "presence_count", {"count": 5}]
-    assert other.tab.hear() == [None, None, "big:2", "presence_count", {"count": 1}]
+    assert big.client.hear() == [None, None, "big", "presence_count", {"count": 5}]
+    assert other.client.hear() == [None, None, "big:2", "presence_count", {"count": 1}]
     for number in range(3):
         node.online.untrack("big", f"{number}")
-    assert big.tab.hear() == [None, None, "big", "presence_count", {"count": 3}], "0 is present in another tab"
+    assert big.client.hear() == [None, None, "big", "presence_count", {"count": 3}], "0 is present in another tab"
     assert len(small.diffs()) == 5
     assert big.news() == other.news() == []
     assert {topic for topic, _ in node.online.fetched} == {"small"}, "nothing is fetched for a count"
@@ -308,6 +312,7 @@ def test_count_only_may_ask_how_many_are_present(make_node: MakeNode, often: Non
 
     node = make_node(Crowded, None if alone else Network())
     nodes.append(node)
+    assert node.present() == [], "it has started, and has waited for others"
     bob = node.enter()
     news: list[Any] = []
     for number in range(3):
@@ -323,10 +328,68 @@ def test_a_count_ends_with_the_process_that_serves(make_node: MakeNode, often: N
     node.online.track("big", "ada")
     settle()
     node.engine.stop()
-    big = node.enter("big")
-    assert gevent.wait(timeout=DEADLINE), "something is still to happen"
+    big, other = node.enter("big"), node.enter("big:2")
+    node.online.track("big:2", "ada")
+    assert other.client.hear()[4] == {"count": 1}
     assert big.news() == []
     node.online.track("big", "ada")
     node.online.untrack("big", "ada")
-    assert big.tab.hear()[4] == {"count": 0}, "it is that of the moment when it is told"
-    assert [list(presences) for _, _, presences in node.online.seen] == [["ada"], ["ada"], []]
+    assert big.client.hear()[4] == {"count": 0}, "it is that of the moment when it is told"
+    assert [list(presences) for topic, _, presences in node.online.seen if topic == "big"] == [["ada"], ["ada"], []]
+
+
+# What fails
+
+
+@pytest.mark.parametrize("kind", [Presence, Observing, Counted])
+@pytest.mark.parametrize("failure", [RecursionError, InvalidPayload, CancelledError])
+def test_what_fails_for_one_topic_costs_no_other(
+    make_node: MakeNode,
+    kind: type[Presence],
+    failure: type[BaseException],
+    often: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    node, topics = make_node(kind), ["big:1", "big:2", "big:3"]
+    members, tell = [node.enter(topic) for topic in topics], node.engine.broadcast
+
+    def broadcast(broadcast: Broadcast, **options: Any) -> None:
+        if broadcast.topic == "big:2":
+            raise failure("broken")
+        tell(broadcast, **options)
+
+    monkeypatch.setattr(node.engine, "broadcast", broadcast)
+    for change in (node.online.track, node.online.untrack):
+        for topic in topics:
+            change(topic, "ada")
+        for member in (members[0], members[2]):
+            event, payload = member.client.hear()[3:]
+            assert payload == {"count": len(node.present("big:1"))} or event == "presence_diff"
+        assert members[1].news() == []
+    assert "big:2" in caplog.text
+    monkeypatch.undo()
+    node.online.track("big:2", "ada")
+    assert members[1].client.hear()[2] == "big:2", "it goes on"
+
+
+@pytest.mark.parametrize("when", ["pushed", "torn down"])
+def test_an_app_context_that_fails_costs_no_diff(make_node: MakeNode, when: str) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        if failing:
+            raise RuntimeError(when)
+
+    node, failing = make_node(Observing), [when]
+    bob = node.enter()
+    if when == "pushed":
+        appcontext_pushed.connect(fail, node.app)
+    else:
+        node.app.teardown_appcontext(fail)
+    for number in range(6):
+        node.online.track("room:1", f"{number}")
+    assert bob.changes() == [(f"{number}", "") for number in range(6)]
+    failing.clear()
+    node.online.track("room:1", "6")
+    settle()
+    assert len(node.online.seen) == (1 if when == "pushed" else 7)
+    assert len(node.online.seen[-1][2]) == 7, "it sees all who are present"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import gc
 import json
 import logging
+import subprocess
+import sys
+from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Any
 
@@ -12,15 +15,15 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from flask_phoenix.exceptions import NotPublished, PhoenixError
+from flask_phoenix.exceptions import NotPublished
+from flask_phoenix.server.drain import drain
 from flask_phoenix.testing import MemoryAdapter
 from flask_phoenix.tracker import replica
-from flask_phoenix.tracker.state import Entry
+from flask_phoenix.tracker.state import Entry, Tracker
 from tests.support.loop import in_thread
-from tests.support.network import Network
-from tests.support.presence import SHORT, MakeNode, Node, entry, eventually, refs, settle
+from tests.support.network import Network, NetworkAdapter
+from tests.support.presence import LONG, SHORT, MakeNode, Node, entry, eventually, raised, refs, settle
 from tests.support.processes import DEADLINE
-from tests.support.slow import SlowAdapter
 
 #: The topic of what nodes tell each other of a presence.
 GOSSIP = "phx:presence:Online"
@@ -165,7 +168,6 @@ def test_nobody_else_waits(make: Callable[..., Node], make_node: MakeNode, monke
 def test_a_node_without_others_tells_nobody_and_keeps_nothing_for_them(node: Node) -> None:
     node.online.track("room:1", "ada")
     settle()
-    assert gevent.wait(timeout=DEADLINE), "something is still to happen"
     assert not node.engine.pubsub.subscribed(GOSSIP)
     assert node.online.server().tracker.flush() is None
     node.engine.farewell()
@@ -208,25 +210,6 @@ def test_junk_is_ignored(make: Callable[..., Node], junk: bytes, caplog: pytest.
     eventually(lambda: one.present() == two.present() == ["ada", "bob"])
 
 
-def test_gossip_that_cannot_be_published_is_made_good(
-    make: Callable[..., Node], caplog: pytest.LogCaptureFixture
-) -> None:
-    one, two = make(down_period=SHORT), make(down_period=SHORT)
-    publish, lost = one.adapter.publish, Event()
-
-    def fail(topic: str, data: bytes) -> None:
-        if b"delta" in data:
-            lost.set()
-        raise NotPublished("the link is down")
-
-    one.adapter.publish = fail
-    one.online.track("room:1", "ada")
-    assert lost.wait(DEADLINE)
-    one.adapter.publish = publish
-    eventually(lambda: two.present() == ["ada"])
-    assert f"gossip on '{GOSSIP}' is lost: the link is down" in caplog.text
-
-
 # Silence
 
 
@@ -250,6 +233,7 @@ def test_a_silent_node_is_gone_within_the_down_period(
     one, two = make("ada", down_period=SHORT), make(down_period=SHORT)
     eventually(lambda: agree(one, two))
     network.part(one.adapter)
+    settle()
     last = clock.now
     while two.online.server().tracker.count("room:1") and clock.now < last + 2 * SHORT:
         clock.now += SHORT / replica.HEARTBEATS
@@ -270,19 +254,24 @@ def test_a_process_that_has_slept_finds_out_nothing_about_the_others(
     assert [watcher.changes() for watcher in watchers] == [[], []]
 
 
-def test_a_node_that_is_silent_for_very_long_is_forgotten(make: Callable[..., Node], network: Network) -> None:
+def test_a_node_that_is_silent_for_very_long_is_forgotten(
+    make: Callable[..., Node], network: Network, clock: Clock
+) -> None:
     def known() -> int:
-        gc.collect()
         return sum("much" in each.meta for each in gc.get_objects() if type(each) is Entry)
 
-    one, two = make(down_period=SHORT / 20), make(down_period=SHORT / 20)
+    one, two = make(down_period=SHORT / 4), make(down_period=SHORT / 4)
     one.online.track("room:1", "ada", {"much": "forgotten"})
-    eventually(lambda: two.present() == ["ada"])
+    eventually(lambda: agree(one, two))
     network.part(one.adapter)
-    eventually(lambda: two.present() == [])
-    eventually(lambda: known() == 1)
+    settle()
+    for quarter in range(4 * 42):
+        assert quarter > 100 or known() == 2
+        clock.now += SHORT / 4 / 4
+        beat(two)
+    assert known() == 1
     network.heal()
-    eventually(lambda: two.present() == ["ada"])
+    eventually(lambda: agree(one, two))
 
 
 def test_an_idle_node_tells_six_times_in_a_down_period_that_it_lives(make: Callable[..., Node]) -> None:
@@ -325,10 +314,11 @@ def test_a_node_that_stops_is_gone_at_once_and_comes_back_as_another(make: Calla
 
 
 def test_a_node_that_has_stopped_runs_no_timers(make: Callable[..., Node], network: Network) -> None:
-    node = make("ada", down_period=SHORT)
+    node, other = make("ada", down_period=SHORT), make(down_period=SHORT)
     node.engine.stop()
-    assert gevent.wait(timeout=DEADLINE), "something is still to happen"
-    assert told(node)[-1] == "goodbye"
+    published = len(told(node))
+    beat(other, 2)
+    assert told(node)[published - 1 :] == ["goodbye"]
 
 
 def test_a_node_whose_end_is_seen_is_gone_at_once(make: Callable[..., Node], network: Network) -> None:
@@ -351,14 +341,165 @@ def test_the_adapter_for_tests_sees_ends(make_node: MakeNode) -> None:
     eventually(lambda: two.present() == [])
 
 
-def test_a_process_may_end_while_it_asks_the_others(make_node: MakeNode, slow: SlowAdapter) -> None:
-    node = make_node(adapter=slow)
-    serving = gevent.spawn(node.engine.serve)
-    eventually(lambda: slow.asked)
+# Starts that wait
+
+
+class WaitingAdapter(NetworkAdapter):
+    """Lets those who subscribe wait for the test."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__(network)
+        self.gate = Event()
+
+    def subscribe(self, topic: str) -> None:
+        """Wait."""
+        assert self.gate.wait(DEADLINE)
+        super().subscribe(topic)
+
+
+@pytest.fixture
+def waiting(make_node: MakeNode, network: Network) -> Node:
+    """Return a node that starts when it is let."""
+    return make_node(adapter=WaitingAdapter(network))
+
+
+def test_a_node_starts_once_however_many_ask(waiting: Node, make: Callable[..., Node]) -> None:
+    other, typing = make("bob"), waiting.phoenix.presence(name="typing")
+    calls: list[Any] = [
+        gevent.spawn(waiting.engine.serve),
+        gevent.spawn(waiting.online.track, "room:1", "ada"),
+        gevent.spawn(typing.track, "room:1", "ada"),
+        gevent.spawn(waiting.present),
+    ]
+    settle()
+    late = waiting.phoenix.presence(name="late")
+    waiting.adapter.gate.set()
+    for call in calls:
+        call.get(timeout=DEADLINE)
+    eventually(lambda: waiting.present() == other.present() == ["ada", "bob"])
+    assert told(waiting).count("ask") == 3, "each presence asks once"
+    late.track("room:1", "eve")
+    newcomer = make()
+    assert list(newcomer.phoenix.presence(name="late").list("room:1")) == ["eve"]
+
+
+def test_a_node_may_stop_and_start_again_while_it_starts(waiting: Node, make: Callable[..., Node]) -> None:
+    other, starts = make("bob"), list[Any]([gevent.spawn(raised, waiting.engine.serve)])
+    settle()
+    waiting.engine.stop()
+    starts.append(gevent.spawn(waiting.online.track, "room:1", "ada"))
+    settle()
+    waiting.adapter.gate.set()
+    assert "stopped" in str(starts[0].get(timeout=DEADLINE))
+    starts[1].get(timeout=DEADLINE)
+    eventually(lambda: waiting.present() == other.present() == ["ada", "bob"])
+    assert waiting.adapter.topics == {GOSSIP, f"{GOSSIP}:{waiting.engine.node}"}
+    waiting.engine.stop()
+    eventually(lambda: other.present() == ["bob"])
+    assert waiting.adapter.topics == set()
+
+
+def test_a_presence_may_be_made_while_its_process_stops_and_starts_again(
+    waiting: Node, make: Callable[..., Node]
+) -> None:
+    waiting.adapter.gate.set()
+    waiting.engine.serve()
+    waiting.adapter.gate.clear()
+    making = gevent.spawn(waiting.phoenix.presence, name="late")
+    settle()
+    waiting.engine.stop()
+    starting = gevent.spawn(waiting.engine.serve)
+    settle()
+    waiting.adapter.gate.set()
+    late, _ = making.get(timeout=DEADLINE), starting.get(timeout=DEADLINE)
+    make().phoenix.presence(name="late").track("room:1", "bob")
+    eventually(lambda: list(late.list("room:1")) == ["bob"])
+
+
+# Which process
+
+
+def test_a_process_whose_event_loop_has_rested_asks_anew(make: Callable[..., Node], clock: Clock) -> None:
+    shell, other = make(), make()
+    assert shell.present() == []
+    shell.adapter.network.copies = lambda parcel: 0
+    other.online.track("room:1", "ada")
+    eventually(lambda: "delta" in told(other))
+    shell.adapter.network.copies = lambda parcel: 1
+    assert shell.present() == []
+    clock.now += LONG
+    assert shell.present() == ["ada"]
+
+
+def test_a_process_that_has_stopped_says_so(make: Callable[..., Node]) -> None:
+    node = make("ada")
+    member = node.enter(me={"eve": {}})
+    drain(node.engine)
+    assert node.present() == ["ada"], "it still answers while it drains"
     node.engine.stop()
-    while slow.asked:
-        slow.confirm()
-    with pytest.raises(PhoenixError, match="stopped while"):
-        serving.get(timeout=DEADLINE)
-    assert gevent.wait(timeout=DEADLINE), "something is still to happen"
-    assert not node.engine.pubsub.subscribed(GOSSIP)
+    calls: list[Any] = [
+        *((node.online.track, where, "bob") for where in ("room:1", member.channel)),
+        *((node.online.update, "room:1", "ada", {}), (node.online.untrack, "room:1", "ada")),
+        *((look, "room:1") for look in (node.online.list, node.online.count)),
+    ]
+    for function, *arguments in calls:
+        assert "has stopped serving" in str(raised(function, *arguments))
+    assert not node.adapter.on
+
+
+FORKED = """
+import os
+from flask import Flask
+from flask_phoenix import Phoenix
+from flask_phoenix.testing import MemoryAdapter
+app = Flask("app")
+online = Phoenix(app, adapter=MemoryAdapter([])).presence()
+online.track("room:1", "parent")
+if os.fork():
+    os.wait()
+else:
+    online.track("room:1", "child")
+print(*online.list("room:1"), flush=True)
+"""
+
+
+def test_a_forked_process_has_entries_of_its_own() -> None:
+    command = [sys.executable, "-c", FORKED]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=6 * DEADLINE)
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", "child\nparent\n")
+
+
+# What fails
+
+
+@pytest.mark.parametrize("failure", [NotPublished("the link is down"), OSError("broken"), CancelledError()])
+def test_gossip_that_cannot_be_published_is_made_good(
+    make: Callable[..., Node], failure: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, two = make(down_period=SHORT), make(down_period=SHORT)
+    publish, lost = one.adapter.publish, list[bytes]()
+
+    def fail(topic: str, data: bytes) -> None:
+        lost.append(data)
+        raise failure
+
+    one.adapter.publish = fail
+    one.online.track("room:1", "ada")
+    eventually(lambda: {"delta", "heartbeat"} <= {kind for kind in ("delta", "heartbeat") if kind in str(lost)})
+    one.adapter.publish = publish
+    eventually(lambda: two.present() == ["ada"])
+    assert f"gossip on '{GOSSIP}' is lost" in caplog.text
+
+
+def test_a_heartbeat_that_fails_goes_on(
+    make: Callable[..., Node], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(tracker: Tracker, now: float) -> Any:
+        raise failures.pop()
+
+    node, failures = make(down_period=SHORT), [RecursionError("broken"), CancelledError()]
+    monkeypatch.setattr(Tracker, "tick", fail)
+    eventually(lambda: not failures)
+    monkeypatch.undo()
+    beat(node)
+    assert caplog.text.count("failed; it goes on") == 2

@@ -502,7 +502,7 @@ def test_it_tells_other_nodes_when_all_have_gone() -> None:
     carrying = gevent.spawn(leave)
     gevent.idle()
     draining = gevent.spawn(drain, node.engine)
-    eventually(lambda: ada.tab.carrier.closed == (1012, "draining"))
+    eventually(lambda: ada.client.carrier.closed == (1012, "draining"))
     node.online.track("room:1", "robot")
     eventually(lambda: list(other.online.list("room:1")) == ["robot"])
     leaving.set()

@@ -53,7 +53,7 @@ UNPATCHED = (
     " with gevent.monkey.patch_all(), or let it wait with gevent.sleep()"
 )
 ENDED = "this process has stopped serving, or is about to"
-STOPPED = "the process was stopped while this client came"
+STOPPED = "this process was stopped while it started to serve"
 
 
 class Service:
@@ -181,8 +181,7 @@ class Engine:
     def farewell(self) -> None:
         """Tell the other nodes that this one ends."""
         if self._serving:
-            for service in self.services:
-                service.farewell()
+            self._tell_services(lambda service: service.farewell())
 
     def stop(self) -> None:
         """Stop what runs for the connections, which are to be closed by then."""
@@ -233,7 +232,7 @@ class Engine:
         for service in list(self.services):
             service.start()
         self._attach(stops)
-        for service in list(self.services):
+        for service in self.services:  # also those that are added while one greets
             service.greet()
             self._check_not_stopped(stops)
         self._serving = True
@@ -265,11 +264,7 @@ class Engine:
     def _tear_down(self) -> None:
         services_run, self._services_run, self._serving = self._services_run, False, False
         if services_run:
-            for service in self.services:
-                try:
-                    service.stop()
-                except Exception:
-                    log.exception("%r failed to stop", service)
+            self._tell_services(lambda service: service.stop())
         adapter, self.adapter, self.node = self.adapter, None, ""
         self.pubsub.detach()
         stopping = self._stopping = Event()
@@ -297,8 +292,7 @@ class Engine:
         self.pubsub.detach()
         self.adapter = None
         if self._services_run:
-            for service in self.services:
-                service.stop()
+            self._tell_services(lambda service: service.stop())
         self._services_run = self._serving = False
         self.node, self._transports = "", 0
         self._stopping, self._starting, self._starter = None, Semaphore(), None
@@ -424,8 +418,15 @@ class Engine:
     def _node_gone(self, node: str) -> None:
         log.info("node %s has ended", node)
         if self._services_run:
-            for service in self.services:
-                service.gone(node)
+            self._tell_services(lambda service: service.gone(node))
+
+    def _tell_services(self, tell: Callable[[Service], None]) -> None:
+        """Call each service; the failure of one is logged, and the others are called all the same."""
+        for service in list(self.services):
+            try:
+                tell(service)
+            except Exception:
+                log_failure(log, "%r failed", service)
 
     @contextmanager
     def carrying(self) -> Iterator[None]:

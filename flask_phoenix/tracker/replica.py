@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 import gevent
 
 from ..exceptions import PhoenixError
-from ..protocol.messages import INTERNAL, Broadcast
+from ..protocol.messages import INTERNAL, Broadcast, shown
+from ..pubsub.failures import log_failure
 from ..pubsub.local import Subscriber
 from ..runtime.engine import Engine, Service
 from .state import Diffs, Gossip, Tracker
@@ -42,12 +44,12 @@ class Replica(Service):
         self._heartbeat_period = down_period / HEARTBEATS
         # It is checked at each heartbeat, and has to be over within the down period.
         self._silence_limit = down_period - self._heartbeat_period
-        self._subscriber = Subscriber(self._receive)
         #: None: there is no adapter, and no other node.
+        self._subscriber: Subscriber | None = None
         self._heartbeat_timer: Any = None
         #: None: no changes wait.
         self._gather_timer: Any = None
-        self._last_heartbeat = self._greeted_at = 0.0
+        self._last_heartbeat = self._greeted_at = self._awake_since = 0.0
 
     def tell(self, diffs: Diffs) -> None:
         """Tell clients and hooks of this node what has changed; never blocks."""
@@ -61,21 +63,34 @@ class Replica(Service):
         """Ask the other nodes for their entries; may block."""
         if self.engine.adapter is None:
             return
-        node = self.engine.node
-        for topic in self._own_topics(node):
-            self.engine.pubsub.subscribe(topic, self._subscriber)
-        if self.engine.node != node:  # it was stopped meanwhile
-            self._unsubscribe(node)
-            return
-        self._greeted_at = self._last_heartbeat = monotonic()
-        self._heartbeat_timer = gevent.get_hub().loop.timer(self._heartbeat_period, self._heartbeat_period)
-        self._heartbeat_timer.start(self._heartbeat)
-        self._send(self.tracker.hello())
+        # A subscriber of this very start: in a stop and another start meanwhile, one must not end what the other needs.
+        node, subscriber = self.engine.node, Subscriber(self._receive)
+        try:
+            for topic in self._own_topics(node):
+                self.engine.pubsub.subscribe(topic, subscriber)
+        finally:
+            if self.engine.node == node:
+                self._subscriber = subscriber
+            else:  # it was stopped meanwhile
+                self._unsubscribe(node, subscriber)
+        if self._subscriber is subscriber:
+            self._greeted_at = self._last_heartbeat = self._awake_since = monotonic()
+            self._heartbeat_timer = gevent.get_hub().loop.timer(self._heartbeat_period, self._heartbeat_period)
+            self._heartbeat_timer.start(self._guard, self._heartbeat)
+            self._send(self.tracker.hello())
 
     def settle(self) -> None:
-        """Wait until the other nodes have had the time to answer, if this one has just started."""
-        left = self._greeted_at + SETTLE_TIMEOUT - monotonic()
-        if self._heartbeat_timer is not None and left > 0 and gevent.getcurrent() is not gevent.get_hub():
+        """Wait until the other nodes have had the time to answer, if this one has just started.
+
+        Where the event loop has not run for a while, as in a shell, they are asked anew.
+        """
+        if self._heartbeat_timer is None or gevent.getcurrent() is gevent.get_hub():
+            return
+        left = self._greeted_at + SETTLE_TIMEOUT - (now := monotonic())
+        if left <= 0 and self._is_late(now):
+            self._greeted_at, left = now, SETTLE_TIMEOUT
+            self._send(self.tracker.hello())
+        if left > 0:
             gevent.sleep(left)
 
     def farewell(self) -> None:
@@ -91,7 +106,9 @@ class Replica(Service):
             if timer is not None:
                 timer.close()
         self._heartbeat_timer = self._gather_timer = None
-        self._unsubscribe(self.engine.node)
+        subscriber, self._subscriber = self._subscriber, None
+        if subscriber is not None:
+            self._unsubscribe(self.engine.node, subscriber)
 
     def gone(self, node: str) -> None:
         """Remove the entries of a node that is known to have ended."""
@@ -104,7 +121,14 @@ class Replica(Service):
             self.tracker.flush()  # there is no other node
         elif self._gather_timer is None:
             self._gather_timer = gevent.get_hub().loop.timer(GATHER_PERIOD)
-            self._gather_timer.start(self._flush)
+            self._gather_timer.start(self._guard, self._flush)
+
+    def _guard(self, callback: Callable[[], None]) -> None:
+        """Call what a timer calls: it fails once, the timer goes on."""
+        try:
+            callback()
+        except BaseException:
+            log_failure(log, "%r failed; it goes on", callback)
 
     def _flush(self) -> None:
         """Send the changes that were gathered."""
@@ -118,19 +142,25 @@ class Replica(Service):
     def _heartbeat(self) -> None:
         """Send a sign of life, and let nodes go down that gave none.
 
-        A process that did not run for a while has received nothing meanwhile; that says nothing about the other nodes.
+        A process that did not run for a while has received nothing meanwhile; that says nothing about the other nodes,
+        which are given all the time that a silent one has.
         """
         now = monotonic()
-        late, self._last_heartbeat = now - self._last_heartbeat > 2 * self._heartbeat_period, now
+        if self._is_late(now):
+            self._awake_since = now
+        self._last_heartbeat = now
         self._send(self.tracker.heartbeat())
-        if not late:
+        if now - self._awake_since >= self._silence_limit:
             self.tell(self.tracker.tick(now))
+
+    def _is_late(self, now: float) -> bool:
+        return now - self._last_heartbeat > 2 * self._heartbeat_period
 
     def _receive(self, broadcast: Broadcast) -> None:
         try:
             diffs, answers = self.tracker.receive(broadcast.payload, monotonic())
         except PhoenixError as error:
-            log.error("gossip on %r is ignored: %s", broadcast.topic, error)
+            log.error("gossip on %s is ignored: %s", shown(broadcast.topic), error)
             return
         self.tell(diffs)
         for node, gossip in answers:
@@ -140,13 +170,15 @@ class Replica(Service):
         """Send gossip to one node, or to all."""
         try:
             self.engine.publish(Broadcast(self._topic_of(node) if node else self._topic, GOSSIP, gossip))
+        # What is lost is asked for when the next heartbeat arrives.
         except PhoenixError as error:
-            # What is lost is asked for when the next heartbeat arrives.
-            log.error("gossip on %r is lost: %s", self._topic, error)
+            log.error("gossip on %s is lost: %s", shown(self._topic), error)
+        except BaseException:
+            log_failure(log, "gossip on %s is lost", shown(self._topic))
 
-    def _unsubscribe(self, node: str) -> None:
+    def _unsubscribe(self, node: str, subscriber: Subscriber) -> None:
         for topic in self._own_topics(node):
-            self.engine.pubsub.unsubscribe(topic, self._subscriber)
+            self.engine.pubsub.unsubscribe(topic, subscriber)
 
     def _own_topics(self, node: str) -> tuple[str, str]:
         """Return the topics of gossip for all nodes, and of gossip for this one."""

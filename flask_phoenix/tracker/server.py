@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
-from copy import deepcopy
-from types import MappingProxyType
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import gevent
 
 from ..channel import ChannelRuntime, NewMeta
-from ..exceptions import AlreadyTracked, InvalidPayload, InvalidReturn, NotTracked, PhoenixError, Unsupported
+from ..exceptions import AlreadyTracked, InvalidMessage, InvalidPayload, InvalidReturn, NotTracked, Unsupported
 from ..protocol.json import Json
-from ..protocol.messages import Broadcast
+from ..protocol.messages import Broadcast, shown
+from ..pubsub.failures import log_failure
 from ..runtime.engine import FAILURES, Engine
 from ..runtime.inbox import Inbox
 from .replica import Replica
@@ -28,6 +27,10 @@ Presences = dict[str, dict[str, Any]]
 DIFF_EVENT, COUNT_EVENT = "presence_diff", "presence_count"
 #: Seconds between a change on a topic that is only counted, and the count.
 COUNT_PERIOD = 1.0
+#: Levels of dicts and lists in a meta. What is told of it wraps it in a few more, and JSON has bounds of its own.
+MAX_META_DEPTH = 100
+
+WRONG_THREAD = "a presence changes in the thread that serves: from another one, tell a channel to do it (channel.send)"
 
 
 class Hooks:
@@ -48,14 +51,14 @@ class Hooks:
         """Observe a diff, on every node, after the clients were told.
 
         :param diff: ``{"joins": presences, "leaves": presences}``, as fetched.
-        :param presences: the metas of each key that is present after this diff; to be read only.
+        :param presences: the metas of each key that is present after this diff, as long as this call lasts.
         """
 
     def count_only(self, topic: str) -> bool:
         """Tell whether a topic is so big that clients are told only how many are present.
 
         They get ``presence_count``, ``{"count": keys}``, a second after a change, and no diffs; :meth:`fetch` is not
-        called for these. Called at each change: it must not block.
+        called for these. Called at each change: it should not block.
         """
         return False
 
@@ -71,8 +74,9 @@ class TrackerServer(Replica):
         self._hooks = hooks
         self._json = json
         self._inbox = Inbox(engine.runners)
-        self._observes = type(hooks).handle_metas is not Hooks.handle_metas
-        self._has_hooks = self._observes or type(hooks).fetch is not Hooks.fetch
+        kind = type(hooks)
+        self._observes = kind.handle_metas is not Hooks.handle_metas
+        self._has_hooks = self._observes or (kind.fetch, kind.count_only) != (Hooks.fetch, Hooks.count_only)
         self._clear()
 
     def start(self) -> None:
@@ -82,10 +86,10 @@ class TrackerServer(Replica):
 
     def stop(self) -> None:
         """End; counts that wait are dropped."""
-        super().stop()
         for timer in self._count_timers.values():
             timer.close()
         self._count_timers.clear()
+        super().stop()
 
     def _clear(self) -> None:
         #: The entries of each channel, and under None those of the process, by topic and key.
@@ -101,10 +105,13 @@ class TrackerServer(Replica):
 
     def track(self, owner: ChannelRuntime | None, topic: str, key: str, meta: Any) -> str:
         """Add an entry, until it is untracked or its owner ends; return its ref."""
-        entries, ref = self._entries_of(owner), secrets.token_urlsafe(12)
+        # Starting and reading the meta may block; nothing does after that.
+        self._start(owner)
+        topic, key, meta = self._read(topic, key, meta)
+        entries, ref = self._owned.get(owner, {}), secrets.token_urlsafe(12)
         if (topic, key) in entries:
-            raise AlreadyTracked(f"{key!r} is tracked on {topic!r} already: change its meta with update()")
-        entry = self._entry(topic, key, meta, phx_ref=ref)
+            raise AlreadyTracked(f"{shown(key)} is tracked on {shown(topic)} already: change its meta with update()")
+        entry = Entry(topic, key, {**meta, "phx_ref": ref})
         if owner is None or owner in self._owned or owner.at_end(lambda: self._release(owner)):
             entries[topic, key] = entry
             self._owned[owner] = entries
@@ -113,18 +120,20 @@ class TrackerServer(Replica):
 
     def update(self, owner: ChannelRuntime | None, topic: str, key: str, meta: NewMeta) -> str:
         """Replace an entry by one with another meta; return the new ref."""
-        if callable(meta):
-            # It may block, and the entry be changed meanwhile.
-            meta = meta(deepcopy(self._find(owner, topic, key).meta))
+        # To call a function and to read the meta may block, and the entry be changed meanwhile.
+        self._start(owner)
+        former = self._find(owner, topic, key)
+        topic, key, meta = self._read(topic, key, meta(_copy(former.meta)) if callable(meta) else meta)
         former, ref = self._find(owner, topic, key), secrets.token_urlsafe(12)
-        entry = self._entry(topic, key, meta, phx_ref=ref, phx_ref_prev=former.ref)
+        entry = Entry(topic, key, {**meta, "phx_ref": ref, "phx_ref_prev": former.ref})
         self._owned[owner][topic, key] = entry
         self.changed(self.tracker.update(former.ref, entry))
         return ref
 
     def untrack(self, owner: ChannelRuntime | None, topic: str, key: str) -> None:
         """Remove an entry, if there is one."""
-        entry = self._entries_of(owner).pop((topic, key), None)
+        self._start(owner)
+        entry = self._owned.get(owner, {}).pop((topic, key), None)
         if entry is not None:
             self.changed(self.tracker.leave(entry.ref))
 
@@ -137,80 +146,102 @@ class TrackerServer(Replica):
         metas = self.tracker.get(topic, key)
         return self._fetch(topic, presences_of({key: metas}))[key] if metas else None
 
-    def _find(self, owner: ChannelRuntime | None, topic: str, key: str) -> Entry:
-        entry = self._entries_of(owner).get((topic, key))
-        if entry is None:
-            raise NotTracked(f"{key!r} is not tracked on {topic!r}: begin with track()")
-        return entry
+    def look(self) -> None:
+        """Let this process hear from the other nodes, if it does not yet.
 
-    def _entries_of(self, owner: ChannelRuntime | None) -> dict[tuple[str, str], Entry]:
+        :raises Unsupported: it has stopped serving, or cannot start in this thread.
+        :raises NotPublished: it is none of those that serve clients, and knows no way to them.
+        """
+        if not self.engine.hub.elsewhere:
+            self.engine.require_reach()
+            self.engine.serve()
+            self.settle()
+
+    def _start(self, owner: ChannelRuntime | None) -> None:
+        """Start what a change needs."""
         if self.engine.hub.elsewhere:
-            raise Unsupported(
-                "a presence changes in the thread that serves: from another one, tell a channel to do it (channel.send)"
-            )
+            raise Unsupported(WRONG_THREAD)
         if owner is None:
             self.engine.warn_if_alone("what is tracked here is told to nobody else")
         self.engine.serve()
-        return self._owned.get(owner, {})
+
+    def _find(self, owner: ChannelRuntime | None, topic: str, key: str) -> Entry:
+        entry = self._owned.get(owner, {}).get((topic, key))
+        if entry is None:
+            raise NotTracked(f"{shown(key)} is not tracked on {shown(topic)}: begin with track()")
+        return entry
 
     def _release(self, owner: ChannelRuntime) -> None:
         for entry in self._owned.pop(owner, {}).values():
             self.changed(self.tracker.leave(entry.ref))
 
-    def _entry(self, topic: str, key: str, meta: Any, **refs: str) -> Entry:
-        """Make an entry of a copy of the meta, as JSON brings it to the others."""
+    def _read(self, topic: str, key: str, meta: Any) -> tuple[str, str, Meta]:
+        """Return what an entry is made of, as JSON brings it to the others."""
         if not isinstance(meta, dict):
-            raise InvalidPayload(f"a meta is a dict of JSON, which clients can tell from others; got {meta!r:.200}")
-        topic, key, meta = self._json.loads(self._json.dumps([topic, key, meta]))
-        return Entry(topic, key, {**meta, **refs})
+            raise InvalidPayload(f"a meta is a dict of JSON, which clients can tell from others; got {shown(meta)}")
+        try:
+            read: tuple[str, str, Meta] = self._json.loads(self._json.dumps([topic, key, meta]), MAX_META_DEPTH + 1)
+        except (InvalidPayload, InvalidMessage) as error:
+            raise InvalidPayload(f"a meta is JSON of at most {MAX_META_DEPTH} levels: {error}") from error
+        return read
 
     # What clients and hooks are told.
 
     def tell(self, diffs: Diffs) -> None:
         """Tell clients at the end of this turn: the state that a channel pushes after its track comes first."""
-        if not self._diffs and diffs:
+        if diffs:
+            self._diffs.extend(diffs.items())
             self.engine.hub.at_end_of_turn(self._tell_clients)
-        self._diffs.extend(diffs.items())
 
     def _tell_clients(self) -> None:
+        """Tell the diffs of this turn; what fails costs one topic its diff, and no other."""
         diffs, self._diffs = self._diffs, []
         for topic, diff in diffs:
             if self._has_hooks:
                 self._inbox.put(self._call_hooks, (topic, diff))
-            elif self._counts_only(topic):
-                self._count_later(topic)
             elif self.engine.pubsub.subscribed(topic):
-                self._broadcast(topic, DIFF_EVENT, _sides(diff))
+                self._tell_plain(topic, diff)
 
-    def _counts_only(self, topic: str) -> bool:
-        try:
-            return self._hooks.count_only(topic)
-        except FAILURES:
-            log.exception("%s.count_only failed for %r", self._hooks.name, topic)
-            return False
+    def _tell_plain(self, topic: str, diff: Diff) -> dict[str, Presences]:
+        """Tell clients a diff without ``fetch``; return it."""
+        sides = _sides(diff)
+        self._tell(topic, DIFF_EVENT, sides)
+        return sides
 
     def _call_hooks(self, change: tuple[str, Diff]) -> None:
-        """Tell clients a diff through ``fetch``, or count it; then call ``handle_metas``."""
+        """Tell clients a diff through the hooks, and observe it. Whatever fails, clients are told."""
         topic, diff = change
-        with self.engine.context():
-            sides = _sides(diff)
-            if self._counts_only(topic):
-                self._count_later(topic)
-            else:
-                sides = self._broadcast_fetched(topic, sides)
-            if self._observes:
-                self._observe(topic, sides, diff)
-
-    def _broadcast_fetched(self, topic: str, sides: dict[str, Presences]) -> dict[str, Presences]:
-        """Tell clients a diff as ``fetch`` returns it, or, if that fails or is no JSON, without it."""
-        plain = deepcopy(sides)
+        told: list[dict[str, Presences]] = []
+        if self._observes:
+            self._keep_observed(topic, diff)
         try:
-            fetched = {side: self._fetch(topic, presences) for side, presences in sides.items()}
-            self._json.dumps(fetched)
-        except FAILURES:
-            log.exception("%s.fetch failed at a diff on %r", self._hooks.name, topic)
-            fetched = plain
-        self._broadcast(topic, DIFF_EVENT, fetched)
+            with self.engine.context():
+                told.append(self._tell_counted(topic, diff) or self._tell_fetched(topic, diff))
+                self._observe(topic, told[0])
+        except FAILURES as failure:  # of the app's, where it makes or ends a context
+            self._report("the app context", topic, failure)
+            if not told:
+                self._tell_plain(topic, diff)
+
+    def _tell_counted(self, topic: str, diff: Diff) -> dict[str, Presences] | None:
+        """Let clients be told how many are present, if that is all they are told."""
+        try:
+            if not self._hooks.count_only(topic):
+                return None
+        except FAILURES as failure:
+            self._report("count_only", topic, failure)
+            return None
+        self._count_later(topic)
+        return _sides(diff)
+
+    def _tell_fetched(self, topic: str, diff: Diff) -> dict[str, Presences]:
+        """Tell clients a diff as ``fetch`` returns it, or, if that fails or is no JSON, without it."""
+        try:
+            fetched = {side: self._fetch(topic, presences) for side, presences in _sides(diff).items()}
+            self.engine.broadcast(Broadcast(topic, DIFF_EVENT, fetched), local=True)
+        except FAILURES as failure:
+            self._report("fetch", topic, failure)
+            return self._tell_plain(topic, diff)
         return fetched
 
     def _fetch(self, topic: str, presences: Presences) -> Presences:
@@ -224,20 +255,34 @@ class TrackerServer(Replica):
         fetched = self._hooks.fetch(topic, dict(presences))
         if not isinstance(fetched, dict) or not all(_has_metas(fetched.get(key)) for key in presences):
             raise InvalidReturn(
-                f"{type(self._hooks).__name__}.fetch returned {fetched!r:.200}; expected the presences that it was"
+                f"{type(self._hooks).__name__}.fetch returned {shown(fetched)}; expected the presences that it was"
                 " given, each with its metas and what you add"
             )
         return fetched
 
-    def _observe(self, topic: str, sides: dict[str, Presences], diff: Diff) -> None:
+    def _observe(self, topic: str, sides: dict[str, Presences]) -> None:
+        try:
+            self._hooks.handle_metas(topic, sides, _Present(self._observed.get(topic, {})))
+        except FAILURES as failure:
+            self._report("handle_metas", topic, failure)
+
+    def _keep_observed(self, topic: str, diff: Diff) -> None:
+        """Apply a diff to what ``handle_metas`` is told to be present."""
         observed = self._observed.setdefault(topic, {})
-        _apply(observed, diff)
+        for key, joined in diff.joins.items():
+            observed[key] = (*observed.get(key, ()), *joined)
+        for key, left in diff.leaves.items():
+            refs = {meta["phx_ref"] for meta in left}
+            observed[key] = tuple(meta for meta in observed.get(key, ()) if meta["phx_ref"] not in refs)
+            if not observed[key]:
+                del observed[key]
         if not observed:
             del self._observed[topic]
-        try:
-            self._hooks.handle_metas(topic, sides, MappingProxyType(observed))
-        except FAILURES:
-            log.exception("%s.handle_metas failed at a diff on %r", self._hooks.name, topic)
+
+    def _report(self, what: str, topic: str, failure: BaseException) -> None:
+        """Log that something of the author's has failed."""
+        log.error("%s of %s failed at a diff on %s", what, self._hooks.name, shown(topic), exc_info=failure)
+        self.engine.caught(failure)
 
     def _count_later(self, topic: str) -> None:
         if topic not in self._count_timers:
@@ -246,13 +291,32 @@ class TrackerServer(Replica):
 
     def _count(self, topic: str) -> None:
         self._count_timers.pop(topic).close()
-        self._broadcast(topic, COUNT_EVENT, {"count": self.tracker.count(topic)})
+        self._tell(topic, COUNT_EVENT, {"count": self.tracker.count(topic)})
 
-    def _broadcast(self, topic: str, event: str, payload: Any) -> None:
+    def _tell(self, topic: str, event: str, payload: Any) -> None:
         try:
             self.engine.broadcast(Broadcast(topic, event, payload), local=True)
-        except PhoenixError:
-            log.exception("%s on %r is lost", event, topic)
+        except BaseException:
+            log_failure(log, "%s on %s is lost", event, shown(topic))
+
+
+class _Present(Mapping[str, Sequence[Meta]]):
+    """The metas by key that a hook is given: it gets copies, of those keys that it looks at."""
+
+    def __init__(self, metas: Mapping[str, Sequence[Meta]]) -> None:
+        self._metas = metas
+
+    def __getitem__(self, key: str) -> Sequence[Meta]:
+        return tuple(map(_copy, self._metas[key]))
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._metas
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._metas)
+
+    def __len__(self) -> int:
+        return len(self._metas)
 
 
 def presences_of(metas: Mapping[str, Iterable[Meta]]) -> Presences:
@@ -264,19 +328,15 @@ def _sides(diff: Diff) -> dict[str, Presences]:
     return {"joins": presences_of(diff.joins), "leaves": presences_of(diff.leaves)}
 
 
-def _apply(observed: dict[str, tuple[Meta, ...]], diff: Diff) -> None:
-    """Apply a diff to the metas of a topic; what is kept are copies."""
-    for key, joined in diff.joins.items():
-        observed[key] = (*observed.get(key, ()), *deepcopy(joined))
-    for key, left in diff.leaves.items():
-        refs = {meta["phx_ref"] for meta in left}
-        observed[key] = tuple(meta for meta in observed.get(key, ()) if meta["phx_ref"] not in refs)
-        if not observed[key]:
-            del observed[key]
-
-
 def _copy(meta: Meta) -> Meta:
-    return {name: deepcopy(value) if type(value) in (dict, list) else value for name, value in meta.items()}
+    """Copy a value of JSON, without recursion: the depth of what clients send must not matter."""
+    copies: list[Any] = [dict(meta)]
+    for copy in copies:
+        for name, value in copy.items() if type(copy) is dict else enumerate(copy):
+            if type(value) in (dict, list):
+                copy[name] = value.copy()
+                copies.append(copy[name])
+    return copies[0]  # type: ignore[no-any-return]
 
 
 def _has_metas(presence: Any) -> bool:

@@ -106,7 +106,8 @@ class Tracker:
 
     def list(self, topic: str) -> Metas:
         """Return the metas of a topic by key."""
-        return {key: [*metas.values()] for key, metas in self._topics.get(topic, {}).items()}
+        # Copied first, in one go: another thread may ask, while this one changes it.
+        return {key: [*metas.values()] for key, metas in self._topics.get(topic, {}).copy().items()}
 
     def get(self, topic: str, key: str) -> Sequence[Meta]:
         """Return the metas of one key."""
@@ -246,6 +247,8 @@ class Tracker:
 
     def _show(self, joins: Collection[Entry], leaves: Collection[Entry]) -> Diffs:
         """Change what is shown, and return that as diffs."""
+        for topic, key, meta in joins:
+            self._topics.setdefault(topic, {}).setdefault(key, {})[meta["phx_ref"]] = meta
         for topic, key, meta in leaves:
             keys = self._topics[topic]
             del keys[key][meta["phx_ref"]]
@@ -253,8 +256,6 @@ class Tracker:
                 del keys[key]
             if not keys:
                 del self._topics[topic]
-        for topic, key, meta in joins:
-            self._topics.setdefault(topic, {}).setdefault(key, {})[meta["phx_ref"]] = meta
         joined, left = _by_topic(joins), _by_topic(leaves)
         return {topic: Diff(joined.get(topic, {}), left.get(topic, {})) for topic in {**left, **joined}}
 

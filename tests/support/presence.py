@@ -7,9 +7,10 @@ from itertools import count
 from typing import Any
 
 import gevent
+import pytest
 from flask import Flask
 
-from flask_phoenix import Adapter, Channel, Phoenix, Presence, Socket, on
+from flask_phoenix import Adapter, Channel, Phoenix, PhoenixError, Presence, Socket, on
 from flask_phoenix.tracker.server import Presences
 from tests.support.clients import MemoryClient
 from tests.support.network import Network, NetworkAdapter
@@ -94,7 +95,7 @@ class Member:
         self.act: Callable[[Any], Any] = lambda channel: {}
         self.follower = Follower()
         self._refs = count(1)
-        self.tab = MemoryClient(node.engine, Visitor, **options)
+        self.client = MemoryClient(node.engine, Visitor, **options)
         self.join()
 
     def join(self) -> None:
@@ -104,12 +105,12 @@ class Member:
 
     def leave(self) -> None:
         """Go away, as when a page is closed."""
-        self.tab.hang_up()
+        self.client.hang_up()
 
     def say(self, event: str, payload: Any = None) -> str:
         """Send an event; return its ref."""
         ref = str(next(self._refs))
-        self.tab.say(ref if event == "phx_join" else self.join_ref, ref, self.topic, event, payload or {})
+        self.client.say(ref if event == "phx_join" else self.join_ref, ref, self.topic, event, payload or {})
         return ref
 
     def do(self, act: Callable[[Any], Any]) -> None:
@@ -120,7 +121,7 @@ class Member:
     def news(self) -> list[Any]:
         """Return what has come since the last time: events and payloads."""
         settle()
-        news = [[event, payload] for _, _, topic, event, payload in self.tab.rest() if topic == self.topic]
+        news = [[event, payload] for _, _, topic, event, payload in self.client.rest() if topic == self.topic]
         for event, payload in news:
             self.follower.hear(event, payload)
         return news
@@ -152,6 +153,7 @@ class Node:
     ) -> None:
         self.adapter: Any = NetworkAdapter(network) if network is not None else adapter
         self.app = Flask(__name__)
+        self.app.testing = True
         self.phoenix = Phoenix(self.app, adapter=self.adapter)
         self.online: Any = self.phoenix.presence(kind, name="Online", down_period=down_period)
         self.engine = self.app.extensions["phoenix"].engine
@@ -188,6 +190,13 @@ def eventually(condition: Callable[[], object]) -> None:
     :raises AssertionError: it does not before the deadline.
     """
     assert wait_until(lambda: bool(condition()), lambda: gevent.sleep(0.001))
+
+
+def raised(function: Callable[..., Any], *arguments: Any) -> PhoenixError:
+    """Return what a call raises."""
+    with pytest.raises(PhoenixError) as caught:
+        function(*arguments)
+    return caught.value
 
 
 def entry(ref: str, **meta: Any) -> dict[str, Any]:
