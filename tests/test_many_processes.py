@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -454,6 +455,24 @@ def test_two_servers_of_one_app(workers: Fleet, others: Fleet, room: str) -> Non
     for home, tab in tabs:
         heard = [payload["n"] for _, payload in tab.await_heard(home.size)]
         assert sorted(heard) == [number for number, (one, _) in enumerate(tabs) if one is home]
+
+
+@OVER_REDIS
+def test_clients_that_poll_outlive_links_that_are_cut(way: Way, workers: Fleet, room: str) -> None:
+    assert isinstance(way.redis, RedisServer)
+    poller, tab = workers.poller(), workers.tab()
+    poller.join(room)
+    tab.join(room)
+    wander(workers, poller)
+    with ThreadPoolExecutor(1) as pool:
+        for number in range(8):  # one in three lands where the session is, and crosses no link
+            polled = pool.submit(poller.wait_for, lambda: bool(poller.heard))
+            time.sleep(0.1 * (number % 3))  # at any moment of it
+            way.redis.execute("CLIENT", "KILL", "TYPE", ("normal", "pubsub")[number % 2], "SKIPME", "yes")
+            assert wait_until(polled.done, lambda: tab.push("shout", {"n": number}))  # noqa: B023
+            assert polled.result()
+            assert poller.push("echo", {"n": number}) == {"n": number}
+            poller.heard.clear()
 
 
 @OVER_REDIS

@@ -48,8 +48,15 @@ UNUSED = (
 #: Nodes that are remembered to have ended.
 ENDED_NODES = 1000
 
+#: Requests of other nodes that are remembered for each session.
+RECENT_REQUESTS = 8
+#: Seconds after which a node that has not even acknowledged a request is asked again.
+REPEAT_AFTER = 0.5
+
 #: Events on a session's private topic, and on the topic of one answer.
 PING, POLL, RESTORE, DISPATCH, ACK, DONE = "ping", "poll", "restore", "dispatch", "ack", "done"
+#: Tells who waits for an answer that a link was lost, and perhaps the answer with it.
+REPEAT = Broadcast("", "repeat", {})
 
 
 class Session:
@@ -76,6 +83,7 @@ class LocalSession(Session):
         self._max_frame_size = max_frame_size
         self._used = used
         self._answered = False
+        self.recent = RecentRequests()
 
     def poll(self) -> tuple[int, list[str]]:
         """Wait for frames, for a window at most."""
@@ -113,6 +121,26 @@ class LocalSession(Session):
         finally:
             timeout.close()
         return TAKEN
+
+
+class RecentRequests:
+    """What other nodes have lately asked of a session, by the topics of the answers: done once, and told again."""
+
+    def __init__(self) -> None:
+        #: The answers; None for what is under way.
+        self.answers: OrderedDict[str, dict[str, Any] | None] = OrderedDict()
+
+    def ask(self, reply: str, event: str) -> bool:
+        """Take in a request; return whether it was asked before."""
+        if reply in self.answers:
+            return True
+        if event == POLL:  # the client has the frames of the polls before
+            for old in [old for old, answer in self.answers.items() if answer is not None and "frames" in answer]:
+                del self.answers[old]
+        self.answers[reply] = None
+        if len(self.answers) > RECENT_REQUESTS:
+            self.answers.popitem(last=False)
+        return False
 
 
 class OtherNodes(Service):
@@ -194,21 +222,36 @@ class RemoteSession(Session):
         return int(answer["status"]) if answer else GONE
 
     def _ask(self, event: str, payload: dict[str, Any]) -> dict[str, Any] | None:
-        """Ask the session's node; None when it has ended, or nobody answers in time."""
-        reply_topic, options = topic_of(secrets.token_urlsafe(16)), self._options
-        with self._nodes.replies_of(self._node) as replies:
+        """Ask the session's node; None when it has ended, or nobody answers in time.
+
+        What is asked, and what is answered, may be lost with a link: then it is asked again, and answered as before.
+        """
+        assert self._engine.adapter is not None
+        topic, options = topic_of(secrets.token_urlsafe(16)), self._options
+        request = Broadcast(self._topic, event, {**payload, "reply": topic})
+        with self._nodes.replies_of(self._node) as replies, suppress(NotPublished):
             subscriber = Subscriber(replies.put)
-            self._engine.pubsub.subscribe(reply_topic, subscriber)
+            self._engine.pubsub.subscribe(topic, subscriber)
+            forget = self._engine.adapter.when_restored(lambda: replies.put(REPEAT))
             try:
-                self._engine.broadcast(Broadcast(self._topic, event, {**payload, "reply": reply_topic}))
-                if replies.get(timeout=options.pubsub_timeout) is None:
-                    return None
-                done = replies.get(timeout=options.window + options.pubsub_timeout)
-                return None if done is None else done.payload
-            except (Empty, NotPublished):
-                return None
+                self._engine.broadcast(request)
+                acked, deadline = False, monotonic() + options.pubsub_timeout
+                while (left := deadline - monotonic()) > 0:
+                    with suppress(Empty):
+                        reply = replies.get(timeout=left if acked else min(left, REPEAT_AFTER))
+                        if reply is None:
+                            return None
+                        if reply.event == DONE:
+                            return dict(reply.payload)
+                        if reply.event == ACK:
+                            if not acked:
+                                acked, deadline = True, monotonic() + options.window + options.pubsub_timeout
+                            continue
+                    self._engine.broadcast(request)
             finally:
-                self._engine.pubsub.unsubscribe(reply_topic, subscriber)
+                forget()
+                self._engine.pubsub.unsubscribe(topic, subscriber)
+        return None
 
 
 class UnusedSessions:
@@ -328,23 +371,30 @@ class Sessions:
         if requests is not None:
             self._engine.pubsub.unsubscribe(topic_of(id), requests)
 
-    def _receive(self, session: Session, request: Broadcast) -> None:
+    def _receive(self, session: LocalSession, request: Broadcast) -> None:
         gevent.spawn(self._answer, session, request)
 
-    def _answer(self, session: Session, request: Broadcast) -> None:
+    def _answer(self, session: LocalSession, request: Broadcast) -> None:
         """Do what a request that landed on another node asks of a session here."""
         if request.event == RESTORE:
             session.restore(request.payload["frames"])
             return
         reply = request.payload["reply"]
+        asked_before = session.recent.ask(reply, request.event)
         self._engine.broadcast(Broadcast(reply, ACK, {}))
-        answer: dict[str, Any] = {}
+        if not asked_before:
+            session.recent.answers[reply] = self._do(session, request)
+        answer = session.recent.answers.get(reply)
+        if answer is not None:
+            self._engine.broadcast(Broadcast(reply, DONE, answer))
+
+    def _do(self, session: LocalSession, request: Broadcast) -> dict[str, Any]:
         if request.event == POLL:
             status, frames = session.poll()
-            answer = {"status": status, "frames": frames}
-        elif request.event == DISPATCH:
-            answer = {"status": session.dispatch(request.payload["lines"])}
-        self._engine.broadcast(Broadcast(reply, DONE, answer))
+            return {"status": status, "frames": frames}
+        if request.event == DISPATCH:
+            return {"status": session.dispatch(request.payload["lines"])}
+        return {}
 
 
 def topic_of(id: str) -> str:
