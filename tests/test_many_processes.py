@@ -18,7 +18,7 @@ from tests.clients import driver
 from tests.golden.replay import Case, expand
 from tests.support import fleet
 from tests.support.fleet import Client, Fleet, Poller, Tab
-from tests.support.processes import DEADLINE, HOST, Server, Servers, wait_until
+from tests.support.processes import DEADLINE, HOST, START, Server, Servers, wait_until
 from tests.support.redis_server import RedisCluster, RedisServer
 from tests.test_golden import CASES, DECISIONS, EVERY
 
@@ -136,7 +136,7 @@ class NodeTab(Client):
 
     def await_join(self, number: int) -> None:
         """Wait until it has joined so often."""
-        assert self.wait_for(lambda: self.joins >= number), f"it has joined {self.joins} times"
+        assert self.wait_for(lambda: self.joins >= number, START), f"it has joined {self.joins} times"
 
 
 def chat(clients: list[Tab], topic: str) -> None:
@@ -226,7 +226,7 @@ def live_with_npm(workers: Fleet, tabs: list[NodeTab]) -> None:
     os.kill(workers.server.pid, signal.SIGHUP)
     for tab, before in zip(tabs, joins, strict=True):
         tab.await_join(before + 1)
-    assert wait_until(lambda: not old & workers.pids(), workers.wait_briefly)
+    assert wait_until(lambda: not old & workers.pids(), workers.wait_briefly, START)
     workers.agree(tabs, everybody)
     chat(workers.tabs(), f"room:of-{tabs[0].topic}")
 

@@ -18,7 +18,7 @@ from flask import Flask
 
 from flask_phoenix import Channel, Phoenix, Presence, Socket, on
 from flask_phoenix.exceptions import PhoenixError
-from flask_phoenix.pubsub.local import Broadcast
+from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.testing import Client
 from tests.support.loop import in_greenlet, in_plain_thread, in_thread, turn
 from tests.support.processes import DEADLINE, ROOT, wait_until
@@ -52,8 +52,13 @@ class App:
 
         User.channel("room:*")(Room)
         self.phoenix.init_app(self.flask)
-        self.flask.add_url_rule("/", view_func=lambda: (self.results.append(self.call()), "")[1])
+        self.flask.add_url_rule("/", view_func=self.view)
         self.engine = self.flask.extensions["phoenix"].engine
+
+    def view(self) -> str:
+        """Call what a test gives."""
+        self.results.append(self.call())
+        return ""
 
 
 class Server:
@@ -201,7 +206,7 @@ def track(app: App) -> Call:
     return lambda: True
 
 
-CALLS = [broadcast, disconnect, local_broadcast, subscribe, tap, look, track]
+CALLS: list[Callable[[App], Call]] = [broadcast, disconnect, local_broadcast, subscribe, tap, look, track]
 #: The columns of the tables.
 COLUMNS = [(broadcast, disconnect), (local_broadcast,), (subscribe,), (tap,), (look,), (track,)]
 

@@ -118,7 +118,8 @@ class Endpoint:
         try:
             self.engine.serve()
         except PhoenixError as error:
-            log.error("refused a client of %s, which cannot be served: %s", self.mount.path, error)
+            if not self.engine.draining:
+                log.error("refused a client of %s, which cannot be served: %s", self.mount.path, error)
             http_error(503)
         if self.engine.draining:  # meanwhile
             http_error(503)
