@@ -11,6 +11,7 @@ from contextvars import ContextVar, copy_context
 from typing import Any
 
 import flask
+import flask_login
 import gevent
 import pytest
 from flask import current_app, g, got_request_exception, session, url_for
@@ -176,7 +177,6 @@ def test_url_for_of_functions_that_belong_to_no_client_needs_a_server_name(site:
 
 
 def test_current_user_of_flask_login() -> None:
-    flask_login = pytest.importorskip("flask_login")
     site = Site(KINDS[1])
     login = flask_login.LoginManager(site.app)
 
