@@ -10,7 +10,8 @@ import pytest
 from gevent.event import Event
 from greenlet import getcurrent
 
-from flask_phoenix.runtime.inbox import IDLE_RUNNERS, Inbox, Runners
+from flask_phoenix.runtime.inbox import Inbox
+from flask_phoenix.runtime.runners import IDLE_RUNNERS, Runners
 from tests.support.loop import turn
 from tests.support.processes import DEADLINE
 

@@ -24,7 +24,7 @@ from werkzeug.wrappers import Response
 from ..exceptions import Unsupported
 from ..runtime.engine import Engine
 from .drain import drain
-from .inspection import SERVER
+from .detection import SERVER
 from .upgrade import SOCKET
 
 log = logging.getLogger("flask_phoenix.server")
