@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
 from contextvars import Context
 from typing import Any
 
@@ -26,15 +25,13 @@ EMPTY = Context()
 class Inbox:
     """Calls for one receiver, run one at a time and in order. While it is empty it costs no greenlet.
 
-    :param after: called after each call, in the same greenlet.
     :param context: the context variables that each call starts from; what it sets, no other call sees.
     """
 
-    __slots__ = ("_after", "_calls", "_context", "_room", "_runners", "running")
+    __slots__ = ("_calls", "_context", "_room", "_runners", "running")
 
-    def __init__(self, runners: Runners, after: Callable[[], None] | None = None, context: Context = EMPTY) -> None:
+    def __init__(self, runners: Runners, context: Context = EMPTY) -> None:
         self._runners = runners
-        self._after = after
         self._context = context
         self._calls: deque[tuple[Call, Any]] | None = None
         self._room: Event | None = None
@@ -51,6 +48,13 @@ class Inbox:
         else:
             self.running = True
             self._runners.take().spawn(self._run, (call, argument))
+
+    def put_next(self, call: Call, argument: Any = None) -> None:
+        """Queue a call in front of those that wait."""
+        if self._calls:
+            self._calls.appendleft((call, argument))
+        else:
+            self.put(call, argument)
 
     def hand_off(self, call: Call, argument: Any) -> None:
         """Queue a call; if nothing runs, run it now and return when it ends or blocks."""
@@ -82,8 +86,6 @@ class Inbox:
                 call, argument = task
                 try:
                     self._context.copy().run(call, argument)
-                    if self._after is not None:
-                        self._after()
                 except GreenletExit:
                     raise
                 except BaseException:
