@@ -108,6 +108,27 @@ def test_diffs_wait_for_a_slow_fetch_and_nobody_else_does(make_node: MakeNode) -
     assert two.changes() == [("third", "")]
 
 
+def test_what_waits_for_a_hook_ends_with_the_process_that_serves(make_node: MakeNode) -> None:
+    gate = Event()
+
+    class Slow(Observing):
+        def fetch(self, topic: str, presences: Presences) -> Presences:
+            assert gate.wait(DEADLINE)
+            return presences
+
+    node = make_node(Slow)
+    for key in ("running", "waiting"):
+        node.online.track("room:1", key)
+    settle()
+    node.engine.stop()
+    node.engine.serve()
+    gate.set()
+    node.online.track("room:1", "new")
+    settle()
+    assert list(node.online.seen[-1][2]) == ["new"]
+    assert "waiting" not in str(node.online.seen)
+
+
 SPOILS: dict[str, Callable[[Presences], Any]] = {
     "None": lambda presences: None,
     "nothing": lambda presences: {},
