@@ -4,7 +4,7 @@ ARGS ?=
 
 bin := .venv/bin/python -m
 
-.PHONY: help run test lint format cover clean services
+.PHONY: help run test lint format cover tox clean services
 
 help:  ## Show the targets; each sets up what it needs.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -27,9 +27,12 @@ format: .venv/.installed  ## Mend the style.
 cover: services .venv/.installed example_app/node_modules tests/clients/node_modules  ## Run the tests, and list lines they miss.
 	$(bin) pytest $(ARGS) --cov
 
+tox: services .venv/.installed example_app/node_modules tests/clients/node_modules  ## Run the tests on other versions (ARGS="-e oldest").
+	$(bin) tox run $(ARGS)
+
 clean:  ## Remove everything that make and the tools made.
 	rm -rf .venv example_app/node_modules tests/clients/node_modules build dist site instance *.egg-info
-	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
+	rm -rf .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 services:

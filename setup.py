@@ -13,14 +13,20 @@ setup(
     author="flask_phoenix authors",
     license="MIT",
     license_files=["LICENSE"],
+    project_urls={"Phoenix Channels": "https://hexdocs.pm/phoenix/channels.html"},
     keywords="flask phoenix channels websocket realtime gevent pubsub",
     classifiers=[
         "Development Status :: 4 - Beta",
         "Environment :: Web Environment",
         "Framework :: Flask",
         "Intended Audience :: Developers",
-        "Operating System :: POSIX",
-        "Programming Language :: Python :: 3",
+        "Operating System :: POSIX :: Linux",
+        # Those that the tests have passed on; there was no 3.14 to try.
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Topic :: Internet :: WWW/HTTP :: WSGI",
         "Typing :: Typed",
     ],
@@ -28,30 +34,40 @@ setup(
     package_data={"flask_phoenix": ["py.typed"]},
     python_requires=">=3.10",
     install_requires=[
-        "flask>=3.0",
-        "gevent>=24.10.1",
+        # Each oldest version is one that the tests pass on; a comment says what is wrong below it.
+        "flask>=2.3.3",  # older ones ask Werkzeug for what it no longer has
+        "gevent>=23.9.1",  # older servers can be made to take one request for another (CVE-2023-41419)
         "gevent-websocket>=0.10.1",
-        "itsdangerous>=2.1",
+        "itsdangerous>=2.1.2",  # Flask asks for it
         "ujson>=5.12.1",  # older ones leak memory on input that a client chooses (CVE-2026-32874, CVE-2026-44660)
-        "websockets>=14.0",
-        "werkzeug>=3.0.3",  # older debuggers trust every host (CVE-2024-34069)
+        "websockets>=12.0",  # older ones lack websockets.frames.CloseCode
+        "werkzeug>=3.0.3,<4",  # older debuggers trust every host (CVE-2024-34069); its reloader is private
     ],
     extras_require={
-        "redis": ["redis>=5.2"],
+        "redis": ["redis>=5.0.1"],  # 5.0.0 leaves sockets open
         "docs": ["mkdocs>=1.6"],
         "dev": [
+            "flask-login>=0.6.3",
+            "flask-seasurf>=2.0",
+            "flask-sock>=0.7",
+            "flask-wtf>=1.2",
             "gunicorn>=27.0",
             "hypothesis>=6.100",
             "mypy==2.4.*",
+            "pyright>=1.1.410",
             "pytest>=8.4",
             "pytest-cov>=7.0",
             "pytest-timeout>=2.4",
             "pytest-xdist>=3.6",
-            "redis>=5.2",
+            "redis>=5.0.1",
             "ruff==0.17.*",
+            "setuptools>=77",
+            "tox>=4.25",
+            "tox-uv>=1.25",
             "types-gevent>=26.9",
             "types-greenlet>=3.5",
             "types-ujson>=5.10",
+            "waitress>=3.0",
         ],
     },
     entry_points={

@@ -153,6 +153,8 @@ class Channel:
     block: no other channel and no other client waits for them.
     """
 
+    #: What this channel asks of the runtime.
+    runtime: ChannelRuntime
     #: The topic that was joined: ``"room:42"``.
     topic: str
     #: What the star of the pattern stands for: ``"42"``; empty where the pattern has no star.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import os
 from collections.abc import Callable
@@ -14,7 +15,6 @@ from weakref import WeakSet
 import ujson
 from flask import Flask, current_app, got_request_exception, has_app_context, has_request_context
 from gevent import GreenletExit
-from werkzeug.exceptions import HTTPException
 
 from .broadcaster import NONE, SETTING
 from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, register_error_handler
@@ -29,7 +29,7 @@ from .pubsub.unix.directory import directory_of_server
 from .runtime.engine import FAILURES, Engine
 from .runtime.inbox import Inbox
 from .server.gevent import Server, require_patched
-from .server.gunicorn import has_several_workers, is_master, is_worker
+from .server.gunicorn import drain_with_worker, has_several_workers, is_loading, is_master, is_worker
 from .socket import BaseSocket
 from .tracker.server import TrackerServer
 from .transports.endpoint import NAME, Endpoint, WebSocketEndpoint
@@ -53,7 +53,10 @@ SocketClass = TypeVar("SocketClass", bound=type[BaseSocket])
 
 
 class State:
-    """What one app has of this extension; ``app.extensions["phoenix"]``."""
+    """What one app has of this extension: ``app.extensions["phoenix"]``.
+
+    Its methods speak for that app, wherever they are called.
+    """
 
     def __init__(self, app: Flask, adapter: Adapter | None) -> None:
         self.app = app
@@ -61,7 +64,7 @@ class State:
         self._url = app.config.get(SETTING) or os.environ.get(SETTING)
         if self._url and self._url != NONE:
             adapter_class(self._url).from_url(self._url)  # is there one, and does it take the URL?
-        self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), getattr(app.json, "default", None))
+        self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), self._to_json)
         self.engine = Engine(app.app_context, self.json, self._find_adapter, self._may_serve, is_master)
         self.engine.report = self._report
         self.endpoints: list[Endpoint] = []
@@ -92,15 +95,42 @@ class State:
             f"no socket is mounted there; there are {[endpoint.mount.url for endpoint in self.endpoints]}"
         )
 
-    def upgrades(self, environ: dict[str, Any]) -> bool:
-        """Tell whether a request is for a WebSocket route of the app that is none of our mounts."""
-        if "HTTP_UPGRADE" not in environ:
-            return False
-        try:
-            rule, _ = self.app.url_map.bind_to_environ(environ).match(return_rule=True)
-        except HTTPException:
-            return False
-        return bool(rule.websocket) and not rule.endpoint.startswith(NAME)
+    def broadcast(self, topic: str, event: str, payload: Any) -> None:
+        """Send an event to everybody on a topic, as :meth:`Phoenix.broadcast` does."""
+        self.engine.broadcast(Broadcast(topic, event, payload))
+
+    def broadcast_from(self, sender: Channel, topic: str, event: str, payload: Any) -> None:
+        """Send an event to everybody on a topic but one channel, as :meth:`Phoenix.broadcast_from` does."""
+        if not isinstance(sender, Channel):
+            raise InvalidOption(
+                f"broadcast_from leaves out a channel; got {sender!r:.200}. To leave out none: broadcast"
+            )
+        self.engine.broadcast(Broadcast(topic, event, payload), sender.runtime.subscriber)
+
+    def local_broadcast(self, topic: str, event: str, payload: Any) -> None:
+        """Send an event to everybody on a topic in this process, as :meth:`Phoenix.local_broadcast` does."""
+        self.engine.broadcast(Broadcast(topic, event, payload), local=True)
+
+    def subscribe(self, topic: str, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
+        """Call a function with each broadcast on a topic, as :meth:`Phoenix.subscribe` does."""
+        return self.engine.listen(topic, Subscriber(self._notify(function)), has_app_context())
+
+    def tap(self, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
+        """Call a function with every broadcast of this process, as :meth:`Phoenix.tap` does."""
+        return self.engine.tap(self._notify(function), has_app_context())
+
+    def disconnect(self, id: str) -> None:
+        """Close every connection whose socket has this id, as :meth:`Phoenix.disconnect` does."""
+        self.broadcast(id, DISCONNECT, {})
+
+    def connection_count(self) -> int:
+        """Return how many clients are connected to this process."""
+        return self.engine.connection_count()
+
+    def _to_json(self, value: Any) -> Any:
+        """Turn a value of another type into one that JSON has, as the app's JSON provider of this moment does."""
+        default = getattr(self.app.json, "default", None)
+        return default(value) if default is not None else json.loads(self.app.json.dumps(value))
 
     def _find_adapter(self) -> Adapter | None:
         """Choose the adapter: what was handed in, what the URL names, or, among several workers, their own."""
@@ -128,7 +158,7 @@ class State:
         """Tell whether clients may come to this process: it handles a request, is a test, or a server's worker."""
         return has_request_context() or self.app.testing or is_worker()
 
-    def notify(self, function: Callable[[Broadcast], Any]) -> Notify:
+    def _notify(self, function: Callable[[Broadcast], Any]) -> Notify:
         """Return what calls a function of the app's with broadcasts: in order, in an app context, delaying nobody."""
         inbox = Inbox(self.engine.runners)
 
@@ -186,11 +216,14 @@ class Phoenix:
         for presence, down_period in self._presences.items():
             state.keep(presence, down_period)
         app.extensions["phoenix"] = state
+        app.url_value_preprocessor(_exempt_from_csrf)
         app.wsgi_app = Gateway(app, NAME)  # type: ignore[method-assign]
         app.jinja_env.globals["phoenix_csrf_token"] = csrf_token
         # gevent-websocket asks for it where it says 101 itself: the subprotocol to echo when the client offers it.
         app.app_protocol = lambda path: PHOENIX_PROTOCOL  # type: ignore[attr-defined]
         self._states.add(state)
+        if is_loading():
+            drain_with_worker(state.engine)
 
     def socket(self, path: str, /, **options: Any) -> Callable[[SocketClass], SocketClass]:
         """Mount a socket: ``@phoenix.socket("/socket")`` serves WebSockets at ``/socket/websocket``.
@@ -256,7 +289,7 @@ class Phoenix:
         :raises NotPublished: other processes cannot be reached, or, where no client of this one can be meant, are
             unknown.
         """
-        self._state().engine.broadcast(Broadcast(topic, event, payload))
+        self._state().broadcast(topic, event, payload)
 
     def broadcast_from(self, sender: Channel, topic: str, event: str, payload: Any) -> None:
         """Send an event to everybody on a topic but one channel: the one that speaks.
@@ -265,18 +298,14 @@ class Phoenix:
         :raises InvalidPayload: as :meth:`broadcast`.
         :raises NotPublished: as :meth:`broadcast`.
         """
-        if not isinstance(sender, Channel):
-            raise InvalidOption(
-                f"broadcast_from leaves out a channel; got {sender!r:.200}. To leave out none: broadcast"
-            )
-        self._state().engine.broadcast(Broadcast(topic, event, payload), sender.runtime.subscriber)
+        self._state().broadcast_from(sender, topic, event, payload)
 
     def local_broadcast(self, topic: str, event: str, payload: Any) -> None:
         """Send an event to everybody on a topic who is connected to this process.
 
         :raises InvalidPayload: as :meth:`broadcast`.
         """
-        self._state().engine.broadcast(Broadcast(topic, event, payload), local=True)
+        self._state().local_broadcast(topic, event, payload)
 
     def subscribe(self, topic: str, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
         """Call a function with each broadcast on a topic, in order, in an app context; call the answer to end it.
@@ -286,24 +315,22 @@ class Phoenix:
         :raises Unsupported: this thread cannot make the process a node, or it has stopped serving.
         :raises PhoenixError: the adapter cannot start.
         """
-        state = self._state()
-        return state.engine.listen(topic, Subscriber(state.notify(function)), has_app_context())
+        return self._state().subscribe(topic, function)
 
     def tap(self, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
         """Call a function with every broadcast of this process, to log or to bridge it; call the answer to end it.
 
         :raises PhoenixError: as :meth:`subscribe`.
         """
-        state = self._state()
-        return state.engine.tap(state.notify(function), has_app_context())
+        return self._state().tap(function)
 
     def disconnect(self, id: str) -> None:
         """Close every connection whose socket has this id, with 1001; its clients come back if they may."""
-        self.broadcast(id, DISCONNECT, {})
+        self._state().disconnect(id)
 
     def connection_count(self) -> int:
         """Return how many clients are connected to this process."""
-        return self._state().engine.connection_count()
+        return self._state().connection_count()
 
     def csrf_token(self, key: str = "_csrf_token") -> str:
         """Return the CSRF token of this session, for the client's parameter ``_csrf_token``.
@@ -322,7 +349,7 @@ class Phoenix:
         """
         require_patched()
         state: State = app.extensions["phoenix"]
-        Server((host, port), app, state.engine, state.upgrades, **options).serve_until_stopped()
+        Server((host, port), app, [state.engine], **options).serve_until_stopped()
 
     def _state(self) -> State:
         state: State | None = current_app.extensions.get("phoenix") if has_app_context() else None
@@ -333,8 +360,21 @@ class Phoenix:
         raise PhoenixError(
             "no app to speak for: call init_app first"
             if not self._states
-            else f"{len(self._states)} apps share this extension: call it inside app.app_context()"
+            else f"{len(self._states)} apps share this extension: call it inside app.app_context(), or say"
+            ' app.extensions["phoenix"].broadcast(...)'
         )
+
+
+def _exempt_from_csrf(endpoint: str | None, values: Any) -> None:
+    """Let no check against forged requests (Flask-WTF's CSRFProtect) refuse a client's messages.
+
+    They carry a token of their own, and their origin is checked. This is said before each request, since such a check
+    may be set up after this extension.
+    """
+    if endpoint is not None and endpoint.startswith(NAME):
+        exempt = getattr(current_app.extensions.get("csrf"), "exempt", None)
+        if exempt is not None:
+            exempt(current_app.view_functions[endpoint])
 
 
 def _json_module(setting: Any) -> Any:

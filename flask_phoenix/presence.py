@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .channel import Channel, ChannelRuntime, NewMeta, Tracking
+from .channel import Channel, ChannelRuntime, NewMeta, Tracking, refuse_reserved
 from .exceptions import InvalidPayload
 from .protocol.messages import shown
 from .tracker.server import Hooks, Presences, TrackerServer
@@ -22,6 +22,10 @@ class Presence(Hooks, Tracking):
     lasts until it is untracked, or this process ends. Keys are strings. Call ``track``, ``update`` and ``untrack`` in
     the thread that serves.
     """
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        refuse_reserved(cls, Presence, ("fetch", "handle_metas", "count_only"))
 
     #: Returns what the current app and process have of this presence.
     server: Callable[[], TrackerServer]

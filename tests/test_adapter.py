@@ -20,10 +20,7 @@ from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.pubsub.unix.publisher import WorkersPublisher
 from flask_phoenix.testing import MemoryAdapter
 from tests.support.contract import AdapterContract, MakeAdapter, Node
-from tests.support.processes import DEADLINE, ROOT
-
-#: Seconds in which a process starts and ends.
-START = 5 * DEADLINE
+from tests.support.processes import ROOT, START
 
 
 class TestMemoryAdapter(AdapterContract):

@@ -19,12 +19,10 @@ from flask_phoenix.pubsub.unix import adapter as workers
 from flask_phoenix.pubsub.unix.peer import listen
 from flask_phoenix.testing import Client, Joined
 from tests.support.loop import in_thread, turn
-from tests.support.processes import DEADLINE, HOST, ROOT, free_port, wait_until
+from tests.support.processes import DEADLINE, HOST, ROOT, START, free_port, wait_until
 from tests.support.redis_server import RedisServer
 
 SETTING = "PHOENIX_PUBSUB_URL"
-#: Seconds in which a process starts and ends.
-START = 5 * DEADLINE
 
 
 class UserSocket(Socket):

@@ -6,7 +6,10 @@ The whole of ``flask run``, on a real port, is in test_servers_real.
 from __future__ import annotations
 
 import http.client
+import json
 import os
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -23,8 +26,9 @@ from flask.cli import FlaskGroup, run_command
 from flask_phoenix import Channel, Phoenix, Socket
 from flask_phoenix.cli import phoenix, run, tls_options
 from flask_phoenix.testing import Client
+from tests.support.http import URL, connect, get, open_websocket
 from tests.support.loop import in_thread
-from tests.support.processes import DEADLINE, HOST, ROOT, Servers
+from tests.support.processes import DEADLINE, HOST, ROOT, Server, Servers
 
 PLAIN_APP = """
 from flask import Flask
@@ -35,6 +39,26 @@ app = Flask(__name__)
 @app.get("/")
 def home():
     return "plain"
+
+
+@app.get("/patched")
+def patched():
+    from gevent.monkey import is_module_patched
+
+    return {"socket": is_module_patched("socket")}
+"""
+
+PHOENIX_LINES = """
+from flask_phoenix import Phoenix, Socket
+
+Phoenix(app).socket("/socket", longpoll=True)(Socket)
+app.secret_key = "a secret for tests"
+"""
+MOUNTED_LINES = """
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+inner, app = app, Flask("outer")
+app.wsgi_app = DispatcherMiddleware(app.wsgi_app, {"/inner": inner})
 """
 
 
@@ -45,25 +69,84 @@ def test_it_stands_in_for_flasks_own() -> None:
     assert (run.name, run.params, run.help) == ("run", run_command.params, run_command.help)
 
 
-def answer(port: int, path: str = "/") -> tuple[int, str]:
-    """Return what a server answers."""
+def answer(port: int, path: str = "/") -> tuple[int, str | None, str]:
+    """Return the status, the server's name and the text of an answer."""
     connection = http.client.HTTPConnection(HOST, port, timeout=DEADLINE)
     try:
         connection.request("GET", path)
         with connection.getresponse() as response:
-            return response.status, response.headers["Server"]
+            return response.status, response.headers["Server"], response.read().decode()
     finally:
         connection.close()
 
 
-def test_an_app_without_sockets_is_left_to_flask(servers: Servers, tmp_path: Path) -> None:
-    (tmp_path / "plain_app.py").write_text(PLAIN_APP)
-    server = servers.start(
-        sys.executable, "-m", "flask", "--app", "plain_app", "run", "--port", "{port}", PYTHONPATH=str(tmp_path)
-    )
-    status, software = answer(server.port)
-    assert status == 200
-    assert software.startswith("Werkzeug")
+def start(servers: Servers, folder: Path, text: str, *options: str) -> Server:
+    """Start ``flask run`` for an app that is written to a file."""
+    (folder / "some_app.py").write_text(text)
+    command = (sys.executable, "-m", "flask", "--app", "some_app", "run", *options, "--port", "{port}")
+    return servers.start(*command, PYTHONPATH=str(folder))
+
+
+@pytest.mark.parametrize("options", [(), ("--debug",)])
+def test_an_app_without_sockets_is_left_to_flask_unpatched(
+    servers: Servers, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    server = start(servers, tmp_path, PLAIN_APP, *options)
+    status, software, text = answer(server.port, "/patched")
+    assert (status, json.loads(text)) == (200, {"socket": False})
+    assert str(software).startswith("Werkzeug")
+
+
+@pytest.mark.parametrize("options", [(), ("--debug",)])
+@pytest.mark.parametrize("lines", [PHOENIX_LINES, PHOENIX_LINES + MOUNTED_LINES], ids=["alone", "mounted"])
+def test_an_app_with_sockets_is_served_on_gevent(
+    servers: Servers, tmp_path: Path, lines: str, options: tuple[str, ...]
+) -> None:
+    server = start(servers, tmp_path, PLAIN_APP + lines, *options)
+    path = "/inner" if lines != PHOENIX_LINES else ""
+    status, software, text = answer(server.port, f"{path}/patched")
+    assert (status, json.loads(text), software) == (200, {"socket": True}, None)
+    with open_websocket(server.port, f"{path}{URL}").sock:
+        pass
+    # Its lines are those of Flask's own command.
+    server.wait_for_log(f'] "GET {path}/patched HTTP/1.1" 200 -')
+    assert re.search(r'^127\.0\.0\.1 - - \[\d\d/\w{3}/\d{4} [\d:]{8}\] "GET ', server.logs(), re.MULTILINE)
+    with connect(server.port) as raw:
+        raw.sendall(get("/\x1b[31m", {}))
+        server.wait_for_log("GET /\\x1b[31m HTTP/1.1")
+
+
+def test_the_banner_shows_an_address_that_a_browser_takes(servers: Servers, tmp_path: Path) -> None:
+    server = start(servers, tmp_path, PLAIN_APP + PHOENIX_LINES, "--host", "::")
+    server.wait_for_log(f" * Running on http://[::]:{server.port} ")
+
+
+@pytest.mark.parametrize("options", [(), ("--debug",)])
+@pytest.mark.parametrize(
+    ("host", "said"),
+    [
+        (HOST, f"of {HOST}: Address already in use; stop the program that uses it, or choose another --port"),
+        ("192.0.2.1", "of 192.0.2.1: Cannot assign requested address"),
+    ],
+)
+def test_a_port_that_cannot_be_had_is_one_line(tmp_path: Path, host: str, said: str, options: tuple[str, ...]) -> None:
+    (tmp_path / "some_app.py").write_text(PLAIN_APP + PHOENIX_LINES)
+    with socket.create_server((HOST, 0)) as busy:
+        port = busy.getsockname()[1]
+        command = [sys.executable, "-m", "flask", "--app", "some_app", "run", "--host", host, "--port", str(port)]
+        ended = subprocess.run(
+            [*command, *options],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            timeout=3 * DEADLINE,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 1
+    *_, last = ended.stderr.splitlines()
+    assert last == f"Error: cannot listen on port {port} {said}"
+    assert "Traceback" not in ended.stderr
 
 
 def test_an_app_that_fails_to_load(tmp_path: Path) -> None:
@@ -77,14 +160,14 @@ def test_an_app_that_fails_to_load(tmp_path: Path) -> None:
 def test_reloader_waits_until_the_app_is_mended(servers: Servers, tmp_path: Path) -> None:
     """As with Flask's own: an edit that breaks the app shows its error, the next one that mends it is served."""
     path = tmp_path / "mended_app.py"
-    path.write_text(PLAIN_APP + "from flask_phoenix import Phoenix\nPhoenix(app)\n")
+    path.write_text(PLAIN_APP + PHOENIX_LINES)
     command = (sys.executable, "-m", "flask", "--app", "mended_app", "run", "--debug", "--port", "{port}")
     server = servers.start(*command, PYTHONPATH=str(tmp_path))
     path.write_text(PLAIN_APP + "raise RuntimeError('broken in the meantime')\n")
     server.wait_for_log("broken in the meantime")
     server.wait_ready()
     assert answer(server.port)[0] == 500
-    path.write_text(PLAIN_APP + "from flask_phoenix import Phoenix\nPhoenix(app)\nprint('loaded again')\n")
+    path.write_text(PLAIN_APP + PHOENIX_LINES + "print('loaded again')\n")
     server.wait_for_log("loaded again")
     server.wait_ready()
     assert answer(server.port)[0] == 200

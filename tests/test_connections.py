@@ -407,3 +407,58 @@ def test_raw_socket_that_ends_before_the_other_nodes_know_its_id_is_not_opened(f
         slow.confirm()
         connecting.get(timeout=DEADLINE)
     assert (log, slow.topics) == (["open", "draining"], ["id 0"])
+
+
+# Carriers and adapters of others
+
+
+class Broken(RecordingCarrier):
+    """Fails at what it is told to, as a carrier of somebody else's might."""
+
+    fails = ""
+
+    def close(self, code: int, reason: str) -> None:
+        if self.fails == "close":
+            raise OSError("the carrier's own")
+        super().close(code, reason)
+
+    def _write(self, data: Any) -> None:
+        if self.fails == "write":
+            raise OSError("the carrier's own")
+        super()._write(data)
+
+
+@pytest.mark.parametrize("fails", ["close", "write"])
+def test_carrier_that_fails_harms_no_other_client_and_is_logged(
+    engine: Engine, fails: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    socket = serve(Room, assigns={"log": Queue()})
+    clients = [MemoryClient(engine, socket, name="ann", carrier=kind()) for kind in (Broken, RecordingCarrier)]
+    for client in clients:
+        client.join()
+    broken, other = clients
+    broken.carrier.fails = fails  # type: ignore[attr-defined]
+    for client in clients:
+        client.say("1", "2", "room:1", "echo", {})
+    engine.broadcast(Broadcast("room:1", "news", {}))
+    assert [message[3] for message in other.rest()] == ["phx_reply", "news"]
+    engine.broadcast(Broadcast("ann", "disconnect", {}))
+    turn()
+    assert other.carrier.closed == (1001, "disconnected")
+    assert engine.connections == set()
+    assert "OSError: the carrier's own" in caplog.text
+
+
+def test_adapter_that_fails_to_unsubscribe_stops_no_channel_from_ending(caplog: pytest.LogCaptureFixture) -> None:
+    class Failing(MemoryAdapter):
+        def unsubscribe(self, topic: str) -> None:
+            raise OSError("the adapter's own")
+
+    site = Site(KINDS[1], Failing([]))
+    client = site.enter()
+    client.join("room:2", "2")
+    client.hang_up()
+    assert [site.noted(), site.noted()] == ["closed", "closed"]
+    assert (site.hears("room:1"), site.hears("room:2"), site.engine.connections) == (False, False, set())
+    assert "OSError: the adapter's own" in caplog.text
+    site.close()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from flask_phoenix import Channel, InvalidOption, Socket, intercept, on
+from flask_phoenix import Channel, InvalidOption, Presence, RawSocket, Socket, intercept, on
 from tests.support.clients import Room, Site, scripted
 
 
@@ -179,3 +179,76 @@ def test_channel_without_a_presence_tells_the_remedy(site: Site, verb: str, capl
     client.say("1", "2", "room:1", "do")
     assert client.hear()[3] == "phx_error"
     assert "InvalidOption: this channel has no presence: make one with" in caplog.text
+
+
+API = ["push", "broadcast", "update", "track", "send", "stop", "presence", "topic", "params", "assigns", "runtime"]
+API += ["transport", "subtopic", "reply", "subscribe", "handlers", "intercepts", "presences"]
+CALLBACKS = ["join", "after_join", "handle_in", "handle_info", "terminate"]
+
+
+def define(root: type, **body: Any) -> type:
+    """Define a subclass."""
+    return type("Mine", (root,), body)
+
+
+@pytest.mark.parametrize("mark", [on, intercept])
+@pytest.mark.parametrize("name", [*API, *CALLBACKS])
+def test_name_that_is_taken_is_refused_for_the_method_of_an_event(mark: Any, name: str) -> None:
+    def handler() -> Any:
+        return mark("e")(lambda self, payload: None)
+
+    remedy = rf"@on\('e'\) above def on_{name}\(self, payload\)"
+    with pytest.raises(InvalidOption, match=rf"Mine\.{name} would take the place of Channel\.{name}: .*{remedy}"):
+        define(Channel, **{name: handler()})
+    with pytest.raises(InvalidOption, match=name):
+        type("Mine", (type("Mixin", (), {name: handler()}), Channel), {})
+    assert f"on_{name}" in vars(define(Channel, **{f"on_{name}": handler()}))
+
+
+@pytest.mark.parametrize("name", [*API, *CALLBACKS])
+def test_name_that_is_taken_is_refused_for_an_attribute(name: str) -> None:
+    for value in (7, "room", None, property(lambda self: 7), {"a": 1}):
+        with pytest.raises(InvalidOption, match=rf"Mine\.{name} would take the place of Channel\.{name}: "):
+            define(Channel, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("root", "name", "remedy"),
+    [
+        (Socket, "id", r"it has to be a method: def id\(self\)"),
+        (Socket, "connect", r"def connect\(self, params"),
+        (Socket, "channel", "rename it"),
+        (Socket, "channels", "rename it"),
+        (Socket, "params", "rename it"),
+        (Socket, "assigns", "rename it"),
+        (RawSocket, "send", "rename it"),
+        (RawSocket, "open", r"def open\(self\)"),
+        (Presence, "fetch", r"def fetch\(self, topic"),
+        (Presence, "track", "rename it"),
+        (Presence, "name", "rename it"),
+        (Channel, "presence", r"it has to be what phoenix.presence\(\) returns"),
+    ],
+)
+def test_remedies(root: type, name: str, remedy: str) -> None:
+    with pytest.raises(
+        InvalidOption, match=rf"Mine\.{name} would take the place of {root.__name__}\.{name}: .*{remedy}"
+    ):
+        define(root, **{name: "mine"})
+
+
+def test_methods_may_be_overridden_by_such_as_can_be_called_as_they_are() -> None:
+    class Louder(Channel):
+        params: dict[str, Any]
+        _private = 7
+
+        def push(self, event: str, payload: Any, *, times: int = 1) -> None:
+            super().push(event, payload)
+
+        @classmethod
+        def join(cls, payload: Any) -> None:
+            """Nobody is asked."""
+
+    define(Louder, push=lambda self, *arguments: None)
+    for wrong in (lambda self, event: None, lambda self, event, payload, more: None):
+        with pytest.raises(InvalidOption, match=r"Mine\.push would take the place of Channel\.push: rename it"):
+            define(Louder, push=wrong)

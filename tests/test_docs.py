@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from flask import Flask
+from gunicorn.config import Config
 
 from flask_phoenix import (
     Adapter,
@@ -48,7 +49,9 @@ from flask_phoenix.testing import Client, Joined
 from flask_phoenix.tracker import replica
 from flask_phoenix.tracker.server import COUNT_PERIOD, MAX_META_DEPTH
 from flask_phoenix.transports import handshake, websocket
-from flask_phoenix.transports.longpoll import endpoint as longpoll
+from flask_phoenix.transports.longpoll.carrier import ABSENT_WINDOWS
+from flask_phoenix.transports.longpoll.endpoint import BATCH, BODY_LIMIT
+from flask_phoenix.transports.longpoll.session import UNUSED_DELAY, UNUSED_SESSIONS
 from flask_phoenix.transports.options import INFO_KEYS, PREFIX, Options
 from flask_phoenix.transports.origin import CONN, OriginPolicy
 from tests.support.network import Network
@@ -60,7 +63,7 @@ DOCS = ROOT / "docs"
 PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 
 #: What the engine calls, and no author.
-INTERNAL = {"dispatch", "dispatch_out", "handlers", "interceptors", "intercepts", "match", "channels", "bind"}
+INTERNAL = {"runtime", "error_handlers", "handlers", "interceptors", "intercepts", "match", "channels", "bind"}
 INTERNAL |= {"server"}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -210,7 +213,9 @@ def test_limits_of_security() -> None:
         f"{options.max_channels}",
         f"{inbox.INBOX_LIMIT:,}",
         f"{inbox.INBOX_LIMIT:,}",
-        f"{longpoll.BODY_LIMIT:,} bytes",
+        f"{BODY_LIMIT:,} bytes",
+        f"{BATCH}",
+        f"{UNUSED_SESSIONS}",
         f"{handshake.QUERY_LIMIT:,} bytes",
     ]
     assert f"after {SHOWN_CHARACTERS} characters" in prose("security.md")
@@ -332,6 +337,47 @@ def test_numbers_of_scaling() -> None:
         assert [float(number) for number in re.findall(said, text)] == [meant], said
 
 
+#: Numbers that are written as words.
+WORDS = {"two": 2, "fourth": 4}
+
+
+def stated(page: str, pattern: str) -> list[float]:
+    """Return the numbers that a page states where a pattern finds them."""
+    return [
+        float(WORDS.get(number, 0) or number.replace(",", ""))
+        for number in re.findall(pattern, " ".join(prose(page).split()))
+    ]
+
+
+def test_numbers_of_long_polling() -> None:
+    window = Options.window
+    for pattern, *meant in (
+        (r"([\d.]+) to \d+ seconds after the last poll", ABSENT_WINDOWS * window),
+        (r"to (\d+) seconds after the last poll", 2 * ABSENT_WINDOWS * window),
+        (r"wait (\w+) seconds for each after", UNUSED_DELAY),
+        (r"for each after the (\w+)", UNUSED_SESSIONS),
+        (r"\((\w+) weeks\) bounds a session", Options.token_max_age / 7 / 86400),
+        (r"more than ([\d,]+) bytes is HTTP 400", BODY_LIMIT),
+        (r"A batch is (\d+) lines at most", BATCH),
+        (r"of which the server takes (\d+)", BATCH),
+        (r"`pubsub_timeout` \((\d+) seconds\)", Options.pubsub_timeout),
+        (r"above the `window`, which is (\d+) seconds unless set", window),
+    ):
+        assert stated("longpoll.md", pattern) == meant, pattern
+
+
+def test_numbers_of_deployment() -> None:
+    gunicorn = Config().settings
+    for pattern, *meant in (
+        (r"should stay above (\d+) seconds", drain.GRACE),
+        (r"handlers have finished, (\d+) seconds at most", drain.GRACE),
+        (r"`--graceful-timeout` \((\d+) seconds by default\)", gunicorn["graceful_timeout"].default),
+        (r"the default is ([\d,]+)\.", gunicorn["worker_connections"].default),
+        (r"closed with code (\d+)", drain.SERVICE_RESTART),
+    ):
+        assert stated("deploy.md", pattern) == meant, pattern
+
+
 def test_the_formula_of_scaling() -> None:
     def first(cell: str) -> float:
         return float(re.findall(r"[\d.]+", cell.replace(",", ""))[0])
@@ -348,6 +394,30 @@ def test_the_formula_of_scaling() -> None:
             cost = costs["S", ""][mode] + published * costs["P", over][mode] + (nodes - 1) * costs["R", over][mode]
             cost += nodes * costs["F", ""][mode] + (clients - nodes) * other
             assert first(cell) == pytest.approx(cost, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("page", "said", "meant"),
+    [
+        ("channels.md", r"If ([\d,]+) wait, the channel crashes", inbox.INBOX_LIMIT),
+        ("channels.md", r"cut at ([\d,]+) characters", SHOWN_CHARACTERS),
+        ("differences.md", r"while ([\d,]+) wait in one channel", inbox.INBOX_LIMIT),
+        ("differences.md", r"beyond ([\d,]+) the channel crashes", inbox.INBOX_LIMIT),
+        ("testing.md", r"reply\(ref, within=([\d.]+)\)", signature(Client.reply).parameters["within"].default),
+        (
+            "testing.md",
+            r"message\", within=([\d.]+)\)` \| Waits",
+            signature(Client.receive).parameters["within"].default,
+        ),
+        ("testing.md", r"message\", within=([\d.]+)\)` \| Sees", signature(Client.refute).parameters["within"].default),
+        ("testing.md", r"payload=None, within=([\d.]+)\)", signature(Joined.call).parameters["within"].default),
+        ("testing.md", r"expect\(event, within=([\d.]+)\)", signature(Joined.expect).parameters["within"].default),
+        ("testing.md", r"refute\(event, within=([\d.]+)\)", signature(Joined.refute).parameters["within"].default),
+    ],
+)
+def test_numbers_of_channels_and_of_testing(page: str, said: str, meant: float) -> None:
+    text = " ".join(read(page).split())
+    assert [float(number.replace(",", "")) for number in re.findall(said, text)] == [meant]
 
 
 def test_ways_between_nodes() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 from websockets.frames import Opcode
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
-from werkzeug.test import TestResponse
+from werkzeug.test import EnvironBuilder, TestResponse
 
 from flask_phoenix import InvalidOption, Phoenix, RawSocket, Refused, Socket
 from flask_phoenix.exceptions import PhoenixError
@@ -276,9 +275,15 @@ def test_a_node_that_cannot_start(foreign: bool, caplog: pytest.LogCaptureFixtur
     app.extensions["phoenix"].engine.stop()
 
 
-def test_drain_while_a_client_is_admitted(app: Flask, ask: Asking, mount: Mounting) -> None:
-    mount(lambda params: setattr(app.extensions["phoenix"].engine, "draining", True))
-    assert ask().status_code == 503
+@pytest.mark.parametrize("serving", [True, False])
+def test_drain_while_a_client_is_admitted(
+    app: Flask, ask: Asking, mount: Mounting, serving: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    mount(lambda params: setattr(app.extensions["phoenix"].engine, "draining", "drain" in params))
+    if serving:
+        assert ask().status_code == 101
+    assert ask(f"{URL}&drain").status_code == 503
+    assert not caplog.records
 
 
 @pytest.mark.parametrize(
@@ -385,20 +390,13 @@ def test_refused_origin_is_explained(ask: Asking, mount: Mounting, caplog: pytes
 
 
 @pytest.mark.parametrize("host", ["a:99999", "a:abc", "[::1", "a b", "\xe9"])
-def test_origin_with_an_impossible_host(ask: Asking, mount: Mounting, host: str) -> None:
+def test_origin_with_an_impossible_host(app: Flask, mount: Mounting, host: str) -> None:
     mount()
-    assert ask(Host=host, Origin="http://example.com").status_code in (400, 403)
-
-
-def test_each_mount_has_its_origins(ask: Asking, phoenix: Phoenix) -> None:
-    for name in ("one", "other"):
-        phoenix.socket(f"/{name}", check_origin=[f"//{name}.example"])(Socket)
-    for path in ("one", "other", "one"):
-        statuses = {
-            origin: ask(f"/{path}/websocket", Origin=f"http://{origin}.example").status_code
-            for origin in ("one", "other")
-        }
-        assert statuses == {"one": 403, "other": 403} | {path: 101}
+    statuses: list[str] = []
+    environ = EnvironBuilder(URL, headers=[*UPGRADE.items(), ("Origin", "http://example.com")]).get_environ()
+    # Not by Flask's client: that of Werkzeug before 3.1.9 reads the host too, and raises.
+    app({**environ, "HTTP_HOST": host}, lambda status, headers, error=None: statuses.append(status))  # type: ignore[arg-type]
+    assert statuses[0][:3] in ("400", "403")
 
 
 # The auth token and subprotocols
@@ -760,12 +758,6 @@ def test_headers_that_phoenix_accepts(ask: Asking, mount: Mounting, headers: dic
     assert ask("/other/websocket?vsn=2.0.0", **headers).status_code == 101
 
 
-def test_a_key_is_answered_as_it_came(ask: Asking, mount: Mounting) -> None:
-    mount()
-    expected = base64.b64encode(hashlib.sha1(b"short258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest()).decode()
-    assert ask(Sec_WebSocket_Key="short").headers["Sec-WebSocket-Accept"] == expected
-
-
 @pytest.mark.parametrize("path", ["/socket", "/socket/", "/socket/other", "/socket/websocket/other"])
 def test_nothing_else_is_there(ask: Asking, http: FlaskClient, mount: Mounting, path: str) -> None:
     mount()
@@ -783,6 +775,17 @@ def test_compression(mount: Mounting, enter: Entering, compress: bool) -> None:
     offers = "x; =, permessage-deflate; client_max_window_bits=99, permessage-deflate; server_no_context_takeover"
     agreed = enter(Sec_WebSocket_Extensions=offers).headers.get("Sec-WebSocket-Extensions")
     assert agreed == ("permessage-deflate; server_no_context_takeover" if compress else None)
+
+
+def test_client_that_is_gone_before_the_101(app: Flask, mount: Mounting) -> None:
+    def gone(data: bytes) -> None:
+        raise BrokenPipeError
+
+    mount()
+    with socket.socket() as ours:
+        environ = {**EnvironBuilder(URL, headers=Headers(UPGRADE)).get_environ(), SOCKET: ours}
+        assert list(app(environ, lambda status, headers, exc_info=None: gone)) == []
+    assert not app.extensions["phoenix"].engine.connections
 
 
 def test_foreign_101(mount: Mounting, enter: Entering) -> None:

@@ -8,11 +8,14 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from time import monotonic
+from types import SimpleNamespace
 from typing import Any
 
 import gevent
 import pytest
 from flask import Flask, Response, g, has_app_context, has_request_context, request
+from flask_seasurf import SeaSurf
+from flask_wtf.csrf import CSRFProtect
 from gevent.event import Event
 from gevent.queue import Queue
 from itsdangerous import TimestampSigner, URLSafeTimedSerializer
@@ -23,7 +26,6 @@ from flask_phoenix import (
     Broadcast,
     Channel,
     InvalidOption,
-    InvalidPayload,
     Phoenix,
     RawSocket,
     Refused,
@@ -37,6 +39,7 @@ from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from flask_phoenix.server.drain import drain
 from flask_phoenix.testing import MemoryAdapter
 from flask_phoenix.transports.longpoll import carrier
+from flask_phoenix.transports.longpoll import session as sessions
 from flask_phoenix.transports.longpoll.endpoint import BATCH, BODY_LIMIT
 from tests.support.clients import JOINED
 from tests.support.loop import in_thread, turn
@@ -59,7 +62,7 @@ class Site:
     def __init__(self, network: list[MemoryAdapter] | None = None, **options: Any) -> None:
         self.app = Flask(__name__)
         self.app.secret_key = KEY
-        self.adapter = None if network is None else MemoryAdapter(network)
+        self.adapter: Any = None if network is None else MemoryAdapter(network)
         self.phoenix = Phoenix(self.app, adapter=self.adapter)
         #: What each connect was told, and how raw sockets and rooms ended.
         self.told: list[dict[str, Any]] = []
@@ -108,10 +111,6 @@ class Site:
             def say(self, payload: Any) -> Any:
                 self.broadcast("said", payload)
                 return {}
-
-            @on("say_bytes")
-            def say_bytes(self, payload: Any) -> None:
-                self.broadcast("said", b"\x01")
 
             @on("push_bytes")
             def push_bytes(self, payload: Any) -> None:
@@ -341,6 +340,45 @@ def test_the_token_in_the_header_wins(site: Site, browser: Browser) -> None:
         logical(browser.http.post(URL, headers=headers, query_string={"token": other.token}), status)
 
 
+@pytest.mark.parametrize("where", ["query", "header"])
+def test_a_parameter_of_the_app_may_be_named_token(site: Site, where: str) -> None:
+    browser = Browser(site, token="of-the-app").open()
+    assert site.told[0]["params"] == {"vsn": "2.0.0", "token": "of-the-app"}
+    # Every client appends its session's token, and Phoenix takes the last of equal parameters.
+    query = f"token={browser.token}" if where == "query" else ""
+    headers = {"x-phoenix-longpoll-token": browser.token} if where == "header" else {}
+    url = f"{URL}?vsn=2.0.0&token=of-the-app&{query}"
+    assert logical(browser.http.post(url, data=json.dumps(JOIN), headers=headers), 200) == {"status": 200}
+    assert logical(browser.http.get(url, headers=headers), 200)["token"] == browser.token
+    assert site.phoenix.connection_count() == 1
+
+
+def test_a_client_that_uses_none_of_its_sessions_is_slowed(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sessions, "UNUSED_DELAY", SHORT * 3)
+    browser, other = Browser(site), Browser(site, user="ann")
+    begin = monotonic()
+    for _ in range(sessions.UNUSED_SESSIONS):
+        browser.open()
+    first = browser.token
+    assert monotonic() - begin < SHORT * 3
+    begin = monotonic()
+    browser.open()
+    assert monotonic() - begin > SHORT * 2.5
+    monkeypatch.setattr(sessions, "UNUSED_DELAY", DEADLINE)
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("flask_phoenix.longpoll", "WARNING")
+    assert f"has begun {sessions.UNUSED_SESSIONS} sessions and used none" in record.message
+    opening = gevent.spawn(browser.open)
+    other.open()
+    turn()
+    assert not opening.ready()
+    for token in (first, browser.token):  # a session that is used makes room at once, and so does one that ends
+        browser.post("", NDJSON, token=token)
+    opening.get(timeout=DEADLINE / 2)
+
+
 # Refusals
 
 
@@ -384,10 +422,12 @@ def test_a_connect_that_raises(site: Site, browser: Browser) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "status"), [("a=%zz", 400), ("a=%FF", 400), (f"a={'x' * 1_000_000}", 414), ("a=1&a[b]=2&&", 200)]
+    ("query", "status"),
+    [("a=%zz", 400), ("a=%FF", 400), ("a=\xff", 400), (f"a={'x' * 1_000_000}", 414), ("a=1&a[b]=2&&token[]=x", 200)],
 )
-def test_query(browser: Browser, query: str, status: int) -> None:
-    bare(browser.http.get(f"{URL}?{query}"), status)
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_query(browser: Browser, method: str, query: str, status: int) -> None:
+    bare(browser.http.open(URL, method=method, environ_overrides={"QUERY_STRING": query}), status)
 
 
 @pytest.mark.parametrize("headers", [{}, UPGRADE], ids=["plain", "upgrade"])
@@ -519,7 +559,7 @@ def test_a_poll_that_waits_is_woken_by_a_reply_and_by_a_broadcast(site: Site, br
 
 def test_a_burst_is_one_answer_however_many_poll(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(carrier, "BURST", DEADLINE)
-    monkeypatch.setattr(hub, "STRIDE", 4)
+    monkeypatch.setattr(hub, "RECEIVERS_PER_TURN", 4)
     polls = [Browser(site).join().wait() for _ in range(10)]
     for n in range(10):
         site.phoenix.broadcast("room:1", "said", {"n": n})
@@ -603,14 +643,12 @@ def test_a_poll_gets_what_waited_when_there_is_too_much(make_site: MakeSite) -> 
     assert poll.get(timeout=DEADLINE) == ["x" * 10]
 
 
-@pytest.mark.parametrize("event", ["push_bytes", "say_bytes"])
-def test_bytes_do_not_go_to_a_client_that_polls(site: Site, browser: Browser, event: str) -> None:
-    browser.join().say("2", event)
+def test_bytes_do_not_go_to_a_client_that_polls(site: Site, browser: Browser) -> None:
+    browser.join().say("2", "push_bytes")
     assert browser.poll() == [CRASHED]
     other = Browser(site).join()
-    with pytest.raises(InvalidPayload, match="let it use a WebSocket"):
-        site.phoenix.broadcast("room:1", "said", b"\x01")
-    site.phoenix.broadcast("room:1", "said", {"n": 1})
+    for payload in (b"\x01", {"n": 1}):  # a broadcast of bytes goes to the others
+        site.phoenix.broadcast("room:1", "said", payload)
     assert other.poll() == [[None, None, "room:1", "said", {"n": 1}]]
 
 
@@ -750,7 +788,7 @@ def test_a_session_that_ends_within_a_batch(site: Site) -> None:
 @pytest.fixture
 def behind(make_site: MakeSite) -> tuple[Site, Browser, str]:
     """Return a client whose channel has a full inbox, and one line more for it."""
-    site = make_site(longpoll={"window": SHORT * 5})
+    site = make_site(longpoll={"window": SHORT * 20})
     browser = Browser(site).join()
     note = json.dumps(["1", None, "room:1", "note", {}])
     browser.say("2", "wait")
@@ -764,7 +802,7 @@ def test_a_channel_that_is_far_behind_delays_a_post_for_a_window(behind: tuple[S
     site, browser, note = behind
     begin = monotonic()
     assert logical(browser.post(note), 408) == {"status": 408}
-    assert monotonic() - begin > SHORT * 4
+    assert monotonic() - begin > SHORT * 19
     site.release.set()
     browser.say("3", "echo")
     assert refs(browser.poll()) == ["3"]
@@ -788,6 +826,20 @@ def test_a_time_limit_of_somebody_else_is_not_ours(behind: tuple[Site, Browser, 
         browser.post(note)
     assert expired.value is limit
     site.release.set()
+
+
+class BrokenOff(io.RawIOBase):
+    """The body of a client that goes before it is whole."""
+
+    def read(self, size: int = -1) -> bytes:
+        raise OSError("unexpected end of file while reading request at position 3")
+
+
+@pytest.mark.parametrize("environ", [{"CONTENT_LENGTH": "9"}, {"HTTP_TRANSFER_ENCODING": "chunked"}])
+def test_a_client_that_goes_within_its_body(browser: Browser, environ: dict[str, Any]) -> None:
+    browser.open()
+    environ |= {"wsgi.input": BrokenOff(), "wsgi.input_terminated": True}
+    bare(browser.post(None, **environ), 400)
 
 
 CHUNKED: dict[str, Any] = {"HTTP_TRANSFER_ENCODING": "chunked", "wsgi.input_terminated": True}
@@ -868,6 +920,52 @@ def test_nothing_of_the_request_is_open_while_a_poll_waits(site: Site, browser: 
     assert json.loads(poll.get(timeout=DEADLINE))["status"] == 200
 
 
+def start_poll(browser: Browser) -> Any:
+    """Let the app begin an answer; return its body, which the server is to iterate over."""
+    environ = EnvironBuilder(browser.url, query_string={"token": browser.token}).get_environ()
+    return browser.http.application(environ, lambda *_: lambda data: None)
+
+
+def check_lost_answer(browser: Browser, sender: Browser) -> None:
+    """Send frames to a poll whose client is gone when the answer is written; the next poll is to have them."""
+    sender.post("[1\n[2", NDJSON)
+    body = start_poll(browser)
+    assert json.loads(next(iter(body)))["messages"] == ["[1", "[2"]
+    body.close()  # as a server does after an error
+    turn()
+    sender.post("3")
+    assert browser.raw() == ["[1", "[2", "3"]
+    poll = browser.wait()
+    sender.post("4")
+    assert poll.get(timeout=DEADLINE) == ["4"]
+
+
+def test_an_answer_that_could_not_be_written_is_the_next_polls(site: Site) -> None:
+    browser = Browser(site, RAW).open()
+    check_lost_answer(browser, browser)
+
+
+@pytest.mark.parametrize("check", ["Flask-WTF before", "Flask-WTF after", "SeaSurf"])
+def test_a_check_against_forged_requests_lets_messages_pass(check: str) -> None:
+    app = Flask(__name__)
+    app.secret_key = KEY
+    phoenix = Phoenix(None if check == "Flask-WTF before" else app)
+    phoenix.socket("/socket", longpoll=True)(type("UserSocket", (Socket,), {}))
+    app.post("/form")(lambda: "")
+    if check == "SeaSurf":
+        SeaSurf(app).exempt_urls(("/socket/",))
+    else:
+        CSRFProtect(app)
+    if check == "Flask-WTF before":
+        phoenix.init_app(app)
+    site = SimpleNamespace(app=app, engine=app.extensions["phoenix"].engine)
+    browser = Browser(site).open()  # type: ignore[arg-type]
+    browser.send([None, "1", "phoenix", "heartbeat", {}])
+    assert refs(browser.poll()) == ["1"]
+    assert browser.http.post("/form").status_code in (400, 403)  # all else is checked
+    Site.stop(site)  # type: ignore[arg-type]
+
+
 # Several nodes
 
 
@@ -901,6 +999,25 @@ def test_frames_that_land_elsewhere(nodes: list[Browser]) -> None:
     assert logical(there.post("AAEC\n[1]", NDJSON), 200) == {"status": 200}
     assert logical(there.post("a"), 200) == {"status": 200}
     assert there.raw() == ["b'\\x00\\x01\\x02'", "[1]", "a"]
+
+
+def test_an_answer_elsewhere_that_could_not_be_written(nodes: list[Browser]) -> None:
+    here, there = nodes
+    check_lost_answer(there, here)
+
+
+def test_a_node_that_is_killed_is_not_waited_for(make_site: MakeSite) -> None:
+    network: list[MemoryAdapter] = []
+    sites = [make_site(network, longpoll={"pubsub_timeout": LONG}) for _ in range(2)]
+    here, there = (Browser(site, RAW) for site in sites)
+    there.token = here.open().token
+    poll = there.wait(410)
+    sites[0].adapter.stop()  # as when its process is killed, which the others notice
+    begin = monotonic()
+    assert poll.get(timeout=DEADLINE) == []
+    assert there.gone()
+    assert logical(there.get(there.token), 410)["token"] != there.token
+    assert monotonic() - begin < DEADLINE
 
 
 def test_a_session_elsewhere_that_ends_while_a_poll_waits(nodes: list[Browser]) -> None:

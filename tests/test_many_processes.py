@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
@@ -18,7 +19,7 @@ from tests.clients import driver
 from tests.golden.replay import Case, expand
 from tests.support import fleet
 from tests.support.fleet import Client, Fleet, Poller, Tab
-from tests.support.processes import DEADLINE, HOST, Server, Servers, wait_until
+from tests.support.processes import DEADLINE, HOST, START, Server, Servers, wait_until
 from tests.support.redis_server import RedisCluster, RedisServer
 from tests.test_golden import CASES, DECISIONS, EVERY
 
@@ -136,7 +137,7 @@ class NodeTab(Client):
 
     def await_join(self, number: int) -> None:
         """Wait until it has joined so often."""
-        assert self.wait_for(lambda: self.joins >= number), f"it has joined {self.joins} times"
+        assert self.wait_for(lambda: self.joins >= number, START), f"it has joined {self.joins} times"
 
 
 def chat(clients: list[Tab], topic: str) -> None:
@@ -226,7 +227,7 @@ def live_with_npm(workers: Fleet, tabs: list[NodeTab]) -> None:
     os.kill(workers.server.pid, signal.SIGHUP)
     for tab, before in zip(tabs, joins, strict=True):
         tab.await_join(before + 1)
-    assert wait_until(lambda: not old & workers.pids(), workers.wait_briefly)
+    assert wait_until(lambda: not old & workers.pids(), workers.wait_briefly, START)
     workers.agree(tabs, everybody)
     chat(workers.tabs(), f"room:of-{tabs[0].topic}")
 
@@ -454,6 +455,24 @@ def test_two_servers_of_one_app(workers: Fleet, others: Fleet, room: str) -> Non
     for home, tab in tabs:
         heard = [payload["n"] for _, payload in tab.await_heard(home.size)]
         assert sorted(heard) == [number for number, (one, _) in enumerate(tabs) if one is home]
+
+
+@OVER_REDIS
+def test_clients_that_poll_outlive_links_that_are_cut(way: Way, workers: Fleet, room: str) -> None:
+    assert isinstance(way.redis, RedisServer)
+    poller, tab = workers.poller(), workers.tab()
+    poller.join(room)
+    tab.join(room)
+    wander(workers, poller)
+    with ThreadPoolExecutor(1) as pool:
+        for number in range(8):  # one in three lands where the session is, and crosses no link
+            polled = pool.submit(poller.wait_for, lambda: bool(poller.heard))
+            time.sleep(0.1 * (number % 3))  # at any moment of it
+            way.redis.execute("CLIENT", "KILL", "TYPE", ("normal", "pubsub")[number % 2], "SKIPME", "yes")
+            assert wait_until(polled.done, lambda: tab.push("shout", {"n": number}))  # noqa: B023
+            assert polled.result()
+            assert poller.push("echo", {"n": number}) == {"n": number}
+            poller.heard.clear()
 
 
 @OVER_REDIS

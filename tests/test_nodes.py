@@ -426,7 +426,7 @@ def test_a_client_that_comes_while_a_node_stops_finds_a_new_one(engine: Engine, 
     assert engine.node == adapter.node
 
 
-def test_a_service_may_ask_for_the_start_that_it_belongs_to(engine: Engine, adapter: Recording) -> None:
+def test_a_service_may_fail_and_may_ask_for_the_start_that_it_belongs_to(engine: Engine, adapter: Recording) -> None:
     class Asking(Noting):
         def greet(self) -> None:
             self.engine.serve()
@@ -435,10 +435,17 @@ def test_a_service_may_ask_for_the_start_that_it_belongs_to(engine: Engine, adap
         def stop(self) -> None:
             raise RuntimeError("on purpose")
 
-    engine.add(Asking(engine, adapter.asked))
+        def gone(self, node: str) -> None:
+            self.stop()
+
+    for kind in (Asking, Noting):
+        engine.add(kind(engine, adapter.asked))
     engine.serve()
+    adapter.gone("another")
+    engine.farewell()
     engine.stop()
-    assert adapter.asked == ["start", "begin", "greet", "stop"]
+    told = [("gone", "another"), "farewell", "farewell", "end"]
+    assert adapter.asked == ["start", *["begin"] * 2, *["greet"] * 2, *told, "stop"]
 
 
 @pytest.mark.parametrize("start", [lambda engine: engine.serve(), lambda engine: in_greenlet(engine.broadcast, HELLO)])

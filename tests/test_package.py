@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import ast
+import os
+import re
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
 import flask_phoenix
+from tests.support.processes import DEADLINE, ROOT
 
 FACE = Path(flask_phoenix.__file__)
+USER_CODE = "tests/typing/user_code.py"
 
 
-def run(code: str) -> str:
+def run(*words: str | Path, cwd: Path = ROOT, path: Path = ROOT) -> str:
     """Run Python in a process of its own, and return what it writes."""
-    return subprocess.run((sys.executable, "-c", code), check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(
+        (sys.executable, *words),
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(path), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"},
+        timeout=3 * DEADLINE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 def test_types_and_interpreter_know_the_same_names() -> None:
@@ -34,11 +52,11 @@ def test_types_and_interpreter_know_the_same_names() -> None:
 
 def test_a_publisher_loads_no_flask_and_no_gevent() -> None:
     code = "import sys, flask_phoenix; flask_phoenix.Broadcaster; print({'flask', 'gevent'} & set(sys.modules))"
-    assert run(code) == "set()\n"
+    assert run("-c", code) == "set()\n"
 
 
 def test_a_module_is_there_without_an_import_of_its_own() -> None:
-    assert run("import flask_phoenix; print(flask_phoenix.exceptions.Refused.__name__)") == "Refused\n"
+    assert run("-c", "import flask_phoenix; print(flask_phoenix.exceptions.Refused.__name__)") == "Refused\n"
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
@@ -56,4 +74,52 @@ try:
 except ImportError as error:
     print(Channel.__name__, "RedisAdapter" in dir(), error)
 """
-    assert run(code) == "Channel False RedisAdapter needs redis-py; type: pip install 'flask_phoenix[redis]'\n"
+    assert run("-c", code) == "Channel False RedisAdapter needs redis-py; type: pip install 'flask_phoenix[redis]'\n"
+
+
+@pytest.mark.parametrize("checker", [("mypy", "--strict"), ("pyright",)], ids=lambda checker: checker[0])
+def test_types_of_user_code(checker: tuple[str, ...]) -> None:
+    assert re.search("no issues found|^0 errors, 0 warnings", run("-m", *checker, USER_CODE), re.MULTILINE)
+
+
+def build(kind: str, source: Path, out: Path) -> Path:
+    """Build a distribution from a tree, and return its path."""
+    code = f"import sys; from setuptools import build_meta; build_meta.build_{kind}(sys.argv[1])"
+    run("-c", code, out, cwd=source)
+    return next(out.glob("*.whl" if kind == "wheel" else "*.tar.gz"))
+
+
+@pytest.fixture(scope="module")
+def sources() -> list[str]:
+    """Return what the repository holds."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("this tree is no repository, and nobody can tell what belongs to it")
+    return subprocess.check_output(("git", "ls-files"), cwd=ROOT, text=True).splitlines()
+
+
+def test_distributions_hold_everything(sources: list[str], tmp_path: Path) -> None:
+    for name in sources:
+        target = tmp_path / "tree" / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, target)
+    with tarfile.open(build("sdist", tmp_path / "tree", tmp_path / "out")) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.glob("flask_phoenix-*")
+    assert {name for name in sources if not (unpacked / name).is_file()} == set()
+
+    with ZipFile(build("wheel", unpacked, tmp_path / "out")) as wheel:
+        wheel.extractall(tmp_path / "installed")
+        package = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert package == {name for name in sources if name.startswith("flask_phoenix/")}
+    code = "import flask_phoenix, flask_phoenix.testing as t; print(flask_phoenix.Phoenix, t.Client, t.__file__)"
+    assert str(tmp_path / "installed") in run("-c", code, cwd=tmp_path, path=tmp_path / "installed")
+
+
+def test_the_targets_of_make_are_described() -> None:
+    page = (ROOT / "docs" / "contributing.md").read_text("utf-8")
+    helped = subprocess.check_output(("make", "help"), cwd=ROOT, text=True)
+    assert re.findall(r"^\| `(make \w+)`", page, re.MULTILINE) == re.findall(
+        r"^  (make (?!help)\w+)", helped, re.MULTILINE
+    )
+    for folder in re.findall(r"`(flask_phoenix/[\w/.]*)`", page):
+        assert (ROOT / folder).exists(), folder

@@ -75,16 +75,6 @@ def answer(event: Event | None) -> Any:
     return read(event.frame)
 
 
-# Heartbeats
-
-
-@pytest.mark.parametrize("join_ref", [None, "1"])
-def test_a_heartbeat_is_answered_without_its_join_ref(protocol: Protocol, join_ref: Any) -> None:
-    assert answer(say(protocol, join_ref, "8", "phoenix", "heartbeat")) == [None, "8", "phoenix", "phx_reply", YES]
-    assert answer(say(protocol, None, "1", "phoenix", "other")) == [None, "1", "phoenix", "phx_reply", UNMATCHED]
-    assert answer(say(protocol, None, "2", "room:1", "heartbeat")) == [None, "2", "room:1", "phx_reply", UNMATCHED]
-
-
 def test_a_heartbeat_is_answered_while_its_topic_is_joined_and_joining() -> None:
     protocol = Protocol(V2, lambda topic: topic)
     asked = ask(protocol, "phoenix")
@@ -95,33 +85,6 @@ def test_a_heartbeat_is_answered_while_its_topic_is_joined_and_joining() -> None
 
 
 # Joins
-
-
-def test_j1_j2_an_accepted_join(protocol: Protocol) -> None:
-    asked = say(protocol, "11", "1", "room:1", "phx_join", {"a": 1})
-    assert isinstance(asked, JoinReceived)
-    assert asked.message == Message("11", "1", "room:1", "phx_join", {"a": 1})
-    assert (asked.route, asked.replaced) == ("a room", None)
-    assert read(protocol.accept(asked, Reply("ok", {"motd": "hi"})))[:4] == ["11", "1", "room:1", "phx_reply"]
-    binary = protocol.accept(ask(protocol, "room:2"), Reply("ok", b"\x01\x02"))
-    assert binary == b"\x01\x01\x01\x06\x02" + b"1" + b"1" + b"room:2" + b"ok" + b"\x01\x02"
-
-
-@pytest.mark.parametrize("reply", [Reply("error", {"reason": "unauthorized"}), JOIN_CRASHED])
-def test_j3_j4_a_refused_join(protocol: Protocol, reply: Reply) -> None:
-    asked = ask(protocol, join_ref="11", ref="1")
-    no = {"status": "error", "response": reply.response}
-    assert read(protocol.refuse(asked, reply)) == ["11", "1", "room:1", "phx_reply", no]
-    protocol.forget(asked.membership)
-    assert answer(say(protocol, "11", "2", "room:1", "e")) == [None, "2", "room:1", "phx_reply", UNMATCHED]
-
-
-@pytest.mark.parametrize("event", ["phx_join", "new_msg"])
-def test_j5_m3_a_topic_without_a_channel_is_answered_without_the_join_ref(protocol: Protocol, event: str) -> None:
-    answered = say(protocol, "11", "1", "nope", event, {})
-    assert answer(answered) == [None, "1", "nope", "phx_reply", UNMATCHED]
-    assert isinstance(answered, Answered)
-    assert "'nope'" in str(answered.problem)
 
 
 def test_j6_one_join_too_many(protocol: Protocol) -> None:
@@ -214,19 +177,6 @@ def test_a_reply_that_cannot_be_written_leaves_the_join_open(protocol: Protocol,
     assert read(protocol.refuse(asked, JOIN_CRASHED))[4]["status"] == "error"
 
 
-# Messages
-
-
-@pytest.mark.parametrize("event", ["new_msg", "phx_reply", "phx_error", "phx_close", "disconnect", "", 7, None, [1]])
-@pytest.mark.parametrize("payload", [None, 1, "text", [1, 2], {"a": {}}])
-def test_m1_x14_any_message_is_for_the_channel(protocol: Protocol, event: Any, payload: Any) -> None:
-    member = join(protocol, join_ref="11", ref="1")
-    received = say(protocol, "11", "2", "room:1", event, payload)
-    assert received == MessageReceived(member, Message("11", "2", "room:1", event, payload))
-    reply = protocol.reply(member, "2", Reply("queued", [1, 2]))
-    assert read(reply) == ["11", "2", "room:1", "phx_reply", {"status": "queued", "response": [1, 2]}]
-
-
 REFS = ["1", "", "01", 1, 1.0, True, 0, False, 2, [1], {"a": 1}]
 
 
@@ -241,52 +191,12 @@ def test_m4_join_refs_are_compared_strictly(protocol: Protocol, stored: Any) -> 
     assert read(protocol.close(member))[:2] == [stored, stored]
 
 
-def test_a_message_without_refs_is_taken(protocol: Protocol) -> None:
-    member = join(protocol)
-    event = say(protocol, None, None, "room:1", "e", {})
-    assert isinstance(event, MessageReceived)
-    assert read(protocol.reply(member, event.message.ref, OK)) == ["1", None, "room:1", "phx_reply", YES]
-
-
-def test_binary_messages(protocol: Protocol) -> None:
-    member = join(protocol, join_ref="11")
-    event = protocol.receive(b"\x00\x02\x01\x06\x01" + b"11" + b"2" + b"room:1" + b"e" + b"\xff")
-    assert event == MessageReceived(member, Message("11", "2", "room:1", "e", b"\xff"))
-    assert protocol.push(member, "e", b"\xfe") == b"\x00\x02\x06\x01" + b"11" + b"room:1" + b"e" + b"\xfe"
-    assert protocol.reply(member, "2", Reply("ok", b"")) == b"\x01\x02\x01\x06\x02" + b"11" + b"2" + b"room:1" + b"ok"
-
-
-# The end of a channel
-
-
-def test_h1_a_crash(protocol: Protocol) -> None:
-    member = join(protocol, join_ref="11", ref="1")
-    assert read(protocol.crash(member)) == ["11", "11", "room:1", "phx_error", {"reason": "channel_crash"}]
-
-
-@pytest.mark.parametrize("join_ref", ["11", None])
-def test_h5_h8_a_leave(protocol: Protocol, join_ref: Any) -> None:
-    member = join(protocol, join_ref="11", ref="1")
-    event = say(protocol, join_ref, "2", "room:1", "phx_leave", {})
-    assert event == LeaveReceived(member, Message(join_ref, "2", "room:1", "phx_leave", {}))
-    assert isinstance(say(protocol, "11", "3", "room:1", "e", {}), MessageReceived)  # while it leaves
-    assert isinstance(say(protocol, "11", "4", "room:1", "phx_leave", {}), LeaveReceived)
-    assert read(protocol.reply(member, "2", OK)) == ["11", "2", "room:1", "phx_reply", YES]
-    assert read(protocol.close(member)) == ["11", "11", "room:1", "phx_close", {}]
-
-
 @pytest.mark.parametrize("topic", ["room:zzz", "nope", 7, None, [1]])
 def test_h6_a_leave_of_what_is_not_joined(protocol: Protocol, topic: Any) -> None:
     event = say(protocol, "5", "6", topic, "phx_leave", {})
     assert answer(event) == ["5", "6", topic, "phx_reply", YES]
     assert isinstance(event, Answered)
     assert event.problem is None
-
-
-def test_h7_a_stale_leave(protocol: Protocol) -> None:
-    member = join(protocol)
-    assert say(protocol, "stale", "stale", "room:1", "phx_leave", {}) is None
-    assert member.status is Status.JOINED
 
 
 def test_a_newer_join_is_not_forgotten_with_the_older(protocol: Protocol) -> None:
@@ -314,35 +224,6 @@ def test_a_join_without_a_join_ref_is_known_by_its_ref(protocol: Protocol) -> No
         assert say(protocol, "7", "8", "room:1", event, {}) is None
     assert isinstance(say(protocol, None, "10", "room:1", "e", {}), MessageReceived)
     assert isinstance(say(protocol, None, "11", "room:1", "phx_leave", {}), LeaveReceived)
-
-
-@pytest.mark.parametrize("payload", [None, "text", [1], 1, {"never": float("inf")}])
-def test_a_push_that_cannot_be_written(protocol: Protocol, payload: Any) -> None:
-    with pytest.raises(InvalidPayload):
-        protocol.push(join(protocol), "e", payload)
-
-
-def test_vsn_1() -> None:
-    protocol = Protocol(V1, route)
-    event = protocol.receive('{"topic":"room:1","event":"phx_join","payload":{"a":1},"ref":"1","join_ref":"9"}')
-    assert isinstance(event, JoinReceived)
-    reply = {"topic": "room:1", "event": "phx_reply", "ref": "1", "payload": YES}
-    assert read(protocol.accept(event, OK)) == reply
-    member = event.membership
-    assert read(protocol.push(member, "e", [1])) == {"topic": "room:1", "event": "e", "ref": None, "payload": [1]}
-    assert read(protocol.close(member)) == {"topic": "room:1", "event": "phx_close", "ref": "9", "payload": {}}
-    with pytest.raises(InvalidPayload):
-        protocol.push(member, "e", b"\x01")
-    assert protocol.receive('{"topic":"room:1","event":"e","payload":{},"ref":"2","join_ref":"8"}') is None
-
-
-# What is no message
-
-
-@pytest.mark.parametrize("frame", ["", "nonsense", "{}", "[1,2,3,4]", "null", b"", b"\x01\x00\x00\x00\x00"])
-def test_x1_x3_a_frame_that_is_no_message(protocol: Protocol, frame: Frame) -> None:
-    with pytest.raises(InvalidMessage):
-        protocol.receive(frame)
 
 
 @pytest.mark.parametrize("topic", [None, 0, 7, 1.5, True, False, [], ["room:1"], {}, {"room": 1}])

@@ -26,9 +26,6 @@ from tests.support.loop import in_thread
 from tests.support.processes import DEADLINE, HOST, ROOT, free_port, wait_until
 from tests.support.redis_server import RedisCluster, RedisServer
 
-#: Seconds in which a process starts and ends.
-START = 5 * DEADLINE
-
 Start = Callable[..., Node]
 
 

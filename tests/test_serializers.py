@@ -156,11 +156,6 @@ def test_v2_cannot_write_a_ref_that_is_no_string_in_binary(ref: Any) -> None:
         V2.encode_reply("1", ref, "t", Reply("ok", b""))
 
 
-def test_v2_cannot_write_a_lone_surrogate_in_binary() -> None:
-    with pytest.raises(InvalidPayload, match="the topic of a binary frame must be writable in UTF-8"):
-        V2.encode_broadcast(Broadcast("\ud800", "e", b""))
-
-
 # Version 1
 
 
@@ -203,15 +198,6 @@ def test_v1_writes_exactly_four_keys() -> None:
     assert V1.encode(push) == '{"topic":"room:1","event":"joined","ref":null,"payload":{"status":"connected"}}'
     assert V1.encode_reply("3", "7", "phoenix", Reply()) == reply
     assert V1.encode_broadcast(hello) == '{"topic":"room:1","event":"e","ref":null,"payload":{"n":1}}'
-
-
-@pytest.mark.parametrize("payload", ["invalid", [1, 2], 1, None, {}])
-def test_v1_takes_any_json_value_for_a_payload(payload: Any) -> None:
-    text = json.dumps(payload, separators=(",", ":"))
-    assert (
-        V1.encode(Message("1", None, "t", "e", payload)) == f'{{"topic":"t","event":"e","ref":null,"payload":{text}}}'
-    )
-    assert V1.encode_broadcast(Broadcast("t", "e", payload)) == V1.encode(Message("1", None, "t", "e", payload))
 
 
 def test_v1_has_no_binary() -> None:
@@ -288,15 +274,6 @@ def test_what_was_said_in_text_comes_back(join_ref: Any, ref: Any, topic: Any, e
 SHORT = st.text(max_size=60)
 
 
-@given(SHORT, SHORT, SHORT, SHORT, st.binary())
-def test_a_binary_push_of_a_client_is_read_back(
-    join_ref: str, ref: str, topic: str, event: str, payload: bytes
-) -> None:
-    header = [text.encode() for text in (join_ref, ref, topic, event)]
-    frame = bytes([0, *map(len, header)]) + b"".join(header) + payload
-    assert V2.decode(frame) == Message(join_ref or None, ref, topic, event, payload)
-
-
 # The choice
 
 
@@ -345,3 +322,8 @@ def test_a_table_of_ones_own() -> None:
 def test_a_requirement_has_one_form(requirement: str) -> None:
     with pytest.raises(InvalidOption, match=r'must look like "~> 2\.0\.0"'):
         choose_serializer("3.0.0", [(V2, requirement)])
+
+
+def test_v2_cannot_write_a_lone_surrogate_in_binary() -> None:
+    with pytest.raises(InvalidPayload, match="the topic of a binary frame must be writable in UTF-8"):
+        V2.encode_broadcast(Broadcast("\ud800", "e", b""))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
+import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,22 +25,21 @@ from gevent.event import Event
 from gevent.pywsgi import WSGIServer
 from gevent.queue import Queue
 from geventwebsocket.handler import WebSocketHandler
+from websockets.frames import Opcode
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from flask_phoenix import Channel, Phoenix, Refused, Socket, on
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.server import drain as drains
 from flask_phoenix.server.drain import drain
-from flask_phoenix.server.gevent import Server
+from flask_phoenix.server.gevent import ESCAPED, Server
 from flask_phoenix.server.inspection import inspect_server
 from flask_phoenix.testing import Client
+from tests.support.http import JOIN, JOINED, POLL, URL, body, connect, get, head
 from tests.support.network import Network
 from tests.support.presence import Node, eventually
-from tests.support.processes import DEADLINE, HOST, ROOT
+from tests.support.processes import DEADLINE, HOST, ROOT, wait_until
 from tests.support.wire import ACCEPT, UPGRADE, Wire, tls_contexts
-
-URL = "/socket/websocket?vsn=2.0.0"
-JOIN = '["1","1","room:1","phx_join",{}]'
-JOINED = '["1","1","room:1","phx_reply",{"status":"ok","response":{}}]'
 
 
 class Site:
@@ -50,7 +54,7 @@ class Site:
         self.engine: Engine = self.app.extensions["phoenix"].engine
         site = self
 
-        @self.phoenix.socket("/socket")
+        @self.phoenix.socket("/socket", longpoll={"window": 10 * DEADLINE})
         class UserSocket(Socket):
             def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
                 if "banned" in params:
@@ -78,13 +82,18 @@ class Site:
             websocket.send(websocket.receive().upper())
             return ""
 
+        @self.app.route("/no-ws", websocket=True)
+        def no_ws() -> str:
+            assert "wsgi.websocket" in request.environ
+            return "no WebSocket"
+
         @self.app.get("/")
         def home() -> str:
             return "home"
 
-    def serve(self, **options: Any) -> Server:
+    def serve(self, app: Any = None, **options: Any) -> Server:
         """Start a server of our own."""
-        server = Server((HOST, 0), self.app, self.engine, self.app.extensions["phoenix"].upgrades, log=None, **options)
+        server = Server((HOST, 0), app or self.app, **{"log": None, **options})
         server.start()
         return server
 
@@ -128,7 +137,7 @@ def dialling(server: WSGIServer) -> Iterator[Dial]:
     with ExitStack() as stack:
 
         def dial(path: str, headers: dict[str, str] | None = None) -> Wire:
-            sock = stack.enter_context(connect(server))
+            sock = stack.enter_context(connect(server.server_port))
             sock.sendall(get(path, headers or {}))
             return Wire(sock)
 
@@ -136,27 +145,8 @@ def dialling(server: WSGIServer) -> Iterator[Dial]:
     server.stop(timeout=DEADLINE)
 
 
-def connect(server: WSGIServer) -> socket.socket:
-    assert server.server_port is not None
-    return socket.create_connection((HOST, server.server_port), DEADLINE)
-
-
-def get(path: str, headers: dict[str, str]) -> bytes:
-    """Write a GET request."""
-    lines = [f"GET {path} HTTP/1.1", f"Host: {HOST}", *(f"{name}: {value}" for name, value in headers.items())]
-    return "\r\n".join([*lines, "", ""]).encode()
-
-
-def head(client: Wire) -> str:
-    """Read the head of an HTTP answer."""
-    data = b""
-    while not data.endswith(b"\r\n\r\n"):
-        data += client.take(1)
-    return data.decode()
-
-
 def join(client: Wire) -> Wire:
-    """Open a WebSocket and join a room."""
+    """Read the answer to a handshake, and join a room."""
     assert head(client).startswith("HTTP/1.1 101")
     client.text(JOIN)
     assert client.data() == JOINED
@@ -218,6 +208,143 @@ def test_other_websocket_routes_are_gevent_websockets(dial: Dial) -> None:
     assert head(client).startswith("HTTP/1.1 101")
     client.text("hello")
     assert client.data() == "HELLO"
+    assert client.frame().opcode == Opcode.CLOSE
+    client.ended()
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/no-ws", UPGRADE, 200),  # a route that does not use it has said nothing
+        ("/ws", {**UPGRADE, "Sec-WebSocket-Version": "7.5"}, 400),
+        ("/ws", {**UPGRADE, "Sec-WebSocket-Key": "short"}, 400),
+    ],
+)
+def test_gevent_websocket_upgrades_what_it_is_used_for(
+    dial: Dial, path: str, headers: dict[str, str], status: int
+) -> None:
+    assert head(dial(path, headers)).startswith(f"HTTP/1.1 {status}")
+
+
+def test_a_before_request_that_reads_the_body_of_a_handshake(dial: Dial, site: Site) -> None:
+    bodies: list[bytes] = []
+    site.app.before_request(lambda: bodies.append(request.get_data()))
+    join(dial(URL, UPGRADE))
+    assert bodies == [b""]
+
+
+def test_apps_that_are_mounted_in_others(site: Site) -> None:
+    outer = Flask("outer")
+    outer.wsgi_app = DispatcherMiddleware(outer.wsgi_app, {"/inner": site.app})  # type: ignore[method-assign]
+    server = site.serve(outer)
+    with dialling(server) as dial:
+        client = join(dial(f"/inner{URL}", UPGRADE))
+        other = dial("/inner/ws", UPGRADE)
+        assert head(other).startswith("HTTP/1.1 101")
+        other.sock.close()
+        assert server.engines == {site.engine}  # it is known from its first request on, and drained in the end
+        drain(site.engine)
+        assert client.closed() == 1012
+
+
+# What clients do wrong, and what is logged of it
+
+
+@pytest.mark.parametrize("path", [URL, "/\x1b[31mred", "/socket/longpoll?a=\xff\x07"])
+def test_a_line_of_the_access_log_controls_no_terminal(site: Site, path: str) -> None:
+    access = StringIO()
+    with dialling(site.serve(log=access)) as dial:
+        dial(path, {"Connection": "close"}).take(9)
+        gevent.idle()
+    (line,) = access.getvalue().splitlines()
+    assert f'"GET {path.translate(ESCAPED)} HTTP/1.1" 4' in line
+
+
+def test_no_access_log(site: Site, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(0)
+    with dialling(site.serve()) as dial:
+        assert head(dial("/", {"Connection": "close"})).startswith("HTTP/1.1 200")
+        gevent.idle()
+    assert "".join(capfd.readouterr()) == caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /socket/websocket HTTP/1.1\r\nHost: here\r\nUpgr",
+        b"POST /socket/longpoll HTTP/1.1\r\nHost: here\r\nContent-Length: 9\r\n\r\nxxx",
+        b"G" * 10_000,
+        b"nonsense\r\n\r\n",
+        b"",
+    ],
+)
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_client_that_breaks_off_leaves_no_traceback(
+    site: Site, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, sent: bytes, reset: bool
+) -> None:
+    server = site.serve()
+    with dialling(server):
+        sock = connect(server.server_port)
+        sock.sendall(sent)
+        if reset:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        gevent.idle()
+        sock.close()
+        assert wait_until(lambda: not server.pool, lambda: gevent.sleep(0.001))
+    out, err = capfd.readouterr()
+    assert "Traceback" not in out + err + caplog.text
+    assert len(err.splitlines()) <= 1
+
+
+def test_a_client_without_tls_leaves_no_traceback(site: Site, tmp_path: Path, capfd: Any) -> None:
+    here, _ = tls_contexts(tmp_path)
+    server = site.serve(ssl_context=here)
+    with dialling(server) as dial, pytest.raises((EOFError, ConnectionError)):
+        dial("/").take(1)
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def test_what_cannot_be_accepted_is_one_line(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    failures = [OSError(errno.EMFILE, "Too many open files")] * 3
+    accept = WSGIServer.do_read
+    monkeypatch.setattr(WSGIServer, "do_read", lambda server: fail(failures) if failures else accept(server))
+    with dialling(site.serve()) as dial:
+        assert head(dial("/", {"Connection": "close"})).startswith("HTTP/1.1 200")
+    assert not failures
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("flask_phoenix.server", "ERROR")
+    assert "Too many open files; raise the limit (ulimit -n)" in record.message
+    assert "Traceback" not in "".join(capfd.readouterr())
+
+
+def fail(failures: list[OSError]) -> None:
+    raise failures.pop()
+
+
+# Clients that poll
+
+
+def test_a_poll_whose_client_has_hung_up_takes_nothing(site: Site, dial: Dial) -> None:
+    site.app.secret_key = "a secret for tests"
+    waiting: Queue[bool] = Queue()
+    site.app.teardown_request(lambda error: waiting.put(True))  # a poll waits after that
+    token = json.loads(body(dial(f"{POLL}&user=ann", {"Connection": "close"})))["token"]
+    url = f"{POLL}&token={token}"
+    post = f"POST {url} HTTP/1.1\r\nHost: {HOST}\r\nConnection: close\r\nContent-Length: {len(JOIN)}\r\n\r\n{JOIN}"
+    sender = dial("/", {})
+    sender.sock.sendall(post.encode())
+    assert json.loads(body(dial(url, {"Connection": "close"})))["messages"] == [JOINED]
+    for number in range(20):
+        waiting.queue.clear()
+        hanging = dial(url)
+        assert waiting.get(timeout=DEADLINE)
+        hanging.sock.close()
+        site.phoenix.broadcast("room:1", "news", {"n": number})
+        gevent.sleep(0)
+        frames = json.loads(body(dial(url, {"Connection": "close"})))["messages"]
+        assert frames == [f'[null,null,"room:1","news",{{"n":{number}}}]']
 
 
 def test_a_client_that_vanishes_is_forgotten(dial: Dial, site: Site) -> None:
@@ -231,7 +358,7 @@ def test_a_client_that_vanishes_is_forgotten(dial: Dial, site: Site) -> None:
 def test_it_carries_frames_over_tls(site: Site, tmp_path: Path) -> None:
     here, there = tls_contexts(tmp_path)
     server = site.serve(ssl_context=here)
-    with connect(server) as sock:
+    with connect(server.server_port) as sock:
         client = Wire(there.wrap_socket(sock))
         client.sock.sendall(get(URL, UPGRADE))
         join(client)
@@ -251,10 +378,10 @@ def signals() -> Iterator[None]:
 
 
 def test_it_serves_until_it_is_told_to_stop(site: Site, signals: None) -> None:
-    server = Server((HOST, 0), site.app, site.engine, site.app.extensions["phoenix"].upgrades, log=None)
+    server = Server((HOST, 0), site.app, log=None)
     serving = gevent.spawn(server.serve_until_stopped)
     gevent.idle()
-    with connect(server) as sock:
+    with connect(server.server_port) as sock:
         sock.sendall(get(URL, UPGRADE))
         client = join(Wire(sock))
         os.kill(os.getpid(), signal.SIGTERM)
@@ -346,9 +473,19 @@ def test_it_waits_for_connections_and_for_the_authors_code(site: Site, dial: Dia
 
 
 def test_it_does_not_wait_for_ever(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drains, "GRACE", DEADLINE / 200)
+    monkeypatch.setattr(drains, "GRACE", DEADLINE / 50)
+
+    def hold_up() -> None:
+        while True:
+            time.sleep(DEADLINE / 100)
+            gevent.sleep(0.001)
+
+    busy: Any = gevent.spawn(hold_up)
+    begin = time.monotonic()
     with engine.carrying():
         drain(engine)
+    assert time.monotonic() - begin < DEADLINE / 10  # by the clock, however long each turn of the loop takes
+    busy.kill()
 
 
 def test_it_tells_other_nodes_when_all_have_gone() -> None:
@@ -380,11 +517,16 @@ def test_it_tells_other_nodes_when_all_have_gone() -> None:
 # What is learned of the server
 
 
+def inspect(engine: Engine, environ: dict[str, Any]) -> None:
+    """Look at a server, in a greenlet as such a server has it."""
+    gevent.spawn(inspect_server, engine, environ).get(timeout=DEADLINE)
+
+
 @pytest.mark.parametrize("several", [True, False])
 def test_what_the_server_says_of_other_processes(engine: Engine, several: bool) -> None:
     before = signal.getsignal(signal.SIGTERM)
     for said in (several, not several):  # it is looked at once
-        inspect_server(engine, {"wsgi.multiprocess": said, "SERVER_SOFTWARE": "gevent/26.9"})
+        inspect(engine, {"wsgi.multiprocess": said, "SERVER_SOFTWARE": "gevent/26.9"})
     assert engine.one_of_many == several
     assert signal.getsignal(signal.SIGTERM) is before
 
@@ -405,7 +547,7 @@ class Worker:
 def test_it_drains_when_gunicorn_stops_its_worker(engine: Engine, signals: None, alive: bool) -> None:
     worker = Worker(alive)
     signal.signal(signal.SIGTERM, worker.handle_exit)
-    inspect_server(engine, {"SERVER_SOFTWARE": "gunicorn/27.0"})
+    inspect(engine, {"SERVER_SOFTWARE": "gunicorn/27.0"})
     assert engine.draining is not alive  # told to stop before its first client came
     os.kill(os.getpid(), signal.SIGTERM)
     assert worker.stopped.wait(DEADLINE)

@@ -9,13 +9,15 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 from typing import NamedTuple
 
 import pytest
 
 from tests.clients import driver
+from tests.support.http import POLL, URL, join, open_websocket
 from tests.support.processes import DEADLINE, HOST, ROOT, Server, Servers
-from tests.support.wire import UPGRADE, certify
+from tests.support.wire import UPGRADE, Wire, certify
 
 PYTHON = (sys.executable, "-m")
 APP = "tests.clients.server_app"
@@ -30,15 +32,21 @@ class Way(NamedTuple):
     plain_websocket: bool = True
     #: The handshake is ours, so that refusals are HTTP.
     handshake: bool = True
+    #: flask-sock's own WebSockets for other routes.
+    flask_sock: bool = True
 
 
 WAYS = {
     "phoenix.run": Way((*PYTHON, APP, "{port}")),
     "flask run": Way((*PYTHON, "flask", "--app", APP, "run", "--port", "{port}")),
     "gunicorn -k gevent": Way((*GUNICORN, "-k", "gevent", "-w", "1"), plain_websocket=False),
-    "gunicorn -k gevent_pywsgi": Way((*GUNICORN, "-k", "gevent_pywsgi", "-w", "1"), plain_websocket=False),
+    "gunicorn -k gevent_pywsgi": Way(
+        (*GUNICORN, "-k", "gevent_pywsgi", "-w", "1"), plain_websocket=False, flask_sock=False
+    ),
     "gunicorn with gevent-websocket": Way(
-        (*GUNICORN, "-k", "geventwebsocket.gunicorn.workers.GeventWebSocketWorker", "-w", "1"), handshake=False
+        (*GUNICORN, "-k", "geventwebsocket.gunicorn.workers.GeventWebSocketWorker", "-w", "1"),
+        handshake=False,
+        flask_sock=False,
     ),
 }
 EVERY_WAY = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -46,6 +54,7 @@ EVERY_WAY = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 #: An application for those tests that need one in a file of their own.
 SMALL_APP = """
 import sys
+import time
 import uuid
 
 from flask import Flask
@@ -53,11 +62,12 @@ from flask import Flask
 from flask_phoenix import Channel, Phoenix, Socket, on
 
 app = Flask(__name__)
+app.secret_key = "a secret for tests"
 phoenix = Phoenix(app)
 boot = uuid.uuid4().hex
 
 
-@phoenix.socket("/socket")
+@phoenix.socket("/socket", longpoll=True)
 class UserSocket(Socket):
     pass
 
@@ -71,6 +81,14 @@ class RoomChannel(Channel):
     def shout(self, payload):
         self.broadcast("shout", payload)
         return {}
+
+    @on("slow")
+    def slow(self, payload):
+        time.sleep(1)
+        print("slow is done", flush=True)
+
+    def terminate(self, reason):
+        print("terminated:", reason, flush=True)
 
 
 @app.get("/boom")
@@ -130,7 +148,9 @@ def test_stories(node: driver.Script, served: Served, story: str) -> None:
     driver.play(node, driver.base(served.server), story)
 
 
-@pytest.mark.parametrize("story", [*STORIES, "batches_keep_their_order", "large_message", "refused_connect"])
+@pytest.mark.parametrize(
+    "story", [*STORIES, "batches_keep_their_order", "large_message", "leaves_before_it_goes", "refused_connect"]
+)
 def test_stories_over_polls(node: driver.Script, served: Served, story: str) -> None:
     driver.play(node, driver.base(served.server), story, transport="longpoll")
 
@@ -153,6 +173,19 @@ def test_plain_websocket(node: driver.Script, served: Served) -> None:
         driver.play(node, driver.base(served.server), "plain_websocket")
     else:
         assert get(served.server, "/plain-ws", UPGRADE)[0] == 501
+
+
+def test_routes_of_flask_sock(served: Served) -> None:
+    if not served.way.flask_sock:
+        return
+    client = open_websocket(served.server.port, "/sock")
+    with client.sock:
+        for text in ("hello", "again"):
+            client.text(text)
+            assert client.data() == text
+        client.close(1000)
+        assert client.close_code() == 1000
+        client.ended()
 
 
 def test_refused_connect(node: driver.Script, served: Served) -> None:
@@ -245,12 +278,87 @@ def test_several_workers_that_nothing_joins_are_warned_of(node: driver.Script, s
     server.wait_for_log("worker 2 hears signals")
 
 
-def test_server_without_gevent_is_told_the_remedy(servers: Servers, tmp_path: Path) -> None:
-    path = small_app(tmp_path, "app.run(port=int(sys.argv[1]))\n")
-    server = servers.start(sys.executable, str(path), "{port}", PYTHONPATH=str(ROOT))
-    status, _ = get(server, "/socket/websocket?vsn=2.0.0", UPGRADE)
-    assert status >= 500
-    server.wait_for_log("phoenix.run(app)")
+SMALL_GUNICORN = (*PYTHON, "gunicorn", "--no-control-socket", "-b", "127.0.0.1:{port}", "small_app:app")
+#: Servers that have no event loop.
+WITHOUT_LOOP = {
+    "app.run": (*PYTHON, "small_app", "{port}"),
+    "gunicorn": SMALL_GUNICORN,
+    "gunicorn -k gthread": (*SMALL_GUNICORN, "-k", "gthread", "--threads", "4"),
+    "waitress": (*PYTHON, "waitress", "--port", "{port}", "--threads", "4", "small_app:app"),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_LOOP)
+def test_a_server_without_an_event_loop_is_told_the_remedy(servers: Servers, tmp_path: Path, name: str) -> None:
+    small_app(tmp_path, "if __name__ == '__main__':\n    app.run(port=int(sys.argv[1]))\n")
+    server = servers.start(*WITHOUT_LOOP[name], PYTHONPATH=f"{tmp_path}:{ROOT}")
+    for _ in range(2):
+        for path, headers in ((URL, UPGRADE), (POLL, {})):
+            status, text = get(server, path, headers)
+            assert (status, "gunicorn -k gevent" in text) == (501, True)
+    server.wait_for_log("phoenix.run(app) or 'gunicorn -k gevent'")
+    assert "Traceback" not in server.logs()
+    assert server.logs().count("'gunicorn -k gevent'") == 2  # once for each transport
+
+
+# What a worker of gunicorn's does before it ends
+
+
+def started(servers: Servers, folder: Path, *options: str) -> Server:
+    """Start gunicorn with the small application."""
+    small_app(folder)
+    return servers.start(*SMALL_GUNICORN, "-k", "gevent", *options, PYTHONPATH=f"{folder}:{ROOT}")
+
+
+def check_coming_back(server: Server, client: Wire) -> None:
+    """See that a client is told to come back, and that nobody refuses it then."""
+    begin = monotonic()
+    with client.sock:
+        assert client.closed() == 1012
+    join(open_websocket(server.port)).sock.close()
+    assert monotonic() - begin < DEADLINE
+
+
+@pytest.mark.parametrize("way", ["gunicorn", "phoenix.run"])
+def test_handlers_in_flight_finish(servers: Servers, tmp_path: Path, way: str) -> None:
+    if way == "gunicorn":
+        server = started(servers, tmp_path)
+    else:
+        path = small_app(tmp_path, "phoenix.run(app, port=int(sys.argv[1]))\n")
+        path.write_text("from gevent import monkey; monkey.patch_all()\n" + path.read_text())
+        server = servers.start(sys.executable, str(path), "{port}", PYTHONPATH=str(ROOT))
+    client = join(open_websocket(server.port))
+    client.text('["1","2","room:1","slow",{}]')
+    client.text('[null,"3","phoenix","heartbeat",{}]')
+    client.data()
+    server.process.send_signal(signal.SIGTERM)
+    assert client.closed() == 1012
+    client.sock.close()
+    assert server.process.wait(DEADLINE) == 0
+    assert server.logs().index("slow is done") < server.logs().index("terminated: draining")
+
+
+def test_hup_of_gunicorn(servers: Servers, tmp_path: Path) -> None:
+    server = started(servers, tmp_path, "-w", "2")
+    client = join(open_websocket(server.port))
+    server.process.send_signal(signal.SIGHUP)
+    check_coming_back(server, client)
+
+
+def test_reload_of_gunicorn_with_an_open_socket(servers: Servers, tmp_path: Path) -> None:
+    server = started(servers, tmp_path, "--reload", "--reload-engine", "poll")
+    client = join(open_websocket(server.port))
+    small_app(tmp_path, "# changed")
+    check_coming_back(server, client)
+
+
+def test_max_requests_of_gunicorn(servers: Servers, tmp_path: Path) -> None:
+    server = started(servers, tmp_path, "--max-requests", "3")
+    client = join(open_websocket(server.port))
+    for _ in range(3):
+        get(server, "/nowhere")
+    check_coming_back(server, client)
+    assert "terminated: draining" in server.logs()
 
 
 def test_run_without_monkey_patching_is_told_the_remedy(tmp_path: Path) -> None:

@@ -31,14 +31,11 @@ from flask_phoenix.pubsub.unix.peer import Line, listen
 from flask_phoenix.pubsub.unix.publisher import WorkersPublisher
 from tests.support.contract import LARGE, TOPICS, Cut, LossContract, MakeAdapter, Node
 from tests.support.loop import in_thread
-from tests.support.processes import DEADLINE, ROOT, wait_until
+from tests.support.processes import DEADLINE, ROOT, START, wait_until
 from tests.support.worker_process import GONE, SAID
 
 #: Bytes that may wait for one worker, in tests of what happens when more does.
 SMALL = 1024 * 1024
-#: Seconds in which processes start.
-START = 5 * DEADLINE
-
 MakeWorker = Callable[..., Node]
 
 

@@ -127,13 +127,13 @@ class Json:
     through the standard library: other types (by way of ``default``), keys that are not strings, exponents, surrogates.
 
     :param module: anything with ``dumps`` and ``loads``; what it writes and reads is held to the same rules.
-    :param default: makes a value of another type one that JSON has, for ujson; another module brings its own.
+    :param default: makes a value of another type one that JSON has; the module writes plain values only.
     """
 
     def __init__(self, module: Any = ujson, default: Callable[[Any], Any] | None = None) -> None:
         self._module = module
         writer = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=default)
-        self._encode = writer.encode if module is ujson else module.dumps
+        self._encode = writer.encode
 
     def dumps(self, value: Any) -> str:
         """Write a value as JSON text.
@@ -171,17 +171,20 @@ class Json:
             raise InvalidMessage(f"expected JSON: {error}") from error
 
     def _write(self, value: Any) -> str:
-        if self._module is ujson:
-            try:
+        try:
+            if self._module is ujson:
                 # By position, as keywords cost more than the work: no ensure_ascii, encode_html_chars,
                 # escape_forward_slashes, sort_keys, indent, allow_nan. First, as a cycle would trap the look at types.
                 text: str = ujson.dumps(value, False, False, False, False, False, False)
-            except Exception:  # the encoder below copes, or says what is wrong
-                pass
             else:
-                if _is_plain(value):
-                    return text
-        written: str | bytes = self._encode(value)
-        text = written if isinstance(written, str) else written.decode()
+                written: str | bytes = self._module.dumps(value)
+                text = written if isinstance(written, str) else written.decode()
+            plain = _is_plain(value)
+        except Exception:  # the encoder below copes, or says what is wrong
+            plain = False
+        if plain and self._module is ujson:
+            return text
+        if not plain:
+            text = self._encode(value)
         _strict(text, _distinct)
         return text

@@ -286,4 +286,7 @@ class PubSub:
         """Unsubscribe the adapter from a topic that has no subscriber, unless a subscription is under way."""
         if self._adapter is not None and topic not in self._topics and topic not in self._waiting:
             self._confirmed.discard(topic)
-            self._adapter.unsubscribe(topic)
+            try:
+                self._adapter.unsubscribe(topic)
+            except Exception:  # whoever leaves has left, whatever an adapter makes of it
+                log.exception("the adapter failed to unsubscribe from %s", shown(topic))

@@ -386,7 +386,10 @@ class ChannelServer(ChannelRuntime):
         """Call what :meth:`at_end` was given."""
         releases, self._releases = self._releases, None
         for release in releases or ():
-            release()
+            try:
+                release()
+            except Exception:  # of one; the others are called all the same
+                log.exception("%r failed at the end of a channel", release)
 
     def _subscribe(self, topic: str, subscriber: Subscriber) -> None:
         """Subscribe, which may take a while; the channel may end meanwhile."""

@@ -164,8 +164,11 @@ class Connection:
         """Close the connection from this side; its channels end at once, for this reason."""
         if self.open:
             self.closed(reason)
-            self.flush()
-            self.carrier.close(code, reason)
+            try:
+                self.flush()
+                self.carrier.close(code, reason)
+            except Exception:  # of a carrier; who closes many connections closes the others all the same
+                log.exception("a carrier of %s failed to close connection %d", type(self.socket).__name__, self.number)
 
     def closed(self, reason: str) -> None:
         """End: nothing can be written any more. A second call does nothing."""

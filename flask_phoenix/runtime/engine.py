@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import Context
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -52,7 +53,7 @@ UNPATCHED = (
     " with gevent.monkey.patch_all(), or let it wait with gevent.sleep()"
 )
 ENDED = "this process has stopped serving, or is about to"
-STOPPED = "the process was stopped while this client came"
+STOPPED = "this process was stopped while it started to serve"
 
 
 class Service:
@@ -180,8 +181,7 @@ class Engine:
     def farewell(self) -> None:
         """Tell the other nodes that this one ends."""
         if self._serving:
-            for service in self.services:
-                service.farewell()
+            self._tell_services(lambda service: service.farewell())
 
     def stop(self) -> None:
         """Stop what runs for the connections, which are to be closed by then."""
@@ -264,11 +264,7 @@ class Engine:
     def _tear_down(self) -> None:
         services_run, self._services_run, self._serving = self._services_run, False, False
         if services_run:
-            for service in self.services:
-                try:
-                    service.stop()
-                except Exception:
-                    log.exception("%r failed to stop", service)
+            self._tell_services(lambda service: service.stop())
         adapter, self.adapter, self.node = self.adapter, None, ""
         self.pubsub.detach()
         stopping = self._stopping = Event()
@@ -296,8 +292,7 @@ class Engine:
         self.pubsub.detach()
         self.adapter = None
         if self._services_run:
-            for service in self.services:
-                service.stop()
+            self._tell_services(lambda service: service.stop())
         self._services_run = self._serving = False
         self.node, self._transports = "", 0
         self._stopping, self._starting, self._starter = None, Semaphore(), None
@@ -423,8 +418,15 @@ class Engine:
     def _node_gone(self, node: str) -> None:
         log.info("node %s has ended", node)
         if self._services_run:
-            for service in self.services:
-                service.gone(node)
+            self._tell_services(lambda service: service.gone(node))
+
+    def _tell_services(self, tell: Callable[[Service], None]) -> None:
+        """Call each service; the failure of one is logged, and the others are called all the same."""
+        for service in list(self.services):
+            try:
+                tell(service)
+            except Exception:
+                log_failure(log, "%r failed", service)
 
     @contextmanager
     def carrying(self) -> Iterator[None]:
@@ -437,9 +439,9 @@ class Engine:
 
     def wait_until_quiet(self, seconds: float) -> None:
         """Wait, so long at most, until no transport is left at work and no author's code runs."""
-        while seconds > 0 and (self._transports or self.runners.busy):
+        deadline = monotonic() + seconds
+        while monotonic() < deadline and (self._transports or self.runners.busy):
             gevent.sleep(QUIET_CHECK_PERIOD)
-            seconds -= QUIET_CHECK_PERIOD
 
     def broadcast(self, broadcast: Broadcast, sender: Subscriber | None = None, local: bool = False) -> None:
         """Deliver a broadcast to everybody who is subscribed to its topic; from any thread.

@@ -6,7 +6,7 @@ from ..runtime.engine import Engine
 
 #: The close code for a server that goes down and comes back (RFC 6455's registry: service restart).
 SERVICE_RESTART = 1012
-#: Seconds that clients have to go when the server stops.
+#: Seconds that clients have to go when the server stops, and handlers to finish.
 GRACE = 10.0
 
 

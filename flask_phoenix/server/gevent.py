@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import logging
 import signal
-from collections.abc import Callable
+from collections.abc import Iterable
+from contextlib import suppress
+from io import BytesIO
 from socket import IPPROTO_TCP, TCP_NODELAY
 from typing import Any
 
@@ -13,12 +17,17 @@ from gevent.event import Event
 from gevent.pool import Pool
 from gevent.pywsgi import WSGIHandler, WSGIServer
 from gevent.ssl import Purpose, create_default_context
-from geventwebsocket.handler import WebSocketHandler
+from geventwebsocket.handler import Client, WebSocketHandler
+from werkzeug.exceptions import HTTPException
+from werkzeug.wrappers import Response
 
 from ..exceptions import Unsupported
 from ..runtime.engine import Engine
 from .drain import drain
+from .inspection import SERVER
 from .upgrade import SOCKET
+
+log = logging.getLogger("flask_phoenix.server")
 
 UNPATCHED = (
     "gevent has not patched the standard library: a handler that waits (time.sleep, a database, an HTTP request) would"
@@ -26,67 +35,191 @@ UNPATCHED = (
     " monkey.patch_all() -- or start it with 'flask run' or 'gunicorn -k gevent', which patch by themselves"
 )
 
+#: Seconds without new connections after one that could not be accepted, as when all file descriptors are in use.
+ACCEPT_PAUSE = 0.1
+#: Seconds between two lines that say so.
+ACCEPT_REPORT_PERIOD = 60.0
+
+#: What a log line shows for control characters, which a client may send.
+ESCAPED = {number: f"\\x{number:02x}" for number in (*range(0x20), *range(0x7F, 0xA0))}
+
+
+class UpgradeInput(BytesIO):
+    """The body of a request for an upgrade: none, though the client goes on writing.
+
+    :param rfile: where other libraries look for the socket.
+    """
+
+    def __init__(self, rfile: Any) -> None:
+        super().__init__()
+        self.rfile = rfile
+
+
+class LateWebSocket:
+    """gevent-websocket's object for a request: the client is told 101 when a view first uses it.
+
+    So a route that wants ``wsgi.websocket`` has it, and nothing has been said to the client of one that does not.
+    """
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._handler.open_websocket(), name)
+
 
 class Handler(WebSocketHandler):
     """Serves one HTTP connection: our mounts get the bare socket, other WebSocket routes gevent-websocket's."""
 
     server: Server
+    websocket: Any = None
+    status: Any
+
+    def handle(self) -> None:
+        """Serve requests until the client goes; that it hangs up is no error."""
+        with suppress(ConnectionError):
+            super().handle()
+
+    def read_request(self, raw_requestline: str) -> bool:
+        """Read the head of a request; a client that goes meanwhile ends the connection without a word."""
+        try:
+            return bool(super().read_request(raw_requestline))
+        except OSError:
+            raise gevent.GreenletExit from None
 
     def get_environ(self) -> dict[str, Any]:
-        """Add the socket to the request's environ."""
+        """Add what our endpoints take, and what other WebSocket routes do."""
         environ: dict[str, Any] = super().get_environ()
-        environ[SOCKET] = self.socket
+        environ[SOCKET], environ[SERVER] = self.socket, self.server
+        if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
+            environ["wsgi.input"], environ["wsgi.input_terminated"] = UpgradeInput(self.rfile), True
+            environ["wsgi.websocket"] = LateWebSocket(self)
         return environ
 
     def run_application(self) -> None:
-        """Let gevent-websocket upgrade the requests that the app leaves to it."""
-        if self.server.upgrades(self.environ):
-            super().run_application()
-        else:
+        """Let the app answer; a WebSocket of gevent-websocket's is closed after that."""
+        try:
             WSGIHandler.run_application(self)
+        finally:
+            websocket, self.websocket = self.websocket, None
+            if websocket is not None:
+                self.server.clients.pop(self.client_address, None)
+                if not websocket.closed:
+                    websocket.close()
+        if self.status is None:
+            self.close_connection = True  # the app has taken the socket, and used it without us
+
+    def open_websocket(self) -> Any:
+        """Upgrade the request in gevent-websocket's way, unless that was done."""
+        if self.websocket is None:
+            self._upgrade()
+        return self.websocket
+
+    def _upgrade(self) -> None:
+        try:
+            lines = self.upgrade_websocket()
+        except ValueError as error:  # its key is no base64
+            lines = [str(error)]
+        if self.websocket is None:
+            text = "".join(lines or ["this is no request for a WebSocket"])
+            headers = {"Sec-WebSocket-Version": ", ".join(self.SUPPORTED_VERSIONS)}
+            raise HTTPException(response=Response(text, self.code or 400, headers))
+        self.write(b"")
+        self.server.clients[self.client_address] = Client(self.client_address, self.websocket)
+
+    def start_response(self, status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+        """Begin an answer; after a 101 of gevent-websocket's there is none."""
+        if self.websocket is None:
+            return WSGIHandler.start_response(self, status, headers, exc_info)
+        return self.write if self.headers_sent else super().start_response(status, headers, exc_info)
+
+    def write(self, data: bytes) -> None:
+        """Write a piece of the answer."""
+        if self.websocket is None or not self.headers_sent:
+            super().write(data)
+
+    def log_request(self) -> None:
+        """Write a line to the server's access log, if it has one."""
+        WSGIHandler.log_request(self)
+
+    def format_request(self) -> str:
+        """Return that line; what a client has sent cannot control a terminal."""
+        return str(super().format_request()).translate(ESCAPED)
 
 
 class Server(WSGIServer):
-    """gevent's server, for one app.
+    """gevent's server, which drains the engines of its apps before it ends.
 
-    :param upgrades: tells from its environ whether gevent-websocket is to upgrade a request.
+    :param engines: those that are known; others join with the first request that they answer.
     """
 
     handler_class = Handler
 
-    def __init__(
-        self,
-        address: tuple[str, int],
-        app: Any,
-        engine: Engine,
-        upgrades: Callable[[dict[str, Any]], bool],
-        **options: Any,
-    ) -> None:
+    def __init__(self, address: tuple[str, int], app: Any, engines: Iterable[Engine] = (), **options: Any) -> None:
         if "certfile" in options:
             # Made once: gevent would make one for each connection, with a protocol that is deprecated.
             context = create_default_context(Purpose.CLIENT_AUTH)
             context.load_cert_chain(options.pop("certfile"), options.pop("keyfile", None))
             options["ssl_context"] = context
         super().__init__(address, app, spawn=Pool(), **options)
-        self.engine = engine
-        self.upgrades = upgrades
+        self.engines: set[Engine] = set()
+        #: gevent-websocket's clients, by their addresses.
+        self.clients: dict[Any, Client] = {}
+        self._stopping = Event()
+        self._reported = float("-inf")
+        for engine in engines:
+            self.join(engine)
+
+    def join(self, engine: Engine) -> None:
+        """Drain an engine, too, before the server ends, which an author's code may ask for by SystemExit."""
+        self.engines.add(engine)
+        engine.served, engine.stop_server = True, self._stopping.set
 
     def init_socket(self) -> None:
         """Listen, on a socket whose connections send at once: an answer goes out as head and body, in two writes."""
         super().init_socket()
         self.socket.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
 
+    def do_read(self) -> Any:
+        """Accept a connection; where that is impossible, pause, and say so in one line."""
+        try:
+            return super().do_read()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                raise
+            self._pause(error)
+            return None
+
+    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
+        """Serve a connection over TLS; a client whose handshake fails is no error."""
+        with suppress(OSError):
+            return super().wrap_socket_and_handle(client_socket, address)
+
     def serve_until_stopped(self) -> None:
         """Serve until SIGINT or SIGTERM, then let the clients go: with 1012, which tells them to come back."""
-        stopping = Event()
         for number in (signal.SIGINT, signal.SIGTERM):
-            gevent.signal_handler(number, stopping.set)
+            gevent.signal_handler(number, self._stopping.set)
         self.start()
-        stopping.wait()
-        self.close()
-        drain(self.engine)
-        self.stop(timeout=1)
-        self.engine.stop()
+        try:
+            self._stopping.wait()
+        finally:
+            self.close()
+            gevent.joinall([gevent.spawn(drain, engine) for engine in self.engines])
+            self.stop(timeout=1)
+            for engine in self.engines:
+                engine.stop()
+
+    def _pause(self, error: OSError) -> None:
+        now = self.loop.now()
+        if now - self._reported > ACCEPT_REPORT_PERIOD:
+            self._reported = now
+            log.error("no connection can be accepted: %s; raise the limit (ulimit -n)", error.strerror)
+        self.stop_accepting()
+        gevent.spawn_later(ACCEPT_PAUSE, self._resume)
+
+    def _resume(self) -> None:
+        if self.started:
+            self.start_accepting()
 
 
 def require_patched() -> None:

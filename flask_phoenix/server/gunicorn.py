@@ -1,43 +1,127 @@
-"""What gunicorn makes necessary: its number of workers, and its signals."""
+"""What gunicorn makes necessary: its number of workers, and the end of a worker."""
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import gevent
+from gevent.baseserver import BaseServer
+from gevent.pool import PoolFull
+from gevent.socket import socket
 
 from ..runtime.engine import Engine
 from .drain import drain
 
+#: Seconds between two looks at whether the worker is to end.
+CHECK_PERIOD = 0.05
+
 
 def has_several_workers() -> bool:
     """Tell whether this process is one of several workers of gunicorn, which started it and handles its signals."""
-    worker = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
-    return bool(getattr(getattr(worker, "cfg", None), "workers", 1) > 1)
+    return bool(getattr(getattr(_find_worker(), "cfg", None), "workers", 1) > 1)
 
 
 def is_worker() -> bool:
     """Tell whether this process is a worker of gunicorn, of one or of several."""
-    return hasattr(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), "cfg") and not is_master()
+    return hasattr(_find_worker(), "cfg") and not is_master()
 
 
 def is_master() -> bool:
     """Tell whether this process is gunicorn's own, which serves nobody and forks the workers."""
-    return hasattr(getattr(signal.getsignal(signal.SIGTERM), "__self__", None), "WORKERS")
+    return hasattr(_find_worker(), "WORKERS")
 
 
-def drain_on_sigterm(engine: Engine) -> None:
-    """Drain when gunicorn stops this worker: only its signal handlers know, so ours stands in front of them."""
-    previous = signal.getsignal(signal.SIGTERM)
-    worker = getattr(previous, "__self__", None)
-    if not getattr(worker, "alive", True):
-        # Told to stop before its first client came, whom another worker had just sent away.
-        engine.draining = True
+def is_loading() -> bool:
+    """Tell whether gunicorn's gevent worker is about to serve, and loads the app."""
+    sockets: list[Any] = getattr(_find_worker(), "sockets", [])
+    return bool(sockets) and all(isinstance(each, socket) for each in sockets)
 
-    def handle(number: int, frame: Any) -> None:
-        gevent.spawn(drain, engine)
-        if callable(previous):
-            previous(number, frame)
 
-    signal.signal(signal.SIGTERM, handle)
+def drain_with_worker(engine: Engine) -> None:
+    """Drain when gunicorn ends this worker; a second call for an engine does nothing."""
+    handler = signal.getsignal(signal.SIGTERM)
+    watch = getattr(handler, "__self__", None)
+    if not isinstance(watch, WorkerWatch):
+        watch = WorkerWatch(_find_worker(), handler)
+        watch.start()
+    watch.add(engine)
+
+
+def _find_worker() -> Any:
+    """Return gunicorn's object for this process, which handles its signals; None: there is none."""
+    owner = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    return owner.worker if isinstance(owner, WorkerWatch) else owner
+
+
+def _stop_worker() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+class WorkerWatch:
+    """Drains engines when their worker is to end: at SIGTERM, and for ``--reload`` and ``--max-requests``.
+
+    gunicorn tells nobody. It sets ``alive`` to False, which its worker notices within a second; then the worker stops
+    accepting and waits until its pools of greenlets are empty.
+
+    :param previous: the handler of SIGTERM, which is called too.
+    """
+
+    def __init__(self, worker: Any, previous: Any) -> None:
+        self.worker = worker
+        self._previous = previous
+        self._engines: list[Engine] = []
+        self._timer = gevent.get_hub().loop.timer(CHECK_PERIOD, CHECK_PERIOD, ref=False)
+        self._ending = False
+
+    def start(self) -> None:
+        """Watch for the signal, which is noticed at once, and for other reasons."""
+        signal.signal(signal.SIGTERM, self.handle_signal)
+        if self.worker is not None:
+            self._timer.start(self._check)
+
+    def add(self, engine: Engine) -> None:
+        """Drain an engine, too; at once, if the worker has been told to end."""
+        if engine not in self._engines:
+            self._engines.append(engine)
+            engine.served, engine.stop_server, engine.draining = True, _stop_worker, self._ending
+            self._check()
+
+    def handle_signal(self, number: int, frame: Any) -> None:
+        """End, and let gunicorn do what it does."""
+        self._end()
+        if callable(self._previous):
+            self._previous(number, frame)
+
+    def _check(self) -> None:
+        if not getattr(self.worker, "alive", True):
+            self._end()
+
+    def _end(self) -> None:
+        """Accept nobody more, and drain; the worker waits for that as for its clients."""
+        if self._ending:
+            return
+        self._ending = True
+        self._timer.close()
+        servers = list(self._servers())
+        for server in servers:
+            server.close()
+        for engine in self._engines:
+            engine.draining = True
+            greenlet: Any = gevent.Greenlet(drain, engine)
+            for server in servers:
+                with suppress(PoolFull):
+                    server.pool.add(greenlet, blocking=False)
+            greenlet.start()
+
+    def _servers(self) -> Iterator[Any]:
+        """Yield the servers of the worker, which keeps them to itself."""
+        listening = {each.fileno() for each in getattr(self.worker, "sockets", ())}
+        for each in gc.get_objects():
+            # issubclass: isinstance would ask proxies, which answer for others or raise.
+            if issubclass(type(each), BaseServer) and not each.closed and each.socket.fileno() in listening:
+                yield each

@@ -34,6 +34,7 @@ from .surroundings import surroundings_of_handshake
 from .websocket import Limits, WebSocketCarrier, accept_upgrade
 
 log = logging.getLogger("flask_phoenix.handshake")
+server_log = logging.getLogger("flask_phoenix.server")
 
 #: How the names of our endpoints begin in Flask; no other one has a space in it by accident.
 NAME = "phoenix "
@@ -69,6 +70,7 @@ class Endpoint:
         self.json = json
         self.mount = mount
         self.serializers = _serializers(mount, json)
+        self._unsupported_logged = False
 
     @property
     def name(self) -> str:
@@ -101,6 +103,26 @@ class Endpoint:
     def view(self, **variables: Any) -> Response:
         """Answer a request."""
         raise NotImplementedError
+
+    def inspect_server(self) -> None:
+        """Look at the server with the first client; one that cannot serve any is HTTP 501, and said once in the log."""
+        try:
+            inspect_server(self.engine, request.environ)
+        except Unsupported as error:
+            server_log.log(logging.DEBUG if self._unsupported_logged else logging.ERROR, "%s", error)
+            self._unsupported_logged = True
+            http_error(501, str(error))
+
+    def serve_engine(self) -> None:
+        """Start what connections need, while a client can still be refused: never a 101 that cannot be served."""
+        try:
+            self.engine.serve()
+        except PhoenixError as error:
+            if not self.engine.draining:
+                log.error("refused a client of %s, which cannot be served: %s", self.mount.path, error)
+            http_error(503)
+        if self.engine.draining:  # meanwhile
+            http_error(503)
 
     def accept(self, carrier: Carrier, variables: dict[str, Any]) -> Connection:
         """Make a connection from the current request with a carrier that needs no socket.
@@ -154,7 +176,7 @@ class WebSocketEndpoint(Endpoint):
         """Take the steps of the handshake; each may refuse, in Phoenix's order (``transports/websocket.ex``)."""
         if request.method != "GET":
             http_error(400)
-        inspect_server(self.engine, request.environ)
+        self.inspect_server()
         with close_refused(self.engine, request.environ):
             if self.engine.draining:
                 http_error(503)
@@ -185,13 +207,13 @@ class WebSocketEndpoint(Endpoint):
             # RFC 6455, 4.2.2: whose version is unknown is told the known one.
             http_error(400, str(error), {"Sec-WebSocket-Version": "13"})
         except Unsupported as error:
-            log.error("%s", error)
+            server_log.error("%s", error)
             http_error(501, str(error))
         upgrade: Upgrade | None = environ.get(UPGRADE)
         if upgrade is None:
             log.error(NO_GATEWAY)
             http_error(501)
-        self._serve_engine()
+        self.serve_engine()
         limits = Limits(options.timeout, options.max_frame_size, options.outbox_limit)
         # A server that has sent its own 101 has agreed on no extensions.
         carrier = WebSocketCarrier(sock, [] if upgraded else extensions, limits)
@@ -203,16 +225,6 @@ class WebSocketEndpoint(Endpoint):
 
         upgrade.carry, upgrade.sock, upgrade.upgraded = carry, sock, upgraded
         return make_response("", 101, [*headers, ("Sec-WebSocket-Protocol", protocol)] if protocol else headers)
-
-    def _serve_engine(self) -> None:
-        """Start what connections need, while a client can still be refused: never a 101 that cannot be served."""
-        try:
-            self.engine.serve()
-        except PhoenixError as error:
-            log.error("refused a client of %s, which cannot be served: %s", self.mount.path, error)
-            http_error(503)
-        if self.engine.draining:  # meanwhile
-            http_error(503)
 
 
 def _serializers(mount: Mount, json: Json) -> list[tuple[Serializer, str]]:

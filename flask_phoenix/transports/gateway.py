@@ -15,7 +15,8 @@ UPGRADE = "flask_phoenix.upgrade"
 #: Headers that every response of Flask has, and that say nothing about a WebSocket.
 _OF_A_BODY = ("content-type", "content-length")
 
-_SLASHES = re.compile("/{2,}")
+#: What a path may have too much: the address before it (RFC 6455, 4.2.1), and empty segments.
+_SUPERFLUOUS = re.compile("^(?i:https?)://[^/]*|(?<=/)/+")
 
 
 class Upgrade:
@@ -26,6 +27,8 @@ class Upgrade:
     the response object, which an app's ``response_class``, ``make_response`` or ``after_request`` may replace; only
     where one of them takes the status 101 away, there is no WebSocket.
     """
+
+    __slots__ = ("_head", "_start_response", "_write", "answered", "carry", "sock", "upgraded")
 
     def __init__(self, start_response: Any) -> None:
         self._start_response = start_response
@@ -68,16 +71,22 @@ class Upgrade:
         finally:
             getattr(body, "close", bool)()
         if self.begins:
-            self._run()
+            # Nothing of the request is kept while frames are carried.
+            del body
+            if (carry := self._begin()) is not None:
+                carry()
 
-    def _run(self) -> None:
-        assert self.carry is not None
-        if not self.upgraded:
-            try:
+    def _begin(self) -> Callable[[], None] | None:
+        """Send the head, and return what carries the frames; None: the client has hung up."""
+        carry, self.carry = self.carry, None
+        try:
+            if not self.upgraded:
                 self._send_head()
-            except OSError:
-                return  # the client has hung up
-        self.carry()
+        except OSError:
+            return None
+        finally:
+            self._start_response = self._write = self.sock = None
+        return carry
 
     def _send_head(self) -> None:
         if self._write is not None:
@@ -103,20 +112,20 @@ class Gateway:
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
         """Answer a request."""
         if "//" in environ.get("PATH_INFO", ""):
-            self._merge_slashes(environ)
+            self._clean_path(environ)
         if "HTTP_UPGRADE" not in environ:
             return self._wsgi_app(environ, start_response)
         upgrade = environ[UPGRADE] = Upgrade(start_response)
         body = self._wsgi_app(environ, upgrade.start_response)
         return body if upgrade.answered and not upgrade.begins else upgrade.follow(body)
 
-    def _merge_slashes(self, environ: dict[str, Any]) -> None:
-        """Take empty segments out of a path that leads to a mount, as Phoenix does; Werkzeug would redirect."""
+    def _clean_path(self, environ: dict[str, Any]) -> None:
+        """Take what is superfluous out of a path to a mount, as Phoenix does; Werkzeug would redirect."""
         path: str = environ["PATH_INFO"]
         if not self._finds_mount(environ, path):
-            merged = _SLASHES.sub("/", path)
-            if self._finds_mount(environ, merged):
-                environ["PATH_INFO"] = merged
+            clean = _SUPERFLUOUS.sub("", path)
+            if self._finds_mount(environ, clean):
+                environ["PATH_INFO"] = clean
 
     def _finds_mount(self, environ: dict[str, Any], path: str) -> bool:
         try:

@@ -184,16 +184,25 @@ class WebSocketCarrier(Carrier):
                 self._sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
         self._watch(self._limits.timeout, self._check_idle)
         try:
-            connection.opened()
-            if connection.engine.draining:  # since it was admitted
-                connection.close(CloseCode.SERVICE_RESTART, "draining")
+            self._open()
             self._carry()
-        except PhoenixError:
-            log.exception("a client of %s cannot be served", type(connection.socket).__name__)
-            self.close(CloseCode.INTERNAL_ERROR, "cannot be served")
         finally:
             connection.closed("closed")
             self._hang_up()
+
+    def _open(self) -> None:
+        """Begin, unless the process drains since the client was admitted, or is no node any more."""
+        connection = self._connection
+        try:
+            connection.opened()
+            if connection.engine.draining:
+                connection.close(CloseCode.SERVICE_RESTART, "draining")
+        except PhoenixError:
+            if connection.engine.draining:
+                self.close(CloseCode.SERVICE_RESTART, "draining")
+                return
+            log.exception("a client of %s cannot be served", type(connection.socket).__name__)
+            self.close(CloseCode.INTERNAL_ERROR, "cannot be served")
 
     def close(self, code: int, reason: str) -> None:
         """Send a close frame after all that waits; the client has :data:`CLOSE_TIMEOUT` to answer it."""

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 from flask import Flask, Response, request, send_from_directory
 from flask.typing import ResponseReturnValue
+from flask_sock import Sock
 from gevent import idle
 from gevent.event import Event
 
@@ -275,6 +276,13 @@ def plain_websocket() -> ResponseReturnValue:
     while (message := websocket.receive()) is not None:
         websocket.send(message)
     return ""
+
+
+@Sock(app).route("/sock")  # type: ignore[untyped-decorator]
+def flask_sock_route(websocket: Any) -> None:
+    """Echo over flask-sock's WebSocket."""
+    while True:
+        websocket.send(websocket.receive())
 
 
 @app.get("/blank")

@@ -8,6 +8,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import sys
+from asyncio import CancelledError
 from typing import Any
 
 import gevent
@@ -95,7 +96,7 @@ class EdgeChannel(Channel):
             case "throw":
                 raise gevent.GreenletExit
             case "exit":
-                sys.exit("join exits")
+                raise CancelledError  # SystemExit would stop the server
             case "badreturn":
                 return 42
             case "slow":

@@ -400,8 +400,9 @@ class MemoryClient:
         stream: bool = True,
         name: str | None = None,
         max_channels: int = 100,
+        carrier: RecordingCarrier | None = None,
     ) -> None:
-        self.carrier = RecordingCarrier(stream)
+        self.carrier = carrier or RecordingCarrier(stream)
         self.socket = socket({}, "websocket")
         protocol = Protocol(serializer, socket.match, max_channels)
         self.connection = ChannelConnection(engine, self.socket, name, self.carrier, protocol)

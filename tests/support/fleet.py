@@ -16,7 +16,7 @@ from urllib.parse import urlencode
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.support.processes import DEADLINE, HOST, Server, Servers, wait_until
+from tests.support.processes import DEADLINE, HOST, START, Server, Servers, wait_until
 
 GUNICORN = (sys.executable, "-m", "gunicorn", "--no-control-socket", "-b", "127.0.0.1:{port}", "-k", "gevent")
 READY = ("-c", "python:tests.clients.gunicorn_ready")
@@ -86,9 +86,9 @@ class Client:
         self.push("echo", {})
         return self.heard
 
-    def wait_for(self, condition: Callable[[], bool]) -> bool:
+    def wait_for(self, condition: Callable[[], bool], within: float = DEADLINE) -> bool:
         """Listen until a condition holds; return whether it did before the deadline."""
-        return wait_until(condition, lambda: self.pump(DEADLINE))
+        return wait_until(condition, lambda: self.pump(within), within)
 
     def pump(self, seconds: float) -> bool:
         """Take the next frame, if one comes in so many seconds; return whether one came."""
@@ -248,7 +248,7 @@ class Fleet:
                 self.wait_briefly()
             answered.add(worker)
 
-        assert wait_until(complete, ask), f"of {self.pids()} these answer: {answered}"
+        assert wait_until(complete, ask, START), f"of {self.pids()} these answer: {answered}"
         return self.pids() - gone
 
     def wait_briefly(self) -> None:
@@ -281,7 +281,7 @@ class Fleet:
                 found.pop().close()
             found.append(Tab(self.server, **params))
 
-        assert wait_until(fits, dial), f"no connection has come to {worker}"
+        assert wait_until(fits, dial, START), f"no connection has come to {worker}"
         self._clients.callback(found[0].close)
         return found[0]
 
@@ -319,7 +319,7 @@ class Fleet:
             first, *others = seen.values()
             return plain(first) == plain_expected(expected) and all(other == first for other in others)
 
-        assert wait_until(agreed, lambda: clients[0].pump(TICK)), (
+        assert wait_until(agreed, lambda: clients[0].pump(TICK), START), (
             f"expected {expected}, got {json.dumps(seen, indent=1)}"
         )
 

@@ -17,6 +17,8 @@ HOST = "127.0.0.1"
 ENVIRONMENT = {"GUNICORN_CMD_ARGS": "--no-control-socket", "PYTHONUNBUFFERED": "1"}
 #: The unit of all waiting: seconds after which what has not happened counts as lost. A slow machine stretches it.
 DEADLINE = 10 * float(os.environ.get("PHOENIX_TEST_STRETCH", "1"))
+#: The same where processes start: each takes a second of its own, and more beside others.
+START = 5 * DEADLINE
 
 
 def free_port() -> int:
@@ -26,12 +28,12 @@ def free_port() -> int:
     return port
 
 
-def wait_until(condition: Callable[[], bool], tick: Callable[[], object]) -> bool:
+def wait_until(condition: Callable[[], bool], tick: Callable[[], object], within: float = DEADLINE) -> bool:
     """Ask again after each tick until the condition holds; return whether it did before the deadline.
 
     :param tick: lets a moment pass: an event waited for with a short limit, or one turn of a loop.
     """
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + within
     while not condition():
         if time.monotonic() > deadline:
             return False
@@ -76,14 +78,16 @@ class Server:
 
         :raises AssertionError: the process ended instead, or the deadline passed.
         """
-        assert wait_until(self._accepts, self._wait_briefly), self._failure("accepts no connection")
+        assert wait_until(self._accepts, self._wait_briefly, START), self._failure("accepts no connection")
 
     def wait_for_log(self, text: str) -> None:
         """Return once the server has written a text.
 
         :raises AssertionError: it did not before the deadline.
         """
-        assert wait_until(lambda: text in self.logs(), self._wait_briefly), self._failure(f"does not write {text!r}")
+        assert wait_until(lambda: text in self.logs(), self._wait_briefly, START), self._failure(
+            f"does not write {text!r}"
+        )
 
     def stop(self, number: int = signal.SIGTERM) -> int:
         """Ask the process to end, and return its exit status; whatever is left of its group is killed.

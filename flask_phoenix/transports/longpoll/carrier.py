@@ -78,6 +78,12 @@ class LongPollCarrier(Carrier):
         frames, self._frames, self._size = self._frames, [], 0
         return frames
 
+    def restore(self, frames: list[str]) -> None:
+        """Take frames back whose answer has not reached the client: they are the next poll's, before all others."""
+        self._frames[:0] = frames
+        self._size += sum(map(len, frames))
+        self._wake()
+
     def close(self, code: int, reason: str) -> None:
         """End the session. What waits can still be fetched by a poll that is under way."""
         self._timer.close()

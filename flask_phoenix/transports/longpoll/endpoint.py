@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
 from flask import Response, current_app, make_response, request
@@ -10,10 +11,9 @@ from werkzeug.exceptions import HTTPException
 from ...exceptions import Refused
 from ...protocol.json import Json
 from ...runtime.engine import Engine
-from ...server.inspection import inspect_server
-from ...server.upgrade import late_body
+from ...server.upgrade import has_hung_up
 from ..endpoint import Endpoint
-from ..handshake import check_origin, http_error
+from ..handshake import check_origin, http_error, parse_query
 from ..options import Mount
 from .session import GONE, NOT_UTF8, Session, Sessions, text_line
 
@@ -59,16 +59,28 @@ class LongPollEndpoint(Endpoint):
                 http_error(400)
 
     def _poll(self, variables: dict[str, Any]) -> Response:
-        inspect_server(self.engine, request.environ)
+        self.inspect_server()
         token, session = self._session()
         if session is None:
             return self._open(variables)
+        return _uncached(Response(self._frames(token, session, request.environ), content_type=JSON_TYPE))
 
-        def body() -> bytes:
-            status, frames = session.poll()
-            return self._body({"status": status, "token": token, "messages": frames})
+    def _frames(self, token: str, session: Session, environ: dict[str, Any]) -> Iterator[bytes]:
+        """Wait while the server iterates over the answer, after Flask has torn the request down.
 
-        return _uncached(Response(late_body(body), content_type=JSON_TYPE))
+        What does not reach the client, which may have gone, is the next poll's.
+        """
+        status, frames = session.poll()
+        if frames and has_hung_up(environ):
+            session.restore(frames)
+            return
+        reached = False
+        try:
+            yield self._body({"status": status, "token": token, "messages": frames})
+            reached = True  # the server asks for more when it has written that
+        finally:
+            if frames and not reached:
+                session.restore(frames)
 
     def _open(self, variables: dict[str, Any]) -> Response:
         """Begin a session, if the author lets the client in. Here the mount's error_handler is not asked."""
@@ -80,10 +92,25 @@ class LongPollEndpoint(Endpoint):
             admission = None
         if admission is None:
             return self._answer({"status": FORBIDDEN})
-        self.engine.serve()
-        carrier, token = self.sessions.open()
+        self.serve_engine()
+        client = _client()
+        carrier, id, token = self.sessions.open(client)
         carrier.serve(self.connect(admission, carrier))
-        return self._answer({"status": GONE, "token": token, "messages": []})
+        return _uncached(Response(self._token(client, id, token), content_type=JSON_TYPE))
+
+    def _token(self, client: Hashable, id: str, token: str) -> Iterable[bytes]:
+        """Hand out a session's token; later, after Flask has torn the request down, to one who uses no session."""
+        sessions, body = self.sessions, self._body({"status": GONE, "token": token, "messages": []})
+
+        def late() -> Iterator[bytes]:
+            sessions.unused.wait(client)
+            sessions.hand_out(client, id)
+            yield body
+
+        if sessions.unused.are_many(client):
+            return late()
+        sessions.hand_out(client, id)
+        return [body]
 
     def _publish(self) -> int:
         _, session = self._session(ask=False)
@@ -91,9 +118,14 @@ class LongPollEndpoint(Endpoint):
         return GONE if session is None else session.dispatch(lines)
 
     def _session(self, ask: bool = True) -> tuple[str, Session | None]:
-        """Find the client's session by its token: in the header, as newer clients send it, else in the query."""
-        token = request.headers.get(TOKEN_HEADER) or request.args.get("token") or ""
-        return token, self.sessions.find(token, ask) if token else None
+        """Find the client's session by its token: in the header, as newer clients send it, else in the query.
+
+        Of several parameters of that name the last one is the client's: others may be the app's.
+        """
+        token = request.headers.get(TOKEN_HEADER) or parse_query(request.query_string).get("token")
+        if not isinstance(token, str) or not token:
+            return "", None
+        return token, self.sessions.find(token, ask)
 
     def _lines(self) -> list[str]:
         """Read the body: in a batch, each line is text, or base64 of a binary frame."""
@@ -101,7 +133,10 @@ class LongPollEndpoint(Endpoint):
         if size > BODY_LIMIT:
             http_error(400)
         # get_data, since a before_request may have read the body already; one of no known size only up to the bound.
-        body = request.get_data() if size else request.stream.read(BODY_LIMIT + 1)
+        try:
+            body = request.get_data() if size else request.stream.read(BODY_LIMIT + 1)
+        except OSError:  # the client has gone
+            http_error(400)
         if len(body) > BODY_LIMIT:
             http_error(400)
         try:
@@ -122,6 +157,13 @@ class LongPollEndpoint(Endpoint):
 def _keys() -> list[Any]:
     """Return the app's secret keys, the one to sign with last."""
     return [*reversed(current_app.config.get("SECRET_KEY_FALLBACKS") or []), current_app.secret_key]
+
+
+def _client() -> Hashable:
+    """Return what tells clients apart, as well as can be: many may come from one address, or through one proxy."""
+    query = b"&".join(pair for pair in request.query_string.split(b"&") if not pair.startswith(b"token="))
+    headers = request.headers
+    return request.remote_addr, headers.get("X-Forwarded-For"), headers.get("User-Agent"), query
 
 
 def _preflight() -> Response:

@@ -53,6 +53,19 @@ export async function batches_keep_their_order(stage) {
   equal(sizes.all, [100, 50], "lines of each batch")
 }
 
+/** A reply to the leave says nothing: the client gives it itself. The one to a ping comes after the leave was handled. */
+export async function leaves_before_it_goes(stage) {
+  const topic = stage.own("room")
+  const watcher = await stage.joined(stage.socket(), topic)
+  const socket = stage.socket({ params: { user: stage.own("user") } })
+  const channel = await stage.joined(socket, topic, { farewell: true })
+  const farewells = new Notes("farewell")
+  watcher.on("farewell", (payload) => farewells.hear(payload))
+  channel.leave()
+  socket.ping(() => socket.disconnect())
+  equal(await farewells.until(1), [{ user: stage.own("user") }], "what terminate broadcasts")
+}
+
 export async function session_token_expires(stage) {
   const socket = stage.socket({ path: "/brief" })
   const channel = socket.channel(stage.own("room"))
