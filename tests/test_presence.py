@@ -19,21 +19,13 @@ from flask_phoenix.tracker.server import MAX_META_DEPTH
 from flask_phoenix.tracker.state import Entry
 from tests.support.clients import Site
 from tests.support.loop import in_thread
-from tests.support.presence import Member, Node, Room, entry, raised, refs, settle
+from tests.support.presence import Member, Node, Room, entry, nested, raised, refs, settle
 from tests.support.processes import DEADLINE
 
 #: What no other client could be told.
 NO_METAS = [7, "away", [1], b"away", {"n": float("nan")}, {"b": b"\x00"}, {"o": object()}, {"s": "\ud800"}]
 #: Names that are something else somewhere.
 KEYS = ["", " ", "__proto__", "constructor", "metas", "phx_ref", 7, "ä\n\x00🙂", "a" * 300]
-
-
-def nested(levels: int) -> Any:
-    """Make a meta of so many levels of dicts and lists."""
-    value: Any = "the end"
-    for level in range(levels, 0, -1):
-        value = {"deeper": value} if level % 2 else [value]
-    return value
 
 
 class Slow(dict[str, Any]):

@@ -22,7 +22,7 @@ from flask_phoenix.tracker import replica
 from flask_phoenix.tracker.state import Entry, Tracker
 from tests.support.loop import in_thread
 from tests.support.network import Network, NetworkAdapter
-from tests.support.presence import LONG, SHORT, MakeNode, Node, entry, eventually, raised, refs, settle
+from tests.support.presence import LONG, SHORT, MakeNode, Node, entry, eventually, nested, raised, refs, settle
 from tests.support.processes import DEADLINE
 
 #: The topic of what nodes tell each other of a presence.
@@ -471,6 +471,17 @@ def test_a_forked_process_has_entries_of_its_own() -> None:
 
 
 # What fails
+
+
+def test_what_an_older_node_lets_in_costs_nothing(make: Callable[..., Node]) -> None:
+    node = make()
+    watcher = node.enter()
+    topics = {"deep": {"eve": [{"phx_ref": "1", "meta": nested(490)}]}, "room:1": {"ada": [{"phx_ref": "2"}]}}
+    node.adapter.hear(GOSSIP, b"J\x00\x06gossip" + json.dumps([1, "delta", "old", 1, topics, []]).encode())
+    newcomer = node.enter("deep")
+    assert list(newcomer.people) == ["eve"]
+    node.adapter.gone("old")
+    assert (watcher.changes(), newcomer.changes()) == ([("ada", ""), ("", "ada")], [("", "eve")])
 
 
 @pytest.mark.parametrize("failure", [NotPublished("the link is down"), OSError("broken"), CancelledError()])
