@@ -174,9 +174,9 @@ class Engine:
         """Let a service start and stop with the connections."""
         self.services.append(service)
         if self._services_run:
-            service.start()
+            self.hub.run(service.start)
         if self._serving:
-            service.greet()
+            self.hub.run(service.greet)
 
     def farewell(self) -> None:
         """Tell the other nodes that this one ends."""
