@@ -7,10 +7,11 @@ import decimal
 import json
 import logging
 from collections.abc import Iterator
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any
 
 import flask
+import flask_login
 import gevent
 import pytest
 from flask import current_app, g, got_request_exception, session, url_for
@@ -77,6 +78,8 @@ def test_callback_that_blocks_keeps_its_own_context(site: Site) -> None:
     def wait(channel: Room) -> Any:
         WHO.set(channel.params["user"])
         assert gates[channel.params["user"]].wait(DEADLINE)
+        assert gevent.spawn(WHO.get).get() == "nobody", "a greenlet of the author's starts without variables"
+        assert gevent.spawn(copy_context().run, WHO.get).get() == channel.params["user"]
         return {"who": WHO.get()}
 
     clients = [site.enter(scripted(do=wait), user=user) for user in gates]
@@ -174,7 +177,6 @@ def test_url_for_of_functions_that_belong_to_no_client_needs_a_server_name(site:
 
 
 def test_current_user_of_flask_login() -> None:
-    flask_login = pytest.importorskip("flask_login")
     site = Site(KINDS[1])
     login = flask_login.LoginManager(site.app)
 
@@ -214,6 +216,28 @@ def test_current_user_of_flask_login() -> None:
 
 
 # Exceptions
+
+
+def test_teardown_functions_are_given_what_nothing_handled_and_http_handlers_are_not_asked(own_site: Site) -> None:
+    given: list[str] = []
+    failures: list[BaseException] = [Refused("no"), ValueError(), RuntimeError()]
+    own_site.app.register_error_handler(RuntimeError, lambda error: f"asked: {given.pop()}")
+    own_site.app.teardown_appcontext(lambda error: given.append(type(error).__name__))
+    own_site.phoenix.errorhandler(ValueError)(lambda error, channel: {})
+
+    def fail(channel: Room) -> Any:
+        given.clear()
+        raise failures.pop(0)
+
+    client = own_site.enter(scripted(do=fail, terminate=lambda channel, reason: channel.note(given[:])))
+    for ref in "234":
+        client.say("1", ref, "room:1", "do")
+        client.rest()
+        if failures:
+            assert set(given) == {"NoneType"}
+    assert [note for note in own_site.notes() if isinstance(note, list)] == [["RuntimeError"]], (
+        "app.errorhandler is not asked"
+    )
 
 
 @pytest.fixture

@@ -772,7 +772,10 @@ def test_what_was_on_its_way_when_the_connection_ended_is_dropped(site: Site) ->
 def test_what_ends_with_a_channel_ends_before_it_cleans_up(site: Site, end: str) -> None:
     client = site.enter(
         scripted(
-            after_join=lambda channel: channel.runtime.at_end(lambda: channel.note("released")),
+            # What fails at the end of a channel keeps nothing else from it.
+            after_join=lambda channel: [
+                channel.runtime.at_end(end) for end in (fails(OSError), partial(channel.note, "released"))
+            ],
             do=lambda channel: channel.stop("normal" if end == "stop" else "broken"),
             terminate=lambda channel, reason: channel.note(channel.runtime.at_end(lambda: channel.note("never"))),
         )

@@ -47,13 +47,15 @@ from flask_phoenix.runtime import inbox
 from flask_phoenix.server import drain
 from flask_phoenix.testing import Client, Joined
 from flask_phoenix.tracker import replica
-from flask_phoenix.tracker.server import COUNT_PERIOD
+from flask_phoenix.tracker.server import COUNT_PERIOD, MAX_META_DEPTH
 from flask_phoenix.transports import handshake, websocket
 from flask_phoenix.transports.longpoll.carrier import ABSENT_WINDOWS
 from flask_phoenix.transports.longpoll.endpoint import BATCH, BODY_LIMIT
 from flask_phoenix.transports.longpoll.session import UNUSED_DELAY, UNUSED_SESSIONS
 from flask_phoenix.transports.options import INFO_KEYS, PREFIX, Options
 from flask_phoenix.transports.origin import CONN, OriginPolicy
+from tests.support.network import Network
+from tests.support.presence import Node, eventually
 from tests.support.processes import DEADLINE, HOST, ROOT, Servers
 from tests.test_architecture import MODULES, tree
 
@@ -244,6 +246,50 @@ def test_bounds_of_presence() -> None:
     assert f" {replica.SETTLE_TIMEOUT} seconds" in prose("presence.md")
 
 
+def test_numbers_of_presence() -> None:
+    text = " ".join(prose("presence.md").split())
+    options: dict[str, Any] = {field.name: field.default for field in fields(Options)}
+    down_period, window = signature(Phoenix.presence).parameters["down_period"].default, options["window"]
+    for said, *meant in (
+        (r"at most (\d+) levels", MAX_META_DEPTH),
+        (r"less than about (\d+) seconds", down_period - 2 * down_period / replica.HEARTBEATS),
+        (r"`timeout` has passed, (\d+) seconds", options["timeout"]),
+        (r"for (\d+) to (\d+) seconds", 1.5 * window, 3 * window),
+        (r"`outbox_limit` of (\d+) MiB", options["outbox_limit"] / 2**20),
+        (r"bytes every (\d+) seconds", down_period / replica.HEARTBEATS),
+    ):
+        assert [float(number) for number in re.search(said, text).groups()] == meant, said  # type: ignore[union-attr]
+
+
+def test_sizes_of_presence() -> None:
+    network, names = Network(), [f"{number:04}" for number in range(1000)]
+    node, other = Node(network=network, down_period=DEADLINE / 50), Node(network=network)
+    watcher = other.enter()
+    node.online.track("room:1", "0000", {"status": "here"})
+    eventually(lambda: all(kind in str(network.published) for kind in ("delta", "heartbeat")))
+    sizes = {
+        kind: len(topic) + len(data)
+        for _, topic, data in network.published
+        for kind in ("delta", "heartbeat")
+        if f'"{kind}"'.encode() in data
+    }
+    for name in names[1:]:
+        node.online.track("room:1", name, {"status": "here"})
+    eventually(lambda: len(other.present()) == len(names))
+    watcher.news()
+    node.engine.stop()
+    eventually(lambda: not other.present())
+    ((_, leaves),) = watcher.diffs()
+    other.stop()
+    text = " ".join(prose("presence.md").split())
+    for said, size in (
+        (r"heartbeat of about (\d+) bytes", sizes["heartbeat"]),
+        (r"adds about (\d+) bytes", sizes["delta"]),
+        (r"of about (\d+) bytes for each", len(json.dumps(leaves, separators=(",", ":"))) / len(names)),
+    ):
+        assert float(re.search(said, text)[1]) == pytest.approx(size, rel=0.1), said  # type: ignore[index]
+
+
 def test_arguments_of_presence() -> None:
     said = {name: default for name, default, _ in rows("presence.md", "argument", "default", "meaning")}
     kind, name, down_period = (signature(Phoenix.presence).parameters[key] for key in ("kind", "name", "down_period"))
@@ -348,6 +394,30 @@ def test_the_formula_of_scaling() -> None:
             cost = costs["S", ""][mode] + published * costs["P", over][mode] + (nodes - 1) * costs["R", over][mode]
             cost += nodes * costs["F", ""][mode] + (clients - nodes) * other
             assert first(cell) == pytest.approx(cost, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("page", "said", "meant"),
+    [
+        ("channels.md", r"If ([\d,]+) wait, the channel crashes", inbox.INBOX_LIMIT),
+        ("channels.md", r"cut at ([\d,]+) characters", SHOWN_CHARACTERS),
+        ("differences.md", r"while ([\d,]+) wait in one channel", inbox.INBOX_LIMIT),
+        ("differences.md", r"beyond ([\d,]+) the channel crashes", inbox.INBOX_LIMIT),
+        ("testing.md", r"reply\(ref, within=([\d.]+)\)", signature(Client.reply).parameters["within"].default),
+        (
+            "testing.md",
+            r"message\", within=([\d.]+)\)` \| Waits",
+            signature(Client.receive).parameters["within"].default,
+        ),
+        ("testing.md", r"message\", within=([\d.]+)\)` \| Sees", signature(Client.refute).parameters["within"].default),
+        ("testing.md", r"payload=None, within=([\d.]+)\)", signature(Joined.call).parameters["within"].default),
+        ("testing.md", r"expect\(event, within=([\d.]+)\)", signature(Joined.expect).parameters["within"].default),
+        ("testing.md", r"refute\(event, within=([\d.]+)\)", signature(Joined.refute).parameters["within"].default),
+    ],
+)
+def test_numbers_of_channels_and_of_testing(page: str, said: str, meant: float) -> None:
+    text = " ".join(read(page).split())
+    assert [float(number.replace(",", "")) for number in re.findall(said, text)] == [meant]
 
 
 def test_ways_between_nodes() -> None:

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import datetime, timezone
 from pathlib import Path
-from subprocess import PIPE, STDOUT
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +21,7 @@ from typing import Any
 import gevent
 import gevent.socket
 import pytest
-from flask import Flask, current_app, g, has_app_context, has_request_context, render_template_string
+from flask import Flask, current_app, has_app_context, has_request_context, render_template_string
 from flask.json.provider import DefaultJSONProvider, JSONProvider
 from gevent.event import Event
 from gevent.queue import Queue
@@ -32,7 +31,6 @@ from flask_phoenix import (
     Channel,
     InvalidOption,
     InvalidPayload,
-    Message,
     NotPublished,
     Phoenix,
     PhoenixError,
@@ -41,13 +39,12 @@ from flask_phoenix import (
     on,
 )
 from flask_phoenix.presence import Presence
-from flask_phoenix.protocol.serializers import V2Serializer
 from flask_phoenix.pubsub.adapter import Adapter
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.testing import Client, Joined, MemoryAdapter
 from tests.support.loop import in_thread
 from tests.support.processes import DEADLINE, ROOT
-from tests.support.wire import UPGRADE, Entry
+from tests.support.wire import UPGRADE
 
 
 def room(phoenix: Phoenix, online: Any = None) -> None:
@@ -261,33 +258,6 @@ def test_broadcasts(app: Flask, phoenix: Phoenix, enter: Callable[..., Client]) 
     elsewhere.refute("news")
 
 
-def test_broadcasts_of_another_thread(phoenix: Phoenix, enter: Callable[..., Client]) -> None:
-    joined = enter().join("room:1")
-
-    def work() -> None:
-        for number in range(100):
-            phoenix.broadcast("room:1", "news", {"n": number})
-        phoenix.broadcast("room:1", "news", ["no dict"])
-
-    with pytest.raises(InvalidPayload):
-        in_thread(work)
-    assert [joined.expect("news") for _ in range(100)] == [{"n": number} for number in range(100)]
-
-
-@pytest.mark.parametrize("payload", [["a list"], "text", None, {"n": float("nan")}, {"n": object()}])
-def test_payloads_that_a_client_cannot_take(phoenix: Phoenix, enter: Callable[..., Client], payload: Any) -> None:
-    joined = enter().join("room:1")
-    with pytest.raises(InvalidPayload):
-        phoenix.broadcast("room:1", "news", payload)
-    joined.refute("news")
-
-
-@pytest.mark.parametrize(("topic", "event"), [(7, "news"), ("room:1", 7), (None, "news"), ("room:1", b"news")])
-def test_odd_names(phoenix: Phoenix, topic: Any, event: Any) -> None:
-    with pytest.raises(InvalidPayload, match="strings"):
-        phoenix.broadcast(topic, event, {})
-
-
 # Functions that listen
 
 
@@ -313,15 +283,6 @@ def test_functions_that_listen(app: Flask, phoenix: Phoenix, enter: Callable[...
     phoenix.broadcast("room:1", "news", {"n": "late"})
     gevent.idle()
     assert heard.empty()
-
-
-def test_subscribe_in_another_thread(phoenix: Phoenix, enter: Callable[..., Client]) -> None:
-    heard: Queue[Any] = Queue()
-    enter()
-    in_thread(phoenix.subscribe, "room:1", heard.put)
-    gevent.idle()
-    phoenix.broadcast("room:1", "news", {"n": 1})
-    assert heard.get(timeout=DEADLINE).payload == {"n": 1}
 
 
 @pytest.mark.parametrize("failure", [RuntimeError("no"), CancelledError(), gevent.Timeout(1), gevent.GreenletExit()])
@@ -450,97 +411,6 @@ def test_json_module(make_app: MakeApp, stack: ExitStack, kind: str) -> None:
 def test_json_module_that_is_none(make_app: MakeApp, setting: Any) -> None:
     with pytest.raises(InvalidOption, match="PHOENIX_JSON"):
         Phoenix(make_app(PHOENIX_JSON=setting))
-
-
-# Contexts
-
-
-@pytest.fixture
-def diary(app: Flask, stack: ExitStack) -> Callable[[str], list[str]]:
-    """Serve a channel that notes its calls and the contexts that are open; say something, and return the notes."""
-    entries: list[str] = []
-    app.teardown_appcontext(lambda error: entries.append("teardown"))
-
-    def note(what: str) -> None:
-        contexts = {"app": has_app_context(), "request": has_request_context()}
-        entries.append(f"{what} [{' '.join(name for name, is_open in contexts.items() if is_open)}]")
-
-    class NotingSerializer(V2Serializer):
-        def decode(self, frame: str | bytes) -> Message:
-            note("frame")
-            return super().decode(frame)
-
-    @Phoenix(app).socket("/socket", serializer=[(NotingSerializer, "~> 2.0.0")])
-    class UserSocket(Socket):
-        def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
-            note("connect")
-
-    @UserSocket.channel("room:*")
-    class RoomChannel(Channel):
-        def join(self, payload: Any) -> None:
-            note("join")
-
-        def after_join(self) -> None:
-            note("after_join")
-
-        @on("event")
-        def event(self, payload: Any) -> Any:
-            assert current_app.name == app.name
-            assert "seen" not in g
-            g.seen = True
-            note("event")
-            self.send("info")
-
-        @on("crash")
-        def crash(self, payload: Any) -> Any:
-            raise RuntimeError("crash")
-
-        def handle_info(self, message: Any) -> None:
-            assert "seen" not in g
-            note("info")
-            self.push("informed", {})
-
-        def terminate(self, reason: Any) -> None:
-            note("terminate")
-
-    entry = Entry(app)
-    stack.callback(entry.close)
-
-    def say(event: str) -> list[str]:
-        if event:
-            entry.wire.text(json.dumps(["1", "1", "room:1", event, {}]))
-            entry.wire.data()
-            gevent.idle()
-        said, entries[:] = list(entries), []
-        return said
-
-    return say
-
-
-def test_contexts(diary: Callable[[str], list[str]]) -> None:
-    # The handshake is torn down before the first frame; each callback has a context of its own.
-    assert diary("") == ["connect [app request]", "teardown"]
-    assert diary("phx_join") == ["frame []", "join [app]", "teardown", "after_join [app]", "teardown"]
-    for _ in range(2):
-        assert diary("event") == ["frame []", "event [app]", "teardown", "info [app]", "teardown"]
-    assert not has_app_context()
-    assert diary("") == []
-    assert diary("crash") == ["frame []", "teardown", "terminate [app]", "teardown"]
-
-
-def test_contexts_of_a_leave(diary: Callable[[str], list[str]]) -> None:
-    diary("phx_join")
-    assert diary("phx_leave") == ["frame []", "terminate [app]", "teardown"]
-
-
-def test_teardown_functions_hear_of_a_crash(app: Flask, phoenix: Phoenix, enter: Callable[..., Client]) -> None:
-    errors: list[Any] = []
-    app.teardown_appcontext(errors.append)
-    joined = enter().join("room:1")
-    errors.clear()
-    joined.push("unknown event")
-    joined.expect("phx_error")
-    assert "UnknownEvent" in repr(errors[0])
 
 
 # Several nodes
@@ -730,55 +600,6 @@ def test_an_adapter_that_cannot_start_is_tried_again_with_the_next_client(
     with Client(app) as client:
         assert client.join("room:1").response == {}
     assert directories(no_setting) == ["workers"]
-
-
-SPEAKER = """
-import os
-import sys
-import threading
-from flask import Flask
-from flask_phoenix import Phoenix
-
-app = Flask("speaker")
-app.config["PHOENIX_PUBSUB_URL"] = sys.argv[1]
-phoenix = Phoenix(app)
-
-def speak(first=0, last=100):
-    for number in range(first, last):
-        phoenix.broadcast("room:1", "news", {"n": number})
-
-def call(first, last):
-    thread = threading.Thread(target=speak, args=(first, last))
-    thread.start()
-    thread.join()
-
-"""
-
-#: What is done in a process that serves nobody. A line from the parent comes when all has been heard.
-SPEECHES = {
-    "and ends at once": "speak()",
-    "and goes on": "speak(); sys.stdin.readline()",
-    "in one thread and another": "call(0, 50); call(50, 100); sys.stdin.readline()",
-    "in a child": "if os.fork(): os.wait()\nelse: speak()",
-    "in a child too": "speak(0, 50)\nif os.fork(): os.wait()\nelse: speak(50, 100)",
-}
-
-
-@pytest.mark.parametrize("how", SPEECHES)
-def test_a_process_that_serves_nobody_is_heard(make_app: MakeApp, no_setting: Path, how: str) -> None:
-    url = f"workers://{no_setting / 'workers'}"
-    app = make_app(PHOENIX_PUBSUB_URL=url)
-    room(Phoenix(app))
-    with Client(app) as client:
-        joined = client.join("room:1")
-        command = [sys.executable, "-W", "error", "-c", SPEAKER + SPEECHES[how], url]
-        with subprocess.Popen(command, cwd=ROOT, stdin=PIPE, stdout=PIPE, stderr=STDOUT, text=True) as speaker:
-            try:
-                heard = [joined.expect("news", 3 * DEADLINE) for _ in range(100)]
-            finally:
-                said, _ = in_thread(speaker.communicate, "go", DEADLINE)
-    assert heard == [{"n": number} for number in range(100)]
-    assert (speaker.returncode, said) == (0, "")
 
 
 # Presences

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any
 
 import gevent
@@ -380,28 +379,6 @@ def test_a_channel_that_has_ended_is_not_present(node: Node) -> None:
     assert bob.people == node.online.list("room:1") == node.online.list("lobby") == {}
 
 
-@pytest.mark.parametrize("then", ["untrack", "update", "track anew"])
-def test_a_function_may_change_what_it_is_called_for(node: Node, then: str) -> None:
-    ada = node.enter(me={"ada": {"n": 0}})
-
-    def change(meta: dict[str, Any]) -> dict[str, Any]:
-        if then == "update":
-            ada.channel.update("ada", {"n": 1})
-        else:
-            ada.channel.untrack("ada")
-        if then == "track anew":
-            ada.channel.track("ada", {"n": 1})
-        return {"n": 2}
-
-    with nullcontext() if then != "untrack" else pytest.raises(NotTracked):
-        ada.channel.update("ada", change)
-    numbers = [meta["n"] for each in node.online.list("room:1").values() for meta in each["metas"]]
-    assert numbers == ([] if then == "untrack" else [2])
-    assert ada.people == node.online.list("room:1")
-    ada.channel.untrack("ada")
-    assert ada.people == node.online.list("room:1") == {}
-
-
 def test_nothing_is_kept_of_channels_that_have_ended(node: Node) -> None:
     gone = []
     for _ in range(3):
@@ -463,14 +440,6 @@ def test_another_thread_sees_a_list_while_it_changes(node: Node) -> None:
         node.online.untrack("room:1", "bob")
         gevent.sleep(0)
     assert set(looking.get()) <= {1, 2}, "in the middle of an update, both or one"
-
-
-def test_another_thread_starts_no_process(node: Node) -> None:
-    for call in (node.online.track, node.online.get_by_key, node.online.untrack):
-        with pytest.raises(Unsupported, match="becomes one in the thread of its event loop"):
-            in_thread(call, "room:1", "ada")
-    node.online.track("room:1", "ada")
-    assert in_thread(node.present) == ["ada"]
 
 
 # In which order

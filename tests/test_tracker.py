@@ -363,12 +363,6 @@ class Node(Audience):
     def __init__(self, name: str) -> None:
         super().__init__(Tracker(name, down_period=30, permdown_period=1200))
         self.own: dict[str, Entry] = {}
-        #: What has been present there, at each value of its clock.
-        self.history: list[set[str]] = [set()]
-        #: How far it knows the history of others.
-        self.known: dict[Node, int] = {}
-        #: Whose goodbye it has heard.
-        self.ended: set[str] = set()
         self.over = False
 
     def hear(self, diffs: Diffs) -> None:
@@ -376,22 +370,14 @@ class Node(Audience):
         super().hear(diffs)
         assert self.own.items() <= self.present.items()
 
-    def recall(self, other: Node) -> None:
-        """See that what is here of another is what once was there, at no earlier time than it was before."""
-        seen = {ref for ref, one in self.present.items() if one.meta["at"] == other.tracker.node}
-        if seen and other is not self:
-            assert other.tracker.node not in self.ended
-            self.known[other] = other.history.index(seen, self.known.get(other, 0))
-
 
 class Networks(RuleBasedStateMachine):
     """Nodes come, go and talk; what they tell gets lost, is doubled, delayed and reordered, and links are cut."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now, self.refs = 0.0, 0
+        self.now, self.refs, self.names = 0.0, 0, 0
         self.nodes: list[Node] = []
-        self.ever: list[Node] = []
         self.mail: list[tuple[Node, str]] = []
         self.cuts: set[frozenset[Node]] = set()
         for _ in range(3):
@@ -400,8 +386,6 @@ class Networks(RuleBasedStateMachine):
     def post(self, sender: Node, *answers: tuple[str | None, Gossip | None]) -> None:
         """Put on the way what a node tells."""
         for to, gossip in answers:
-            if gossip is not None and gossip[1] == "delta":
-                sender.history.append({*sender.own})
             for node in self.nodes if gossip is not None else ():
                 reached = node is not sender and frozenset([sender, node]) not in self.cuts
                 if reached and to in (None, node.tracker.node):
@@ -410,13 +394,9 @@ class Networks(RuleBasedStateMachine):
     def arrive(self, node: Node, text: str) -> None:
         """Let a node hear something, if it still runs."""
         if node in self.nodes:
-            gossip = json.loads(text)
-            diffs, answers = node.tracker.receive(gossip, self.now)
+            diffs, answers = node.tracker.receive(json.loads(text), self.now)
             node.hear(diffs)
-            node.ended |= {gossip[2]} if gossip[1] == "goodbye" else set()
             self.post(node, *answers)
-            for other in self.ever:
-                node.recall(other)
 
     @property
     def live(self) -> list[Node]:
@@ -430,9 +410,9 @@ class Networks(RuleBasedStateMachine):
     @precondition(lambda self: len(self.nodes) < 4)
     @rule()
     def start(self) -> None:
-        node = Node(f"node {len(self.ever)}")
+        self.names += 1
+        node = Node(f"node {self.names}")
         self.nodes.append(node)
-        self.ever.append(node)
         self.post(node, (None, node.tracker.hello()))
 
     @rule(pick=PICK, which=PICK, topic=TOPICS, key=KEYS, how=st.sampled_from(["join", "join", "update", "leave"]))
@@ -455,10 +435,6 @@ class Networks(RuleBasedStateMachine):
         self.now += seconds
         for node in self.nodes:
             node.hear(node.tracker.tick(self.now))
-            if seconds > 1200:
-                # Others may be forgotten, and then even what is late is news.
-                node.known.clear()
-                node.ended.clear()
 
     @rule(most=st.integers(1, 20))
     def carry(self, most: int) -> None:
@@ -482,7 +458,6 @@ class Networks(RuleBasedStateMachine):
     def lose_the_link(self, pick: int, other: int) -> None:
         node = self.pick(pick)
         node.hear(node.tracker.gone(self.pick(other).tracker.node))
-        node.known.pop(self.pick(other), None)
 
     @precondition(lambda self: len(self.live) > 2)
     @rule(pick=PICK, politely=st.booleans())

@@ -85,10 +85,11 @@ class TrackerServer(Replica):
         self._clear()
 
     def stop(self) -> None:
-        """End; counts that wait are dropped."""
+        """End; diffs and counts that wait are dropped."""
         for timer in self._count_timers.values():
             timer.close()
         self._count_timers.clear()
+        self._inbox.clear()
         super().stop()
 
     def _clear(self) -> None:
@@ -285,7 +286,7 @@ class TrackerServer(Replica):
         self.engine.caught(failure)
 
     def _count_later(self, topic: str) -> None:
-        if topic not in self._count_timers:
+        if topic not in self._count_timers and self.engine.node:
             timer = self._count_timers[topic] = gevent.get_hub().loop.timer(COUNT_PERIOD)
             timer.start(self._count, topic)
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 from contextvars import Context, copy_context
 from decimal import Context as DecimalContext
 from functools import partial
+from typing import Any
+from weakref import WeakValueDictionary
 
 from flask import Flask, current_app, request
 from flask.ctx import AppContext
 from werkzeug.routing import MapAdapter
 
 from ..runtime.connection import Surroundings
+from ..runtime.inbox import EMPTY
+
+#: Clients that came to the same app by the same address share what makes their contexts.
+_app_contexts: WeakValueDictionary[tuple[Any, ...], partial[AppContext]] = WeakValueDictionary()
 
 
 def surroundings_of_handshake() -> Surroundings:
@@ -20,7 +26,11 @@ def surroundings_of_handshake() -> Surroundings:
     assert adapter is not None
     # What it needs to write URLs, and nothing else of the request.
     adapter.path_info, adapter.query_args = "/", {}
-    return Surroundings(_context_variables(), partial(_app_context, app, adapter))
+    key = id(app), adapter.url_scheme, adapter.server_name, adapter.script_name, adapter.subdomain
+    app_context = _app_contexts.get(key)
+    if app_context is None:
+        app_context = _app_contexts[key] = partial(_app_context, app, adapter)
+    return Surroundings(_context_variables(), app_context)
 
 
 def _app_context(app: Flask, adapter: MapAdapter) -> AppContext:
@@ -36,8 +46,14 @@ def _context_variables() -> Context:
     Flask's contexts end with the request. A decimal context is an object that all who copied it share: without one,
     each callback gets its own.
     """
-    kept = Context()
-    for variable, value in copy_context().items():
-        if type(value).__module__ != "flask.ctx" and not isinstance(value, DecimalContext):
-            kept.run(variable.set, value)
-    return kept
+    kept = [
+        (variable, value)
+        for variable, value in copy_context().items()
+        if type(value).__module__ != "flask.ctx" and not isinstance(value, DecimalContext)
+    ]
+    if not kept:
+        return EMPTY
+    context = Context()
+    for variable, value in kept:
+        context.run(variable.set, value)
+    return context
