@@ -12,6 +12,7 @@ import gevent
 from ..exceptions import NotPublished, PhoenixError
 from ..protocol.messages import Message
 from ..pubsub.adapter import RUNS_ALREADY, WRONG_THREAD, Adapter, Publisher
+from ..pubsub.failures import log_failure
 from ..pubsub.hub import thread_id
 from ..runtime.connection import Carrier
 from .frames import read_server_frame
@@ -111,10 +112,10 @@ class MemoryAdapter(Adapter):
     def _tell(self, function: Callable[..., None], *args: Any) -> None:
         try:
             function(*args)
-        except (gevent.GreenletExit, KeyboardInterrupt, SystemExit):
+        except gevent.GreenletExit:
             raise
         except BaseException:
-            log.exception("%s, told of %r, failed", function, args)
+            log_failure(log, "%s, told of %r, failed", function, args)
 
     def _check_thread(self) -> None:
         if self in self._network and thread_id() != self._thread:

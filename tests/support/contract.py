@@ -322,6 +322,9 @@ Cut = Callable[[], Callable[[], object]]
 class LossContract(AdapterContract):
     """What adapters keep whose links can be lost. A subclass overrides :meth:`cut` too."""
 
+    #: All that another node misses is counted; else what it misses while its own link is lost is told there alone.
+    counts_all = True
+
     @pytest.fixture
     def cut(self) -> Cut:
         """Cut the links between all nodes."""
@@ -344,8 +347,9 @@ class LossContract(AdapterContract):
         mend()
         heard = self._hear_until_mended(one, other)
         assert heard == sorted(set(heard))
-        assert len(heard) + raised + other.adapter.unpublished >= 100
-        assert any(record.levelno >= logging.ERROR for record in caplog.records)
+        assert any(record.levelno >= logging.WARNING for record in caplog.records)
+        if self.counts_all:
+            assert len(heard) + raised + other.adapter.unpublished >= 100
         assert set(one.heard("t", by=other)) <= {("t", b"mended")}
 
     def test_a_topic_asked_for_while_a_link_is_cut_is_had_in_the_end(self, make_node: MakeNode, cut: Cut) -> None:

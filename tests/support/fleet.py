@@ -100,13 +100,13 @@ class Client:
         if event == "phx_reply":
             self._replies[ref] = payload
         elif event == "presence_state":
-            self.state, pending, self._pending = sync_state(self.state, payload), self._pending or [], None
+            self.state, pending, self._pending = payload, self._pending or [], None
             for diff in pending:
-                self.state = sync_diff(self.state, diff)
+                self.state = fold(self.state, **diff)
         elif event == "presence_diff" and self._pending is not None:
             self._pending.append(payload)
         elif event == "presence_diff":
-            self.state = sync_diff(self.state, payload)
+            self.state = fold(self.state, **payload)
         elif event != "phx_close":
             assert event != "phx_error", f"the channel on {topic} has crashed"
             self.heard.append((event, payload))
@@ -362,34 +362,12 @@ def _asked(meta: dict[str, Any]) -> str:
     return json.dumps({name: meta[name] for name in sorted(meta) if not name.startswith("phx_")})
 
 
-def sync_state(state: Presences, new: Presences) -> Presences:
-    """Fold a state, as the npm client's ``Presence.syncState`` does."""
-    leaves = {key: presence for key, presence in state.items() if key not in new}
-    joins = {}
-    for key, presence in new.items():
-        current = state.get(key, {"metas": []})
-        joined, left = _without(presence, current), _without(current, presence)
-        if joined or key not in state:
-            joins[key] = {**presence, "metas": joined}
-        if left:
-            leaves[key] = {**current, "metas": left}
-    return sync_diff(state, {"joins": joins, "leaves": leaves})
-
-
-def sync_diff(state: Presences, diff: dict[str, Presences]) -> Presences:
-    """Fold a diff, as the npm client's ``Presence.syncDiff`` does."""
-    state = dict(state)
-    for key, presence in diff["joins"].items():
-        kept = _without(state.get(key, {"metas": []}), presence)
-        state[key] = {**presence, "metas": [*kept, *presence["metas"]]}
-    for key, presence in diff["leaves"].items():
-        if key in state:
-            state[key] = {**state[key], "metas": _without(state[key], presence)}
-            if not state[key]["metas"]:
-                del state[key]
-    return state
-
-
-def _without(presence: dict[str, Any], other: dict[str, Any]) -> list[dict[str, Any]]:
-    refs = {meta["phx_ref"] for meta in other["metas"]}
-    return [meta for meta in presence["metas"] if meta["phx_ref"] not in refs]
+def fold(state: Presences, joins: Presences, leaves: Presences) -> Presences:
+    """Fold a diff into a state, as the npm client's ``Presence.syncDiff`` does."""
+    metas = {key: {meta["phx_ref"]: meta for meta in presence["metas"]} for key, presence in state.items()}
+    for key, presence in joins.items():
+        metas.setdefault(key, {}).update({meta["phx_ref"]: meta for meta in presence["metas"]})
+    for key, presence in leaves.items():
+        for meta in presence["metas"]:
+            metas.get(key, {}).pop(meta["phx_ref"], None)
+    return {key: {"metas": [*of_key.values()]} for key, of_key in metas.items() if of_key}

@@ -67,10 +67,6 @@ class Worker:
             signal.pause()
         return pid
 
-    def stop(self) -> None:
-        self.adapter.stop()
-        sys.exit()
-
 
 if __name__ == "__main__":
     if "patched" in sys.argv:

@@ -13,6 +13,7 @@ import gevent
 from gevent import monkey
 from gevent.event import Event
 
+from ..failures import log_failure
 from ..hub import thread_id
 
 log = logging.getLogger("flask_phoenix.redis")
@@ -85,10 +86,10 @@ class Threads:
                 function, args = self._calls.popleft()
                 try:
                     function(*args)
-                except (gevent.GreenletExit, KeyboardInterrupt, SystemExit):
+                except gevent.GreenletExit:
                     raise
                 except BaseException:
-                    log.exception("a call from another thread failed: %r", function)
+                    log_failure(log, "a call from another thread failed: %r", function)
                 done += 1
                 if not done % CALLS_BETWEEN_PAUSES:
                     gevent.sleep(0)

@@ -25,6 +25,7 @@ from gevent.pool import Pool
 
 from ...exceptions import NotPublished, PhoenixError
 from ..adapter import RUNS_ALREADY, WRONG_THREAD, Adapter, Publisher
+from ..failures import log_failure
 from ..hub import thread_id
 from .directory import directory_of_url, leave, nodes_in, path_of, remove_leftovers
 from .frames import HELLO, PUBLISH, SUBSCRIBE, SYNC, SYNCED, UNSUBSCRIBE, PeerFrame, encode_frame
@@ -324,10 +325,10 @@ class WorkersAdapter(Adapter):
         if topic in self._topics and self._running:
             try:
                 self._receive(topic, data)
-            except (gevent.GreenletExit, KeyboardInterrupt, SystemExit):
+            except gevent.GreenletExit:
                 raise
             except BaseException:
-                log.exception("what another worker has published on %r is lost here", topic)
+                log_failure(log, "what another worker has published on %r is lost here", topic)
 
     def _tell_gone(self, name: str) -> None:
         try:
