@@ -166,7 +166,8 @@ def test_client_of_version_1_sends_no_join_ref(site: Site) -> None:
 @pytest.mark.parametrize("event", ["wait", "phx_join"])
 @pytest.mark.parametrize("ends", [False, True])
 def test_client_that_is_too_far_ahead_is_read_no_further(engine: Engine, event: str, ends: bool) -> None:
-    gate, log = Event(), Queue[Any]()
+    gate = Event()
+    log: Queue[Any] = Queue()
 
     class Slow(Room):
         def join(self, payload: Any) -> None:
@@ -205,7 +206,8 @@ def test_client_that_is_too_far_ahead_is_read_no_further(engine: Engine, event: 
 
 
 def test_reader_that_is_killed_while_a_handler_waits(engine: Engine) -> None:
-    gate, log = Event(), Queue[Any]()
+    gate = Event()
+    log: Queue[Any] = Queue()
     room = scripted(do=lambda channel: gate.wait(DEADLINE) and None)
     client = MemoryClient(engine, serve(room, assigns={"log": log}))
     client.join()
@@ -362,7 +364,8 @@ def test_end_of_a_raw_socket_comes_after_the_frame_that_is_handled(raw_site: Sit
 
 
 def test_raw_socket_that_is_too_far_behind_is_read_no_further(engine: Engine) -> None:
-    gate, handled = Event(), Queue[Frame]()
+    gate = Event()
+    handled: Queue[Frame] = Queue()
 
     class Slow(RawSocket):
         def handle_frame(self, frame: Frame) -> None:

@@ -234,7 +234,8 @@ def test_time_limit_of_the_tests_own_is_its_own(client: Client) -> None:
 
 def test_publisher_of_a_network() -> None:
     network: list[MemoryAdapter] = []
-    adapter, heard = MemoryAdapter(network), Queue[Any]()
+    adapter = MemoryAdapter(network)
+    heard: Queue[Any] = Queue()
     publisher = adapter.publisher()
     for publish in (publisher.publish, adapter.publish):
         with pytest.raises(NotPublished, match=r"with (its|the) first connection"):
