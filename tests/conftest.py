@@ -23,7 +23,7 @@ from hypothesis import settings
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.pubsub.hub import Hub
 from flask_phoenix.runtime.engine import Engine
-from flask_phoenix.runtime.inbox import Runner
+from flask_phoenix.runtime.runners import Runner
 from tests.support import processes
 from tests.support.clients import KINDS, Site
 from tests.support.presence import MakeNode, Node

@@ -79,7 +79,7 @@ WEBSOCKET_ONLY = {
     "packed_mount",
 }
 #: Stories without one.
-POLLING_ONLY = ("batches_keep_their_order", "session_token_expires")
+POLLING_ONLY = ("batches_keep_their_order", "leaves_before_it_goes", "session_token_expires")
 #: What the oldest client gets wrong over polls: it sends more lines at a time than are read, writes no base64, and
 #: does not join again when its session is gone.
 TOO_OLD = {"binary_push", "forced_disconnect", "many_in_order", "presence_outlives_a_forced_disconnect"}

@@ -51,7 +51,7 @@ from flask_phoenix.tracker.server import COUNT_PERIOD, MAX_META_DEPTH
 from flask_phoenix.transports import handshake, websocket
 from flask_phoenix.transports.longpoll.carrier import ABSENT_WINDOWS
 from flask_phoenix.transports.longpoll.endpoint import BATCH, BODY_LIMIT
-from flask_phoenix.transports.longpoll.session import UNUSED_DELAY, UNUSED_SESSIONS
+from flask_phoenix.transports.longpoll.registry import UNUSED_DELAY, UNUSED_SESSIONS
 from flask_phoenix.transports.options import INFO_KEYS, PREFIX, Options
 from flask_phoenix.transports.origin import CONN, OriginPolicy
 from tests.support.network import Network

@@ -10,7 +10,8 @@ import pytest
 from gevent.event import Event
 from greenlet import getcurrent
 
-from flask_phoenix.runtime.inbox import IDLE_RUNNERS, Inbox, Runners
+from flask_phoenix.runtime.inbox import Inbox
+from flask_phoenix.runtime.runners import IDLE_RUNNERS, Runners
 from tests.support.loop import turn
 from tests.support.processes import DEADLINE
 
@@ -174,7 +175,7 @@ def test_a_call_that_fails_is_logged_and_what_waits_goes_on(
         if "after" in log:
             raise error("on purpose")
 
-    inbox = Inbox(runners, fail)
+    inbox = Inbox(runners)
     inbox.hand_off(gate, None)
     for _ in range(3):
         inbox.put(log.append, "after")
@@ -217,17 +218,21 @@ def test_a_call_that_asks_for_the_end_of_the_process_is_heard_in_the_main_greenl
 
 def test_calls_run_one_at_a_time_and_in_order(runners: Runners) -> None:
     log: list[Any] = []
-    inbox = Inbox(runners, lambda: log.append("after"))
+    inbox = Inbox(runners)
     gate = Gate()
     inbox.hand_off(gate, None)
     inbox.hand_off(log.append, 1)
     inbox.put(log.append, 2)
     inbox.put(lambda _: inbox.hand_off(log.append, 4))
     inbox.hand_off(log.append, 3)
+    inbox.put_next(log.append, 0)
     turn()
-    assert (log, len(inbox)) == ([], 4)
+    assert (log, len(inbox)) == ([], 5)
     gate.open()
-    assert log == ["after", 1, "after", 2, "after", "after", 3, "after", 4, "after"]
+    assert log == [0, 1, 2, 3, 4]
+    inbox.put_next(log.append, 5)
+    turn()
+    assert log[5:] == [5]
     assert len(inbox) == 0
 
 

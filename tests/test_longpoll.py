@@ -39,7 +39,7 @@ from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from flask_phoenix.server.drain import drain
 from flask_phoenix.testing import MemoryAdapter
 from flask_phoenix.transports.longpoll import carrier
-from flask_phoenix.transports.longpoll import session as sessions
+from flask_phoenix.transports.longpoll import registry as sessions
 from flask_phoenix.transports.longpoll.endpoint import BATCH, BODY_LIMIT
 from tests.support.clients import JOINED
 from tests.support.loop import in_thread, turn

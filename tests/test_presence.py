@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -18,21 +19,13 @@ from flask_phoenix.tracker.server import MAX_META_DEPTH
 from flask_phoenix.tracker.state import Entry
 from tests.support.clients import Site
 from tests.support.loop import in_thread
-from tests.support.presence import Member, Node, Room, entry, raised, refs, settle
+from tests.support.presence import Member, Node, Room, entry, nested, raised, refs, settle
 from tests.support.processes import DEADLINE
 
 #: What no other client could be told.
 NO_METAS = [7, "away", [1], b"away", {"n": float("nan")}, {"b": b"\x00"}, {"o": object()}, {"s": "\ud800"}]
 #: Names that are something else somewhere.
 KEYS = ["", " ", "__proto__", "constructor", "metas", "phx_ref", 7, "ä\n\x00🙂", "a" * 300]
-
-
-def nested(levels: int) -> Any:
-    """Make a meta of so many levels of dicts and lists."""
-    value: Any = "the end"
-    for level in range(levels, 0, -1):
-        value = {"deeper": value} if level % 2 else [value]
-    return value
 
 
 class Slow(dict[str, Any]):
@@ -228,10 +221,10 @@ def test_where_is_a_channel_or_a_topic(node: Node, call: str) -> None:
 
 
 def test_an_answer_is_the_callers_own(node: Node) -> None:
-    ada = node.enter(me={"ada": {"device": {"os": "linux"}}}).channel
+    ada = node.enter(me={"ada": {"device": {"os": [{"name": "linux"}]}}}).channel
     before = node.enter().people
     for answer in (node.online.list("room:1"), ada.presences(), {"ada": node.online.get_by_key("room:1", "ada")}):
-        answer["ada"]["metas"][0]["device"]["os"] = answer["ada"]["metas"][0]["phx_ref"] = "other"
+        answer["ada"]["metas"][0]["device"]["os"][0]["name"] = answer["ada"]["metas"][0]["phx_ref"] = "other"
         answer["ada"]["metas"].append({})
         answer["eve"] = {}
     assert node.online.list("room:1") == node.enter().people == before
@@ -431,9 +424,19 @@ def test_another_thread_may_look_and_changes_nothing(node: Node) -> None:
     assert ada.changes() == [("eve", "")]
 
 
-def test_another_thread_sees_a_list_while_it_changes(node: Node) -> None:
-    node.online.track("room:1", "ada")
-    looking = gevent.spawn(in_thread, lambda: [len(node.online.list("room:1")["ada"]["metas"]) for _ in range(2000)])
+@pytest.fixture
+def switching() -> Iterator[None]:
+    """Let threads take turns as often as they can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+def test_another_thread_sees_a_list_while_it_changes(node: Node, switching: None) -> None:
+    for key in ("ada", *map(str, range(100))):
+        node.online.track("room:1", key)
+    looking = gevent.spawn(in_thread, lambda: [len(node.online.list("room:1")["ada"]["metas"]) for _ in range(1000)])
     while not looking.ready():
         node.online.update("room:1", "ada", {})
         node.online.track("room:1", "bob")

@@ -9,7 +9,7 @@ from typing import Any
 
 import gevent
 import pytest
-from flask import appcontext_pushed, g
+from flask import Flask, appcontext_pushed, g, got_request_exception
 from gevent.event import Event
 
 from flask_phoenix import Presence
@@ -108,6 +108,27 @@ def test_diffs_wait_for_a_slow_fetch_and_nobody_else_does(make_node: MakeNode) -
     assert two.changes() == [("third", "")]
 
 
+def test_what_waits_for_a_hook_ends_with_the_process_that_serves(make_node: MakeNode) -> None:
+    gate = Event()
+
+    class Slow(Observing):
+        def fetch(self, topic: str, presences: Presences) -> Presences:
+            assert gate.wait(DEADLINE)
+            return presences
+
+    node = make_node(Slow)
+    for key in ("running", "waiting"):
+        node.online.track("room:1", key)
+    settle()
+    node.engine.stop()
+    node.engine.serve()
+    gate.set()
+    node.online.track("room:1", "new")
+    settle()
+    assert list(node.online.seen[-1][2]) == ["new"]
+    assert "waiting" not in str(node.online.seen)
+
+
 SPOILS: dict[str, Callable[[Presences], Any]] = {
     "None": lambda presences: None,
     "nothing": lambda presences: {},
@@ -165,8 +186,13 @@ def test_a_hook_that_crashes_costs_no_diff(
             if hook == broken:
                 raise failure()
 
-    node, stops = make_node(Broken), list[str]()
+    node, stops, reports = make_node(Broken), list[str](), list[Any]()
     node.engine.stop_server = lambda: stops.append("in good order")
+
+    def report(app: Flask, exception: BaseException) -> None:
+        reports.append(exception)
+
+    got_request_exception.connect(report, node.app)
     bob = node.enter()
     node.online.track("room:1", "ada")
     node.online.track("room:1", "eve")
@@ -175,6 +201,8 @@ def test_a_hook_that_crashes_costs_no_diff(
     assert seen == [(["ada"], ["ada"]), (["eve"], ["ada", "eve"])]
     messages = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
     assert messages == [f"{broken} of Online failed at a diff on 'room:1'"] * 2
+    ends = failure in (SystemExit, gevent.GreenletExit)
+    assert [type(report) for report in reports] == [failure] * (0 if ends else 2), "as those of handlers"
     assert len(stops) == (2 if failure is SystemExit else 0)
     if broken == "fetch":
         for ask in (node.online.list, lambda topic: node.online.get_by_key(topic, "ada")):

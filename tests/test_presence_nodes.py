@@ -22,7 +22,7 @@ from flask_phoenix.tracker import replica
 from flask_phoenix.tracker.state import Entry, Tracker
 from tests.support.loop import in_thread
 from tests.support.network import Network, NetworkAdapter
-from tests.support.presence import LONG, SHORT, MakeNode, Node, entry, eventually, raised, refs, settle
+from tests.support.presence import LONG, SHORT, MakeNode, Node, entry, eventually, nested, raised, refs, settle
 from tests.support.processes import DEADLINE
 
 #: The topic of what nodes tell each other of a presence.
@@ -350,10 +350,12 @@ class WaitingAdapter(NetworkAdapter):
     def __init__(self, network: Network) -> None:
         super().__init__(network)
         self.gate = Event()
+        #: Begins the topics that are waited for.
+        self.slow = ""
 
     def subscribe(self, topic: str) -> None:
         """Wait."""
-        assert self.gate.wait(DEADLINE)
+        assert not topic.startswith(self.slow) or self.gate.wait(DEADLINE)
         super().subscribe(topic)
 
 
@@ -402,16 +404,15 @@ def test_a_node_may_stop_and_start_again_while_it_starts(waiting: Node, make: Ca
 def test_a_presence_may_be_made_while_its_process_stops_and_starts_again(
     waiting: Node, make: Callable[..., Node]
 ) -> None:
-    waiting.adapter.gate.set()
+    waiting.adapter.slow = "no topic"
     waiting.engine.serve()
-    waiting.adapter.gate.clear()
-    making = gevent.spawn(waiting.phoenix.presence, name="late")
-    settle()
+    waiting.adapter.slow = f"phx:presence:late:{waiting.engine.node}"
+    making = gevent.spawn(in_thread, lambda: waiting.phoenix.presence(name="late"))
+    eventually(lambda: "phx:presence:late" in waiting.adapter.topics)
     waiting.engine.stop()
-    starting = gevent.spawn(waiting.engine.serve)
-    settle()
+    waiting.engine.serve()
     waiting.adapter.gate.set()
-    late, _ = making.get(timeout=DEADLINE), starting.get(timeout=DEADLINE)
+    late = making.get(timeout=DEADLINE)
     make().phoenix.presence(name="late").track("room:1", "bob")
     eventually(lambda: list(late.list("room:1")) == ["bob"])
 
@@ -470,6 +471,17 @@ def test_a_forked_process_has_entries_of_its_own() -> None:
 
 
 # What fails
+
+
+def test_what_an_older_node_lets_in_costs_nothing(make: Callable[..., Node]) -> None:
+    node = make()
+    watcher = node.enter()
+    topics = {"deep": {"eve": [{"phx_ref": "1", "meta": nested(490)}]}, "room:1": {"ada": [{"phx_ref": "2"}]}}
+    node.adapter.hear(GOSSIP, b"J\x00\x06gossip" + json.dumps([1, "delta", "old", 1, topics, []]).encode())
+    newcomer = node.enter("deep")
+    assert list(newcomer.people) == ["eve"]
+    node.adapter.gone("old")
+    assert (watcher.changes(), newcomer.changes()) == ([("ada", ""), ("", "ada")], [("", "eve")])
 
 
 @pytest.mark.parametrize("failure", [NotPublished("the link is down"), OSError("broken"), CancelledError()])

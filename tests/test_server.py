@@ -31,9 +31,9 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from flask_phoenix import Channel, Phoenix, Refused, Socket, on
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.server import drain as drains
+from flask_phoenix.server.detection import detect_server
 from flask_phoenix.server.drain import drain
 from flask_phoenix.server.gevent import ESCAPED, Server
-from flask_phoenix.server.inspection import inspect_server
 from flask_phoenix.testing import Client
 from tests.support.http import JOIN, JOINED, POLL, URL, body, connect, get, head
 from tests.support.network import Network
@@ -519,7 +519,7 @@ def test_it_tells_other_nodes_when_all_have_gone() -> None:
 
 def inspect(engine: Engine, environ: dict[str, Any]) -> None:
     """Look at a server, in a greenlet as such a server has it."""
-    gevent.spawn(inspect_server, engine, environ).get(timeout=DEADLINE)
+    gevent.spawn(detect_server, engine, environ).get(timeout=DEADLINE)
 
 
 @pytest.mark.parametrize("several", [True, False])

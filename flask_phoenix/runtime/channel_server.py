@@ -58,7 +58,7 @@ class ChannelServer(ChannelRuntime):
         self.connection = connection
         self.protocol = protocol
         self.membership = join.membership
-        self.inbox = Inbox(connection.engine.runners, self._settle, connection.context)
+        self.inbox = Inbox(connection.engine.runners, connection.context)
         #: The author's object, made by the join.
         self.channel: Any = None
         self.joined = False
@@ -163,7 +163,8 @@ class ChannelServer(ChannelRuntime):
     def stop(self, reason: Any) -> None:
         """End the channel after the callback that runs."""
         self._stop_reason = (reason,)
-        self._queue(_nothing, None)  # _settle comes after it
+        if not self.ended:
+            self.connection.engine.hub.call(self.inbox.put_next, self._settle)
 
     def send(self, message: Any) -> None:
         """Queue a message for the channel's own ``handle_info``."""
@@ -327,7 +328,7 @@ class ChannelServer(ChannelRuntime):
 
     # The end.
 
-    def _settle(self) -> None:
+    def _settle(self, _: None) -> None:
         """Do what a stop asked for, after the callback that asked."""
         if self._stop_reason is None or self.ended:
             return
@@ -420,7 +421,3 @@ class ChannelServer(ChannelRuntime):
     @property
     def _name(self) -> str:
         return self._route.channel.__name__
-
-
-def _nothing(_: Any) -> None:
-    """Do nothing: a call that is queued for what the inbox does after each call."""

@@ -29,7 +29,7 @@ from ..pubsub.envelope import check_payload, pack, seal, unpack
 from ..pubsub.failures import EXITS, log_failure, raise_in_main_greenlet
 from ..pubsub.hub import Hub, allocate_lock, thread_id
 from ..pubsub.local import Notify, PubSub, Subscriber
-from .inbox import Runners
+from .runners import Runners
 
 log = logging.getLogger("flask_phoenix.pubsub")
 
@@ -117,7 +117,7 @@ class Engine:
         #: What ends each connection, by a close code and a reason.
         self.connections: set[Callable[[int, str], None]] = set()
         #: The server of this process has been inspected.
-        self.server_inspected = False
+        self.server_detected = False
         #: The server says that other processes serve the same app.
         self.one_of_many = False
         #: The process is about to end: no client is accepted any more.
@@ -174,9 +174,9 @@ class Engine:
         """Let a service start and stop with the connections."""
         self.services.append(service)
         if self._services_run:
-            service.start()
+            self.hub.run(service.start)
         if self._serving:
-            service.greet()
+            self.hub.run(service.greet)
 
     def farewell(self) -> None:
         """Tell the other nodes that this one ends."""

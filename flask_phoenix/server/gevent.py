@@ -23,8 +23,8 @@ from werkzeug.wrappers import Response
 
 from ..exceptions import Unsupported
 from ..runtime.engine import Engine
+from .detection import SERVER
 from .drain import drain
-from .inspection import SERVER
 from .upgrade import SOCKET
 
 log = logging.getLogger("flask_phoenix.server")

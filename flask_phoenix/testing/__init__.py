@@ -2,4 +2,4 @@
 
 from .client import Client as Client
 from .client import Joined as Joined
-from .memory import MemoryAdapter as MemoryAdapter
+from .in_memory import MemoryAdapter as MemoryAdapter

@@ -14,7 +14,7 @@ from ..exceptions import Refused
 from ..extension import State
 from ..protocol.messages import JOIN, LEAVE, REPLY, Message, Reply
 from .frames import write_client_frame
-from .memory import MemoryCarrier
+from .in_memory import MemoryCarrier
 
 #: Seconds within which an expected message has to come.
 EXPECT_WITHIN = 2.0

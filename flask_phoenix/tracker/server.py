@@ -281,8 +281,9 @@ class TrackerServer(Replica):
             del self._observed[topic]
 
     def _report(self, what: str, topic: str, failure: BaseException) -> None:
-        """Log that something of the author's has failed."""
+        """Log that something of the author's has failed, and let the app know."""
         log.error("%s of %s failed at a diff on %s", what, self._hooks.name, shown(topic), exc_info=failure)
+        self.engine.report(failure)
         self.engine.caught(failure)
 
     def _count_later(self, topic: str) -> None:

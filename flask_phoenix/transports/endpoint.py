@@ -24,13 +24,13 @@ from ..protocol.state import Protocol
 from ..runtime.channel_connection import ChannelConnection
 from ..runtime.connection import Carrier, Connection, RawConnection
 from ..runtime.engine import Engine
-from ..server.inspection import inspect_server
+from ..server.detection import detect_server
 from ..server.upgrade import close_refused, take_socket
 from ..socket import RawSocket, Socket
+from .contexts import surroundings_of_handshake
 from .gateway import UPGRADE, Upgrade
 from .handshake import Admission, admit, check_origin, choose_protocol, http_error, offered_protocols
 from .options import Mount
-from .surroundings import surroundings_of_handshake
 from .websocket import Limits, WebSocketCarrier, accept_upgrade
 
 log = logging.getLogger("flask_phoenix.handshake")
@@ -104,10 +104,10 @@ class Endpoint:
         """Answer a request."""
         raise NotImplementedError
 
-    def inspect_server(self) -> None:
+    def detect_server(self) -> None:
         """Look at the server with the first client; one that cannot serve any is HTTP 501, and said once in the log."""
         try:
-            inspect_server(self.engine, request.environ)
+            detect_server(self.engine, request.environ)
         except Unsupported as error:
             server_log.log(logging.DEBUG if self._unsupported_logged else logging.ERROR, "%s", error)
             self._unsupported_logged = True
@@ -176,7 +176,7 @@ class WebSocketEndpoint(Endpoint):
         """Take the steps of the handshake; each may refuse, in Phoenix's order (``transports/websocket.ex``)."""
         if request.method != "GET":
             http_error(400)
-        self.inspect_server()
+        self.detect_server()
         with close_refused(self.engine, request.environ):
             if self.engine.draining:
                 http_error(503)

@@ -204,6 +204,14 @@ def entry(ref: str, **meta: Any) -> dict[str, Any]:
     return {"metas": [{**meta, "phx_ref": ref}]}
 
 
+def nested(levels: int) -> Any:
+    """Make a meta of so many levels of dicts and lists."""
+    value: Any = "the end"
+    for level in range(levels, 0, -1):
+        value = {"deeper": value} if level % 2 else [value]
+    return value
+
+
 def refs(presences: Presences) -> dict[str, list[str]]:
     """Return the refs of each key."""
     return {key: [meta["phx_ref"] for meta in each["metas"]] for key, each in presences.items()}

@@ -15,7 +15,8 @@ from ...server.upgrade import has_hung_up
 from ..endpoint import Endpoint
 from ..handshake import check_origin, http_error, parse_query
 from ..options import Mount
-from .session import GONE, NOT_UTF8, Session, Sessions, text_line
+from .registry import Sessions
+from .session import GONE, NOT_UTF8, Session, text_line
 
 TOKEN_HEADER = "x-phoenix-longpoll-token"
 AUTH_HEADER = "x-phoenix-authtoken"
@@ -59,7 +60,7 @@ class LongPollEndpoint(Endpoint):
                 http_error(400)
 
     def _poll(self, variables: dict[str, Any]) -> Response:
-        self.inspect_server()
+        self.detect_server()
         token, session = self._session()
         if session is None:
             return self._open(variables)

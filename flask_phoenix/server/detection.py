@@ -1,4 +1,4 @@
-"""What the first request of a process tells about the server that runs it."""
+"""Which server runs this process: what its first request tells, and what that server makes necessary."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ NO_EVENT_LOOP = (
 )
 
 
-def inspect_server(engine: Engine, environ: dict[str, Any]) -> None:
+def detect_server(engine: Engine, environ: dict[str, Any]) -> None:
     """Look at the server once, with the first client of a process, and do what that server makes necessary.
 
     :raises Unsupported: it serves each request in a thread, or one after another.
     """
-    if engine.server_inspected:
+    if engine.server_detected:
         return
     if not _in_event_loop(environ):
         raise Unsupported(NO_EVENT_LOOP)
-    engine.server_inspected = True
+    engine.server_detected = True
     engine.one_of_many = bool(environ.get("wsgi.multiprocess"))
     if SERVER in environ:
         environ[SERVER].join(engine)

@@ -1,4 +1,4 @@
-"""What the callbacks for one client keep of its handshake: context variables, and the address that URLs begin with."""
+"""The contexts in which a client's callbacks run: what they keep of its handshake, and what ``url_for`` knows."""
 
 from __future__ import annotations
 
