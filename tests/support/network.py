@@ -39,12 +39,6 @@ class Network:
         """Let everybody hear everybody again."""
         self._parts.clear()
 
-    def tell_gone(self, gone: NetworkAdapter) -> None:
-        """Tell the others that a node is known to have ended."""
-        for node in self.nodes:
-            if node is not gone:
-                node.loop.run_callback(node.gone, gone.node)
-
     def carry(self, source: NetworkAdapter, topic: str, data: bytes) -> None:
         """Take a parcel to every other node, in one of the next turns of the event loop; from any thread."""
         self.published.append((source, topic, data))
@@ -57,7 +51,7 @@ class Network:
 
 
 class NetworkAdapter(Adapter):
-    """The adapter of one node; nobody hears of its end, unless :meth:`Network.tell_gone` says so."""
+    """The adapter of one node; nobody hears of its end, unless a test calls :meth:`gone` of the others."""
 
     loop: Any
     node: str
