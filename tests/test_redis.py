@@ -355,10 +355,15 @@ def test_a_cluster_that_is_not_there(start: Start, caplog: pytest.LogCaptureFixt
     for _ in range(100):
         node.publish("t", b"into the void")
     wait_for(lambda: node.adapter.unpublished == 100)
-    errors = lambda: [record for record in caplog.records if record.levelno == logging.ERROR]  # noqa: E731
-    unasked = lambda: [record for record in caplog.records if "until the cluster answers" in record.message]  # noqa: E731
+
+    def errors() -> list[str]:
+        return [record.message for record in caplog.records if record.levelno == logging.ERROR]
+
+    def unasked() -> list[str]:
+        return [record.message for record in caplog.records if "until the cluster answers" in record.message]
+
     wait_for(lambda: bool(errors() and unasked()))
-    assert len(errors()) == len(unasked()) == 1
+    assert (len(errors()), len(unasked())) == (1, 1)
 
 
 # In the process of a server
