@@ -33,6 +33,7 @@ setup(
     python_requires=">=3.10",
     install_requires=[
         # Each oldest version is one that the tests pass on; a comment says what is wrong below it.
+        "blinker>=1.6.2",  # Flask asks for it
         "flask>=2.3.3",  # older ones ask Werkzeug for what it no longer has
         "gevent>=23.9.1",  # older servers can be made to take one request for another (CVE-2023-41419)
         "gevent-websocket>=0.10.1",

@@ -66,7 +66,7 @@ class State:
             adapter_class(self._url).from_url(self._url)  # is there one, and does it take the URL?
         self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), self._to_json)
         self.engine = Engine(app.app_context, self.json, self._find_adapter, self._may_serve, is_master)
-        self.engine.report = self._report
+        self.engine.report, self.engine.app = self._report, app
         self.endpoints: list[Endpoint] = []
         #: What this app and process has of each presence.
         self.trackers: dict[Presence, TrackerServer] = {}

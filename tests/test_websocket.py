@@ -33,6 +33,7 @@ from flask_phoenix.pubsub.adapter import Adapter
 from flask_phoenix.runtime.channel_connection import ChannelConnection
 from flask_phoenix.runtime.connection import Connection, RawConnection
 from flask_phoenix.runtime.engine import Engine
+from flask_phoenix.signals import limit_reached
 from flask_phoenix.socket import RawSocket, Socket
 from flask_phoenix.transports import websocket
 from flask_phoenix.transports.outbox import Outbox, write_each
@@ -581,6 +582,12 @@ def flood(served: Served, frame: str | bytes) -> None:
 
 
 def test_slow_client_is_closed_and_delays_nobody(carriers: Carriers, caplog: pytest.LogCaptureFixture) -> None:
+    reached: list[Any] = []
+
+    def note(app: Any, **about: Any) -> None:
+        reached.append((about["limit"], about["connection"]))
+
+    limit_reached.connect(note)
     slow, quick = carriers.member(outbox=100_000), carriers.member()
     engine = carriers.engine
     for number in range(1000):
@@ -590,6 +597,8 @@ def test_slow_client_is_closed_and_delays_nobody(carriers: Carriers, caplog: pyt
         assert f'"number":{number},' in str(quick.client.data())
     assert engine.connections == {quick.connection.close}
     assert "a client of RoomSocket reads too slowly" in caplog.text
+    assert reached == [("outbox_limit", slow.connection)]
+    assert engine.limits == {"outbox_limit": 1}
     seen = [slow.client.data() for _ in range(number - 10)]  # what was sent before is whole and in order
     assert all(f'"number":{n},' in str(frame) for n, frame in enumerate(seen))
     assert slow.client.closed() == 1013

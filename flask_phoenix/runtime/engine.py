@@ -7,6 +7,7 @@ import logging
 import os
 import secrets
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import Context
@@ -29,6 +30,7 @@ from ..pubsub.envelope import check_payload, pack, seal, unpack
 from ..pubsub.failures import EXITS, log_failure, raise_in_main_greenlet
 from ..pubsub.hub import Hub, allocate_lock, thread_id
 from ..pubsub.local import Notify, PubSub, Subscriber
+from ..signals import limit_reached
 from .runners import Runners
 
 log = logging.getLogger("flask_phoenix.pubsub")
@@ -106,6 +108,10 @@ class Engine:
         self.error_handlers: ErrorHandlers = {}
         #: Tells the app of an exception of a callback, in that callback's context.
         self.report: Callable[[BaseException], None] = lambda failure: None
+        #: The app, from which signals come.
+        self.app: Any = None
+        #: How often each bound was reached, by its name in docs/security.md.
+        self.limits: Counter[str] = Counter()
         self._may_serve = may_serve
         self._only_forks = only_forks
         self._soon = False
@@ -481,6 +487,16 @@ class Engine:
     def connection_count(self) -> int:
         """Return how many clients are connected to this process."""
         return 0 if self._forked else len(self.connections)
+
+    def reach(self, limit: str, **about: Any) -> None:
+        """Count that a bound was reached, and signal it; who calls this logs it, once for each client at most."""
+        self.limits[limit] += 1
+        if limit_reached.receivers:
+            try:
+                limit_reached.send(self.app, limit=limit, **about)
+            except FAILURES as failure:
+                log.exception("a receiver of limit_reached failed")
+                self.caught(failure)
 
     # Failures of an author's code.
 

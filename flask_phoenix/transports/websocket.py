@@ -309,11 +309,13 @@ class WebSocketCarrier(Carrier):
         kind = type(self._connection.socket).__name__
         if sent.code == CloseCode.MESSAGE_TOO_BIG:
             size = self._limits.max_frame_size
+            self._connection.engine.reach("max_frame_size", connection=self._connection)
             log.warning("a client of %s sent more than %d bytes (max_frame_size); it is closed with 1009", kind, size)
         else:
             log.warning("a client of %s broke the rules of WebSockets; it is closed with %d", kind, sent.code)
 
     def _overflow(self) -> None:
+        self._connection.engine.reach("outbox_limit", connection=self._connection)
         log.warning(
             "a client of %s reads too slowly: more than %d bytes wait (outbox_limit); it is closed",
             type(self._connection.socket).__name__,
