@@ -51,7 +51,7 @@ setup(
             "flask-sock>=0.7",
             "flask-wtf>=1.2",
             "gunicorn>=27.0",
-            "hypothesis>=6.100",
+            "hypothesis>=6.112",
             "mypy==2.4.*",
             "pyright>=1.1.410",
             "pytest>=8.4",
