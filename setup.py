@@ -38,6 +38,7 @@ setup(
         "gevent>=23.9.1",  # older servers can be made to take one request for another (CVE-2023-41419)
         "gevent-websocket>=0.10.1",
         "itsdangerous>=2.1.2",  # Flask asks for it
+        "msgspec>=0.19",  # older ones misread some integers of more than 64 bits
         "ujson>=5.12.1",  # older ones leak memory on input that a client chooses (CVE-2026-32874, CVE-2026-44660)
         "websockets>=12.0",  # older ones lack websockets.frames.CloseCode
         "werkzeug>=3.0.3,<4",  # older debuggers trust every host (CVE-2024-34069); its reloader is private

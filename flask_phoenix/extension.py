@@ -12,7 +12,6 @@ from math import inf
 from typing import Any, TypeVar, overload
 from weakref import WeakSet
 
-import ujson
 from flask import Flask, current_app, got_request_exception, has_app_context, has_request_context
 from gevent import GreenletExit
 
@@ -378,8 +377,10 @@ def _exempt_from_csrf(endpoint: str | None, values: Any) -> None:
 
 
 def _json_module(setting: Any) -> Any:
-    """Return what ``PHOENIX_JSON`` names: a module, or the name of one, with ``dumps`` and ``loads``."""
-    module = importlib.import_module(setting) if isinstance(setting, str) else setting or ujson
+    """Return what ``PHOENIX_JSON`` names: a module, or the name of one, with ``dumps`` and ``loads``; None: nothing."""
+    if setting is None:
+        return None
+    module = importlib.import_module(setting) if isinstance(setting, str) else setting
     if not callable(getattr(module, "dumps", None)) or not callable(getattr(module, "loads", None)):
         raise InvalidOption(f"PHOENIX_JSON is a module with dumps and loads, or the name of one; got {setting!r}")
     return module

@@ -16,6 +16,7 @@ from hypothesis import given, settings
 
 from flask_phoenix.exceptions import InvalidMessage, InvalidPayload
 from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.messages import JsonText
 from tests.values import ALMOST_JSON, ANY_TEXT, VALUES, exactly
 
 JSON = Json()
@@ -60,7 +61,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("text", REFUSED)
-@pytest.mark.parametrize("module", [ujson, json])
+@pytest.mark.parametrize("module", [None, ujson, json])
 def test_reading_refuses_what_is_not_json(text: str, module: Any) -> None:
     with pytest.raises(InvalidMessage):
         Json(module).loads(text)
@@ -85,12 +86,13 @@ READ = [
 
 
 @pytest.mark.parametrize(("text", "value"), READ)
-@pytest.mark.parametrize("module", [ujson, json])
+@pytest.mark.parametrize("module", [None, ujson, json])
 def test_reading_takes_what_is_json(text: str, value: Any, module: Any) -> None:
     assert exactly(Json(module).loads(text)) == exactly(value)
 
 
-def test_reading_bytes() -> None:
+def test_reading_bytes_and_what_another_node_has_written() -> None:
+    assert JSON.loads(JsonText('["é"]')) == ["é"]
     assert JSON.loads('["é"]'.encode()) == ["é"]
     with pytest.raises(InvalidMessage, match="expected JSON: 'utf-8' codec"):
         JSON.loads(b'["\xff"]')
@@ -156,7 +158,7 @@ UNWRITABLE = [
 ]
 
 
-@pytest.mark.parametrize("module", [ujson, json])
+@pytest.mark.parametrize("module", [None, ujson, json])
 @pytest.mark.parametrize("value", UNWRITABLE, ids=lambda value: type(value).__name__)
 def test_writing_refuses_what_json_has_not(value: Any, module: Any) -> None:
     with pytest.raises(InvalidPayload, match=r"^this cannot be written as JSON: .*; send dicts, lists, strings"):
@@ -187,7 +189,7 @@ def test_a_key_that_is_no_number_is_refused() -> None:
         JSON.dumps({math.nan: 1})
 
 
-@pytest.mark.parametrize("module", [ujson, json])
+@pytest.mark.parametrize("module", [None, ujson, json])
 def test_what_is_read_may_be_written_inside_a_reply_and_what_nests_deeper_than_that_is_refused(module: Any) -> None:
     codec, read = Json(module), "[" * 500 + "]" * 500
     assert codec.loads(codec.dumps({"status": [codec.loads(read)]}), 512)["status"] == [json.loads(read)]

@@ -107,7 +107,7 @@ class V2Serializer(Serializer):
         value = self._loads(frame)
         if not isinstance(value, list) or len(value) < 5:
             raise InvalidMessage("vsn 2.0.0 expects a JSON array [join_ref, ref, topic, event, payload]")
-        return Message._make(value[:5])
+        return Message._make(value if len(value) == 5 else value[:5])
 
     def encode(self, message: Message) -> Frame:
         """Write an array, or for bytes a binary push, which has no place for a ref."""
