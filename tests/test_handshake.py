@@ -374,7 +374,7 @@ def test_origin(ask: Asking, mount: Mounting, rule: Any, base: str, origin: str,
 
 def test_trusted_hosts(app: Flask, ask: Asking, mount: Mounting) -> None:
     class TrustingRequest(Request):
-        trusted_hosts = ["localhost"]  # where Flask 3.1 keeps its setting TRUSTED_HOSTS
+        trusted_hosts: ClassVar = ["localhost"]  # where Flask 3.1 keeps its setting TRUSTED_HOSTS
 
     app.request_class = TrustingRequest
     mount()
