@@ -44,7 +44,9 @@ from flask_phoenix.pubsub.unix import adapter as workers
 from flask_phoenix.pubsub.unix import directory, publisher
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.runtime import inbox
+from flask_phoenix.runtime.settings import Settings
 from flask_phoenix.server import drain
+from flask_phoenix.server import gunicorn as gunicorn_server
 from flask_phoenix.testing import Client, Joined
 from flask_phoenix.tracker import replica
 from flask_phoenix.tracker.server import COUNT_PERIOD, MAX_META_DEPTH
@@ -193,6 +195,12 @@ def test_options_are_those_of_a_mount() -> None:
     assert list(said) == list(defaults)
 
 
+def test_settings_of_a_process() -> None:
+    table = rows("options.md", "key of a process", "default", "unit", "meaning")
+    said = {key: ast.literal_eval(default) for key, default, *_ in table}
+    assert said == {PREFIX + field.name.upper(): field.default for field in fields(Settings)}
+
+
 def test_what_cannot_be_set() -> None:
     said = {name: ast.literal_eval(value) for name, value, *_ in rows("options.md", "what", "value", "unit", "meaning")}
     assert said == {
@@ -292,10 +300,10 @@ def test_sizes_of_presence() -> None:
 
 def test_arguments_of_presence() -> None:
     said = {name: default for name, default, _ in rows("presence.md", "argument", "default", "meaning")}
-    kind, name, down_period = (signature(Phoenix.presence).parameters[key] for key in ("kind", "name", "down_period"))
+    kind, name, *periods = list(signature(Phoenix.presence).parameters.values())[1:]
     assert said["the class"] == kind.default.__name__
     assert said[name.name]
-    assert float(said[down_period.name]) == down_period.default
+    assert {key: float(said[key]) for key in ("down_period", "grace")} == {each.name: each.default for each in periods}
 
 
 @pytest.mark.parametrize("adapter", [WorkersAdapter, RedisAdapter])
@@ -369,8 +377,11 @@ def test_numbers_of_long_polling() -> None:
 def test_numbers_of_deployment() -> None:
     gunicorn = Config().settings
     for pattern, *meant in (
-        (r"should stay above (\d+) seconds", drain.GRACE),
+        (r"should stay above (\d+) seconds", drain.GRACE + Settings().drain_window),
         (r"handlers have finished, (\d+) seconds at most", drain.GRACE),
+        (r"at ([\d,]+) in a second", drain.CLOSE_RATE),
+        (r"(\d+) % of it for closing", drain.WINDOW_SHARE * 100),
+        (r"within ([\d.]+) seconds less than `--graceful-timeout`", gunicorn_server.RESERVE),
         (r"`--graceful-timeout` \((\d+) seconds by default\)", gunicorn["graceful_timeout"].default),
         (r"the default is ([\d,]+)\.", gunicorn["worker_connections"].default),
         (r"closed with code (\d+)", drain.SERVICE_RESTART),

@@ -42,6 +42,7 @@ class ChannelServer(ChannelRuntime):
         "ended",
         "inbox",
         "joined",
+        "left",
         "membership",
         "protocol",
         "subscriber",
@@ -62,7 +63,7 @@ class ChannelServer(ChannelRuntime):
         #: The author's object, made by the join.
         self.channel: Any = None
         self.joined = False
-        self.ended = False
+        self.ended = self.left = False
         self._redispatch = redispatch
         self._route: Route = join.route
         #: The message that is being handled.
@@ -340,7 +341,7 @@ class ChannelServer(ChannelRuntime):
 
     def _close(self, reason: Any) -> None:
         """End on purpose: ``phx_close`` first, then ``terminate`` (``channel/server.ex``)."""
-        self.ended = True
+        self.ended = self.left = True
         self.connection.send(self.protocol.close(self.membership))
         self._clean_up()
         self._terminate(reason)
