@@ -67,7 +67,7 @@ class State:
         self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), self._to_json)
         self.engine = Engine(app.app_context, self.json, self._find_adapter, self._may_serve, is_master)
         self.engine.report, self.engine.app = self._report, app
-        self.engine.settings = Settings.read(app.config)
+        self.engine.configure(Settings.read(app.config))
         self.endpoints: list[Endpoint] = []
         #: What this app and process has of each presence.
         self.trackers: dict[Presence, TrackerServer] = {}

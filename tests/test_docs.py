@@ -52,7 +52,7 @@ from flask_phoenix.tracker import replica
 from flask_phoenix.tracker.server import COUNT_PERIOD, MAX_META_DEPTH
 from flask_phoenix.transports import handshake, websocket
 from flask_phoenix.transports.longpoll.carrier import ABSENT_WINDOWS
-from flask_phoenix.transports.longpoll.endpoint import BATCH, BODY_LIMIT
+from flask_phoenix.transports.longpoll.endpoint import BATCH, PIECE
 from flask_phoenix.transports.longpoll.registry import UNUSED_DELAY, UNUSED_SESSIONS
 from flask_phoenix.transports.options import INFO_KEYS, PREFIX, Options
 from flask_phoenix.transports.origin import CONN, OriginPolicy
@@ -213,7 +213,7 @@ def test_what_cannot_be_set() -> None:
 
 def test_limits_of_security() -> None:
     said = [default for _, default, _ in rows("security.md", "limit", "default", "what happens beyond it")]
-    options = Options()
+    options, settings = Options(), Settings()
     assert said == [
         f"{options.max_frame_size:,} bytes",
         f"{options.outbox_limit >> 20} MiB",
@@ -221,11 +221,17 @@ def test_limits_of_security() -> None:
         f"{options.max_channels}",
         f"{inbox.INBOX_LIMIT:,}",
         f"{inbox.INBOX_LIMIT:,}",
-        f"{BODY_LIMIT:,} bytes",
+        f"{options.max_body_size:,} bytes",
+        f"{options.body_timeout:.0f} seconds",
+        f"{settings.bodies_total >> 20} MiB",
         f"{BATCH}",
         f"{UNUSED_SESSIONS}",
         f"{handshake.QUERY_LIMIT:,} bytes",
+        f"{settings.head_timeout:.0f} seconds",
+        f"{settings.upload_timeout:.0f} seconds",
+        f"{settings.keepalive_timeout:.0f} seconds",
     ]
+    assert stated("security.md", r"each (\d+) KiB") == [PIECE >> 10]
     assert f"after {SHOWN_CHARACTERS} characters" in prose("security.md")
 
 
@@ -365,7 +371,7 @@ def test_numbers_of_long_polling() -> None:
         (r"wait (\w+) seconds for each after", UNUSED_DELAY),
         (r"for each after the (\w+)", UNUSED_SESSIONS),
         (r"\((\w+) weeks\) bounds a session", Options.token_max_age / 7 / 86400),
-        (r"more than ([\d,]+) bytes is HTTP 400", BODY_LIMIT),
+        (r"more than ([\d,]+) bytes is HTTP 400", Options.max_body_size),
         (r"A batch is (\d+) lines at most", BATCH),
         (r"of which the server takes (\d+)", BATCH),
         (r"`pubsub_timeout` \((\d+) seconds\)", Options.pubsub_timeout),

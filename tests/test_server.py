@@ -453,7 +453,7 @@ def test_clients_are_let_go_one_batch_after_another(
     site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drains, "CLOSE_RATE", 4 / LONG)
-    engine.settings = Settings(drain_window=DEADLINE / 20)
+    engine.configure(Settings(drain_window=DEADLINE / 20))
     with ExitStack() as stack:
         clients = [stack.enter_context(Client(site.app)) for _ in range(20)]
         draining = gevent.spawn(drain, engine)
@@ -469,7 +469,7 @@ def test_clients_are_let_go_one_batch_after_another(
 
 def test_it_is_done_within_what_the_server_gives(site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drains, "CLOSE_RATE", 1 / LONG)
-    engine.settings = Settings(drain_window=LONG)
+    engine.configure(Settings(drain_window=LONG))
     with Client(site.app) as client, Client(site.app), engine.carrying():
         gevent.spawn(drain, engine, DEADLINE / 20).get(timeout=DEADLINE)
         assert client.closed == (1012, "draining")

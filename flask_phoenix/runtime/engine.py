@@ -31,6 +31,7 @@ from ..pubsub.failures import EXITS, log_failure, raise_in_main_greenlet
 from ..pubsub.hub import Hub, allocate_lock, thread_id
 from ..pubsub.local import Notify, PubSub, Subscriber
 from ..signals import limit_reached
+from .caps import Caps
 from .runners import Runners
 from .settings import Settings
 
@@ -115,7 +116,7 @@ class Engine:
         self.report: Callable[[BaseException], None] = lambda failure: None
         #: The app, from which signals come.
         self.app: Any = None
-        self.settings = Settings()
+        self.configure(Settings())
         #: How often each bound was reached, by its name in docs/security.md.
         self.limits: Counter[str] = Counter()
         self._may_serve = may_serve
@@ -181,6 +182,10 @@ class Engine:
         """
         if not self.node or self._forked:
             self._start(lambda: bool(self.node), self._begin_as_node)
+
+    def configure(self, settings: Settings) -> None:
+        """Take what is set for this process."""
+        self.settings, self.caps = settings, Caps(settings)
 
     def add(self, service: Service) -> None:
         """Let a service start and stop with the connections."""
@@ -309,6 +314,7 @@ class Engine:
         self.node, self._transports = "", 0
         self._stopping, self._starting, self._starter = None, Semaphore(), None
         self.connections.clear()
+        self.caps = Caps(self.settings)
         self.hub.forget()
         self.runners.forget()
         self.pubsub.clear()

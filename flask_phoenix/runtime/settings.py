@@ -25,7 +25,7 @@ class Settings:
     #: Joins that are handled; those beyond it wait.
     joins_per_second: float | None = None
     #: Bytes of all bodies of long polling that are being read.
-    bodies_total: float = 64 << 20
+    bodies_total: int = 64 << 20
     #: Our own server: seconds for the head of a request.
     head_timeout: float = 10.0
     #: Our own server: seconds for each 64 KiB of a body.
