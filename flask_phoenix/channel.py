@@ -46,6 +46,8 @@ class ChannelRuntime:
 
     #: The channel as the pubsub knows it.
     subscriber: Any
+    #: It ended on purpose: its client left the topic, or its author stopped it.
+    left: bool
 
     def push(self, event: str, payload: Any) -> None:
         """Send an event to this client."""

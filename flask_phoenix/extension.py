@@ -27,6 +27,7 @@ from .pubsub.unix.adapter import WorkersAdapter
 from .pubsub.unix.directory import directory_of_server
 from .runtime.engine import FAILURES, Engine
 from .runtime.inbox import Inbox
+from .runtime.settings import Settings
 from .server.gevent import Server, require_patched
 from .server.gunicorn import drain_with_worker, has_several_workers, is_loading, is_master, is_worker
 from .socket import BaseSocket
@@ -66,6 +67,7 @@ class State:
         self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), self._to_json)
         self.engine = Engine(app.app_context, self.json, self._find_adapter, self._may_serve, is_master)
         self.engine.report, self.engine.app = self._report, app
+        self.engine.configure(Settings.read(app.config))
         self.endpoints: list[Endpoint] = []
         #: What this app and process has of each presence.
         self.trackers: dict[Presence, TrackerServer] = {}
@@ -77,9 +79,9 @@ class State:
             endpoint.register(self.app)
             self.endpoints.append(endpoint)
 
-    def keep(self, presence: Presence, down_period: float) -> None:
+    def keep(self, presence: Presence, down_period: float, grace: float) -> None:
         """Have a presence in this app."""
-        server = self.trackers[presence] = TrackerServer(presence, self.engine, self.json, down_period)
+        server = self.trackers[presence] = TrackerServer(presence, self.engine, self.json, down_period, grace)
         self.engine.add(server)
 
     def endpoint(self, name: str | None) -> Endpoint:
@@ -191,7 +193,7 @@ class Phoenix:
     def __init__(self, app: Flask | None = None, adapter: Adapter | None = None) -> None:
         self._adapter = adapter
         self._mounts: list[tuple[str, type[BaseSocket], dict[str, Any]]] = []
-        self._presences: dict[Presence, float] = {}
+        self._presences: dict[Presence, tuple[float, float]] = {}
         self._states: WeakSet[State] = WeakSet()
         self._error_handlers: ErrorHandlers = {}
         if app is not None:
@@ -212,8 +214,8 @@ class Phoenix:
         state.engine.error_handlers = self._error_handlers
         for path, socket, options in self._mounts:
             state.mount(path, socket, options)
-        for presence, down_period in self._presences.items():
-            state.keep(presence, down_period)
+        for presence, periods in self._presences.items():
+            state.keep(presence, *periods)
         app.extensions["phoenix"] = state
         app.url_value_preprocessor(_exempt_from_csrf)
         app.wsgi_app = Gateway(app, NAME)  # type: ignore[method-assign]
@@ -257,18 +259,24 @@ class Phoenix:
         return register_error_handler(self._error_handlers, kinds)
 
     @overload
-    def presence(self, *, name: str = ..., down_period: float = ...) -> Presence: ...
+    def presence(self, *, name: str = ..., down_period: float = ..., grace: float = ...) -> Presence: ...
 
     @overload
-    def presence(self, kind: type[PresenceKind], *, name: str = ..., down_period: float = ...) -> PresenceKind: ...
+    def presence(
+        self, kind: type[PresenceKind], *, name: str = ..., down_period: float = ..., grace: float = ...
+    ) -> PresenceKind: ...
 
-    def presence(self, kind: type[Presence] = Presence, *, name: str = "", down_period: float = 30.0) -> Presence:
+    def presence(
+        self, kind: type[Presence] = Presence, *, name: str = "", down_period: float = 30.0, grace: float = 0.0
+    ) -> Presence:
         """Make a presence: who is on each topic, on all nodes.
 
         :param kind: a subclass of :class:`.Presence` that overrides its hooks.
         :param name: tells it from other presences, the same on all nodes; the name of the class, unless given.
         :param down_period: seconds in which those of a node that ended without a word are gone.
-        :raises InvalidOption: there is one of that name, or the period is no positive number.
+        :param grace: seconds for which a client whose connection was lost is still present: if its key is tracked again
+            on the topic meanwhile, on whatever node, the new meta replaces the old one, and the key never leaves.
+        :raises InvalidOption: there is one of that name, the period is no positive number, or the grace is negative.
         """
         presence = kind()
         presence.name, presence.server = name or kind.__name__, lambda: self._state().trackers[presence]
@@ -276,9 +284,11 @@ class Phoenix:
             raise InvalidOption(f"there is a presence {presence.name!r} already: give this one another name=")
         if not isinstance(down_period, int | float) or not 0 < down_period < inf:
             raise InvalidOption(f"down_period is a positive number of seconds, got {down_period!r}")
-        self._presences[presence] = down_period
+        if not isinstance(grace, int | float) or not 0 <= grace < inf:
+            raise InvalidOption(f"grace is a number of seconds, 0 for none, got {grace!r}")
+        self._presences[presence] = down_period, float(grace)
         for state in self._states:
-            state.keep(presence, down_period)
+            state.keep(presence, down_period, float(grace))
         return presence
 
     def broadcast(self, topic: str, event: str, payload: Any) -> None:

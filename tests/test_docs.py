@@ -44,13 +44,15 @@ from flask_phoenix.pubsub.unix import adapter as workers
 from flask_phoenix.pubsub.unix import directory, publisher
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.runtime import inbox
+from flask_phoenix.runtime.settings import Settings
 from flask_phoenix.server import drain
+from flask_phoenix.server import gunicorn as gunicorn_server
 from flask_phoenix.testing import Client, Joined
 from flask_phoenix.tracker import replica
 from flask_phoenix.tracker.server import COUNT_PERIOD, MAX_META_DEPTH
 from flask_phoenix.transports import handshake, websocket
 from flask_phoenix.transports.longpoll.carrier import ABSENT_WINDOWS
-from flask_phoenix.transports.longpoll.endpoint import BATCH, BODY_LIMIT
+from flask_phoenix.transports.longpoll.endpoint import BATCH, PIECE
 from flask_phoenix.transports.longpoll.registry import UNUSED_DELAY, UNUSED_SESSIONS
 from flask_phoenix.transports.options import INFO_KEYS, PREFIX, Options
 from flask_phoenix.transports.origin import CONN, OriginPolicy
@@ -193,6 +195,12 @@ def test_options_are_those_of_a_mount() -> None:
     assert list(said) == list(defaults)
 
 
+def test_settings_of_a_process() -> None:
+    table = rows("options.md", "key of a process", "default", "unit", "meaning")
+    said = {key: ast.literal_eval(default) for key, default, *_ in table}
+    assert said == {PREFIX + field.name.upper(): field.default for field in fields(Settings)}
+
+
 def test_what_cannot_be_set() -> None:
     said = {name: ast.literal_eval(value) for name, value, *_ in rows("options.md", "what", "value", "unit", "meaning")}
     assert said == {
@@ -205,7 +213,7 @@ def test_what_cannot_be_set() -> None:
 
 def test_limits_of_security() -> None:
     said = [default for _, default, _ in rows("security.md", "limit", "default", "what happens beyond it")]
-    options = Options()
+    options, settings = Options(), Settings()
     assert said == [
         f"{options.max_frame_size:,} bytes",
         f"{options.outbox_limit >> 20} MiB",
@@ -213,11 +221,17 @@ def test_limits_of_security() -> None:
         f"{options.max_channels}",
         f"{inbox.INBOX_LIMIT:,}",
         f"{inbox.INBOX_LIMIT:,}",
-        f"{BODY_LIMIT:,} bytes",
+        f"{options.max_body_size:,} bytes",
+        f"{options.body_timeout:.0f} seconds",
+        f"{settings.bodies_total >> 20} MiB",
         f"{BATCH}",
         f"{UNUSED_SESSIONS}",
         f"{handshake.QUERY_LIMIT:,} bytes",
+        f"{settings.head_timeout:.0f} seconds",
+        f"{settings.upload_timeout:.0f} seconds",
+        f"{settings.keepalive_timeout:.0f} seconds",
     ]
+    assert stated("security.md", r"each (\d+) KiB") == [PIECE >> 10]
     assert f"after {SHOWN_CHARACTERS} characters" in prose("security.md")
 
 
@@ -292,10 +306,10 @@ def test_sizes_of_presence() -> None:
 
 def test_arguments_of_presence() -> None:
     said = {name: default for name, default, _ in rows("presence.md", "argument", "default", "meaning")}
-    kind, name, down_period = (signature(Phoenix.presence).parameters[key] for key in ("kind", "name", "down_period"))
+    kind, name, *periods = list(signature(Phoenix.presence).parameters.values())[1:]
     assert said["the class"] == kind.default.__name__
     assert said[name.name]
-    assert float(said[down_period.name]) == down_period.default
+    assert {key: float(said[key]) for key in ("down_period", "grace")} == {each.name: each.default for each in periods}
 
 
 @pytest.mark.parametrize("adapter", [WorkersAdapter, RedisAdapter])
@@ -357,7 +371,7 @@ def test_numbers_of_long_polling() -> None:
         (r"wait (\w+) seconds for each after", UNUSED_DELAY),
         (r"for each after the (\w+)", UNUSED_SESSIONS),
         (r"\((\w+) weeks\) bounds a session", Options.token_max_age / 7 / 86400),
-        (r"more than ([\d,]+) bytes is HTTP 400", BODY_LIMIT),
+        (r"more than ([\d,]+) bytes is HTTP 400", Options.max_body_size),
         (r"A batch is (\d+) lines at most", BATCH),
         (r"of which the server takes (\d+)", BATCH),
         (r"`pubsub_timeout` \((\d+) seconds\)", Options.pubsub_timeout),
@@ -369,8 +383,11 @@ def test_numbers_of_long_polling() -> None:
 def test_numbers_of_deployment() -> None:
     gunicorn = Config().settings
     for pattern, *meant in (
-        (r"should stay above (\d+) seconds", drain.GRACE),
+        (r"should stay above (\d+) seconds", drain.GRACE + Settings().drain_window),
         (r"handlers have finished, (\d+) seconds at most", drain.GRACE),
+        (r"at ([\d,]+) in a second", drain.CLOSE_RATE),
+        (r"(\d+) % of it for closing", drain.WINDOW_SHARE * 100),
+        (r"within ([\d.]+) seconds less than `--graceful-timeout`", gunicorn_server.RESERVE),
         (r"`--graceful-timeout` \((\d+) seconds by default\)", gunicorn["graceful_timeout"].default),
         (r"the default is ([\d,]+)\.", gunicorn["worker_connections"].default),
         (r"closed with code (\d+)", drain.SERVICE_RESTART),

@@ -36,11 +36,13 @@ from flask_phoenix import (
 )
 from flask_phoenix.pubsub import hub
 from flask_phoenix.runtime.inbox import INBOX_LIMIT
+from flask_phoenix.runtime.settings import Settings
 from flask_phoenix.server.drain import drain
 from flask_phoenix.testing import MemoryAdapter
 from flask_phoenix.transports.longpoll import carrier
 from flask_phoenix.transports.longpoll import registry as sessions
-from flask_phoenix.transports.longpoll.endpoint import BATCH, BODY_LIMIT
+from flask_phoenix.transports.longpoll.endpoint import BATCH, PIECE
+from flask_phoenix.transports.options import Options
 from tests.support.clients import JOINED
 from tests.support.loop import in_thread, turn
 from tests.support.processes import DEADLINE
@@ -849,16 +851,87 @@ class Endless(io.RawIOBase):
     """Gives what it is asked for, for ever."""
 
     def read(self, size: int = -1) -> bytes:
-        assert 0 <= size <= BODY_LIMIT + 1, "all of it is read"
+        assert 0 <= size <= Options.max_body_size + 1, "all of it is read"
         return b" " * size
 
 
 @pytest.mark.parametrize("environ", [{}, CHUNKED, {**CHUNKED, "wsgi.input": Endless()}])
 def test_a_body_that_is_too_long(browser: Browser, environ: dict[str, Any]) -> None:
     browser.open()
-    bare(browser.post(None if "wsgi.input" in environ else b" " * (BODY_LIMIT + 1), **environ), 400)
+    bare(browser.post(None if "wsgi.input" in environ else b" " * (Options.max_body_size + 1), **environ), 400)
     assert logical(browser.post(json.dumps(JOIN), **CHUNKED), 200) == {"status": 200}
     assert refs(browser.poll()) == ["1"]
+
+
+class Unread(io.RawIOBase):
+    """A body at which nobody is to look."""
+
+    def read(self, size: int = -1) -> bytes:
+        raise AssertionError("it is read")
+
+
+@pytest.mark.parametrize("token", ["", "forged"])
+def test_a_body_for_no_session_is_not_read(browser: Browser, token: str) -> None:
+    environ: dict[str, Any] = {"CONTENT_LENGTH": "9", "wsgi.input": Unread(), "wsgi.input_terminated": True}
+    assert logical(browser.post(None, token=token, **environ), 410) == {"status": 410}
+
+
+def test_the_longest_body_is_a_batch_of_the_longest_lines(make_site: MakeSite) -> None:
+    site = make_site(max_frame_size=1000)
+    browser = Browser(site).open()
+    bare(browser.post(b" " * (BATCH * (1000 * 4 // 3 + 8) + 1)), 400)
+    browser = Browser(make_site(longpoll={"max_body_size": 10})).open()
+    bare(browser.post(b"12345678901"), 400)
+
+
+class Stalled(io.RawIOBase):
+    """A body that begins, and goes on when it may."""
+
+    def __init__(self, pieces: int = 1) -> None:
+        self.begun, self.goes_on = Event(), Event()
+        self._pieces = [b" " * PIECE] * pieces
+
+    def read(self, size: int = -1) -> bytes:
+        if self._pieces:
+            return self._pieces.pop()
+        self.begun.set()
+        self.goes_on.wait(DEADLINE)
+        return b""
+
+
+def test_a_body_has_a_time_limit(make_site: MakeSite) -> None:
+    site = make_site(longpoll={"body_timeout": SHORT})
+    browser = Browser(site).open()
+    bare(browser.post(None, **{**CHUNKED, "wsgi.input": Stalled()}), 408)
+    assert site.engine.limits == {"body_timeout": 1}
+    assert not browser.gone()
+
+
+def test_a_time_limit_of_somebody_else_within_a_body_is_not_ours(site: Site, browser: Browser) -> None:
+    browser.open()
+    site.app.testing = True
+    limit = gevent.Timeout(SHORT)
+    with pytest.raises(gevent.Timeout) as expired, limit:
+        browser.post(None, **{**CHUNKED, "wsgi.input": Stalled()})
+    assert expired.value is limit
+
+
+def test_all_bodies_have_a_bound_and_small_ones_are_always_read(site: Site, browser: Browser) -> None:
+    site.engine.configure(Settings(bodies_total=3 * PIECE))
+    browser.open()
+    stalled = [Stalled(2), Stalled(2)]
+    first, second = (gevent.spawn(browser.post, None, **{**CHUNKED, "wsgi.input": body}) for body in stalled)
+    assert all(body.begun.wait(DEADLINE) for body in stalled)
+    answer = browser.post(b" " * (3 * PIECE))
+    bare(answer, 503)
+    assert answer.headers["Retry-After"] == "10"
+    assert site.engine.limits == {"bodies_total": 1}
+    browser.send(JOIN)
+    for body in stalled:
+        body.goes_on.set()
+    bare(first.get(timeout=DEADLINE), 200)
+    bare(second.get(timeout=DEADLINE), 200)
+    bare(browser.post(b" " * (3 * PIECE)), 200)
 
 
 # The app around it

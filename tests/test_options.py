@@ -41,6 +41,9 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "window": (10.0, 0.5, 20),
     "pubsub_timeout": (2.0, 0.5, 3),
     "token_max_age": (1_209_600, 60, 3600),
+    "messages_per_second": (None, 50, 0.5),
+    "max_body_size": (8_000_000, 1000, 2000),
+    "body_timeout": (10.0, 0.5, 20),
 }
 OPTIONS = [field.name for field in fields(Options)]
 
@@ -198,6 +201,9 @@ def test_both_checks_off(config: dict[str, Any], given: dict[str, Any]) -> None:
         *[("window", value) for value in (0, -1, None, "10", float("nan"), True)],
         *[("pubsub_timeout", value) for value in (0, -0.5, None)],
         *[("token_max_age", value) for value in (0, None, 0.5)],
+        *[("messages_per_second", value) for value in (0, -1, "50", True)],
+        *[("max_body_size", value) for value in (0, None, 0.5)],
+        *[("body_timeout", value) for value in (0, None, "10")],
         *[("connect_info", value) for value in ("uri", {"salt": "x"}, ["auth_token"], [7], 7)],
         *[("subprotocols", value) for value in ("sip", {"sip"}, 7)],
         *[("serializer", value) for value in ("x", [], [V2Serializer], [(1, "~> 2.0.0")], [(V2Serializer, 2)])],

@@ -15,7 +15,7 @@ import gevent
 import pytest
 from gevent.event import Event
 
-from flask_phoenix.exceptions import NotPublished
+from flask_phoenix.exceptions import InvalidOption, NotPublished
 from flask_phoenix.server.drain import drain
 from flask_phoenix.testing import MemoryAdapter
 from flask_phoenix.tracker import replica
@@ -491,3 +491,96 @@ def test_a_heartbeat_that_fails_goes_on(
     monkeypatch.undo()
     beat(node)
     assert caplog.text.count("failed; it goes on") == 2
+
+
+# Who comes back within the grace
+
+
+@pytest.mark.parametrize("ending", ["hang up", "crash", "end of its node", "kill of its node", "drain"])
+def test_who_comes_back_in_time_never_was_away(make: Callable[..., Node], network: Network, ending: str) -> None:
+    first, second, third = (make(grace=LONG) for _ in range(3))
+    watcher, ada = third.enter(), first.enter(me={"ada": {"device": "phone"}})
+    eventually(lambda: list(watcher.people) == ["ada"])
+    draining = None
+    match ending:
+        case "hang up":
+            ada.leave()
+        case "crash":
+            ada.do(lambda channel: 1 / 0)
+        case "end of its node":
+            ada.leave()
+            first.engine.stop()
+        case "kill of its node":
+            network.part(first.adapter)
+            for node in (second, third):
+                node.adapter.gone(first.engine.node)
+        case "drain":
+            draining = gevent.spawn(drain, first.engine)
+            eventually(lambda: ada.client.carrier.closed == (1012, "draining"))
+    watcher.news()
+    assert list(watcher.people) == ["ada"]
+    back = second.enter(me={"ada": {"device": "phone"}})
+    eventually(lambda: [len(each["metas"]) for each in back.people.values()] == [1])
+    eventually(lambda: refs(watcher.people) == refs(second.online.list("room:1")))
+    assert watcher.keys_that_left == back.keys_that_left == []
+    if draining is not None:
+        draining.get(timeout=DEADLINE)  # not for the grace: all that it had was taken over
+        eventually(lambda: second.present() == third.present() == ["ada"])
+
+
+def test_who_comes_back_to_the_same_node_is_one_diff(make: Callable[..., Node]) -> None:
+    node = make(grace=LONG)
+    watcher = node.enter()
+    (former,) = refs(node.enter(me={"ada": {}}).people)["ada"]
+    watcher.news()
+    node.members[-1].leave()
+    assert watcher.changes() == []
+    node.enter(me={"ada": {}})
+    assert watcher.changes() == [("ada", "ada")]
+    assert node.present() == ["ada"]
+    assert refs(node.online.list("room:1"))["ada"] != [former]
+
+
+@pytest.mark.parametrize("ending", ["hang up", "kill of its node"])
+def test_who_does_not_come_back_leaves_after_the_grace(
+    make: Callable[..., Node], network: Network, ending: str
+) -> None:
+    node, other = make(grace=SHORT), make(grace=SHORT)
+    watcher, ada = other.enter(), node.enter(me={"ada": {}})
+    eventually(lambda: list(watcher.people) == ["ada"])
+    if ending == "hang up":
+        ada.leave()
+    else:
+        network.part(node.adapter)
+        other.adapter.gone(node.engine.node)
+    assert list(watcher.people) == ["ada"]
+    eventually(lambda: watcher.people == {})
+
+
+def test_who_leaves_on_purpose_is_gone_at_once(make: Callable[..., Node]) -> None:
+    node = make(grace=LONG)
+    watcher = node.enter()
+    node.enter(me={"ada": {}}).say("phx_leave")
+    bob = node.enter(me={"bob": {}})
+    bob.do(lambda channel: channel.untrack("bob"))
+    settle()
+    assert node.present() == []
+    assert watcher.people == {}
+
+
+def test_a_node_that_was_taken_for_gone_goes_on(make: Callable[..., Node]) -> None:
+    node, other = make("ada", grace=LONG), make(grace=LONG)
+    watcher = other.enter()
+    eventually(lambda: list(watcher.people) == ["ada"])
+    before = refs(watcher.people)
+    other.adapter.gone(node.engine.node)
+    node.online.track("room:1", "bob")  # the other one asks for all, since it has forgotten the clock
+    eventually(lambda: sorted(watcher.people) == ["ada", "bob"])
+    assert refs(watcher.people)["ada"] == before["ada"]
+    assert watcher.keys_that_left == []
+
+
+@pytest.mark.parametrize("grace", [-1, float("inf"), "5"])
+def test_a_grace_is_a_number_of_seconds(make_node: MakeNode, grace: Any) -> None:
+    with pytest.raises(InvalidOption, match="grace is a number of seconds"):
+        make_node(grace=grace)

@@ -30,6 +30,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
 from flask_phoenix import Channel, Phoenix, Refused, Socket, on
 from flask_phoenix.runtime.engine import Engine
+from flask_phoenix.runtime.settings import Settings
 from flask_phoenix.server import drain as drains
 from flask_phoenix.server.detection import detect_server
 from flask_phoenix.server.drain import drain
@@ -37,7 +38,7 @@ from flask_phoenix.server.gevent import ESCAPED, Server
 from flask_phoenix.testing import Client
 from tests.support.http import JOIN, JOINED, POLL, URL, body, connect, get, head
 from tests.support.network import Network
-from tests.support.presence import Node, eventually
+from tests.support.presence import LONG, Node, eventually
 from tests.support.processes import DEADLINE, HOST, ROOT, wait_until
 from tests.support.wire import ACCEPT, UPGRADE, Wire, tls_contexts
 
@@ -446,6 +447,32 @@ def test_drain(site: Site, engine: Engine) -> None:
         assert [client.closed for client in clients] == [(1012, "draining")] * 3
     assert not engine.connections
     assert site.ended.get(timeout=DEADLINE) == "draining"
+
+
+def test_clients_are_let_go_one_batch_after_another(
+    site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drains, "CLOSE_RATE", 4 / LONG)
+    engine.configure(Settings(drain_window=DEADLINE / 20))
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Client(site.app)) for _ in range(20)]
+        draining = gevent.spawn(drain, engine)
+        steps = []
+        while not draining.ready():
+            gevent.sleep(0.001)
+            steps.append(sum(client.closed is not None for client in clients))
+        assert 0 < steps[0] < 20
+        assert steps == sorted(steps)
+        assert len(set(steps)) > 3
+        assert [client.closed for client in clients] == [(1012, "draining")] * 20
+
+
+def test_it_is_done_within_what_the_server_gives(site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drains, "CLOSE_RATE", 1 / LONG)
+    engine.configure(Settings(drain_window=LONG))
+    with Client(site.app) as client, Client(site.app), engine.carrying():
+        gevent.spawn(drain, engine, DEADLINE / 20).get(timeout=DEADLINE)
+        assert client.closed == (1012, "draining")
 
 
 def test_nobody_is_let_in_while_it_drains(dial: Dial, engine: Engine) -> None:

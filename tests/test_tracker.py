@@ -216,7 +216,7 @@ def test_the_own_echo_changes_nothing(tracker: Tracker) -> None:
     tracker.join(entry("1"))
     for echo in (tracker.flush(), tracker.heartbeat(), tracker.hello(), heartbeat(9, "a"), tracker.goodbye()):
         assert tracker.receive(echo, 0) == ({}, [])
-    assert tracker.tick(9999) == tracker.gone("a") == {}
+    assert tracker.tick(9999) == tracker.gone("a", 0) == {}
     assert view(tracker) == metas("1")
 
 
@@ -265,15 +265,15 @@ def test_a_goodbye_is_the_last_that_is_heard(acquainted: Tracker) -> None:
     assert acquainted.receive([1, "goodbye", "b", 1], 1) == (diff("", "1"), [])
     for late in (delta(1, "1"), delta(2, "2"), state(9, "1"), heartbeat(9), [1, "ask", "b", 9, None]):
         assert acquainted.receive(late, 2) == ({}, [])
-    assert acquainted.gone("b") == acquainted.tick(1201) == {}
+    assert acquainted.gone("b", 0) == acquainted.tick(1201) == {}
     assert acquainted.receive(heartbeat(1), 1201) == ({}, [])
     acquainted.tick(1201.1)
     assert acquainted.receive(heartbeat(1), 1202) == ({}, ASK_B), "it is forgotten in the end"
 
 
 def test_a_node_whose_end_is_seen_is_forgotten(acquainted: Tracker) -> None:
-    assert acquainted.gone("b") == diff("", "1")
-    assert acquainted.gone("b") == acquainted.gone("stranger") == {}
+    assert acquainted.gone("b", 0) == diff("", "1")
+    assert acquainted.gone("b", 0) == acquainted.gone("stranger", 0) == {}
     assert acquainted.receive(heartbeat(1), 1) == ({}, ASK_B)
     assert acquainted.receive(state(1, "1"), 1) == (diff("1"), [])
 
@@ -457,7 +457,7 @@ class Networks(RuleBasedStateMachine):
     @rule(pick=PICK, other=PICK)
     def lose_the_link(self, pick: int, other: int) -> None:
         node = self.pick(pick)
-        node.hear(node.tracker.gone(self.pick(other).tracker.node))
+        node.hear(node.tracker.gone(self.pick(other).tracker.node, 0))
 
     @precondition(lambda self: len(self.live) > 2)
     @rule(pick=PICK, politely=st.booleans())

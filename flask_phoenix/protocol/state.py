@@ -13,6 +13,7 @@ from .serializers import Serializer
 UNMATCHED = Reply("error", {"reason": "unmatched topic"})
 TOO_MANY = Reply("error", {"reason": "too many channels joined"})
 JOIN_CRASHED = Reply("error", {"reason": "join crashed"})
+TOO_MANY_JOINS = Reply("error", {"reason": "too many joins"})
 CRASHED = {"reason": "channel_crash"}
 OK = Reply("ok", {})
 

@@ -11,7 +11,7 @@ import gevent
 from ..channel import GRACEFUL, Channel, ChannelRuntime, SocketRef, as_reply, dispatch, dispatch_out, recover
 from ..exceptions import NotJoined, PhoenixError, Refused
 from ..protocol.messages import Broadcast, Frame, Message, Reply, shown
-from ..protocol.state import JOIN_CRASHED, OK, JoinReceived, Protocol
+from ..protocol.state import JOIN_CRASHED, OK, TOO_MANY_JOINS, JoinReceived, Protocol
 from ..pubsub.local import Lane, Subscriber
 from ..socket import Route
 from .connection import Connection
@@ -42,6 +42,7 @@ class ChannelServer(ChannelRuntime):
         "ended",
         "inbox",
         "joined",
+        "left",
         "membership",
         "protocol",
         "subscriber",
@@ -62,7 +63,7 @@ class ChannelServer(ChannelRuntime):
         #: The author's object, made by the join.
         self.channel: Any = None
         self.joined = False
-        self.ended = False
+        self.ended = self.left = False
         self._redispatch = redispatch
         self._route: Route = join.route
         #: The message that is being handled.
@@ -83,7 +84,7 @@ class ChannelServer(ChannelRuntime):
 
     def join(self, join: JoinReceived) -> None:
         """Ask the author, answer, and handle what was held meanwhile."""
-        reply = self._decide(join)
+        reply = self._await_turn() or self._decide(join)
         if self.ended:
             return
         connection, protocol = self.connection, self.protocol
@@ -210,6 +211,18 @@ class ChannelServer(ChannelRuntime):
         return not self.ended
 
     # The join.
+
+    def _await_turn(self) -> Reply | None:
+        """Wait, where joins are many; return the reply of one that is not to be handled."""
+        engine = self.connection.engine
+        rate = engine.caps.joins
+        if rate is None:
+            return None
+        if not rate.wait():
+            engine.reach("joins_per_second", connection=self.connection)
+            engine.caps.report("joins_per_second")
+            return TOO_MANY_JOINS
+        return TOO_MANY_JOINS if self.ended else None
 
     def _decide(self, join: JoinReceived) -> Reply:
         """Return the reply to a join: what the author decides, or that it crashed."""
@@ -340,7 +353,7 @@ class ChannelServer(ChannelRuntime):
 
     def _close(self, reason: Any) -> None:
         """End on purpose: ``phx_close`` first, then ``terminate`` (``channel/server.ex``)."""
-        self.ended = True
+        self.ended = self.left = True
         self.connection.send(self.protocol.close(self.membership))
         self._clean_up()
         self._terminate(reason)

@@ -31,7 +31,9 @@ from ..pubsub.failures import EXITS, log_failure, raise_in_main_greenlet
 from ..pubsub.hub import Hub, allocate_lock, thread_id
 from ..pubsub.local import Notify, PubSub, Subscriber
 from ..signals import limit_reached
+from .caps import Caps
 from .runners import Runners
+from .settings import Settings
 
 log = logging.getLogger("flask_phoenix.pubsub")
 
@@ -80,6 +82,10 @@ class Service:
         """End."""
         raise NotImplementedError
 
+    def hands_over(self) -> bool:
+        """Tell whether this node, whose clients have gone, still holds what other nodes are to take over."""
+        return False
+
     def gone(self, node: str) -> None:
         """Another node is known to have ended."""
         raise NotImplementedError
@@ -110,6 +116,7 @@ class Engine:
         self.report: Callable[[BaseException], None] = lambda failure: None
         #: The app, from which signals come.
         self.app: Any = None
+        self.configure(Settings())
         #: How often each bound was reached, by its name in docs/security.md.
         self.limits: Counter[str] = Counter()
         self._may_serve = may_serve
@@ -175,6 +182,10 @@ class Engine:
         """
         if not self.node or self._forked:
             self._start(lambda: bool(self.node), self._begin_as_node)
+
+    def configure(self, settings: Settings) -> None:
+        """Take what is set for this process."""
+        self.settings, self.caps = settings, Caps(settings)
 
     def add(self, service: Service) -> None:
         """Let a service start and stop with the connections."""
@@ -303,6 +314,7 @@ class Engine:
         self.node, self._transports = "", 0
         self._stopping, self._starting, self._starter = None, Semaphore(), None
         self.connections.clear()
+        self.caps = Caps(self.settings)
         self.hub.forget()
         self.runners.forget()
         self.pubsub.clear()
@@ -445,9 +457,11 @@ class Engine:
 
     def wait_until_quiet(self, seconds: float) -> None:
         """Wait, so long at most, until no transport is left at work and no author's code runs."""
-        deadline = monotonic() + seconds
-        while monotonic() < deadline and (self._transports or self.runners.busy):
-            gevent.sleep(QUIET_CHECK_PERIOD)
+        _wait_while(lambda: self._transports or self.runners.busy, seconds)
+
+    def hand_over(self, seconds: float) -> None:
+        """Wait, so long at most, until other nodes have taken over what they are to have."""
+        _wait_while(lambda: any(service.hands_over() for service in self.services), seconds)
 
     def broadcast(self, broadcast: Broadcast, sender: Subscriber | None = None, local: bool = False) -> None:
         """Deliver a broadcast to everybody who is subscribed to its topic; from any thread.
@@ -508,6 +522,12 @@ class Engine:
             self.stop_server()
         else:
             raise_in_main_greenlet(error)
+
+
+def _wait_while(condition: Callable[[], Any], seconds: float) -> None:
+    deadline = monotonic() + seconds
+    while monotonic() < deadline and condition():
+        gevent.sleep(QUIET_CHECK_PERIOD)
 
 
 def _in_event_loop() -> bool:

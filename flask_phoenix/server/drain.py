@@ -2,18 +2,50 @@
 
 from __future__ import annotations
 
+from math import ceil, inf
+from time import monotonic
+
+import gevent
+
 from ..runtime.engine import Engine
 
 #: The close code for a server that goes down and comes back (RFC 6455's registry: service restart).
 SERVICE_RESTART = 1012
-#: Seconds that clients have to go when the server stops, and handlers to finish.
+#: Seconds that clients have to go after the last of them was told to, and handlers to finish.
 GRACE = 10.0
+#: Clients that are closed in a second, where the window has room for them.
+CLOSE_RATE = 2000
+#: Seconds between two batches of them.
+BATCH_PERIOD = 0.05
+#: Where the server gives less time: the share of it in which clients are closed.
+WINDOW_SHARE = 0.3
 
 
-def drain(engine: Engine) -> None:
-    """Close every connection with 1012, let no new one in, and wait for :data:`GRACE` seconds at most."""
+def drain(engine: Engine, limit: float = inf) -> None:
+    """Let no client in, close all of them with 1012, one batch after another, and wait until all is over.
+
+    :param limit: seconds in which it must be done.
+    """
     engine.draining = True
-    for close in list(engine.connections):
-        close(SERVICE_RESTART, "draining")
-    engine.wait_until_quiet(GRACE)
+    end = monotonic() + limit
+    _close_all(engine, min(engine.settings.drain_window, limit * WINDOW_SHARE))
+    end = min(end, monotonic() + GRACE)
+    engine.wait_until_quiet(end - monotonic())
+    engine.hand_over(end - monotonic())
     engine.farewell()
+
+
+def _close_all(engine: Engine, window: float) -> None:
+    """Close the connections over a while, so that they come back as a slope and not as a wall."""
+    closes = list(engine.connections)
+    begin, spread, done = monotonic(), min(window, len(closes) / CLOSE_RATE), 0
+    while done < len(closes):
+        share = (monotonic() - begin + BATCH_PERIOD) / (spread + BATCH_PERIOD)
+        due = ceil(len(closes) * min(1.0, share))
+        for close in closes[done:due]:
+            close(SERVICE_RESTART, "draining")
+        done = due
+        if done < len(closes):
+            gevent.sleep(BATCH_PERIOD)
+    for close in list(engine.connections):  # whose handshakes were under way
+        close(SERVICE_RESTART, "draining")

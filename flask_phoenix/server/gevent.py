@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import logging
 import signal
-from collections.abc import Iterable
-from contextlib import suppress
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import closing, suppress
 from io import BytesIO
-from socket import IPPROTO_TCP, TCP_NODELAY
+from socket import IPPROTO_TCP, SHUT_RDWR, TCP_NODELAY
 from typing import Any
 
 import gevent
@@ -23,6 +24,7 @@ from werkzeug.wrappers import Response
 
 from ..exceptions import Unsupported
 from ..runtime.engine import Engine
+from ..runtime.settings import Settings
 from .detection import SERVER
 from .drain import drain
 from .upgrade import SOCKET
@@ -35,10 +37,12 @@ UNPATCHED = (
     " monkey.patch_all() -- or start it with 'flask run' or 'gunicorn -k gevent', which patch by themselves"
 )
 
+#: Bytes of a body that have to come in time.
+PIECE = 1 << 16
 #: Seconds without new connections after one that could not be accepted, as when all file descriptors are in use.
 ACCEPT_PAUSE = 0.1
-#: Seconds between two lines that say so.
-ACCEPT_REPORT_PERIOD = 60.0
+#: Seconds between two lines that say the same of clients.
+REPORT_PERIOD = 60.0
 
 #: What a log line shows for control characters, which a client may send.
 ESCAPED = {number: f"\\x{number:02x}" for number in (*range(0x20), *range(0x7F, 0xA0))}
@@ -53,6 +57,33 @@ class UpgradeInput(BytesIO):
     def __init__(self, rfile: Any) -> None:
         super().__init__()
         self.rfile = rfile
+
+
+class BodyReader:
+    """Reads the body of a request; each piece of it has to come in time."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+
+    def read(self, size: int) -> bytes:
+        """Read so many bytes, or fewer at the end of the stream."""
+        pieces = []
+        while size > 0:
+            piece = self._read_in_time(self._handler.rfile.read, min(size, PIECE))
+            pieces.append(piece)
+            size -= len(piece) or size
+        return b"".join(pieces)
+
+    def readline(self, size: int) -> bytes:
+        """Read a line, or a part of one that is so long."""
+        return self._read_in_time(self._handler.rfile.readline, min(size, PIECE))
+
+    def _read_in_time(self, read: Callable[[int], bytes], size: int) -> bytes:
+        self._handler.watch("upload_timeout")
+        try:
+            return read(size)
+        finally:
+            self._handler.unwatch()
 
 
 class LateWebSocket:
@@ -74,11 +105,42 @@ class Handler(WebSocketHandler):
     server: Server
     websocket: Any = None
     status: Any
+    _timer: Any = None
+    _served = False
 
     def handle(self) -> None:
         """Serve requests until the client goes; that it hangs up is no error."""
-        with suppress(ConnectionError):
-            super().handle()
+        try:
+            with suppress(ConnectionError):
+                super().handle()
+        finally:
+            self.unwatch()
+
+    def watch(self, limit: str) -> None:
+        """Cut the connection if what is read now takes longer than a setting of that name allows."""
+        self.unwatch()
+        self._timer = self.server.loop.timer(getattr(self.server.settings, limit))
+        self._timer.start(self._cut, limit, self.socket)
+
+    def unwatch(self) -> None:
+        """Let it take its time."""
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.close()
+
+    def _cut(self, limit: str, sock: Any) -> None:
+        self.server.report_slow(limit)
+        with suppress(OSError):  # it may have ended already
+            sock.shutdown(SHUT_RDWR)
+
+    def read_requestline(self) -> str:
+        """Read the first line; the whole head has to come in time after its first byte, and that after a request."""
+        if self._served:
+            self.watch("keepalive_timeout")
+            self.rfile.peek(1)
+        self._served = True
+        self.watch("head_timeout")
+        return str(super().read_requestline())
 
     def read_request(self, raw_requestline: str) -> bool:
         """Read the head of a request; a client that goes meanwhile ends the connection without a word."""
@@ -86,11 +148,14 @@ class Handler(WebSocketHandler):
             return bool(super().read_request(raw_requestline))
         except OSError:
             raise gevent.GreenletExit from None
+        finally:
+            self.unwatch()
 
     def get_environ(self) -> dict[str, Any]:
         """Add what our endpoints take, and what other WebSocket routes do."""
         environ: dict[str, Any] = super().get_environ()
         environ[SOCKET], environ[SERVER] = self.socket, self.server
+        self.wsgi_input.rfile = BodyReader(self)
         if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
             environ["wsgi.input"], environ["wsgi.input_terminated"] = UpgradeInput(self.rfile), True
             environ["wsgi.websocket"] = LateWebSocket(self)
@@ -166,13 +231,15 @@ class Server(WSGIServer):
         #: gevent-websocket's clients, by their addresses.
         self.clients: dict[Any, Client] = {}
         self._stopping = Event()
-        self._reported = float("-inf")
+        self.settings = Settings()
+        self._reported: defaultdict[str, float] = defaultdict(lambda: float("-inf"))
         for engine in engines:
             self.join(engine)
 
     def join(self, engine: Engine) -> None:
         """Drain an engine, too, before the server ends, which an author's code may ask for by SystemExit."""
         self.engines.add(engine)
+        self.settings = engine.settings
         engine.served, engine.stop_server = True, self._stopping.set
 
     def init_socket(self) -> None:
@@ -190,10 +257,15 @@ class Server(WSGIServer):
             self._pause(error)
             return None
 
-    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> Any:
-        """Serve a connection over TLS; a client whose handshake fails is no error."""
-        with suppress(OSError):
-            return super().wrap_socket_and_handle(client_socket, address)
+    def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
+        """Serve a connection over TLS; a client whose handshake fails, or takes too long, is no error."""
+        wrap: Any = getattr(self, "wrap_socket")  # noqa: B009 - typed as a method that it is not
+        with (
+            suppress(OSError),
+            closing(wrap(client_socket, do_handshake_on_connect=False, **(self.ssl_args or {}))) as sock,
+        ):
+            if gevent.with_timeout(self.settings.head_timeout, sock.do_handshake, timeout_value=self) is not self:
+                self.handle(sock, address)
 
     def serve_until_stopped(self) -> None:
         """Serve until SIGINT or SIGTERM, then let the clients go: with 1012, which tells them to come back."""
@@ -209,10 +281,25 @@ class Server(WSGIServer):
             for engine in self.engines:
                 engine.stop()
 
-    def _pause(self, error: OSError) -> None:
+    def report_slow(self, limit: str) -> None:
+        """Tell of a client that is cut off for being slow; that one is idle between its requests is no news."""
+        if limit == "keepalive_timeout":
+            return
+        for engine in self.engines:
+            engine.reach(limit)
+        if self._may_report(limit):
+            log.warning("clients that send a request too slowly are cut off (PHOENIX_%s)", limit.upper())
+
+    def _may_report(self, what: str) -> bool:
+        """Tell whether it is time for another line about something."""
         now = self.loop.now()
-        if now - self._reported > ACCEPT_REPORT_PERIOD:
-            self._reported = now
+        due = now - self._reported[what] > REPORT_PERIOD
+        if due:
+            self._reported[what] = now
+        return due
+
+    def _pause(self, error: OSError) -> None:
+        if self._may_report("accept"):
             log.error("no connection can be accepted: %s; raise the limit (ulimit -n)", error.strerror)
         self.stop_accepting()
         gevent.spawn_later(ACCEPT_PAUSE, self._resume)

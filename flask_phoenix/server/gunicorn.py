@@ -17,6 +17,8 @@ from gevent.socket import socket
 from ..runtime.engine import Engine
 from .drain import drain
 
+#: Seconds of the ``graceful_timeout`` that are left to gunicorn, which looks once in a second.
+RESERVE = 2.5
 #: Seconds between two looks at whether the worker is to end.
 CHECK_PERIOD = 0.05
 
@@ -107,12 +109,14 @@ class WorkerWatch:
             return
         self._ending = True
         self._timer.close()
+        graceful = getattr(getattr(self.worker, "cfg", None), "graceful_timeout", 30)
+        limit = max(graceful - RESERVE, graceful / 4)
         servers = list(self._servers())
         for server in servers:
             server.close()
         for engine in self._engines:
             engine.draining = True
-            greenlet: Any = gevent.Greenlet(drain, engine)
+            greenlet: Any = gevent.Greenlet(drain, engine, limit)
             for server in servers:
                 with suppress(PoolFull):
                     server.pool.add(greenlet, blocking=False)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import select
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from socket import SHUT_RD
 from typing import Any
 
 from gevent import monkey
@@ -56,6 +57,12 @@ def has_hung_up(environ: dict[str, Any]) -> bool:
     watcher = monkey.get_original("select", "poll")()  # gevent's may switch to another greenlet
     watcher.register(sock.fileno(), GONE)
     return bool(watcher.poll(0))
+
+
+def stop_reading(environ: dict[str, Any]) -> None:
+    """Let the server find the end of the stream behind a request, so that it closes the connection."""
+    with suppress(OSError, AttributeError):  # it may have ended, or there is none
+        _find_socket(environ).shutdown(SHUT_RD)
 
 
 def _find_socket(environ: dict[str, Any]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from time import monotonic
 from typing import Any
 
@@ -35,9 +35,10 @@ class Replica(Service):
 
     :param name: identifies the presence among those of the app, on all nodes.
     :param down_period: seconds within which the entries of a node that fell silent are gone.
+    :param grace: seconds for which the entries of clients and nodes that have gone are kept for their coming back.
     """
 
-    def __init__(self, engine: Engine, name: str, down_period: float) -> None:
+    def __init__(self, engine: Engine, name: str, down_period: float, grace: float = 0.0) -> None:
         self.engine = engine
         self.tracker = Tracker(engine.node)
         self._topic = f"{INTERNAL}presence:{name}"
@@ -49,6 +50,9 @@ class Replica(Service):
         self._heartbeat_timer: Any = None
         #: None: no changes wait.
         self._gather_timer: Any = None
+        self._grace = grace
+        #: None: nothing departs.
+        self._expiry_timer: Any = None
         self._last_heartbeat = self._greeted_at = self._awake_since = 0.0
 
     def tell(self, diffs: Diffs) -> None:
@@ -57,7 +61,9 @@ class Replica(Service):
 
     def start(self) -> None:
         """Begin, with no entries."""
-        self.tracker = Tracker(self.engine.node, self._silence_limit, PERMDOWN_PERIODS * self._silence_limit)
+        self.tracker = Tracker(
+            self.engine.node, self._silence_limit, PERMDOWN_PERIODS * self._silence_limit, self._grace
+        )
 
     def greet(self) -> None:
         """Ask the other nodes for their entries; may block."""
@@ -78,6 +84,8 @@ class Replica(Service):
             self._heartbeat_timer = gevent.get_hub().loop.timer(self._heartbeat_period, self._heartbeat_period)
             self._heartbeat_timer.start(self._guard, self._heartbeat)
             self._send(self.tracker.hello())
+            if self._grace:
+                self.settle()  # the first client is to be told of those whose node ends at this moment
 
     def settle(self) -> None:
         """Wait until the other nodes have had the time to answer, if this one has just started.
@@ -102,26 +110,52 @@ class Replica(Service):
     def stop(self) -> None:
         """End."""
         self.farewell()
-        for timer in (self._heartbeat_timer, self._gather_timer):
+        for timer in (self._heartbeat_timer, self._gather_timer, self._expiry_timer):
             if timer is not None:
                 timer.close()
-        self._heartbeat_timer = self._gather_timer = None
+        self._heartbeat_timer = self._gather_timer = self._expiry_timer = None
         subscriber, self._subscriber = self._subscriber, None
         if subscriber is not None:
             self._unsubscribe(self.engine.node, subscriber)
 
     def gone(self, node: str) -> None:
         """Remove the entries of a node that is known to have ended."""
-        self.tell(self.tracker.gone(node))
+        self.tell(self.tracker.gone(node, monotonic()))
+        self._expire_later()
+
+    def hands_over(self) -> bool:
+        """Tell whether clients that have gone may yet come back to another node."""
+        return self._heartbeat_timer is not None and self.tracker.hands_over
 
     def changed(self, diffs: Diffs) -> None:
         """Tell of changes in the entries of this node: here, and soon the other nodes."""
         self.tell(diffs)
+        if not self.tracker.changed:
+            return
         if self._heartbeat_timer is None:
             self.tracker.flush()  # there is no other node
         elif self._gather_timer is None:
             self._gather_timer = gevent.get_hub().loop.timer(GATHER_PERIOD)
             self._gather_timer.start(self._guard, self._flush)
+
+    def depart(self, refs: Iterable[str]) -> None:
+        """Let entries of this node go, with their grace."""
+        now = monotonic()
+        for ref in refs:
+            self.changed(self.tracker.depart(ref, now))
+        self._expire_later()
+
+    def _expire_later(self) -> None:
+        due = self.tracker.next_expiry
+        if due is not None and self._expiry_timer is None:
+            self._expiry_timer = gevent.get_hub().loop.timer(max(GATHER_PERIOD, due - monotonic()))
+            self._expiry_timer.start(self._guard, self._expire)
+
+    def _expire(self) -> None:
+        self._expiry_timer.close()
+        self._expiry_timer = None
+        self.changed(self.tracker.expire(monotonic()))
+        self._expire_later()
 
     def _guard(self, callback: Callable[[], None]) -> None:
         """Call what a timer calls: it fails once, the timer goes on."""
@@ -162,7 +196,8 @@ class Replica(Service):
         except PhoenixError as error:
             log.error("gossip on %s is ignored: %s", shown(broadcast.topic), error)
             return
-        self.tell(diffs)
+        self.changed(diffs)
+        self._expire_later()
         for node, gossip in answers:
             self._send(gossip, node)
 

@@ -69,8 +69,8 @@ class TrackerServer(Replica):
     Entries belong to the channel that tracked them, and end with it; those without a channel belong to the process.
     """
 
-    def __init__(self, hooks: Hooks, engine: Engine, json: Json, down_period: float) -> None:
-        super().__init__(engine, hooks.name, down_period)
+    def __init__(self, hooks: Hooks, engine: Engine, json: Json, down_period: float, grace: float = 0.0) -> None:
+        super().__init__(engine, hooks.name, down_period, grace)
         self._hooks = hooks
         self._json = json
         self._inbox = Inbox(engine.runners)
@@ -173,8 +173,12 @@ class TrackerServer(Replica):
         return entry
 
     def _release(self, owner: ChannelRuntime) -> None:
-        for entry in self._owned.pop(owner, {}).values():
-            self.changed(self.tracker.leave(entry.ref))
+        refs = [entry.ref for entry in self._owned.pop(owner, {}).values()]
+        if not owner.left:
+            self.depart(refs)
+            return
+        for ref in refs:
+            self.changed(self.tracker.leave(ref))
 
     def _read(self, topic: str, key: str, meta: Any) -> tuple[str, str, Meta]:
         """Return what an entry is made of, as JSON brings it to the others."""

@@ -6,6 +6,7 @@ that misses a delta of another asks it for its whole state. A node's name is nev
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import inf
@@ -88,10 +89,17 @@ class Tracker:
     :param node: the name of this node, unique among all nodes and starts.
     :param down_period: seconds of silence after which a node is down: its entries leave until it is heard again.
     :param permdown_period: seconds of silence after which a node is forgotten; more than the ``down_period``.
+    :param grace: seconds for which what departs is still shown, unless its key is taken up again on its topic before.
     """
 
-    def __init__(self, node: str, down_period: float = 30.0, permdown_period: float = 1200.0) -> None:
+    def __init__(
+        self, node: str, down_period: float = 30.0, permdown_period: float = 1200.0, grace: float = 0.0
+    ) -> None:
         self.node = node
+        self._grace = grace
+        #: What departs: by topic and key, the node of each ref; and the same in the order in which it is over.
+        self._departing: dict[tuple[str, str], dict[str, _NodeState]] = {}
+        self._departures: deque[tuple[float, Entry]] = deque()
         self._down_period, self._permdown_period = down_period, permdown_period
         self._own = _NodeState()
         #: The changes of this node since its last delta.
@@ -128,6 +136,35 @@ class Tracker:
         """Remove an entry of this node; without one of that ref, nothing changes."""
         return self._replace(ref, {})
 
+    def depart(self, ref: str, now: float) -> Diffs:
+        """Let an entry of this node leave when its grace is over; a new one of its key replaces it before that."""
+        if not self._grace or ref not in self._own.entries:
+            return self.leave(ref)
+        self._put_down(self._own, [self._own.entries[ref]], now)
+        return {}
+
+    def expire(self, now: float) -> Diffs:
+        """Remove what departed, and was not taken up in its grace."""
+        over = []
+        while self._departures and self._departures[0][0] <= now:
+            over.append(self._departures.popleft()[1])
+        return self._show((), [left for entry in over for left in self._drop((entry.topic, entry.key), entry.ref)])
+
+    @property
+    def next_expiry(self) -> float | None:
+        """When :meth:`expire` has something to do; None: nothing departs."""
+        return self._departures[0][0] if self._departing else None
+
+    @property
+    def hands_over(self) -> bool:
+        """Whether entries of this node depart, which other nodes may take up."""
+        return any(self._own in refs.values() for refs in self._departing.values())
+
+    @property
+    def changed(self) -> bool:
+        """Whether :meth:`flush` has something to tell."""
+        return bool(self._joined or self._left)
+
     def update(self, ref: str | None, entry: Entry) -> Diffs:
         """Replace an entry of this node by another: a leave and a join in one diff; without one of that ref, a join.
 
@@ -140,14 +177,17 @@ class Tracker:
 
     def _replace(self, ref: str | None, joins: dict[str, Entry]) -> Diffs:
         leaves = [ref] if ref is not None and ref in self._own.entries else []
-        # What joined after the last delta is left out of the next one: the other nodes never knew it.
-        self._left += [left for left in leaves if self._joined.pop(left, None) is None]
+        self._note_left(leaves)
         self._joined |= joins
         return self._change(self._own, joins, leaves)
 
+    def _note_left(self, refs: Iterable[str]) -> None:
+        """Tell of refs in the next delta; what joined after the last one is left out: nobody ever knew it."""
+        self._left += [ref for ref in refs if self._joined.pop(ref, None) is None]
+
     def flush(self) -> Gossip | None:
         """Return the changes of this node since the last time, for all nodes; None: there are none."""
-        if not self._joined and not self._left:
+        if not self.changed:
             return None
         self._own.clock += 1
         joined, self._joined = self._joined, {}
@@ -181,7 +221,7 @@ class Tracker:
             return {}, []
         if message.kind == "goodbye":
             self._ended[message.node] = now
-            return self.gone(message.node), []
+            return self.gone(message.node, now), []
         replica = self._others.get(message.node) or _NodeState()
         if self._overlaps(message.joins, replica):
             raise InvalidMessage(f"expected refs of {message.node!r} alone, got some of others: {shorten(gossip)}")
@@ -198,10 +238,50 @@ class Tracker:
         self._ended = {name: at for name, at in self._ended.items() if now - at <= self._permdown_period}
         return self._show((), [entry for replica in silent for entry in replica.entries.values()])
 
-    def gone(self, node: str) -> Diffs:
+    def gone(self, node: str, now: float) -> Diffs:
         """Forget a node whose end the adapter has seen; when it is heard again, it is asked for its state."""
         replica = self._others.pop(node, None)
-        return self._show((), replica.entries.values()) if replica is not None and replica.up else {}
+        if replica is None or not replica.up:
+            return {}
+        if not self._grace:
+            return self._show((), replica.entries.values())
+        self._put_down(replica, replica.entries.values(), now)
+        return {}
+
+    # What departs: it is shown until its grace is over, or its key is taken up.
+
+    def _put_down(self, replica: _NodeState, entries: Iterable[Entry], now: float) -> None:
+        for entry in entries:
+            self._departing.setdefault((entry.topic, entry.key), {})[entry.ref] = replica
+            self._departures.append((now + self._grace, entry))
+
+    def _drop(self, place: tuple[str, str], ref: str) -> Sequence[Entry]:
+        """Let an entry depart no more, and forget it; return it, if it was shown."""
+        refs = self._departing.get(place, {})
+        replica = refs.pop(ref, None)
+        if not refs:
+            self._departing.pop(place, None)
+        if replica is None or (entry := replica.entries.pop(ref, None)) is None:
+            return ()
+        if replica is self._own:
+            self._note_left([ref])
+        return [entry] if replica.up else ()
+
+    def _take_up(self, joined: dict[str, Entry]) -> tuple[dict[str, Entry], Sequence[Entry]]:
+        """Let each entry that joins replace one of its key that departs; return what is new, and what leaves for it.
+
+        An entry that was taken for gone, with its node, and is heard of again, goes on as if nothing had been.
+        """
+        if not self._departing:
+            return joined, []
+        places = {ref: (entry.topic, entry.key) for ref, entry in joined.items()}
+        back = {ref for ref, place in places.items() if self._drop(place, ref)}
+        new = {ref: entry for ref, entry in joined.items() if ref not in back}
+        return new, [left for ref in new for left in self._drop_oldest(places[ref])]
+
+    def _drop_oldest(self, place: tuple[str, str]) -> Sequence[Entry]:
+        refs = self._departing.get(place)
+        return self._drop(place, next(iter(refs))) if refs else ()
 
     def _overlaps(self, refs: Iterable[str], replica: _NodeState) -> bool:
         """Tell whether some of a node's refs are those of another node."""
@@ -241,9 +321,10 @@ class Tracker:
         entries = replica.entries
         left = [entries.pop(ref) for ref in leaves if ref in entries]
         joined = {ref: entry for ref, entry in joins.items() if ref not in entries}
+        new, replaced = self._take_up(joined)
         entries |= joined
         was_up, replica.up = replica.up, True
-        return self._show(joined.values(), left) if was_up else self._show(entries.values(), ())
+        return self._show(new.values(), [*left, *replaced]) if was_up else self._show(entries.values(), replaced)
 
     def _show(self, joins: Collection[Entry], leaves: Collection[Entry]) -> Diffs:
         """Change what is shown, and return that as diffs."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any, NoReturn
 
 from flask import Flask, Response, abort, make_response, request
@@ -21,21 +21,25 @@ from ..exceptions import (
 from ..protocol.json import Json
 from ..protocol.serializers import Serializer, choose_serializer, default_table
 from ..protocol.state import Protocol
+from ..runtime.caps import Place
 from ..runtime.channel_connection import ChannelConnection
 from ..runtime.connection import Carrier, Connection, RawConnection
 from ..runtime.engine import Engine
 from ..server.detection import detect_server
-from ..server.upgrade import close_refused, take_socket
+from ..server.upgrade import close_refused, has_hung_up, take_socket
 from ..socket import RawSocket, Socket
 from .contexts import surroundings_of_handshake
 from .gateway import UPGRADE, Upgrade
 from .handshake import Admission, admit, check_origin, choose_protocol, http_error, offered_protocols
 from .options import Mount
+from .pacing import pace
 from .websocket import Limits, WebSocketCarrier, accept_upgrade
 
 log = logging.getLogger("flask_phoenix.handshake")
 server_log = logging.getLogger("flask_phoenix.server")
 
+#: Seconds after which a client that was refused for a cap may try again.
+RETRY_AFTER = "10"
 #: How the names of our endpoints begin in Flask; no other one has a space in it by accident.
 NAME = "phoenix "
 
@@ -135,6 +139,28 @@ class Endpoint:
         admission = self.admit(token, variables)
         return self.connect(admission, carrier) if admission else http_error(403)
 
+    def place(self) -> Place:
+        """Take a place for the client of the current request, and wait for its turn; or refuse it with HTTP 503."""
+        caps = self.engine.caps
+        place = caps.take(request.remote_addr or "")
+        if isinstance(place, str):
+            self.refuse(place)
+        if caps.handshakes is not None:
+            with place:
+                if not caps.handshakes.wait():
+                    self.refuse("handshakes_per_second")
+                if self.engine.draining:  # meanwhile
+                    http_error(503)
+                if has_hung_up(request.environ):
+                    http_error(400)
+        return place
+
+    def refuse(self, cap: str) -> NoReturn:
+        """Refuse the current request, for a cap of this process, with HTTP 503."""
+        self.engine.reach(cap, address=request.remote_addr)
+        self.engine.caps.report(cap)
+        http_error(503, headers={"Retry-After": RETRY_AFTER})
+
     def admit(self, token: str | None, variables: dict[str, Any]) -> Admission | None:
         """Let the author decide about the current request; None: refused for its version, or by an author's mistake.
 
@@ -150,6 +176,12 @@ class Endpoint:
 
     def connect(self, admission: Admission, carrier: Carrier) -> Connection:
         """Make the connection of an admitted client."""
+        connection = self._make_connection(admission, carrier)
+        if self.mount.options.messages_per_second is not None:
+            pace(connection, self.mount.options.messages_per_second)
+        return connection
+
+    def _make_connection(self, admission: Admission, carrier: Carrier) -> Connection:
         socket, name, serializer = admission
         if isinstance(socket, RawSocket):
             return RawConnection(self.engine, socket, name, carrier, surroundings_of_handshake())
@@ -184,13 +216,14 @@ class WebSocketEndpoint(Endpoint):
                 http_error(403)
             offered, token = offered_protocols(self.mount)
             protocol = choose_protocol(self.mount, offered)
-            try:
-                admission = self.admit(token, variables)
-            except Refused as refused:
-                self._answer(refused)
-            if admission is None:
-                http_error(403)
-            return self._upgrade(admission, protocol)
+            with self.place() as place:
+                try:
+                    admission = self.admit(token, variables)
+                except Refused as refused:
+                    self._answer(refused)
+                if admission is None:
+                    http_error(403)
+                return self._upgrade(admission, protocol, place)
 
     def _answer(self, refused: Refused) -> NoReturn:
         handler = self.mount.options.error_handler
@@ -198,7 +231,7 @@ class WebSocketEndpoint(Endpoint):
             http_error(403)
         abort(make_response(handler(refused)))
 
-    def _upgrade(self, admission: Admission, protocol: str | None) -> Response:
+    def _upgrade(self, admission: Admission, protocol: str | None, place: Place) -> Response:
         options, environ = self.mount.options, request.environ
         try:
             headers, extensions = accept_upgrade(environ, options.compress)
@@ -220,7 +253,7 @@ class WebSocketEndpoint(Endpoint):
         connection, engine = self.connect(admission, carrier), self.engine
 
         def carry() -> None:
-            with engine.carrying():
+            with closing(place), engine.carrying():
                 carrier.serve(connection)
 
         upgrade.carry, upgrade.sock, upgrade.upgraded = carry, sock, upgraded

@@ -65,12 +65,18 @@ class Options:
     error_handler: Callable[[Any], Any] | None = None
     #: Channels that one client may join.
     max_channels: int = 100
+    #: Messages of one client that are handled in a second; None: as many as come.
+    messages_per_second: float | None = None
     #: Long polling: seconds that a poll waits. A client that has not polled for one and a half windows is gone.
     window: float = 10.0
     #: Long polling: seconds in which another node has to say that it has a session.
     pubsub_timeout: float = 2.0
     #: Long polling: whole seconds for which a session's token is valid.
     token_max_age: int = 1_209_600
+    #: Long polling: bytes of the body of one request, however long its hundred lines may be.
+    max_body_size: int = 8_000_000
+    #: Long polling: seconds for a body.
+    body_timeout: float = 10.0
 
     @property
     def info_keys(self) -> list[str]:
@@ -171,12 +177,15 @@ def _check(options: Options, path: str) -> None:
             f"one of check_origin and check_csrf must be set for {path!r}: with neither, any web page could use the"
             " sessions of your users; list the origins that may connect: check_origin=['//example.com']"
         )
-    for name in ("window", "pubsub_timeout"):
+    for name in ("window", "pubsub_timeout", "body_timeout"):
         if not _is_above_zero(getattr(options, name), (int, float)):
             raise InvalidOption(f"{name} is a number of seconds above 0; got {getattr(options, name)!r}")
     if options.timeout is not None and not _is_above_zero(options.timeout, (int, float)):
         raise InvalidOption(f"timeout is a number of seconds above 0, or None for no limit; got {options.timeout!r}")
-    for name in ("max_frame_size", "outbox_limit", "max_channels", "token_max_age"):
+    rate = options.messages_per_second
+    if rate is not None and not _is_above_zero(rate, (int, float)):
+        raise InvalidOption(f"messages_per_second is a number above 0, or None for no limit; got {rate!r}")
+    for name in ("max_frame_size", "outbox_limit", "max_channels", "token_max_age", "max_body_size"):
         if not _is_above_zero(getattr(options, name), int):
             raise InvalidOption(f"{name} is a whole number above 0; got {getattr(options, name)!r}")
     if options.error_handler is not None and not callable(options.error_handler):

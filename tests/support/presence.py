@@ -27,12 +27,15 @@ class Follower:
 
     def __init__(self) -> None:
         self.people: Presences = {}
+        #: The keys that have left as a whole, one after another.
+        self.left: list[str] = []
         #: The diffs that wait for the state.
         self.pending: list[dict[str, Presences]] | None = []
 
     def hear(self, event: str, payload: Any) -> None:
         """Take what the server tells."""
         if event == "presence_state":
+            self.left += [key for key in self.people if key not in payload]
             diffs, self.pending, self.people = self.pending or [], None, payload
             for diff in diffs:
                 self._apply(diff)
@@ -51,6 +54,7 @@ class Follower:
                 self.people[key]["metas"] = _without(self.people[key]["metas"], left["metas"])
                 if not self.people[key]["metas"]:
                     del self.people[key]
+                    self.left.append(key)
 
 
 def _without(metas: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -135,6 +139,11 @@ class Member:
         return [(" ".join(joins), " ".join(leaves)) for joins, leaves in self.diffs()]
 
     @property
+    def keys_that_left(self) -> list[str]:
+        """The keys that this client saw leave as a whole."""
+        return self.follower.left
+
+    @property
     def people(self) -> Presences:
         """Who is present, as far as this client knows by now."""
         self.news()
@@ -150,12 +159,13 @@ class Node:
         network: Network | None = None,
         down_period: float = LONG,
         adapter: Adapter | None = None,
+        grace: float = 0.0,
     ) -> None:
         self.adapter: Any = NetworkAdapter(network) if network is not None else adapter
         self.app = Flask(__name__)
         self.app.testing = True
         self.phoenix = Phoenix(self.app, adapter=self.adapter)
-        self.online: Any = self.phoenix.presence(kind, name="Online", down_period=down_period)
+        self.online: Any = self.phoenix.presence(kind, name="Online", down_period=down_period, grace=grace)
         self.engine = self.app.extensions["phoenix"].engine
         self.members: list[Member] = []
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import gevent
 from flask import Response, current_app, make_response, request
 from werkzeug.exceptions import HTTPException
 
 from ...exceptions import Refused
 from ...protocol.json import Json
 from ...runtime.engine import Engine
-from ...server.upgrade import has_hung_up
+from ...server.upgrade import has_hung_up, stop_reading
 from ..endpoint import Endpoint
 from ..handshake import check_origin, http_error, parse_query
 from ..options import Mount
@@ -23,9 +25,10 @@ AUTH_HEADER = "x-phoenix-authtoken"
 FORBIDDEN = 403
 JSON_TYPE = "application/json; charset=utf-8"
 
-#: Bytes of one POST, and lines of one batch; further lines are ignored (``transports/long_poll.ex``).
-BODY_LIMIT = 8_000_000
+#: Lines of one batch; further lines are ignored (``transports/long_poll.ex``).
 BATCH = 100
+#: Bytes of a body that are read at a time.
+PIECE = 1 << 16
 
 
 class LongPollEndpoint(Endpoint):
@@ -36,6 +39,8 @@ class LongPollEndpoint(Endpoint):
     def __init__(self, engine: Engine, json: Json, mount: Mount) -> None:
         super().__init__(engine, json, mount)
         self.sessions = Sessions(engine, mount.url, _keys, mount.options)
+        # Base64 makes four characters of three bytes.
+        self._body_limit = min(mount.options.max_body_size, BATCH * (mount.options.max_frame_size * 4 // 3 + 8))
 
     def view(self, **variables: Any) -> Response:
         """Answer a request; any page may read the answer, since the origin check is what refuses."""
@@ -87,16 +92,18 @@ class LongPollEndpoint(Endpoint):
         """Begin a session, if the author lets the client in. Here the mount's error_handler is not asked."""
         if self.engine.draining:
             http_error(503)
-        try:
-            admission = self.admit(request.headers.get(AUTH_HEADER), variables)
-        except Refused:
-            admission = None
-        if admission is None:
-            return self._answer({"status": FORBIDDEN})
-        self.serve_engine()
-        client = _client()
-        carrier, id, token = self.sessions.open(client)
-        carrier.serve(self.connect(admission, carrier))
+        with self.place() as place:
+            try:
+                admission = self.admit(request.headers.get(AUTH_HEADER), variables)
+            except Refused:
+                admission = None
+            if admission is None:
+                place.close()
+                return self._answer({"status": FORBIDDEN})
+            self.serve_engine()
+            client = _client()
+            carrier, id, token = self.sessions.open(client, place.close)
+            carrier.serve(self.connect(admission, carrier))
         return _uncached(Response(self._token(client, id, token), content_type=JSON_TYPE))
 
     def _token(self, client: Hashable, id: str, token: str) -> Iterable[bytes]:
@@ -115,8 +122,10 @@ class LongPollEndpoint(Endpoint):
 
     def _publish(self) -> int:
         _, session = self._session(ask=False)
-        lines = self._lines()
-        return GONE if session is None else session.dispatch(lines)
+        if session is None:
+            return GONE  # without a look at the body, which may be anybody's
+        with self._request_body() as body:
+            return session.dispatch(_lines(body))
 
     def _session(self, ask: bool = True) -> tuple[str, Session | None]:
         """Find the client's session by its token: in the header, as newer clients send it, else in the query.
@@ -128,31 +137,57 @@ class LongPollEndpoint(Endpoint):
             return "", None
         return token, self.sessions.find(token, ask)
 
-    def _lines(self) -> list[str]:
-        """Read the body: in a batch, each line is text, or base64 of a binary frame."""
-        size = request.content_length or 0
-        if size > BODY_LIMIT:
+    @contextmanager
+    def _request_body(self) -> Iterator[bytes]:
+        """Read the body, within its bounds of size and time; what is above one piece counts until it is handled."""
+        if (request.content_length or 0) > self._body_limit:
             http_error(400)
-        # get_data, since a before_request may have read the body already; one of no known size only up to the bound.
-        try:
-            body = request.get_data() if size else request.stream.read(BODY_LIMIT + 1)
-        except OSError:  # the client has gone
-            http_error(400)
-        if len(body) > BODY_LIMIT:
-            http_error(400)
-        try:
-            text = body.decode()
-        except UnicodeDecodeError:
-            return [NOT_UTF8]
-        if request.content_type != "application/x-ndjson":
-            return [text_line(text)]
-        return [line for line in text.replace("\r\n", "\n").split("\n")[:BATCH] if line]
+        with ExitStack() as held:
+            timeout = gevent.Timeout.start_new(self.mount.options.body_timeout)
+            try:
+                body = self._read(held)
+            except OSError:  # the client has gone
+                http_error(400)
+            except gevent.Timeout as expired:
+                if expired is not timeout:
+                    raise
+                self.engine.reach("body_timeout", address=request.remote_addr)
+                stop_reading(request.environ)  # nobody knows any more where the next request begins
+                http_error(408)
+            finally:
+                timeout.close()
+            yield body
+
+    def _read(self, held: ExitStack) -> bytes:
+        caps, pieces, size = self.engine.caps, list[bytes](), 0
+        while piece := request.stream.read(PIECE):
+            size += len(piece)
+            if size > self._body_limit:
+                http_error(400)
+            if pieces:
+                if not caps.hold(len(piece)):
+                    self.refuse("bodies_total")
+                held.callback(caps.release, len(piece))
+            pieces.append(piece)
+        # Or what a before_request has read already.
+        return b"".join(pieces) or request.get_data()
 
     def _answer(self, content: dict[str, Any]) -> Response:
         return _uncached(Response(self._body(content), content_type=JSON_TYPE))
 
     def _body(self, content: dict[str, Any]) -> bytes:
         return self.json.dumps(content).encode()
+
+
+def _lines(body: bytes) -> list[str]:
+    """Take a body apart: in a batch, each line is text, or base64 of a binary frame."""
+    try:
+        text = body.decode()
+    except UnicodeDecodeError:
+        return [NOT_UTF8]
+    if request.content_type != "application/x-ndjson":
+        return [text_line(text)]
+    return [line for line in text.replace("\r\n", "\n").split("\n")[:BATCH] if line]
 
 
 def _keys() -> list[Any]:

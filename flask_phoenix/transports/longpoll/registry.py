@@ -49,11 +49,19 @@ class Sessions:
         #: What answers the requests that other nodes hand over, by the ids of the sessions.
         self._requests: dict[str, RequestsOfOthers] = {}
 
-    def open(self, client: Hashable) -> tuple[LongPollCarrier, str, str]:
-        """Make a carrier, its id, and the token by which its client finds it again."""
+    def open(self, client: Hashable, ended: Callable[[], None]) -> tuple[LongPollCarrier, str, str]:
+        """Make a carrier, its id, and the token by which its client finds it again.
+
+        :param ended: called when the session has ended.
+        """
         id, options = secrets.token_urlsafe(16), self._options
         token = self._signer().dumps([self._engine.node, id])
-        carrier = LongPollCarrier(options.window, options.outbox_limit, lambda: self._forget(client, id))
+
+        def end() -> None:
+            self._forget(client, id)
+            ended()
+
+        carrier = LongPollCarrier(options.window, options.outbox_limit, end)
         session = LocalSession(carrier, options.max_frame_size, lambda: self.unused.discard(client, id))
         self._local[id] = session
         if self._engine.adapter is not None:
