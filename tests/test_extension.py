@@ -21,7 +21,7 @@ from typing import Any
 import gevent
 import gevent.socket
 import pytest
-from flask import Flask, current_app, has_app_context, has_request_context, render_template_string
+from flask import Flask, current_app, has_app_context, has_request_context
 from flask.json.provider import DefaultJSONProvider, JSONProvider
 from gevent.event import Event
 from gevent.queue import Queue
@@ -333,13 +333,6 @@ def test_disconnect_and_count(app: Flask, phoenix: Phoenix, enter: Callable[...,
     for _ in range(2):
         nobody.close()
     assert phoenix.connection_count() == 1
-
-
-def test_csrf_token_in_a_template(app: Flask, phoenix: Phoenix) -> None:
-    with app.test_request_context():
-        token = render_template_string("{{ phoenix_csrf_token() }}")
-        assert token == phoenix.csrf_token()
-        assert render_template_string("{{ phoenix_csrf_token('k') }}") == phoenix.csrf_token("k") != token
 
 
 # JSON

@@ -543,11 +543,6 @@ def test_conversation(browser: Browser, vsn: str | None) -> None:
     ]
 
 
-def test_frames_are_strings(browser: Browser) -> None:
-    browser.open().send(JOIN)
-    assert browser.raw() == ['["1","1","room:1","phx_reply",{"status":"ok","response":{}}]']
-
-
 def test_a_poll_that_waits_is_woken_by_a_reply_and_by_a_broadcast(site: Site, browser: Browser) -> None:
     poll = browser.join().wait()
     assert not poll.ready()
@@ -697,11 +692,6 @@ def test_polls_of_a_session_are_answered_while_draining(site: Site, browser: Bro
 
 
 # Posts
-
-
-def test_no_session(browser: Browser) -> None:
-    assert logical(browser.http.post(URL, data="[]"), 410) == {"status": 410}
-    assert logical(browser.post("[]", token="bogus"), 410) == {"status": 410}
 
 
 def test_a_batch_is_handled_in_order_up_to_a_hundred_lines(browser: Browser) -> None:

@@ -1,9 +1,13 @@
 // Tabs that are present on one topic, what is expected of them, and whether the server and every client agree with that.
 
-import { check, equal, joins, ok, ordered, within } from "./stage.mjs"
+import { answer, check, equal, joins, ok, ordered, within } from "./stage.mjs"
 
 /** What is told of each meta without having been asked for. */
 const TOLD = ["phx_ref", "phx_ref_prev"]
+/** How long an echo is waited for. On a machine that stands still a polling client's session ends, and what was pushed. */
+const ECHO_PATIENCE = 2000
+/** Between two looks at who is there: to ask without a pause would keep a core from all others. */
+const PAUSE = 20
 
 /** Somebody's tab: a connection, its channel, and what the client's Presence makes of it. */
 class Tab {
@@ -81,8 +85,12 @@ class Tab {
     this.metas.clear()
   }
 
-  echo() {
-    return ok(this.channel.push("echo", {}), `echo to the tab of ${this.key}`)
+  /** Whether the tab has heard all that was said before; not so where the push is lost with its session. */
+  async echoes() {
+    const what = `echo to the tab of ${this.key}`
+    const { status } = await answer(this.channel.push("echo", {}, ECHO_PATIENCE), what)
+    check(status !== "error", what)
+    return status === "ok"
   }
 }
 
@@ -150,7 +158,7 @@ export class Crowd {
   async agree(what) {
     let why
     const agreed = async () => {
-      while ((why = await this.disagreement()) !== null);
+      while ((why = await this.disagreement()) !== null) await new Promise((resolve) => setTimeout(resolve, PAUSE))
       if (!this.ghosts.length) why = await this.disagreement()
     }
     await within(agreed(), `all to agree after ${what}`).catch((error) => {
@@ -177,7 +185,9 @@ export class Crowd {
     if (without(expected, told).length || without(rest, ghosts).length) {
       return `the server has ${told.join(" ")}, expected were ${expected.join(" ")}; ${ghosts.length} may linger`
     }
-    for (const tab of this.members()) await tab.echo() // a browser that polls has few connections to one server
+    for (const tab of this.members()) { // one by one: a browser that polls has few connections to one server
+      if (!await tab.echoes()) return `a tab of ${tab.key} echoes nothing`
+    }
     const wrong = this.members().find((tab) => comparable(stateOf(tab.presence)) !== comparable(list))
     return wrong ? `a tab of ${wrong.key} has ${comparable(stateOf(wrong.presence))}, the server ${comparable(list)}` : null
   }
