@@ -338,6 +338,17 @@ def test_handlers_in_flight_finish(servers: Servers, tmp_path: Path, way: str) -
     assert server.logs().index("slow is done") < server.logs().index("terminated: draining")
 
 
+def test_reload_of_flask_run_with_an_open_socket(servers: Servers, tmp_path: Path) -> None:
+    small_app(tmp_path)
+    command = (*PYTHON, "flask", "--app", "small_app", "run", "--debug", "--port", "{port}")
+    server = servers.start(*command, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    client = join(open_websocket(server.port))
+    small_app(tmp_path, "# new")
+    assert client.closed() == 1012
+    client.sock.close()
+    server.wait_for_log("terminated: draining")
+
+
 def test_hup_of_gunicorn(servers: Servers, tmp_path: Path) -> None:
     server = started(servers, tmp_path, "-w", "2")
     client = join(open_websocket(server.port))
