@@ -41,13 +41,15 @@ class Room(Channel):
 
     def join(self, payload: Any) -> None:
         """Let in, and note it."""
+        self.assigns["key"] = payload.get("key")
         self.assigns["id"] = f"{os.getpid()}.{id(self)}.{time.monotonic_ns()}"
         note("join", self.assigns["id"], f"{time.time():.3f}")
 
     def after_join(self) -> None:
-        """Be present in some rooms."""
-        if self.subtopic.startswith("people"):
-            self.track(self.subtopic)
+        """Be present, if that is asked for."""
+        if self.assigns["key"]:
+            self.track(self.assigns["key"])
+            self.push("presence_state", self.presences())
 
     @on("slow")
     def slow(self, payload: Any) -> None:

@@ -183,7 +183,7 @@ def measure(command: tuple[str, ...], attack: Callable[[int, float], Got], setti
             probe = Probe(server.port)
             pids = tree(server.pid)
             before = highest = memory(pids)
-            attacking = gevent.spawn(attack, server.port, 15.0)
+            attacking = gevent.spawn(attack, server.port, 25.0)
             while not attacking.ready():
                 highest = max(highest, memory(pids))
                 gevent.sleep(0.05)
