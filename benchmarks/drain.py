@@ -106,6 +106,14 @@ def measure(way: Way, clients: int, folder: Path) -> dict[str, object]:
     servers = Servers(folder)
     command = tuple(word.replace("{requests}", str(clients)) for word in way.command)
     server = servers.start(*command, NOTES=str(notes), PYTHONPATH=".")
+    try:
+        return stop(server, way, clients) | noted(notes, clients - (not way.number))
+    finally:
+        server.kill()
+
+
+def stop(server: Server, way: Way, clients: int) -> dict[str, object]:
+    """Stop a server, and report what its clients saw."""
     everybody = [Client(server.port, number) for number in range(clients)]
     wires = [client.connect() for client in everybody[: clients - (not way.number)]]
     for number, wire in enumerate(wires[:SLOW]):
@@ -123,8 +131,6 @@ def measure(way: Way, clients: int, folder: Path) -> dict[str, object]:
         report["exit"] = f"{wait(server)} after {time.time() - begin:.1f} s"
     else:
         gevent.sleep(3)
-    report |= noted(notes, len(wires))
-    server.kill()
     return report
 
 
