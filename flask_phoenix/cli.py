@@ -149,6 +149,8 @@ def serve(
         wsgi.trusted_hosts.append(host)
     show_server_banner(debug, info.app_import_path)
 
+    servers: list[Server] = []
+
     def main() -> None:
         server = Server((host, port), wsgi, find_engines(app), handler_class=DevelopmentHandler, **tls_options(cert))
         with in_one_line(host, port):
@@ -156,6 +158,7 @@ def serve(
         shown = f"[{host}]" if ":" in host else host
         scheme = "https" if cert else "http"
         click.echo(f" * Running on {scheme}://{shown}:{server.server_port} (Press CTRL+C to quit)", err=True)
+        servers.append(server)
         server.serve_until_stopped()
 
     if debug if reload is None else reload:
@@ -163,7 +166,11 @@ def serve(
             check_port(host, port)  # what is wrong with it is to be said once, not by each child
             for engine in find_engines(app):
                 engine.draining = True  # this process serves nobody: it starts the one that does
-        run_with_reloader(main, extra_files=extra_files, exclude_patterns=exclude_patterns)
+        try:
+            run_with_reloader(main, extra_files=extra_files, exclude_patterns=exclude_patterns)
+        finally:  # it ends this process, with a status for the one that starts the next
+            for server in servers:
+                server.end()
     else:
         main()
 

@@ -226,12 +226,14 @@ def test_connect_info_lists_what_there_is() -> None:
 
 @pytest.mark.parametrize("vsn", ["3.0.0", "2.0", ["2.0.0", "2.1.0"]])
 def test_version_that_no_serializer_speaks(vsn: Any) -> None:
+    app = Flask(__name__)
     with pytest.raises(InvalidOption, match="names a version that no serializer speaks"):
-        Phoenix(Flask(__name__)).socket("/socket", vsn=vsn)(Socket)
+        Phoenix(app).socket("/socket", vsn=vsn)(Socket)
 
 
 @pytest.mark.parametrize("requirement", ["~> 2", "2.0.0"])
 def test_requirement_of_a_version(requirement: str) -> None:
-    mounting = Phoenix(Flask(__name__)).socket("/socket", serializer=[(V2Serializer, requirement)])
+    app = Flask(__name__)  # which an extension does not keep alive
+    mounting = Phoenix(app).socket("/socket", serializer=[(V2Serializer, requirement)])
     with pytest.raises(InvalidOption, match=requirement):
         mounting(Socket)

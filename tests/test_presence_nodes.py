@@ -557,6 +557,20 @@ def test_who_does_not_come_back_leaves_after_the_grace(
     eventually(lambda: watcher.people == {})
 
 
+def test_a_drain_waits_for_the_grace_and_no_longer(make: Callable[..., Node]) -> None:
+    node, other = make(grace=SHORT), make(grace=SHORT)
+    watcher, _ = other.enter(), node.enter(me={"ada": {}})
+    eventually(lambda: list(watcher.people) == ["ada"])
+    gevent.spawn(drain, node.engine).get(timeout=DEADLINE)
+    eventually(lambda: watcher.people == {})
+
+
+def test_a_drain_waits_for_nobody_where_nobody_can_take_over(make_node: MakeNode) -> None:
+    node = make_node(grace=LONG)
+    node.enter(me={"ada": {}})
+    gevent.spawn(drain, node.engine).get(timeout=DEADLINE / 2)
+
+
 def test_who_leaves_on_purpose_is_gone_at_once(make: Callable[..., Node]) -> None:
     node = make(grace=LONG)
     watcher = node.enter()

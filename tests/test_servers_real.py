@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import subprocess
@@ -15,7 +16,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.clients import driver
-from tests.support.http import POLL, URL, join, open_websocket
+from tests.support.http import POLL, URL, connect, head, join, open_websocket
 from tests.support.processes import DEADLINE, HOST, ROOT, Server, Servers
 from tests.support.wire import UPGRADE, Wire, certify
 
@@ -63,6 +64,7 @@ from flask_phoenix import Channel, Phoenix, Socket, on
 
 app = Flask(__name__)
 app.secret_key = "a secret for tests"
+app.config.from_prefixed_env()
 phoenix = Phoenix(app)
 boot = uuid.uuid4().hex
 
@@ -310,6 +312,17 @@ def started(servers: Servers, folder: Path, *options: str) -> Server:
     return servers.start(*SMALL_GUNICORN, "-k", "gevent", *options, PYTHONPATH=f"{folder}:{ROOT}")
 
 
+def started_in(way: str, servers: Servers, folder: Path, **environment: str) -> Server:
+    """Start the small application in one of the two ways of production."""
+    if way == "gunicorn":
+        small_app(folder)
+        command = (*SMALL_GUNICORN, "-k", "gevent")
+        return servers.start(*command, PYTHONPATH=f"{folder}:{ROOT}", **environment)
+    path = small_app(folder, "phoenix.run(app, port=int(sys.argv[1]))\n")
+    path.write_text("from gevent import monkey; monkey.patch_all()\n" + path.read_text())
+    return servers.start(sys.executable, str(path), "{port}", PYTHONPATH=str(ROOT), **environment)
+
+
 def check_coming_back(server: Server, client: Wire) -> None:
     """See that a client is told to come back, and that nobody refuses it then."""
     begin = monotonic()
@@ -321,12 +334,7 @@ def check_coming_back(server: Server, client: Wire) -> None:
 
 @pytest.mark.parametrize("way", ["gunicorn", "phoenix.run"])
 def test_handlers_in_flight_finish(servers: Servers, tmp_path: Path, way: str) -> None:
-    if way == "gunicorn":
-        server = started(servers, tmp_path)
-    else:
-        path = small_app(tmp_path, "phoenix.run(app, port=int(sys.argv[1]))\n")
-        path.write_text("from gevent import monkey; monkey.patch_all()\n" + path.read_text())
-        server = servers.start(sys.executable, str(path), "{port}", PYTHONPATH=str(ROOT))
+    server = started_in(way, servers, tmp_path)
     client = join(open_websocket(server.port))
     client.text('["1","2","room:1","slow",{}]')
     client.text('[null,"3","phoenix","heartbeat",{}]')
@@ -336,6 +344,33 @@ def test_handlers_in_flight_finish(servers: Servers, tmp_path: Path, way: str) -
     client.sock.close()
     assert server.process.wait(DEADLINE) == 0
     assert server.logs().index("slow is done") < server.logs().index("terminated: draining")
+
+
+def test_reload_of_flask_run_with_an_open_socket(servers: Servers, tmp_path: Path) -> None:
+    small_app(tmp_path)
+    command = (*PYTHON, "flask", "--app", "small_app", "run", "--debug", "--port", "{port}")
+    server = servers.start(*command, PYTHONPATH=f"{tmp_path}:{ROOT}")
+    client = join(open_websocket(server.port))
+    small_app(tmp_path, "# new")
+    assert client.closed() == 1012
+    client.sock.close()
+    server.wait_for_log("terminated: draining")
+
+
+@pytest.mark.parametrize("way", ["gunicorn", "phoenix.run"])
+def test_a_body_that_stalls_is_given_up(servers: Servers, tmp_path: Path, way: str) -> None:
+    server = started_in(way, servers, tmp_path, FLASK_PHOENIX_BODY_TIMEOUT="0.2")
+    token = json.loads(get(server, POLL)[1])["token"]
+    for its, status in (("", "200"), (token, "408")):
+        client = Wire(connect(server.port))
+        begun = f"POST {POLL}&token={its} HTTP/1.1\r\nHost: here\r\nContent-Length: 7000000\r\n\r\n[null"
+        client.sock.sendall(begun.encode())
+        assert head(client).startswith(f"HTTP/1.1 {status}")
+        client.sock.close()
+    with Wire(connect(server.port)).sock as sock:
+        sock.sendall(f"POST {POLL}&token={token} HTTP/1.1\r\nHost: here\r\nContent-Length: 0\r\n\r\n".encode())
+        assert head(Wire(sock)).startswith("HTTP/1.1 200")  # what was begun has cost the session nothing
+    assert "Traceback" not in server.logs()
 
 
 def test_hup_of_gunicorn(servers: Servers, tmp_path: Path) -> None:

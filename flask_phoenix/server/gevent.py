@@ -230,7 +230,7 @@ class Server(WSGIServer):
         self.engines: set[Engine] = set()
         #: gevent-websocket's clients, by their addresses.
         self.clients: dict[Any, Client] = {}
-        self._stopping = Event()
+        self._stopping, self._ended = Event(), Event()
         self.settings = Settings()
         self._reported: defaultdict[str, float] = defaultdict(lambda: float("-inf"))
         for engine in engines:
@@ -280,6 +280,12 @@ class Server(WSGIServer):
             self.stop(timeout=1)
             for engine in self.engines:
                 engine.stop()
+            self._ended.set()
+
+    def end(self) -> None:
+        """Let :meth:`serve_until_stopped`, in another greenlet, end in good order, and wait for it."""
+        self._stopping.set()
+        self._ended.wait()
 
     def report_slow(self, limit: str) -> None:
         """Tell of a client that is cut off for being slow; that one is idle between its requests is no news."""

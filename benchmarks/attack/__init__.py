@@ -1,0 +1,1 @@
+"""Attacks on a server of this machine, as in docs/security.md."""
