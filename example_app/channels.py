@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, ClassVar
 
 from example_app.city import LINES
 from example_app.history import history, now
@@ -71,6 +71,9 @@ class MapChannel(Channel):
 @UserSocket.channel("map:*")
 class LineChannel(Channel):
     """One tram line on one page: its trams broadcast here, from another process (``trams.py``)."""
+
+    # A phone that was stuck gets the newest positions when it comes back, and none of those before.
+    conflate: ClassVar = {"positions": lambda positions: "of all its trams"}
 
     def join(self, payload: Any) -> None:
         """Admit to lines that there are."""

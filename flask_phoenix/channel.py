@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import partialmethod
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from .exceptions import InvalidOption, InvalidReturn, Refused, UnknownEvent
 from .protocol.messages import Reply, shown
+from .pubsub.conflation import Conflation
 from .pubsub.failures import EXITS
 
 log = logging.getLogger("flask_phoenix.channel")
@@ -169,6 +170,10 @@ class Channel:
     transport: str
     #: The presence of which :meth:`track` and its like speak: ``presence = online`` in the class.
     presence: ClassVar[Tracking] = Tracking()
+    #: Broadcast events of which a client that reads too slowly gets the newest alone, of each key: functions of the
+    #: payload, as ``{"moved": lambda payload: payload["id"]}``. They are called only where a client is slow, and may
+    #: not wait.
+    conflate: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
 
     #: Events from the client, and the names of the methods that handle them; gathered from :func:`on`.
     handlers: ClassVar[dict[str, str]] = {}
@@ -176,6 +181,8 @@ class Channel:
     interceptors: ClassVar[dict[str, str]] = {}
     #: :attr:`interceptors` as a set, by which the pubsub groups subscribers.
     intercepts: ClassVar[frozenset[str]] = frozenset()
+    #: :attr:`conflate` as the pubsub takes it.
+    conflation: ClassVar[Conflation | None] = None
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -183,6 +190,7 @@ class Channel:
         cls.handlers = _gather(cls, ON)
         cls.interceptors = _gather(cls, INTERCEPT)
         cls.intercepts = frozenset(cls.interceptors)
+        cls.conflation = Conflation(cls.__name__, cls.conflate) if cls.conflate else None
 
     def __init__(self, runtime: ChannelRuntime, topic: str, subtopic: str, assigns: dict[str, Any]) -> None:
         self.runtime = runtime
@@ -422,6 +430,8 @@ def _stands_for(name: str, value: Any, root: type, callback: bool) -> bool:
     """Tell whether an attribute is what its name means in the root: a callback, an overridden method, a presence."""
     if name == "presence":
         return isinstance(value, Tracking)
+    if name == "conflate":
+        return isinstance(value, Mapping) and all(isinstance(key, str) and callable(value[key]) for key in value)
     if hasattr(value, ON) or (hasattr(value, INTERCEPT) and name != "handle_out"):
         return False
     if callback:
@@ -437,6 +447,8 @@ def _remedy(name: str, value: Any, root: type, callback: bool) -> str:
         return f"give the method another name, as in @on({events[0]!r}) above def on_{name}(self, payload)"
     if name == "presence":
         return "it has to be what phoenix.presence() returns"
+    if name == "conflate":
+        return 'it has to be a dict of events and functions, as in {"moved": lambda payload: payload["id"]}'
     return f"it has to be a method: def {name}{inspect.signature(getattr(root, name))}" if callback else "rename it"
 
 

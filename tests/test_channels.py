@@ -30,7 +30,7 @@ from tests.support.clients import (
     scripted,
 )
 from tests.support.loop import in_thread, turn
-from tests.support.processes import DEADLINE
+from tests.support.processes import DEADLINE, wait_until
 
 #: An exception of the app's, and two that are none of Exception; test_callbacks raises every kind in every callback.
 FAILURES = [RuntimeError, asyncio.CancelledError, gevent.GreenletExit]
@@ -675,9 +675,11 @@ def test_channel_that_is_slower_than_its_broadcasts_crashes(site: Site, way: str
 
     subscribe = lambda channel: channel.subscribe("subscribed")  # noqa: E731
     client = site.enter(scripted(after_join=subscribe, news=wait, handle_info=wait))
+    topic = "room:1" if way == "intercepted" else "subscribed"
     for _ in range(INBOX_LIMIT * 2):
-        site.phoenix.broadcast("room:1" if way == "intercepted" else "subscribed", "news", {})
+        site.phoenix.broadcast(topic, "news", {})
     assert entered.wait(DEADLINE)
+    assert wait_until(lambda: not site.engine.hub.owes(None, [topic]), turn)  # all are delivered
     gate.set()
     assert f"{INBOX_LIMIT} messages wait" in str(site.noted())
     client.hears_only(ERROR)

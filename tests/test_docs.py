@@ -66,7 +66,7 @@ PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 
 #: What the engine calls, and no author.
 INTERNAL = {"runtime", "error_handlers", "handlers", "interceptors", "intercepts", "match", "channels", "bind"}
-INTERNAL |= {"server"}
+INTERNAL |= {"server", "conflation"}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -206,6 +206,7 @@ def test_what_cannot_be_set() -> None:
     assert said == {
         "drain": drain.GRACE,
         "close": websocket.CLOSE_TIMEOUT,
+        "compress": websocket.COMPRESS_FROM,
         "inbox": inbox.INBOX_LIMIT,
         "query": handshake.QUERY_LIMIT,
     }
@@ -217,6 +218,7 @@ def test_limits_of_security() -> None:
     assert said == [
         f"{options.max_frame_size:,} bytes",
         f"{options.outbox_limit >> 20} MiB",
+        f"{options.outbox_timeout:.0f} seconds",
         f"{options.timeout:.0f} seconds",
         f"{options.max_channels}",
         f"{inbox.INBOX_LIMIT:,}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -24,7 +25,9 @@ from example_app.trams import TICK, Fleet, tell
 from flask_phoenix import Broadcaster, NotPublished, Refused, Reply
 from flask_phoenix.testing import Client, Joined
 from tests.clients import driver
+from tests.support.loop import turn
 from tests.support.processes import DEADLINE, Servers
+from tests.support.wire import Entry
 
 CODE = "open sesame"
 LOBBY = "room:lobby"
@@ -229,6 +232,23 @@ def test_watcher_hears_the_lines_that_were_joined(app: Flask, enter: Enter) -> N
     for name in ("", "0", "9", "02", "Ring"):
         with pytest.raises(Refused, match="no such line"):
             client.join(f"map:{name}")
+
+
+def test_stuck_phone_gets_the_newest_positions(app: Flask) -> None:
+    entry = Entry(app, "/socket/websocket?vsn=2.0.0&nickname=Ada")
+    phone = entry.wire
+    phone.text('["1","1","map:4","phx_join",{}]')
+    assert '"status":"ok"' in str(phone.data())
+    for at in range(3000):
+        with app.app_context():
+            phoenix.broadcast("map:4", "positions", {"at": at, "trams": [[4000, 1.0, 2.0, 3]]})
+        turn()
+    heard: list[int] = []
+    while not heard or heard[-1] < 2999:
+        heard.append(json.loads(phone.data())[4]["at"])
+    assert heard[:-1] == [*range(len(heard) - 1)], "what the network had taken, and then the newest"
+    assert len(heard) < 2000
+    entry.close()
 
 
 @pytest.mark.parametrize("line", LINES.values(), ids=lambda line: str(line.number))

@@ -766,12 +766,14 @@ def test_compression(mount: Mounting, enter: Entering, compress: bool) -> None:
     mount(compress=compress)
     opened = enter(Sec_WebSocket_Extensions="permessage-deflate; client_max_window_bits")
     assert opened.headers.get("Sec-WebSocket-Extensions", "").startswith("permessage-deflate") == compress
-    opened.wire.text('[null,"1","phoenix","heartbeat",{}]')
-    assert opened.wire.frame().rsv1 == compress
+    for topic in ("short", "long " * 200):
+        opened.wire.text(f'["1","1","{topic}","phx_join",{{}}]')
+        assert opened.wire.frame().rsv1 == (compress and len(topic) > 512)
     assert "Sec-WebSocket-Extensions" not in enter(Sec_WebSocket_Extensions="x-unheard-of").headers
     offers = "x; =, permessage-deflate; client_max_window_bits=99, permessage-deflate; server_no_context_takeover"
     agreed = enter(Sec_WebSocket_Extensions=offers).headers.get("Sec-WebSocket-Extensions")
-    assert agreed == ("permessage-deflate; server_no_context_takeover" if compress else None)
+    alike = "permessage-deflate; server_no_context_takeover; client_no_context_takeover"
+    assert agreed == (alike if compress else None)
 
 
 def test_client_that_is_gone_before_the_101(app: Flask, mount: Mounting) -> None:

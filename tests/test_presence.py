@@ -15,6 +15,7 @@ from gevent.event import Event
 from flask_phoenix import Channel, Refused, intercept
 from flask_phoenix.exceptions import AlreadyTracked, InvalidPayload, NotJoined, NotTracked, PhoenixError, Unsupported
 from flask_phoenix.server.drain import drain
+from flask_phoenix.tracker import server
 from flask_phoenix.tracker.server import MAX_META_DEPTH
 from flask_phoenix.tracker.state import Entry
 from tests.support.clients import Site
@@ -300,7 +301,7 @@ def test_a_presence_ends_with_its_channel(node: Node, end: str) -> None:
     there = node.online.list("room:1")
     assert bob.people == there
     ENDS[end](node, ada)
-    assert bob.diffs() == [({}, {key: there[key]}) for key in there]
+    assert bob.diffs() == [({}, there)]  # both in one
     assert ada.last == {}, "it is gone when terminate runs"
     assert node.present() == node.present("lobby") == []
 
@@ -400,6 +401,20 @@ def test_a_process_that_serves_again_begins_with_nobody(node: Node) -> None:
     assert bob.changes() == [("robot", "")]
 
 
+def test_a_large_state_is_copied_in_parts_and_true_in_the_end(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "COPIES_PER_TURN", 1)
+    node.enter(me={"ada": {}, "bob": {}, "cid": {}})
+    looking = gevent.spawn(node.online.list, "room:1")
+    gevent.sleep(0)  # it has begun
+    assert not looking.ready()
+    node.online.track("room:1", "dee")
+    node.online.track("room:1", "ada")
+    before = node.online.get_by_key("room:1", "ada")
+    state = looking.get(timeout=DEADLINE)
+    assert list(state) == ["ada", "bob", "cid", "dee"]
+    assert state["ada"] == before
+
+
 # From which thread
 
 
@@ -455,7 +470,7 @@ def test_the_state_comes_before_the_own_diff(node: Node, stream: bool) -> None:
     reply, state, *diffs = member.news()
     assert reply[0] == "phx_reply"
     assert state == ["presence_state", node.online.list("room:1")]
-    assert [list(diff[1]["joins"]) for diff in diffs] == [["ada"], ["eve"]]
+    assert [list(diff[1]["joins"]) for diff in diffs] == [["ada", "eve"]]
     assert member.people == state[1]
 
 

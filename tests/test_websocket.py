@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import random
 import struct
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import gevent
 import pytest
@@ -30,6 +33,7 @@ from flask_phoenix.protocol.messages import Broadcast, Message
 from flask_phoenix.protocol.serializers import Serializer, V2Serializer
 from flask_phoenix.protocol.state import Protocol
 from flask_phoenix.pubsub.adapter import Adapter
+from flask_phoenix.runtime import turns
 from flask_phoenix.runtime.channel_connection import ChannelConnection
 from flask_phoenix.runtime.connection import Connection, RawConnection
 from flask_phoenix.runtime.engine import Engine
@@ -37,8 +41,9 @@ from flask_phoenix.signals import limit_reached
 from flask_phoenix.socket import RawSocket, Socket
 from flask_phoenix.transports import websocket
 from flask_phoenix.transports.outbox import Outbox, write_each
-from flask_phoenix.transports.websocket import Limits, WebSocketCarrier, read_message, write_frame
-from tests.support.processes import DEADLINE
+from flask_phoenix.transports.websocket import COMPRESS_FROM, Limits, WebSocketCarrier, read_message, write_frame
+from tests.support.loop import turn
+from tests.support.processes import DEADLINE, HOST, wait_until
 from tests.support.wire import Wire, fill, tls_pair, write
 
 LIMITS = Limits(timeout=None, max_frame_size=1 << 20, outbox=1 << 20)
@@ -65,6 +70,8 @@ class RoomSocket(Socket):
 @RoomSocket.channel("room:*")
 class RoomChannel(Channel):
     """Lets everybody in."""
+
+    conflate: ClassVar = {"moved": lambda payload: payload["who"], "odd": lambda payload: payload["no such key"]}
 
     def join(self, payload: Any) -> None:
         return None
@@ -109,6 +116,8 @@ class Carriers:
     def __init__(self) -> None:
         self.engine = Engine(nullcontext, Json())
         self.served: list[Served] = []
+        #: The server's end of each.
+        self.socks: list[Any] = []
 
     def echo(self, pair: Ends = None, extensions: list[Extension] | None = None, **limits: Any) -> Served:
         """Serve an echo."""
@@ -157,6 +166,7 @@ class Carriers:
         served = Served(make(carrier), carrier, Wire(theirs))
         served.serving.link(lambda _: ours.close())
         self.served.append(served)
+        self.socks.append(ours)
         return served
 
 
@@ -614,21 +624,143 @@ def test_slow_client_that_never_reads(carriers: Carriers) -> None:
     assert served.reason() == "too slow"
 
 
+# Slow clients that get the newest alone
+
+
+def heard(frames: list[Any]) -> list[Any]:
+    """Return the events and payloads of some frames."""
+    return [json.loads(frame)[3:] for frame in frames]
+
+
+def stuck(carriers: Carriers, **limits: Any) -> tuple[Served, int]:
+    """Return a member whose socket is full, and by how many bytes."""
+    member = carriers.member(**limits)
+    return member, fill(carriers.socks[-1])
+
+
+def test_slow_client_gets_the_newest_of_each_key_in_order(carriers: Carriers) -> None:
+    (slow, filled), quick = stuck(carriers, outbox=10_000), carriers.member()
+    said: list[Any] = [["news", {"n": -1}]]
+    for n in range(1000):
+        said += [["moved", {"who": who, "n": n}] for who in "ab"]
+        if not n % 300:
+            said.append(["news", {"n": n}])
+    for event, payload in said:
+        carriers.engine.broadcast(Broadcast("room:1", event, payload))
+        assert heard([quick.client.data()]) == [[event, payload]]
+    slow.client.take(filled)
+    expected = [*([event, payload] for event, payload in said if event == "news"), *said[-2:]]
+    assert heard([slow.client.data() for _ in expected]) == expected
+    assert carriers.engine.limits == {"conflate": 1}
+    carriers.engine.broadcast(Broadcast("room:1", "moved", {"who": "a", "n": "later"}))  # it is quick again
+    carriers.engine.broadcast(Broadcast("room:1", "moved", {"who": "a", "n": "last"}))
+    assert heard([slow.client.data() for _ in range(2)]) == [["moved", {"who": "a", "n": n}] for n in ("later", "last")]
+
+
+def test_a_burst_is_conflated_too_and_a_frame_that_has_begun_is_sent_to_its_end(carriers: Carriers) -> None:
+    slow = carriers.member()
+    whole = {"who": "a", "filling": "x" * MIB}
+    carriers.engine.broadcast(Broadcast("room:1", "moved", whole))  # more than the socket takes
+    turn()
+    for n in range(5):  # in one turn: the hub joins them
+        carriers.engine.broadcast(Broadcast("room:1", "moved", {"who": "a", "n": n}))
+        carriers.engine.broadcast(Broadcast("room:1", "news", {"n": n}))
+    turn()
+    frames = heard([slow.client.data() for _ in range(7)])
+    assert frames[0] == ["moved", whole]
+    assert frames[1:] == [*(["news", {"n": n}] for n in range(4)), ["moved", {"who": "a", "n": 4}], ["news", {"n": 4}]]
+
+
+def test_a_mount_without_conflation(carriers: Carriers) -> None:
+    slow, _ = stuck(carriers, outbox=1000, conflate=False)
+    for n in range(1000):
+        if not slow.connection.open:
+            break
+        carriers.engine.broadcast(Broadcast("room:1", "moved", {"who": "a", "n": n}))
+        turn()
+    assert carriers.engine.limits == {"outbox_limit": 1}
+
+
+def test_a_key_that_cannot_be_found(carriers: Carriers, caplog: pytest.LogCaptureFixture) -> None:
+    slow, filled = stuck(carriers)
+    for n in range(3):
+        carriers.engine.broadcast(Broadcast("room:1", "odd", {"n": n}))
+        carriers.engine.broadcast(Broadcast("room:1", "moved", {"who": [], "n": n}))  # not to be hashed
+    turn()
+    slow.client.take(filled)
+    assert [message[1]["n"] for message in heard([slow.client.data() for _ in range(6)])] == [0, 0, 1, 1, 2, 2]
+    failures = [record.message for record in caplog.records]
+    assert failures == [f"RoomChannel.conflate has no key for a payload of '{event}'" for event in ("odd", "moved")]
+
+
+def test_client_that_takes_nothing_for_too_long(carriers: Carriers, caplog: pytest.LogCaptureFixture) -> None:
+    slow, filled = stuck(carriers, outbox_timeout=0.05)
+    carriers.engine.broadcast(Broadcast("room:1", "news", {}))
+    assert wait_until(lambda: not slow.connection.open, turn)
+    assert carriers.engine.limits == {"outbox_timeout": 1}
+    assert "a client of RoomSocket reads too slowly: it has taken nothing for 0.05 s (outbox_timeout)" in caplog.text
+    slow.client.take(filled)
+    assert heard([slow.client.data()]) == [["news", {}]]
+    assert slow.client.closed() == 1013
+
+
+@pytest.mark.usefixtures("impatient")
+def test_the_kernel_holds_nothing_for_a_client_that_was_closed(carriers: Carriers) -> None:
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        listener.listen()
+        theirs = socket.create_connection(listener.getsockname())
+        ours, (_, port) = listener.accept()
+        slow = carriers.member(pair=(ours, theirs), outbox=1000)
+        flood(slow, "x" * 100_000)
+        slow.given_up()
+        # Closed as by a server; without the reset the kernel would hold the socket until the client reads.
+        assert wait_until(lambda: not held(listener.getsockname()[1], port), turn)
+
+
+def held(local: int, remote: int) -> bool:
+    """Tell whether the kernel knows a connection from one port to another."""
+    ends = [line.split()[1:3] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any((int(one[9:], 16), int(other[9:], 16)) == (local, remote) for one, other in ends)
+
+
+# Many at once
+
+
+def test_what_comes_from_many_at_once_is_spread_over_turns(carriers: Carriers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(websocket, "LONG_TURN", -1.0)  # each turn has lasted too long
+    monkeypatch.setattr(turns, "SHARE", 0.0)
+    members = [carriers.rooms() for _ in range(10)]
+    passed, ended = count(), list[int]()
+    check = gevent.get_hub().loop.check()
+    now = [0]
+    check.start(lambda: now.__setitem__(0, next(passed)))
+    for member in members:
+        member.client.text(JOIN)
+    for member in members:
+        assert '"status":"ok"' in str(member.client.data())
+        member.serving.link(lambda _: ended.append(now[0]))
+        member.client.sock.close()
+    gevent.joinall([member.serving for member in members], timeout=DEADLINE)
+    check.close()
+    assert len(set(ended)) == 10
+
+
 # Compression
 
 
 def deflate() -> PerMessageDeflate:
-    return PerMessageDeflate(False, False, 15, 15)
+    return PerMessageDeflate(True, True, 15, 15)
 
 
 def test_compression_in_both_directions(carriers: Carriers) -> None:
     ours, theirs = deflate(), deflate()
     served = carriers.echo(extensions=[ours])
-    for opcode, data in ((TEXT, b"compressible " * 100), (TEXT, b""), (BINARY, bytes(1000))):
+    for opcode, data in ((TEXT, b"compressible " * 100), (BINARY, bytes(1000)), (TEXT, b""), (TEXT, b"short " * 80)):
         served.client.send(opcode, data, extensions=[theirs])
         frame = served.client.frame()
-        assert (frame.opcode, frame.rsv1) == (opcode, True)
-        assert len(frame.data) <= 120
+        assert (frame.opcode, frame.rsv1) == (opcode, len(data) >= COMPRESS_FROM)
+        assert len(frame.data) <= (120 if frame.rsv1 else 480)
         assert theirs.decode(frame).data == data
     served.client.text("uncompressed")
     assert theirs.decode(served.client.frame()).data == b"uncompressed"
@@ -644,12 +776,35 @@ def test_broadcast_to_compressed_and_plain_clients(carriers: Carriers) -> None:
     for extension, served in zip(theirs, packed, strict=True):
         served.client.text(JOIN)
         assert b'"ok"' in extension.decode(served.client.frame()).data
-    for number in range(3):
-        carriers.engine.broadcast(Broadcast("room:1", "news", {"number": number}))
-        expected = f'[null,null,"room:1","news",{{"number":{number}}}]'
+    for text in ("short", "long " * 500):
+        carriers.engine.broadcast(Broadcast("room:1", "news", {"text": text}))
+        expected = f'[null,null,"room:1","news",{{"text":"{text}"}}]'
         assert plain.client.data() == expected
         for extension, served in zip(theirs, packed, strict=True):
-            assert extension.decode(served.client.frame()).data == expected.encode()
+            frame = served.client.frame()
+            assert frame.rsv1 == (len(expected) >= COMPRESS_FROM)
+            assert extension.decode(frame).data == expected.encode()
+
+
+def test_a_broadcast_is_compressed_once_for_each_size_of_window(
+    carriers: Carriers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows: list[int] = []
+    compress = zlib.compressobj
+
+    def note(*, wbits: int) -> Any:
+        windows.append(-wbits)
+        return compress(wbits=wbits)
+
+    monkeypatch.setattr(zlib, "compressobj", note)
+    members = [carriers.member(extensions=[PerMessageDeflate(True, True, 15, bits)]) for bits in (15, 9) * 5]
+    windows.clear()
+    payload = {"text": "".join(map(str, range(1000)))}
+    carriers.engine.broadcast(Broadcast("room:1", "news", payload))
+    for member in members:
+        frame = deflate().decode(member.client.frame())
+        assert json.loads(bytes(frame.data))[4] == payload
+    assert windows == [15, 9]
 
 
 def test_compressed_message_that_breaks_a_rule(carriers: Carriers) -> None:
@@ -694,8 +849,8 @@ class Pair(NamedTuple):
     theirs: Wire
 
 
-def never() -> None:
-    pytest.fail("an overflow where everything fits")
+def never(what: str) -> None:
+    pytest.fail(f"{what} where everything fits")
 
 
 @contextmanager
@@ -712,7 +867,7 @@ def pair() -> Iterator[Pair]:
 
 
 def test_outbox_writes_at_once_and_queues_what_the_kernel_refuses(pair: Pair) -> None:
-    outbox = Outbox(pair.ours, MIB, never)
+    outbox = Outbox(pair.ours, MIB, None, never)
     for _ in range(2):
         outbox.write(b"at once")
         pair.theirs.sock.settimeout(0.0)  # nothing else has run since
@@ -730,7 +885,7 @@ def test_outbox_writes_at_once_and_queues_what_the_kernel_refuses(pair: Pair) ->
 def test_outbox_keeps_the_order(sizes: list[int], seed: int) -> None:
     dice = random.Random(seed)
     with connected() as pair:
-        outbox, wire = Outbox(pair.ours, 30 * MIB, never), pair.theirs
+        outbox, wire = Outbox(pair.ours, 30 * MIB, None, never), pair.theirs
         pieces = [dice.randbytes(size) for size in sizes]
         whole = b"".join(pieces)
         reader = gevent.spawn(wire.take, len(whole))
@@ -742,8 +897,8 @@ def test_outbox_keeps_the_order(sizes: list[int], seed: int) -> None:
 
 
 def test_bound_of_an_outbox(pair: Pair) -> None:
-    overflows: list[int] = []
-    outbox = Outbox(pair.ours, 1000, lambda: overflows.append(1))
+    overflows: list[str] = []
+    outbox = Outbox(pair.ours, 1000, None, overflows.append)
     for _ in range(2):  # what was written counts no more
         filled = fill(pair.ours)
         outbox.write(b"x" * 5000)  # one message may be larger
@@ -755,7 +910,7 @@ def test_bound_of_an_outbox(pair: Pair) -> None:
     assert not overflows
     outbox.write(b"y")
     outbox.write(b"z")
-    assert overflows == [1]
+    assert overflows == ["outbox_limit"]
     # Nothing is dropped in silence: what is called decides.
     assert pair.theirs.take(filled + 1002).endswith(b"x" * 1000 + b"yz")
     outbox.join()
@@ -765,14 +920,14 @@ def test_one_full_broken_or_closed_outbox_of_many() -> None:
     overflows: list[str] = []
     with ExitStack() as stack:
         pairs = {name: stack.enter_context(connected()) for name in ("first", "full", "broken", "closed", "last")}
-        outboxes = {name: Outbox(pair.ours, 3, lambda: overflows.append("full")) for name, pair in pairs.items()}
+        outboxes = {name: Outbox(pair.ours, 3, None, overflows.append) for name, pair in pairs.items()}
         wires = {name: pair.theirs for name, pair in pairs.items()}
         filled = fill(pairs["full"].ours)
         wires["broken"].sock.close()
         outboxes["closed"].close()
         for data in (b"one", b"two"):
             write_each(outboxes.values(), data)
-        assert overflows == ["full"]
+        assert overflows == ["outbox_limit"]
         assert [wires[name].take(6) for name in ("first", "last")] == [b"onetwo"] * 2
         assert wires["full"].take(filled + 6).endswith(b"onetwo")
         outboxes["full"].join()
@@ -781,7 +936,7 @@ def test_one_full_broken_or_closed_outbox_of_many() -> None:
 
 @pytest.mark.parametrize("waits", [True, False])
 def test_socket_that_breaks(pair: Pair, waits: bool) -> None:
-    outbox = Outbox(pair.ours, MIB, never)
+    outbox = Outbox(pair.ours, MIB, None, never)
     if waits:
         fill(pair.ours)
         outbox.write(b"waits")

@@ -14,6 +14,7 @@ from gevent import GreenletExit, monkey
 from gevent.queue import Queue
 
 from ..exceptions import Unsupported
+from .conflation import glue
 from .failures import log_failure
 from .local import Delivery
 
@@ -26,6 +27,8 @@ allocate_lock = monkey.get_original("_thread", "allocate_lock")
 
 #: Receivers that are served before other greenlets may run: about a millisecond of work.
 RECEIVERS_PER_TURN = 256
+#: A moment that is not none at all: gevent.sleep(0) lets other greenlets run, but no socket be read.
+MOMENT = 1e-6
 #: Deliveries that are gathered at most before a large one begins.
 BATCH_LIMIT = 64
 #: In a burst the hub waits for this share of the time that its last batch took, and for so many seconds at most.
@@ -216,7 +219,7 @@ class Hub:
             for start in range(0, len(run.receivers), RECEIVERS_PER_TURN):
                 if served >= RECEIVERS_PER_TURN:
                     served = 0
-                    gevent.sleep(0)
+                    gevent.sleep(MOMENT)
                 some = run.receivers[start : start + RECEIVERS_PER_TURN]
                 try:
                     run.each(some, run.data)
@@ -237,13 +240,19 @@ def plan(batch: list[Delivery]) -> Iterator[Delivery]:
         for run in runs:
             for receiver in run.receivers:
                 shares.setdefault(receiver, []).append(run.data)
+        join = joiner(runs)
         for receiver, pieces in shares.items():
-            yield Delivery(None, b"".join(pieces), [receiver], True)
+            yield Delivery(None, join(pieces), [receiver], True)
     yield from (delivery for delivery in batch if not delivery.stream)
 
 
 def joined(batch: list[Delivery]) -> Iterator[Delivery]:
     """Join adjacent deliveries that go to the very same receivers: the common burst, many messages on one topic."""
     for _, run in groupby(batch, key=lambda delivery: id(delivery.receivers)):
-        first, *others = run
-        yield first._replace(data=b"".join([first.data, *(other.data for other in others)])) if others else first
+        first, *others = deliveries = list(run)
+        yield first._replace(data=joiner(deliveries)([each.data for each in deliveries])) if others else first
+
+
+def joiner(deliveries: list[Delivery]) -> Callable[[list[bytes]], bytes]:
+    """Return what joins the bytes of deliveries: mostly they need not be told apart any more."""
+    return b"".join if all(type(delivery.data) is bytes for delivery in deliveries) else glue

@@ -13,6 +13,7 @@ from ..exceptions import InvalidPayload
 from ..protocol.messages import INTERNAL, Broadcast, Frame, JsonText, shown
 from ..protocol.serializers import Serializer
 from .adapter import Adapter
+from .conflation import Conflation, conflated
 from .failures import log_failure
 
 log = logging.getLogger("flask_phoenix.pubsub")
@@ -67,9 +68,10 @@ class Subscriber:
     :param lane: how the other broadcasts are encoded for a client, to which ``write`` writes them.
     :param intercepts: events that go to ``notify`` instead of the lane.
     :param missed: called in place of ``write`` where the lane cannot encode a broadcast: the client goes without.
+    :param conflation: which broadcasts replace older ones that still wait for the client; None: none do.
     """
 
-    __slots__ = ("intercepts", "lane", "missed", "notify", "write")
+    __slots__ = ("conflation", "intercepts", "lane", "missed", "notify", "write")
 
     def __init__(
         self,
@@ -78,22 +80,34 @@ class Subscriber:
         write: Write | None = None,
         intercepts: frozenset[str] = frozenset(),
         missed: Missed | None = None,
+        conflation: Conflation | None = None,
     ) -> None:
         self.notify = notify
         self.missed = missed
         self.lane = lane
         self.write = write
         self.intercepts = intercepts
+        self.conflation = conflation
+
+    @property
+    def kind(self) -> Kind:
+        """What subscribers of one group have in common."""
+        return self.lane, self.intercepts, self.conflation
+
+
+#: A lane, the intercepts and the conflation of a subscriber.
+Kind = tuple[Lane | None, frozenset[str], Conflation | None]
 
 
 class Group:
-    """The subscribers of a topic with one lane and the same intercepts; a broadcast is encoded once for them all."""
+    """The subscribers of a topic of one kind; a broadcast is encoded once for them all."""
 
-    __slots__ = ("_writers", "intercepts", "lane", "members")
+    __slots__ = ("_writers", "conflation", "intercepts", "lane", "members")
 
-    def __init__(self, lane: Lane | None, intercepts: frozenset[str]) -> None:
+    def __init__(self, lane: Lane | None, intercepts: frozenset[str], conflation: Conflation | None) -> None:
         self.lane = lane
         self.intercepts = intercepts
+        self.conflation = conflation
         self.members: dict[Subscriber, int] = {}
         self._writers: list[Write] | None = None
 
@@ -157,7 +171,7 @@ class PubSub:
         self._confirmed: set[str] = set()
         #: How many greenlets wait for the adapter to confirm a topic.
         self._waiting: Counter[str] = Counter()
-        self._topics: dict[str, dict[tuple[Lane | None, frozenset[str]], Group]] = {}
+        self._topics: dict[str, dict[Kind, Group]] = {}
         self._taps: dict[Notify, None] = {}
 
     def attach(self, adapter: Adapter) -> None:
@@ -179,7 +193,7 @@ class PubSub:
         while self._adapter is not None and topic not in self._confirmed:  # another one may be attached meanwhile
             self._request(self._adapter, topic)
         groups = self._topics.setdefault(topic, {})
-        key = (subscriber.lane, subscriber.intercepts)
+        key = subscriber.kind
         if key not in groups:
             groups[key] = Group(*key)
         groups[key].add(subscriber)
@@ -187,7 +201,7 @@ class PubSub:
     def unsubscribe(self, topic: str, subscriber: Subscriber) -> None:
         """End a subscription, however often it was made."""
         groups = self._topics.get(topic, {})
-        key = (subscriber.lane, subscriber.intercepts)
+        key = subscriber.kind
         if key not in groups:
             return
         groups[key].remove(subscriber)
@@ -208,7 +222,7 @@ class PubSub:
 
     def takes(self, broadcast: Broadcast) -> bool:
         """Tell whether a topic has clients here, and all of them can be sent a broadcast."""
-        lanes = [lane for lane, _ in list(self._topics.get(broadcast.topic, ())) if lane is not None]
+        lanes = [lane for lane, *_ in list(self._topics.get(broadcast.topic, ())) if lane is not None]
         try:
             for lane in lanes:
                 lane.encode(broadcast)
@@ -248,6 +262,9 @@ class PubSub:
             except Exception:
                 log_failure(log, "%r cannot encode %s on %s", lane.serializer, shown(broadcast.event), shown(topic))
             else:
+                if group.conflation is not None and lane.stream:
+                    find_key = group.conflation.finder(broadcast, self._read)
+                    data = data if find_key is None else conflated([(find_key, data)])
                 self._deliver(Delivery(topic, data, writers, lane.stream, lane.each))
 
     def _notify_each(self, receivers: Sequence[Notify], broadcast: Broadcast) -> None:

@@ -72,8 +72,9 @@ class ChannelServer(ChannelRuntime):
         self._stop_reason: tuple[Any] | None = None
         #: The channel as a subscriber of its own topic, and of other topics.
         intercepts = self._route.channel.intercepts
+        conflation = self._route.channel.conflation if connection.carrier.conflates else None
         self.subscriber = Subscriber(
-            self._receive_intercepted, lane, connection.carrier.write, intercepts, connection.missed
+            self._receive_intercepted, lane, connection.carrier.write, intercepts, connection.missed, conflation
         )
         self._topic_subscriber = Subscriber(self._receive_other)
         self._other_topics: set[str] | None = None

@@ -41,6 +41,8 @@ class Carrier:
     write: Write
     #: What :attr:`write` takes is bytes of a stream: pieces may be glued together.
     stream: bool
+    #: Of broadcasts that wait for the client, those with the same key of their channel's may be replaced by the newest.
+    conflates: bool = False
     #: Writes the same to many clients of this carrier's kind.
     each: Each = staticmethod(call_each)
 

@@ -34,6 +34,7 @@ from ..signals import limit_reached
 from .caps import Caps
 from .runners import Runners
 from .settings import Settings
+from .turns import Turns
 
 log = logging.getLogger("flask_phoenix.pubsub")
 
@@ -127,6 +128,7 @@ class Engine:
         self.hub = Hub()
         self.pubsub = PubSub(self.hub.put, lambda text: json.loads(text, MAX_DEPTH))
         self.runners = Runners()
+        self.turns = Turns()
         #: What ends each connection, by a close code and a reason.
         self.connections: set[Callable[[int, str], None]] = set()
         #: The server of this process has been inspected.
@@ -317,6 +319,7 @@ class Engine:
         self.caps = Caps(self.settings)
         self.hub.forget()
         self.runners.forget()
+        self.turns.forget()
         self.pubsub.clear()
         for subscriber, topic in self._listeners.items():
             self.pubsub.subscribe(topic, subscriber)

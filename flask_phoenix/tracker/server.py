@@ -14,6 +14,7 @@ from ..exceptions import AlreadyTracked, InvalidMessage, InvalidPayload, Invalid
 from ..protocol.json import Json
 from ..protocol.messages import Broadcast, shown
 from ..pubsub.failures import log_failure
+from ..pubsub.hub import MOMENT
 from ..runtime.engine import FAILURES, Engine
 from ..runtime.inbox import Inbox
 from .replica import Replica
@@ -27,8 +28,12 @@ Presences = dict[str, dict[str, Any]]
 DIFF_EVENT, COUNT_EVENT = "presence_diff", "presence_count"
 #: Seconds between a change on a topic that is only counted, and the count.
 COUNT_PERIOD = 1.0
+#: Keys whose metas are copied before others may run: about two milliseconds of work.
+COPIES_PER_TURN = 1000
 #: Levels of dicts and lists in a meta. What is told of it wraps it in a few more, and JSON has bounds of its own.
 MAX_META_DEPTH = 100
+
+_CONTAINERS = frozenset({dict, list})
 
 WRONG_THREAD = "a presence changes in the thread that serves: from another one, tell a channel to do it (channel.send)"
 
@@ -140,7 +145,25 @@ class TrackerServer(Replica):
 
     def list(self, topic: str) -> Presences:
         """Return each key of a topic with its metas, through ``fetch``."""
-        return self._fetch(topic, presences_of(self.tracker.list(topic)))
+        return self._fetch(topic, self._list(topic))
+
+    def _list(self, topic: str) -> Presences:
+        """Copy what is present: as it is when this returns, though others run while much is copied."""
+        metas = self.tracker.list(topic)
+        if len(metas) <= COPIES_PER_TURN or not self._may_wait():
+            return presences_of(metas)
+        copies: Presences = {}
+        keys = list(metas)
+        for start in range(0, len(keys), COPIES_PER_TURN):
+            copies.update(presences_of({key: metas[key] for key in keys[start : start + COPIES_PER_TURN]}))
+            gevent.sleep(MOMENT)
+        now = self.tracker.list(topic)
+        new = presences_of({key: some for key, some in now.items() if some != metas.get(key)})
+        return {key: new.get(key) or copies[key] for key in now}
+
+    def _may_wait(self) -> bool:
+        hub = self.engine.hub
+        return hub.running and not hub.elsewhere and gevent.getcurrent() is not gevent.get_hub()
 
     def get_by_key(self, topic: str, key: str) -> dict[str, Any] | None:
         """Return one key with its metas, through ``fetch``; None: it is not present."""
@@ -201,7 +224,7 @@ class TrackerServer(Replica):
     def _tell_clients(self) -> None:
         """Tell the diffs of this turn; what fails costs one topic its diff, and no other."""
         diffs, self._diffs = self._diffs, []
-        for topic, diff in diffs:
+        for topic, diff in diffs if self._has_hooks else merged(diffs):
             if self._has_hooks:
                 self._inbox.put(self._call_hooks, (topic, diff))
             elif self.engine.pubsub.subscribed(topic):
@@ -330,12 +353,30 @@ def presences_of(metas: Mapping[str, Iterable[Meta]]) -> Presences:
     return {key: {"metas": [_copy(meta) for meta in some]} for key, some in metas.items()}
 
 
+def merged(diffs: Iterable[tuple[str, Diff]]) -> list[tuple[str, Diff]]:
+    """Make one of the diffs of a topic that follow each other and only join, or only leave: of many at once."""
+    some: list[tuple[str, Diff]] = []
+    last: dict[str, Diff] = {}
+    for topic, diff in diffs:
+        former = last.get(topic)
+        if former is None or ((former.joins or diff.joins) and (former.leaves or diff.leaves)):
+            last[topic] = diff
+            some.append((topic, diff))
+            continue
+        for side, others in zip(former, diff, strict=True):
+            for key, metas in others.items():
+                side.setdefault(key, []).extend(metas)
+    return some
+
+
 def _sides(diff: Diff) -> dict[str, Presences]:
     return {"joins": presences_of(diff.joins), "leaves": presences_of(diff.leaves)}
 
 
 def _copy(meta: Meta) -> Meta:
     """Copy a value of JSON, without recursion: the depth of what clients send must not matter."""
+    if _CONTAINERS.isdisjoint(map(type, meta.values())):
+        return dict(meta)  # as most are
     copies: list[Any] = [dict(meta)]
     for copy in copies:
         for name, value in copy.items() if type(copy) is dict else enumerate(copy):

@@ -247,7 +247,13 @@ class WebSocketEndpoint(Endpoint):
             log.error(NO_GATEWAY)
             http_error(501)
         self.serve_engine()
-        limits = Limits(options.timeout, options.max_frame_size, options.outbox_limit)
+        limits = Limits(
+            options.timeout,
+            options.max_frame_size,
+            options.outbox_limit,
+            options.outbox_timeout,
+            options.conflate,
+        )
         # A server that has sent its own 101 has agreed on no extensions.
         carrier = WebSocketCarrier(sock, [] if upgraded else extensions, limits)
         connection, engine = self.connect(admission, carrier), self.engine

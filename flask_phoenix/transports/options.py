@@ -59,6 +59,10 @@ class Options:
     max_frame_size: int = 1_000_000
     #: Bytes that may wait for a client that reads too slowly when more comes, before it is closed.
     outbox_limit: int = 1 << 20
+    #: Seconds in which a client has to take some of what waits for it; None: any time.
+    outbox_timeout: float | None = 30.0
+    #: Keep only the newest of the broadcasts that channels name in ``conflate``, where they wait for a slow client.
+    conflate: bool = True
     #: Accept permessage-deflate when a client offers it.
     compress: bool = False
     #: Called with the :class:`.Refused` of a connect; returns what a Flask view returns. None: HTTP 403.
@@ -180,8 +184,10 @@ def _check(options: Options, path: str) -> None:
     for name in ("window", "pubsub_timeout", "body_timeout"):
         if not _is_above_zero(getattr(options, name), (int, float)):
             raise InvalidOption(f"{name} is a number of seconds above 0; got {getattr(options, name)!r}")
-    if options.timeout is not None and not _is_above_zero(options.timeout, (int, float)):
-        raise InvalidOption(f"timeout is a number of seconds above 0, or None for no limit; got {options.timeout!r}")
+    for name in ("timeout", "outbox_timeout"):
+        seconds = getattr(options, name)
+        if seconds is not None and not _is_above_zero(seconds, (int, float)):
+            raise InvalidOption(f"{name} is a number of seconds above 0, or None for no limit; got {seconds!r}")
     rate = options.messages_per_second
     if rate is not None and not _is_above_zero(rate, (int, float)):
         raise InvalidOption(f"messages_per_second is a number above 0, or None for no limit; got {rate!r}")

@@ -2,28 +2,50 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import gevent
 from gevent.ssl import SSLSocket
 
+from ..pubsub.conflation import FindKey, frames_of
+
 
 class Outbox:
     """Writes to one socket while the kernel takes what is written, and queues within bounds while it does not.
 
+    Of queued frames with equal keys the newest alone is kept, in its own place in the order.
+
     :param limit: bytes that may wait when more comes; one message may be larger.
-    :param overflow: called once, when more comes while that much waits.
+    :param patience: seconds in which the client has to take some of what waits; None: no limit.
+    :param reached: called with ``"outbox_limit"``, ``"outbox_timeout"`` or ``"conflate"``, once with each, when more
+        comes while so many bytes wait, when the client has taken nothing for so long, and when a frame is replaced.
     """
 
-    __slots__ = ("_flusher", "_limit", "_overflow", "_queue", "_send", "_size", "_sock", "ready")
+    __slots__ = (
+        "_flusher",
+        "_limit",
+        "_number",
+        "_patience",
+        "_queue",
+        "_reached",
+        "_send",
+        "_size",
+        "_sock",
+        "_told",
+        "ready",
+    )
 
-    def __init__(self, sock: Any, limit: int, overflow: Callable[[], None]) -> None:
+    def __init__(self, sock: Any, limit: int, patience: float | None, reached: Callable[[str], None]) -> None:
         self._sock = sock
         self._limit = limit
-        self._overflow: Callable[[], None] | None = overflow
-        self._queue: deque[bytes] = deque()
+        self._patience = patience
+        self._reached = reached
+        self._told: tuple[str, ...] = ()
+        #: What waits, by its key, or by a number where it has none.
+        self._queue: OrderedDict[Any, bytes] | None = None
+        self._number = 0
         self._size = 0
         self._flusher: gevent.Greenlet[..., None] | None = None
         # A TLS record cannot be half written: there everything is queued. Elsewhere the system call is made on the
@@ -51,14 +73,14 @@ class Outbox:
             self.close()
             return
         if sent != len(data):
-            self.rest(data[sent:])
+            self.rest(data, sent)
 
     __call__ = write
 
-    def rest(self, data: bytes) -> None:
-        """Queue what the kernel did not take."""
+    def rest(self, data: bytes, sent: int) -> None:
+        """Queue what the kernel did not take of some bytes."""
         self.ready = self._enqueue
-        self._enqueue(data)
+        self._enqueue(data, sent)
 
     def join(self) -> None:
         """Wait until nothing waits any more, or the socket is broken."""
@@ -68,29 +90,59 @@ class Outbox:
     def _drop(self, data: bytes) -> int:
         return len(data)
 
-    def _enqueue(self, data: bytes) -> int:
-        if self._size >= self._limit and self._overflow is not None:
-            overflow, self._overflow = self._overflow, None
-            overflow()
-            if self.shut:
-                return len(data)  # nothing follows the close frame
-        self._queue.append(data)
-        self._size += len(data)
-        if self._flusher is None:
-            self._flusher = gevent.spawn(self._flush)
+    def _enqueue(self, data: bytes, sent: int = 0) -> int:
+        skip = sent
+        for find_key, frame in frames_of(data):
+            if skip < len(frame) and not self.shut:  # nothing follows the close frame
+                # A frame that is half sent has to be sent to its end.
+                self._append(None if skip else find_key, frame[skip:])
+            skip = max(0, skip - len(frame))
         return len(data)
 
-    def _flush(self) -> None:
+    def _append(self, find_key: FindKey | None, frame: bytes) -> None:
+        queue = self._queue = self._queue if self._queue is not None else OrderedDict()
+        key = None if find_key is None else find_key()
+        if key in queue:
+            self._size -= len(queue.pop(key))
+            self._reach("conflate")
+        if self._size >= self._limit:
+            self._reach("outbox_limit")
+            if self.shut:
+                return
+        self._number += 1
+        queue[self._number if key is None else key] = frame
+        self._size += len(frame)
+        if self._flusher is None:
+            self._flusher = gevent.spawn(self._flush, queue)
+
+    def _reach(self, what: str) -> None:
+        if what not in self._told:
+            self._told += (what,)
+            self._reached(what)
+
+    def _flush(self, queue: OrderedDict[Any, bytes]) -> None:
         try:
-            while self._queue:
-                self._sock.sendall(self._queue[0])
-                self._size -= len(self._queue.popleft())
+            while queue:
+                _, data = queue.popitem(last=False)
+                self._write_whole(data)
+                self._size -= len(data)
         except OSError:
-            self._queue.clear()
+            queue.clear()
             self.close()
         self._flusher = None
         if not self.shut:
             self.ready = self._send
+
+    def _write_whole(self, data: bytes) -> None:
+        """Write bytes, for as long as it takes a client that takes some now and then."""
+        left = memoryview(data)
+        while left:
+            taken = False
+            with gevent.Timeout(self._patience, False):  # type: ignore[arg-type]  # which its stubs do not know
+                left = left[self._sock.send(left) :]
+                taken = True
+            if not taken:
+                self._reach("outbox_timeout")
 
 
 def write_each(outboxes: Iterable[Outbox], data: bytes) -> None:
@@ -105,4 +157,4 @@ def write_each(outboxes: Iterable[Outbox], data: bytes) -> None:
             outbox.close()
             continue
         if sent != size:
-            outbox.rest(data[sent:])
+            outbox.rest(data, sent)

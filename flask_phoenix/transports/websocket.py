@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import struct
+import zlib
 from base64 import b64encode
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
-from socket import AF_UNIX, IPPROTO_TCP, SHUT_RDWR, SHUT_WR, TCP_NODELAY
+from functools import cache
+from socket import AF_UNIX, IPPROTO_TCP, SHUT_RDWR, SHUT_WR, SO_LINGER, SOL_SOCKET, TCP_NODELAY
+from time import time
 from typing import Any, NamedTuple
 
 import gevent
@@ -17,7 +21,7 @@ from greenlet import getcurrent
 from websockets import frames
 from websockets.exceptions import InvalidHandshake
 from websockets.extensions import Extension
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
+from websockets.extensions.permessage_deflate import PerMessageDeflate, ServerPerMessageDeflateFactory
 from websockets.frames import CloseCode, Opcode
 from websockets.headers import build_extension, parse_extension
 from websockets.protocol import SERVER, State
@@ -25,8 +29,8 @@ from websockets.protocol import Protocol as Codec
 
 from ..exceptions import InvalidMessage, PhoenixError
 from ..protocol.messages import Frame, shown
-from ..pubsub.local import call_each
 from ..runtime.connection import Carrier, Connection
+from ..runtime.turns import LONG_TURN
 from .outbox import Outbox, write_each
 
 try:
@@ -36,7 +40,7 @@ except ImportError:  # an installation without the compiled part
 
 log = logging.getLogger("flask_phoenix.connection")
 
-#: Seconds that a client has to answer a close frame before the socket is shut down.
+#: Seconds that a client has to answer a close frame, and to take what was written before it, before it is cut off.
 CLOSE_TIMEOUT = 2.0
 #: Bytes that are read at a time.
 READ_SIZE = 16384
@@ -48,6 +52,14 @@ GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 PONG = b"\x8a"
 #: The first byte of a text and of a binary message in one frame.
 FINAL_DATA = (0x81, 0x82)
+#: The bit of a compressed message (RFC 7692, 6).
+COMPRESSED = 0x40
+#: What ends the compressed bytes of a message, and is not sent (RFC 7692, 7.2.1).
+DEFLATE_TAIL = b"\x00\x00\xff\xff"
+#: Bytes of a message below which compressing it saves less than it costs.
+COMPRESS_FROM = 512
+#: Ends a connection with a reset: the kernel drops what it has not sent, instead of holding it for minutes.
+CUT = struct.pack("ii", 1, 0)
 
 
 class Upgrade(NamedTuple):
@@ -66,6 +78,10 @@ class Limits(NamedTuple):
     max_frame_size: int
     #: Bytes that may wait for a client that reads too slowly.
     outbox: int
+    #: Seconds in which it has to take some of what waits; None: no limit.
+    outbox_timeout: float | None = None
+    #: Whether broadcasts that wait for it may be replaced by newer ones.
+    conflate: bool = True
 
 
 def accept_upgrade(environ: Mapping[str, Any], compress: bool) -> Upgrade:
@@ -105,8 +121,12 @@ def _check_header(environ: Mapping[str, Any], name: str) -> str:
 
 
 def _agree_on_compression(header: str) -> tuple[str, Extension] | None:
-    """Accept the first offer of permessage-deflate that can be; what is malformed is no offer, as in Phoenix."""
-    factory = ServerPerMessageDeflateFactory()
+    """Accept the first offer of permessage-deflate that can be; what is malformed is no offer, as in Phoenix.
+
+    No side keeps a window from one message to the next: so the bytes of a broadcast are the same for many clients, and
+    a connection costs no memory of zlib's between its messages.
+    """
+    factory = ServerPerMessageDeflateFactory(server_no_context_takeover=True, client_no_context_takeover=True)
     for offer in header.split(","):
         try:
             ((name, parameters),) = parse_extension(offer.strip())
@@ -120,13 +140,35 @@ def _agree_on_compression(header: str) -> tuple[str, Extension] | None:
 
 def write_frame(frame: Frame) -> bytes:
     """Write a frame of the server as bytes: never masked, never in fragments (RFC 6455, 5.2)."""
-    data, opcode = (frame.encode(), 0x81) if isinstance(frame, str) else (frame, 0x82)
+    data, first = (frame.encode(), 0x81) if isinstance(frame, str) else (frame, 0x82)
+    return _frame(first, data)
+
+
+def _frame(first: int, data: bytes) -> bytes:
     size = len(data)
     if size < 126:
-        return bytes((opcode, size)) + data
+        return bytes((first, size)) + data
     if size < 65536:
-        return bytes((opcode, 126)) + size.to_bytes(2, "big") + data
-    return bytes((opcode, 127)) + size.to_bytes(8, "big") + data
+        return bytes((first, 126)) + size.to_bytes(2, "big") + data
+    return bytes((first, 127)) + size.to_bytes(8, "big") + data
+
+
+@cache
+def deflating(window_bits: int) -> Callable[[Frame], bytes]:
+    """Return what writes frames, compressed where that pays, for all clients that take a window of this size.
+
+    :param window_bits: 9 to 15.
+    """
+
+    def write_deflated(frame: Frame) -> bytes:
+        data, first = (frame.encode(), 0x81) if isinstance(frame, str) else (frame, 0x82)
+        if len(data) < COMPRESS_FROM:
+            return _frame(first, data)
+        encoder = zlib.compressobj(wbits=-window_bits)
+        deflated = (encoder.compress(data) + encoder.flush(zlib.Z_SYNC_FLUSH)).removesuffix(DEFLATE_TAIL)
+        return _frame(first | COMPRESSED, deflated) if len(deflated) < len(data) else _frame(first, data)
+
+    return write_deflated
 
 
 def read_message(data: bytes, limits: Limits) -> tuple[int, bytes] | None:
@@ -154,27 +196,30 @@ class WebSocketCarrier(Carrier):
     """
 
     transport = "websocket"
+    stream = True
+    each = staticmethod(write_each)
 
     def __init__(self, sock: Any, extensions: list[Extension], limits: Limits) -> None:
         self._sock = sock
         self._limits = limits
         self._codec = Codec(SERVER, state=State.OPEN, max_size=limits.max_frame_size)
         self._codec.extensions = extensions
-        self._outbox = Outbox(sock, limits.outbox, self._overflow)
+        self._outbox = Outbox(sock, limits.outbox, limits.outbox_timeout, self._reached)
         self._fragments: list[bytes] = []
         self._failed = False
         self._opcode = Opcode.TEXT
         self._loop = gevent.get_hub().loop
         self._last_received = self._loop.now()
         self._timer: Any = None
-        self.stream = not extensions
         # Messages may be read without the codec: none is half read, nothing is compressed, and no close frame was sent
         # or received.
-        self._plain = self.stream
-        # Without compression all clients are sent the same bytes of a broadcast; with it, each client's differ.
-        self.to_wire = write_frame if self.stream else unchanged
-        self.write = self._outbox if self.stream else self._write_compressed
-        self.each = write_each if self.stream else call_each
+        self._plain = not extensions
+        self.to_wire = write_frame
+        for extension in extensions:
+            if isinstance(extension, PerMessageDeflate):
+                self.to_wire = deflating(extension.local_max_window_bits)
+        self.write = self._outbox
+        self.conflates = limits.conflate
 
     def serve(self, connection: Connection) -> None:
         """Carry frames until the client or the server ends the connection."""
@@ -209,26 +254,29 @@ class WebSocketCarrier(Carrier):
         if self._codec.state is State.OPEN:
             self._codec.send_close(code, reason)
             self._write_due()
-            self._watch(CLOSE_TIMEOUT, self._shut_down)
+            self._watch(CLOSE_TIMEOUT, self._cut)
 
     def _carry(self) -> None:
         hub, sock, codec, resume = gevent.get_hub(), self._sock, self._codec, getcurrent().switch
+        loop, turns = self._loop, self._connection.engine.turns
         readable = self._loop.io(sock.fileno(), READABLE)
-        direct = not isinstance(sock, SSLSocket)
+        encrypted = isinstance(sock, SSLSocket)
         try:
             while not codec.eof_sent:
-                if direct:
+                if not encrypted or not sock.pending():
                     # What hub.wait does, without an object and two calls for each message.
                     readable.start(resume)
                     hub.switch()
                     readable.stop()
+                if time() - loop.now() > LONG_TURN:  # the loop's clock stands still in each of its turns
+                    turns.wait()
                 try:
                     data = sock.recv(READ_SIZE)
                 except OSError:  # reset: many clients leave so
                     return
                 if not data:
                     return
-                self._last_received = self._loop.now()
+                self._last_received = loop.now()
                 if (
                     self._plain
                     and not codec.reader.buffer
@@ -255,7 +303,7 @@ class WebSocketCarrier(Carrier):
         # After the answers to what came before: nothing may follow a close frame.
         connection.flush()
         self._write_due(due)
-        self._plain = self.stream and codec.state is State.OPEN and not self._fragments
+        self._plain = not codec.extensions and codec.state is State.OPEN and not self._fragments
         if codec.state is not State.OPEN:
             self._log_failure()
 
@@ -296,10 +344,6 @@ class WebSocketCarrier(Carrier):
         if self._codec.state is not State.OPEN:
             self._outbox.close()
 
-    def _write_compressed(self, frame: Frame) -> None:
-        opcode, data = (Opcode.TEXT, frame.encode()) if isinstance(frame, str) else (Opcode.BINARY, frame)
-        self._outbox.write(frames.Frame(opcode, data).serialize(mask=False, extensions=self._codec.extensions))
-
     def _log_failure(self) -> None:
         """Log that the codec has failed the connection: it has sent a close frame, and neither side had before."""
         sent = self._codec.close_sent
@@ -314,14 +358,21 @@ class WebSocketCarrier(Carrier):
         else:
             log.warning("a client of %s broke the rules of WebSockets; it is closed with %d", kind, sent.code)
 
-    def _overflow(self) -> None:
-        self._connection.engine.reach("outbox_limit", connection=self._connection)
-        log.warning(
-            "a client of %s reads too slowly: more than %d bytes wait (outbox_limit); it is closed",
-            type(self._connection.socket).__name__,
-            self._limits.outbox,
+    def _reached(self, limit: str) -> None:
+        """Do what is done with a client that reads too slowly."""
+        connection, limits = self._connection, self._limits
+        kind = type(connection.socket).__name__
+        connection.engine.reach(limit, connection=connection)
+        if limit == "conflate":
+            log.info("a client of %s reads too slowly, and gets the newest of some broadcasts alone (conflate)", kind)
+            return
+        why = (
+            f"more than {limits.outbox} bytes wait (outbox_limit)"
+            if limit == "outbox_limit"
+            else f"it has taken nothing for {limits.outbox_timeout} s (outbox_timeout)"
         )
-        self._connection.close(CloseCode.TRY_AGAIN_LATER, "too slow")
+        log.warning("a client of %s reads too slowly: %s; it is closed", kind, why)
+        connection.close(CloseCode.TRY_AGAIN_LATER, "too slow")
 
     def _watch(self, seconds: float | None, call: Callable[[], None]) -> None:
         """Set the connection's one timer: for silence while it is open, for the answer to its close frame later."""
@@ -346,19 +397,21 @@ class WebSocketCarrier(Carrier):
         with suppress(OSError):  # it may have ended already
             self._sock.shutdown(SHUT_RDWR)
 
+    def _cut(self) -> None:
+        """End at once with a client that has not ended in time; what was written and not taken is lost."""
+        with suppress(OSError):
+            if self._sock.family != AF_UNIX:
+                self._sock.setsockopt(SOL_SOCKET, SO_LINGER, CUT)  # holds as soon as the server closes the socket
+        self._shut_down()
+
     def _hang_up(self) -> None:
         """End so that the client receives all that was written, and then the end of the stream."""
-        self._watch(CLOSE_TIMEOUT, self._shut_down)
+        self._watch(CLOSE_TIMEOUT, self._cut)
         self._outbox.close()
         with suppress(OSError):  # it may have ended already
             self._outbox.join()
             self._sock.shutdown(SHUT_WR)
             while self._sock.recv(READ_SIZE):
                 pass
-        self._watch(None, self._shut_down)
+        self._watch(None, self._cut)
         self._shut_down()
-
-
-def unchanged(frame: Frame) -> Frame:
-    """Return a frame as it is."""
-    return frame

@@ -1,0 +1,64 @@
+"""Turns of the event loop, shared out: what comes from many clients at once is taken up over several of them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from time import perf_counter
+from typing import Any
+
+import gevent
+from greenlet import getcurrent
+
+#: Seconds after which a turn has been long: whoever reads from a client then waits for another one.
+LONG_TURN = 0.01
+#: Seconds of each turn for those who wait.
+SHARE = 0.005
+
+
+class Turns:
+    """Lets those who read from clients go on in the order in which they came, as many in each turn as have time in it.
+
+    The event loop resumes everybody for whom something has come in one turn: a thousand clients that join or vanish
+    together would hold up the others for as long as a thousand joins or ends take.
+    """
+
+    __slots__ = ("_timer", "_waiting")
+
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Wait for nothing any more, in a process that was forked from the one in which this ran."""
+        self._waiting = deque[Callable[[], Any]]()
+        self._timer: Any = None
+
+    def wait(self) -> None:
+        """Wait for a later turn that has time left. Not for the event loop's own greenlet."""
+        resume = getcurrent().switch
+        self._waiting.append(resume)
+        if self._timer is None:
+            self._set_timer()
+        try:
+            gevent.get_hub().switch()
+        except BaseException:  # it is killed
+            with suppress(ValueError):
+                self._waiting.remove(resume)
+            raise
+
+    def _set_timer(self) -> None:
+        # It goes off after the event loop has looked at all sockets once.
+        self._timer = gevent.get_hub().loop.timer(0)
+        self._timer.start(self._resume)
+
+    def _resume(self) -> None:
+        self._timer.close()
+        self._timer = None
+        deadline = perf_counter() + SHARE
+        while self._waiting:
+            self._waiting.popleft()()
+            if perf_counter() >= deadline:
+                break
+        if self._waiting and self._timer is None:
+            self._set_timer()
