@@ -20,13 +20,13 @@ from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, register_erro
 from .exceptions import InvalidOption, PhoenixError
 from .presence import Presence
 from .protocol.json import Json
-from .protocol.messages import DISCONNECT, Broadcast, shown
+from .protocol.messages import DISCONNECT, Broadcast
 from .pubsub.adapter import Adapter, adapter_class
-from .pubsub.local import Notify, Subscriber
+from .pubsub.local import Subscriber
 from .pubsub.unix.adapter import WorkersAdapter
 from .pubsub.unix.directory import directory_of_server
 from .runtime.engine import FAILURES, Engine
-from .runtime.inbox import Inbox
+from .runtime.listener import Listener
 from .runtime.settings import Settings
 from .server.gevent import Server, require_patched
 from .server.gunicorn import drain_with_worker, has_several_workers, is_loading, is_master, is_worker
@@ -114,11 +114,12 @@ class State:
 
     def subscribe(self, topic: str, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
         """Call a function with each broadcast on a topic, as :meth:`Phoenix.subscribe` does."""
-        return self.engine.listen(topic, Subscriber(self._notify(function)), has_app_context())
+        listener = Listener(self.engine, function)
+        return self.engine.listen(topic, Subscriber(listener.notify), has_app_context())
 
     def tap(self, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
         """Call a function with every broadcast of this process, as :meth:`Phoenix.tap` does."""
-        return self.engine.tap(self._notify(function), has_app_context())
+        return self.engine.tap(Listener(self.engine, function).notify, has_app_context())
 
     def disconnect(self, id: str) -> None:
         """Close every connection whose socket has this id, as :meth:`Phoenix.disconnect` does."""
@@ -158,27 +159,6 @@ class State:
     def _may_serve(self) -> bool:
         """Tell whether clients may come to this process: it handles a request, is a test, or a server's worker."""
         return has_request_context() or self.app.testing or is_worker()
-
-    def _notify(self, function: Callable[[Broadcast], Any]) -> Notify:
-        """Return what calls a function of the app's with broadcasts: in order, in an app context, delaying nobody."""
-        inbox = Inbox(self.engine.runners)
-
-        def call(broadcast: Broadcast) -> None:
-            try:
-                with self.engine.context():
-                    function(broadcast)
-            except FAILURES as error:
-                log.exception("%r failed at a broadcast on %s", function, shown(broadcast.topic))
-                self.engine.caught(error)
-
-        def notify(broadcast: Broadcast) -> None:
-            # Where nothing is served, in a script or a shell, no event loop runs that would call it later.
-            if self.engine.hub.running:
-                inbox.put(call, broadcast)
-            else:
-                call(broadcast)
-
-        return notify
 
 
 class Phoenix:

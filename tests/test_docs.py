@@ -43,8 +43,9 @@ from flask_phoenix.pubsub.redis.client import OPTIONS
 from flask_phoenix.pubsub.unix import adapter as workers
 from flask_phoenix.pubsub.unix import directory, publisher
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
-from flask_phoenix.runtime import inbox
+from flask_phoenix.runtime import inbox, listener
 from flask_phoenix.runtime.settings import Settings
+from flask_phoenix.runtime.turns import LONG_TURN
 from flask_phoenix.server import drain
 from flask_phoenix.server import gunicorn as gunicorn_server
 from flask_phoenix.testing import Client, Joined
@@ -221,8 +222,15 @@ def test_limits_of_security() -> None:
         f"{options.outbox_timeout:.0f} seconds",
         f"{options.timeout:.0f} seconds",
         f"{options.max_channels}",
+        f"{options.max_name_length:,} characters",
+        f"{options.join_timeout:.0f} seconds",
         f"{inbox.INBOX_LIMIT:,}",
+        f"{options.inbox_limit >> 20} MiB",
+        f"{settings.inbox_total >> 20} MiB",
         f"{inbox.INBOX_LIMIT:,}",
+        f"{options.inbox_limit >> 20} MiB",
+        f"{listener.LISTENER_LIMIT >> 20} MiB",
+        f"{websocket.MAX_EMPTY_FRAGMENTS}",
         f"{options.max_body_size:,} bytes",
         f"{options.body_timeout:.0f} seconds",
         f"{settings.bodies_total >> 20} MiB",
@@ -234,6 +242,7 @@ def test_limits_of_security() -> None:
         f"{settings.keepalive_timeout:.0f} seconds",
     ]
     assert stated("security.md", r"each (\d+) KiB") == [PIECE >> 10]
+    assert stated("security.md", r"for (\d+) milliseconds") == [LONG_TURN * 1000]
     assert f"after {SHOWN_CHARACTERS} characters" in prose("security.md")
 
 

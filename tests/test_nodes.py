@@ -90,7 +90,7 @@ def lonely() -> Iterator[Engine]:
 def hear(engine: Engine, topic: str = "room:1") -> list[Broadcast]:
     """Subscribe to a topic; return the list of what comes."""
     heard: list[Broadcast] = []
-    engine.pubsub.subscribe(topic, Subscriber(heard.append))
+    engine.pubsub.subscribe(topic, Subscriber(lambda broadcast: heard.append(engine.pubsub.read(broadcast))))
     return heard
 
 

@@ -42,6 +42,10 @@ def lane(serializer: Serializer = V2, stream: bool = True) -> Lane:
     return Lane(serializer, to_bytes, stream)
 
 
+#: Reads a broadcast, as a receiver does in its turn.
+read = PubSub(lambda delivery: None, Json().loads).read
+
+
 class Receiver:
     """A subscriber, and what it gets: what is written to it, and what it is told."""
 
@@ -51,7 +55,11 @@ class Receiver:
         write = self.written.append if lane is not None else None
         self.missed: list[Broadcast] = []
         self.subscriber = Subscriber(
-            self.told.append, lane, write, frozenset(intercepts), lambda broadcast, _: self.missed.append(broadcast)
+            lambda broadcast: self.told.append(read(broadcast)),
+            lane,
+            write,
+            frozenset(intercepts),
+            lambda broadcast, _: self.missed.append(broadcast),
         )
 
 
@@ -133,8 +141,9 @@ def test_whoever_needs_a_value_gets_one_of_its_own(pubsub: PubSub) -> None:
     seen: list[Any] = []
 
     def edit(broadcast: Broadcast) -> None:
-        seen.append(dict(broadcast.payload))
-        broadcast.payload["n"] = "edited"
+        payload = read(broadcast).payload
+        seen.append(dict(payload))
+        payload["n"] = "edited"
 
     for intercepts, each in [((), None), ((), None), (("hello",), lane()), (("hello",), lane())]:
         pubsub.subscribe("room:1", Subscriber(edit, each, seen.append, frozenset(intercepts)))
@@ -211,7 +220,7 @@ def test_a_broadcast_is_for_those_who_are_subscribed_at_that_moment(pubsub: PubS
 
 def test_a_tap_hears_everything_but_what_nodes_send_each_other(pubsub: PubSub) -> None:
     tapped: list[Broadcast] = []
-    end, listener = pubsub.tap(tapped.append), Receiver()
+    end, listener = pubsub.tap(lambda broadcast: tapped.append(read(broadcast))), Receiver()
     elsewhere, internal = HELLO._replace(topic="room:9"), HELLO._replace(topic="phx:presence:Online")
     listen(pubsub, listener, topic=internal.topic)
     say(pubsub, HELLO, internal, elsewhere)
@@ -228,7 +237,7 @@ def test_json_of_another_node_goes_out_as_it_is_and_is_read_for_those_who_need_v
             return " ".join(broadcast.payload)
 
     tapped: list[Broadcast] = []
-    pubsub.tap(tapped.append)
+    pubsub.tap(lambda broadcast: tapped.append(read(broadcast)))
     old, new, keys = Receiver(lane(V1)), Receiver(lane()), Receiver(lane(Keys(Json())))
     picky, listener = Receiver(lane(), "hello"), Receiver()
     listen(pubsub, old, new, keys, picky, listener)

@@ -9,8 +9,8 @@ import struct
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
-from itertools import count
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from itertools import accumulate, count, pairwise
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
@@ -41,7 +41,14 @@ from flask_phoenix.signals import limit_reached
 from flask_phoenix.socket import RawSocket, Socket
 from flask_phoenix.transports import websocket
 from flask_phoenix.transports.outbox import Outbox, write_each
-from flask_phoenix.transports.websocket import COMPRESS_FROM, Limits, WebSocketCarrier, read_message, write_frame
+from flask_phoenix.transports.websocket import (
+    COMPRESS_FROM,
+    FrameSplitter,
+    Limits,
+    WebSocketCarrier,
+    read_message,
+    write_frame,
+)
 from tests.support.loop import turn
 from tests.support.processes import DEADLINE, HOST, wait_until
 from tests.support.wire import Wire, fill, tls_pair, write
@@ -367,6 +374,28 @@ RULES = {
     "stray continuation": [write(CONT, b"x")],
     "text within fragments": [write(TEXT, b"x", fin=False), write(TEXT, b"y")],
 }
+
+
+def test_fragments_without_end(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    served.client.sock.sendall(write(TEXT, b"a", fin=False) + 100 * write(CONT, b"", fin=False) + write(CONT, b"b"))
+    assert served.client.data() == "ab"
+    served.client.sock.sendall(write(TEXT, b"", fin=False) + 100 * write(CONT, b"", fin=False) + write(CONT, b"b"))
+    assert served.client.close_code() == 1008
+    served.client.close(1008)
+    served.client.ended()
+    served.ended()
+    assert "closed with 1008" in caplog.text
+
+
+@given(st.lists(st.binary(max_size=300), max_size=8), st.data())
+def test_frames_are_cut_apart(payloads: list[bytes], data: st.DataObject) -> None:
+    sent = [write(BINARY, payload * data.draw(st.sampled_from([1, 300]))) for payload in payloads]
+    stream, splitter, pieces = b"".join(sent), FrameSplitter(), list[bytes]()
+    for start, end in pairwise([0, *sorted(data.draw(st.lists(st.integers(0, len(stream))))), len(stream)]):
+        pieces += splitter.split(stream[start:end])
+    assert b"".join(pieces) == stream
+    ends = set(accumulate(len(frame) for frame in sent))
+    assert ends <= set(accumulate(map(len, pieces)))
 
 
 @pytest.mark.parametrize("frames", RULES.values(), ids=list(RULES))
@@ -744,6 +773,30 @@ def test_what_comes_from_many_at_once_is_spread_over_turns(carriers: Carriers, m
     gevent.joinall([member.serving for member in members], timeout=DEADLINE)
     check.close()
     assert len(set(ended)) == 10
+
+
+@pytest.mark.parametrize("compress", [False, True])
+def test_what_comes_from_one_at_once_is_spread_over_turns(
+    carriers: Carriers, compress: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    greedy = carriers.rooms(extensions=[deflate()] if compress else None)
+    modest = carriers.member()
+    theirs = [deflate()] if compress else []
+    monkeypatch.setattr(websocket, "LONG_TURN", -1.0)  # each turn has lasted too long
+    monkeypatch.setattr(turns, "SHARE", 0.0)
+    pushes = [JOIN.encode(), *[f'["1","{n}","room:1","echo",{{}}]'.encode() for n in range(1000)]]
+    greedy.client.sock.sendall(b"".join(Frame(TEXT, push).serialize(mask=True, extensions=theirs) for push in pushes))
+    modest.client.text('["1","2","room:1","echo",{}]')
+    assert '"status":"ok"' in str(modest.client.data())
+    greedy.client.sock.settimeout(0.0)
+    answered = b""
+    with suppress(BlockingIOError):
+        while True:
+            answered += greedy.client.sock.recv(MIB)
+    greedy.client.sock.settimeout(DEADLINE)
+    assert b'"1","999"' not in answered
+    while b'"1","999"' not in answered:
+        answered += greedy.client.sock.recv(MIB)
 
 
 # Compression

@@ -13,6 +13,8 @@ from .serializers import Serializer
 UNMATCHED = Reply("error", {"reason": "unmatched topic"})
 TOO_MANY = Reply("error", {"reason": "too many channels joined"})
 JOIN_CRASHED = Reply("error", {"reason": "join crashed"})
+JOIN_TIMED_OUT = Reply("error", {"reason": "join timed out"})
+TOO_LONG = Reply("error", {"reason": "topic or event too long"})
 TOO_MANY_JOINS = Reply("error", {"reason": "too many joins"})
 CRASHED = {"reason": "channel_crash"}
 OK = Reply("ok", {})
@@ -38,8 +40,8 @@ class Membership:
         #: What pushes and replies carry: a client that sent no join_ref is known by the join's ref (``socket.ex``).
         self.ref = join_ref if join_ref is not None else ref
         self.status = Status.JOINING
-        #: Messages that wait for the end of the join.
-        self.held: list[Message] = []
+        #: Messages that wait for the end of the join, and the sizes of their frames.
+        self.held: list[tuple[Message, int]] = []
         #: What the runtime keeps for this membership.
         self.server: Any = None
 
@@ -73,6 +75,8 @@ class Answered(NamedTuple):
 
     frame: Frame
     problem: str | None = None
+    #: The limit that the client has reached.
+    limit: str | None = None
 
 
 class Held(NamedTuple):
@@ -89,14 +93,22 @@ class Protocol:
 
     :param match: tells the route of a topic, or None when no pattern fits.
     :param max_channels: how many topics one client may have joined at a time.
+    :param max_name_length: characters that a topic and an event may have.
     """
 
-    __slots__ = ("match", "max_channels", "memberships", "serializer")
+    __slots__ = ("match", "max_channels", "max_name_length", "memberships", "serializer")
 
-    def __init__(self, serializer: Serializer, match: Callable[[str], Any], max_channels: int = 100) -> None:
+    def __init__(
+        self,
+        serializer: Serializer,
+        match: Callable[[str], Any],
+        max_channels: int = 100,
+        max_name_length: int = 1024,
+    ) -> None:
         self.serializer = serializer
         self.match = match
         self.max_channels = max_channels
+        self.max_name_length = max_name_length
         self.memberships: dict[str, Membership] = {}
 
     def receive(self, frame: Frame) -> Event | None:
@@ -104,11 +116,15 @@ class Protocol:
 
         :raises InvalidMessage: the frame is no message; the connection is to be closed with 1011.
         """
-        return self.dispatch(self.serializer.decode(frame))
+        message, size = self.serializer.decode(frame), len(frame)
+        if size > self.max_name_length and (problem := self._name_problem(message)) is not None:
+            return Answered(self._reply(message.join_ref, message, TOO_LONG), problem, "max_name_length")
+        return self.dispatch(message, size)
 
-    def dispatch(self, message: Message) -> Event | None:
+    def dispatch(self, message: Message, size: int = 0) -> Event | None:
         """Tell what a message means now. The order of the checks is Phoenix's (``socket.ex``).
 
+        :param size: of its frame.
         :raises InvalidMessage: as :meth:`receive`.
         """
         topic, event = message.topic, message.event
@@ -118,7 +134,7 @@ class Protocol:
         if membership is None:
             return self._dispatch_unjoined(message)
         if membership.status is Status.JOINING:
-            membership.held.append(message)
+            membership.held.append((message, size))
             return Held(membership)
         if event == JOIN:
             return self._join(message, self.match(topic), membership)
@@ -146,8 +162,8 @@ class Protocol:
         """
         return self._reply(join.message.join_ref, join.message, reply)
 
-    def release(self, membership: Membership) -> list[Message]:
-        """Hand out the messages that waited for the end of a join, to be dispatched now."""
+    def release(self, membership: Membership) -> list[tuple[Message, int]]:
+        """Hand out the messages that waited for the end of a join, and their sizes, to be dispatched now."""
         held, membership.held = membership.held, []
         return held
 
@@ -178,6 +194,13 @@ class Protocol:
         """Write that a channel has ended by accident, so that the client joins again; :meth:`forget` it then."""
         return self._notice(membership, ERROR, CRASHED)
 
+    def _name_problem(self, message: Message) -> str | None:
+        for name, value in (("topic", message.topic), ("event", message.event)):
+            if isinstance(value, str) and len(value) > self.max_name_length:
+                limit = self.max_name_length
+                return f"{name} {shown(value)} is refused: it has more than {limit} characters (max_name_length)"
+        return None
+
     def _dispatch_unjoined(self, message: Message) -> Event:
         """Tell what a message means for a topic that this client has not joined."""
         if message.event == JOIN:
@@ -197,7 +220,7 @@ class Protocol:
             problem = (
                 f"too many channels: topic {shown(topic)} is refused, {self.max_channels} are joined (max_channels)"
             )
-            return Answered(self._reply(message.join_ref, message, TOO_MANY), problem)
+            return Answered(self._reply(message.join_ref, message, TOO_MANY), problem, "max_channels")
         return self._join(message, route, None)
 
     def _join(self, message: Message, route: Any, replaced: Membership | None) -> JoinReceived:

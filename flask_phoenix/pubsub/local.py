@@ -20,7 +20,7 @@ log = logging.getLogger("flask_phoenix.pubsub")
 
 #: Writes what :attr:`Lane.to_wire` has made to one client, at once; never blocks, never raises.
 Write = Callable[[Any], None]
-#: Is called with each broadcast, at once; longer work has to be queued.
+#: Is called with each broadcast, at once; longer work has to be queued. :meth:`PubSub.read` makes its payload a value.
 Notify = Callable[[Broadcast], None]
 #: Is called with a broadcast that cannot be encoded for a client, and with the reason.
 Missed = Callable[[Broadcast, InvalidPayload], None]
@@ -156,8 +156,8 @@ class Delivery(NamedTuple):
 class PubSub:
     """The topics of this node, their subscribers, and the adapter that is asked for these topics.
 
-    Payloads of broadcasts are bytes or :class:`.JsonText` here. Clients get the text as it is; whoever needs a
-    value gets one of its own, which it may change.
+    Payloads of broadcasts are bytes or :class:`.JsonText` here. Clients get the text as it is; whoever needs a value
+    reads it, when its turn has come: as a value it may take twenty times the memory.
 
     :param deliver: takes each delivery, in order: the hub.
     :param loads: reads a payload.
@@ -242,7 +242,7 @@ class PubSub:
         for group in list(self._topics.get(broadcast.topic, {}).values()):
             self._deliver_to(group, broadcast, sender)
         if self._taps and not broadcast.topic.startswith(INTERNAL):
-            self._deliver(Delivery(broadcast.topic, broadcast, list(self._taps), False, self._notify_each))
+            self._deliver(Delivery(broadcast.topic, broadcast, list(self._taps), False))
 
     def clear(self) -> None:
         """Forget all subscribers but those that tap."""
@@ -253,31 +253,22 @@ class PubSub:
         topic, lane = broadcast.topic, group.lane
         if lane is None or broadcast.event in group.intercepts:
             if listeners := group.listeners(sender):
-                self._deliver(Delivery(topic, broadcast, listeners, False, self._notify_each))
+                self._deliver(Delivery(topic, broadcast, listeners, False))
         elif writers := group.writers(sender):
             try:
-                data = lane.encode(broadcast if lane.serializer.takes_text else self._read(broadcast))
+                data = lane.encode(broadcast if lane.serializer.takes_text else self.read(broadcast))
             except InvalidPayload as error:
                 group.miss(broadcast, sender, error)
             except Exception:
                 log_failure(log, "%r cannot encode %s on %s", lane.serializer, shown(broadcast.event), shown(topic))
             else:
                 if group.conflation is not None and lane.stream:
-                    find_key = group.conflation.finder(broadcast, self._read)
+                    find_key = group.conflation.finder(broadcast, self.read)
                     data = data if find_key is None else conflated([(find_key, data)])
                 self._deliver(Delivery(topic, data, writers, lane.stream, lane.each))
 
-    def _notify_each(self, receivers: Sequence[Notify], broadcast: Broadcast) -> None:
-        """Give each receiver a payload of its own."""
-        for notify in receivers:
-            try:
-                notify(self._read(broadcast))
-            except GreenletExit:
-                raise
-            except BaseException:
-                log_failure(log, "a broadcast on %s failed at %r", shown(broadcast.topic), notify)
-
-    def _read(self, broadcast: Broadcast) -> Broadcast:
+    def read(self, broadcast: Broadcast) -> Broadcast:
+        """Return a broadcast with a value as its payload: one of its own, which whoever reads it may change."""
         if type(broadcast.payload) is not JsonText:
             return broadcast
         return broadcast._replace(payload=self._loads(broadcast.payload))

@@ -10,11 +10,14 @@ from ..protocol.messages import Frame, Message, shown
 from ..protocol.state import Answered, Event, Held, JoinReceived, LeaveReceived, MessageReceived, Protocol
 from ..socket import Socket
 from .channel_server import ChannelServer
-from .connection import Carrier, Connection, Surroundings
+from .connection import Bounds, Carrier, Connection, Surroundings
 from .engine import Engine
 from .inbox import INBOX_LIMIT, Inbox
 
 log = logging.getLogger("flask_phoenix.channel")
+
+#: How an inbox is given a call, its argument, and the bytes that these hold.
+Start = Callable[[Inbox, Any, Any, int], None]
 
 
 class ChannelConnection(Connection):
@@ -30,8 +33,9 @@ class ChannelConnection(Connection):
         carrier: Carrier,
         protocol: Protocol,
         surroundings: Surroundings | None = None,
+        bounds: Bounds | None = None,
     ) -> None:
-        super().__init__(engine, socket, name, carrier, surroundings)
+        super().__init__(engine, socket, name, carrier, surroundings, bounds)
         self.protocol = protocol
         self.topics = protocol.memberships
         self.lane = carrier.lane(protocol.serializer)
@@ -44,48 +48,60 @@ class ChannelConnection(Connection):
         event = self.protocol.receive(frame)
         if type(event) is MessageReceived:  # the hot path
             server: ChannelServer = event.membership.server
-            server.inbox.hand_off(server.handle_in, event.message)
+            server.inbox.hand_off(server.handle_in, event.message, len(frame))
             if server.inbox.running:
                 self._pace(server)
         elif event is not None:
-            self.handle(event, Inbox.hand_off)
+            self.handle(event, Inbox.hand_off, len(frame))
             if type(event) is Held:
+                self.account.hold(len(frame))
                 self._pace(event.membership.server)
 
-    def handle(self, event: Event, start: Callable[[Inbox, Any, Any], None]) -> None:
+    def handle(self, event: Event, start: Start, size: int) -> None:
         """Do what an event asks for.
 
         :param start: how a channel's inbox is given work: at once by the reader, later by everybody else.
+        :param size: of the frame.
         """
         if isinstance(event, Answered):
             self.send(event.frame)
-            if event.problem:
+            if event.problem and (event.limit is None or self.reach(event.limit)):
                 log.warning("%s: %s (connection %d)", type(self.socket).__name__, event.problem, self.number)
         elif isinstance(event, JoinReceived):
-            self._join(event, start)
-        elif not isinstance(event, Held):
+            self._join(event, start, size)
+        elif isinstance(event, Held):
+            pass
+        else:
             server: ChannelServer = event.membership.server
-            start(server.inbox, server.leave if isinstance(event, LeaveReceived) else server.handle_in, event.message)
+            call = server.leave if isinstance(event, LeaveReceived) else server.handle_in
+            start(server.inbox, call, event.message, size)
 
-    def _join(self, join: JoinReceived, start: Callable[[Inbox, Any, Any], None]) -> None:
+    def _join(self, join: JoinReceived, start: Start, size: int) -> None:
         if join.replaced is not None:
             log.debug("duplicate join of %s: the newer one wins", shown(join.membership.topic))
             join.replaced.server.end("duplicate_join", start)
         server = join.membership.server = ChannelServer(self, self.protocol, self.lane, join, self._redispatch)
-        start(server.inbox, server.join, join)
+        start(server.inbox, server.join, join, size)
+        if server.inbox.running:
+            server.limit_join(join)
 
-    def _redispatch(self, message: Message) -> None:
+    def _redispatch(self, message: Message, size: int) -> None:
         """Handle a message that waited for the end of a join."""
-        event = self.protocol.dispatch(message)
-        if event is not None:
-            self.handle(event, Inbox.put)
+        self.account.release(size)
+        event = self.protocol.dispatch(message, size)
+        if type(event) is Held:  # one of them was a join
+            self.account.hold(size)
+        elif event is not None:
+            self.handle(event, Inbox.put, size)
 
     def _pace(self, server: ChannelServer) -> None:
-        """Hold the reader back while a channel is too far behind."""
+        """Hold the reader back while too much waits for the author's code."""
         while self.open and len(server.inbox) + len(server.membership.held) >= INBOX_LIMIT:
             server.inbox.wait()
+        self.account.wait()
 
     def _end(self, reason: str) -> None:
         for membership in list(self.protocol.memberships.values()):
+            self.account.release(sum(size for _, size in self.protocol.release(membership)))
             membership.server.end(reason)
         self.protocol.memberships.clear()

@@ -11,7 +11,7 @@ import gevent
 from ..channel import GRACEFUL, Channel, ChannelRuntime, SocketRef, as_reply, dispatch, dispatch_out, recover
 from ..exceptions import NotJoined, PhoenixError, Refused
 from ..protocol.messages import Broadcast, Frame, Message, Reply, shown
-from ..protocol.state import JOIN_CRASHED, OK, TOO_MANY_JOINS, JoinReceived, Protocol
+from ..protocol.state import JOIN_CRASHED, JOIN_TIMED_OUT, OK, TOO_MANY_JOINS, JoinReceived, Protocol
 from ..pubsub.local import Lane, Subscriber
 from ..socket import Route
 from .connection import Connection
@@ -29,7 +29,9 @@ class ChannelServer(ChannelRuntime):
     """
 
     __slots__ = (
+        "_broadcast_size",
         "_handled",
+        "_join_timer",
         "_other_topics",
         "_redispatch",
         "_releases",
@@ -54,12 +56,15 @@ class ChannelServer(ChannelRuntime):
         protocol: Protocol,
         lane: Lane,
         join: JoinReceived,
-        redispatch: Callable[[Message], None],
+        redispatch: Callable[[Message, int], None],
     ) -> None:
         self.connection = connection
         self.protocol = protocol
         self.membership = join.membership
-        self.inbox = Inbox(connection.engine.runners, connection.context)
+        self.inbox = Inbox(connection.engine.runners, connection.context, connection.account)
+        #: Bytes of broadcasts that wait in the inbox.
+        self._broadcast_size = 0
+        self._join_timer: Any = None
         #: The author's object, made by the join.
         self.channel: Any = None
         self.joined = False
@@ -102,8 +107,9 @@ class ChannelServer(ChannelRuntime):
             connection.send(protocol.close(join.replaced))
         if not self.joined:
             protocol.forget(self.membership)
-        for message in protocol.release(self.membership):
-            self._redispatch(message)
+        self._stop_join_timer()
+        for message, size in protocol.release(self.membership):
+            self._redispatch(message, size)
         if self.joined:
             connection.context.copy().run(self._run, self.channel.after_join)
         elif reply is JOIN_CRASHED:
@@ -111,6 +117,13 @@ class ChannelServer(ChannelRuntime):
             self._clean_up()
         else:
             self.end("shutdown")
+
+    def limit_join(self, join: JoinReceived) -> None:
+        """Let a join that has blocked take so much time and no more."""
+        seconds = self.connection.bounds.join_timeout
+        if seconds is not None and not self.joined and not self.ended:
+            self._join_timer = gevent.get_hub().loop.timer(seconds)
+            self._join_timer.start(self._time_out, join)
 
     def handle_in(self, message: Message) -> None:
         """Let the author handle an event, and answer."""
@@ -212,6 +225,28 @@ class ChannelServer(ChannelRuntime):
         return not self.ended
 
     # The join.
+
+    def _time_out(self, join: JoinReceived) -> None:
+        """Refuse a join that takes too long; what its callback decides later does not count."""
+        self._stop_join_timer()
+        if self.joined or self.ended:
+            return
+        connection, protocol = self.connection, self.protocol
+        connection.engine.reach("join_timeout", connection=connection)
+        seconds = connection.bounds.join_timeout
+        self._log("is refused", f"its join takes longer than {seconds} s (join_timeout)")
+        connection.send(protocol.refuse(join, JOIN_TIMED_OUT))
+        if join.replaced is not None:
+            connection.send(protocol.close(join.replaced))
+        held = protocol.release(self.membership)
+        self.end("shutdown")
+        for message, size in held:
+            self._redispatch(message, size)
+
+    def _stop_join_timer(self) -> None:
+        timer, self._join_timer = self._join_timer, None
+        if timer is not None:
+            timer.close()
 
     def _await_turn(self) -> Reply | None:
         """Wait, where joins are many; return the reply of one that is not to be handled."""
@@ -316,22 +351,39 @@ class ChannelServer(ChannelRuntime):
         self._queue_broadcast(self._pass_out, broadcast)
 
     def _receive_other(self, broadcast: Broadcast) -> None:
-        self._queue_broadcast(self._inform, broadcast)
+        self._queue_broadcast(self._inform_of, broadcast)
 
     def _queue_broadcast(self, call: Callable[[Any], None], broadcast: Broadcast) -> None:
         """Queue a broadcast, within bounds."""
-        if len(self.inbox) < INBOX_LIMIT:
+        if len(self.inbox) < INBOX_LIMIT and self._broadcast_size < self.connection.bounds.inbox_limit:
+            self._broadcast_size += len(broadcast.payload)
             self._queue(call, broadcast)
         elif self._stop_reason is None:
-            self.stop(PhoenixError(f"{INBOX_LIMIT} messages wait: its callbacks are slower than its broadcasts"))
+            size = self._broadcast_size
+            self.connection.engine.reach("inbox_limit", connection=self.connection)
+            self.stop(
+                PhoenixError(
+                    f"{len(self.inbox)} messages wait, {size} bytes of broadcasts among them:"
+                    " its callbacks are slower than its broadcasts"
+                )
+            )
+
+    def _take(self, broadcast: Broadcast) -> Broadcast:
+        """Take a broadcast that has waited, and read its payload."""
+        self._broadcast_size -= len(broadcast.payload)
+        return self.connection.engine.pubsub.read(broadcast)
 
     def _pass_out(self, broadcast: Broadcast) -> None:
         if self.ended:
             return
+        broadcast = self._take(broadcast)
         try:
             self.connection.call(dispatch_out, self.channel, broadcast.event, broadcast.payload)
         except FAILURES as failure:
             self._fail(failure, f"at broadcast {shown(broadcast.event)}")
+
+    def _inform_of(self, broadcast: Broadcast) -> None:
+        self._inform(self._take(broadcast))
 
     def _inform(self, message: Any) -> None:
         if not self.ended:
@@ -386,6 +438,7 @@ class ChannelServer(ChannelRuntime):
 
     def _clean_up(self) -> None:
         """Free the topic; end the subscriptions, the timers and the calls that wait."""
+        self._stop_join_timer()
         self.protocol.forget(self.membership)
         self.inbox.clear()
         pubsub = self.connection.engine.pubsub

@@ -14,6 +14,7 @@ from ..protocol.messages import DISCONNECT, Broadcast, Frame, shown
 from ..protocol.serializers import Serializer
 from ..pubsub.local import Delivery, Each, Lane, Subscriber, Write, call_each
 from ..socket import BaseSocket, RawSocket
+from .budget import Account
 from .engine import FAILURES, Engine
 from .inbox import EMPTY, INBOX_LIMIT, Inbox
 
@@ -64,6 +65,18 @@ class Surroundings(NamedTuple):
     app_context: Callable[[], AbstractContextManager[Any]]
 
 
+class Bounds(NamedTuple):
+    """What waits for the author's code on behalf of one client, at most."""
+
+    #: Bytes of messages that wait, in one channel and in all of one client, before it is read no further.
+    inbox_limit: int = 1 << 20
+    #: Seconds that the author's code may take for a join; None: any time.
+    join_timeout: float | None = 60.0
+
+
+BOUNDS = Bounds()
+
+
 class Connection:
     """One client as the runtime runs it.
 
@@ -81,8 +94,12 @@ class Connection:
         name: str | None,
         carrier: Carrier,
         surroundings: Surroundings | None = None,
+        bounds: Bounds | None = None,
     ) -> None:
         self.engine = engine
+        self.bounds = bounds or BOUNDS
+        #: What of this client's messages waits for the author's code.
+        self.account = Account(engine.budget, self.close, self.bounds.inbox_limit)
         #: Tells this connection from others in log lines.
         self.number = next(numbers)
         self.context, self.app_context = surroundings or Surroundings(EMPTY, engine.context)
@@ -92,6 +109,7 @@ class Connection:
         #: The topics whose broadcasts go to this client.
         self.topics: Collection[str] = ()
         self.open = False
+        self._reached: frozenset[str] = frozenset()
         #: How many broadcasts this client went without, since its transport or its vsn cannot carry them.
         self.missed_count = 0
         self._pieces: list[Any] = []
@@ -149,6 +167,13 @@ class Connection:
         if pieces:
             self.carrier.write(b"".join(pieces) if len(pieces) > 1 else pieces[0])
 
+    def reach(self, limit: str) -> bool:
+        """Count that this client has reached a limit; return whether for the first time, which is to be logged."""
+        self.engine.reach(limit, connection=self)
+        first = limit not in self._reached
+        self._reached |= {limit}
+        return first
+
     def missed(self, broadcast: Broadcast, error: InvalidPayload) -> None:
         """Count a broadcast that this client cannot be sent; the first is logged."""
         self.missed_count += 1
@@ -180,6 +205,7 @@ class Connection:
             if self.id is not None:
                 self.engine.pubsub.unsubscribe(self.id, self._disconnect)
             self._end(reason)
+            self.account.end()
 
     def _end(self, reason: str) -> None:
         raise NotImplementedError
@@ -201,9 +227,10 @@ class RawConnection(Connection):
         name: str | None,
         carrier: Carrier,
         surroundings: Surroundings | None = None,
+        bounds: Bounds | None = None,
     ) -> None:
-        super().__init__(engine, socket, name, carrier, surroundings)
-        self._inbox = Inbox(engine.runners, context=self.context)
+        super().__init__(engine, socket, name, carrier, surroundings, bounds)
+        self._inbox = Inbox(engine.runners, self.context, self.account)
         socket.bind(self.send, self.close)
 
     def opened(self) -> None:
@@ -214,9 +241,10 @@ class RawConnection(Connection):
 
     def receive(self, frame: Frame) -> None:
         """Hand a frame to the author; frames are handled one at a time."""
-        self._inbox.hand_off(self._call, (self.socket.handle_frame, frame))
+        self._inbox.hand_off(self._call, (self.socket.handle_frame, frame), len(frame))
         while self.open and len(self._inbox) >= INBOX_LIMIT:
             self._inbox.wait()
+        self.account.wait()
 
     def _call(self, call: tuple[Any, ...]) -> None:
         function, *arguments = call

@@ -31,6 +31,7 @@ from ..pubsub.failures import EXITS, log_failure, raise_in_main_greenlet
 from ..pubsub.hub import Hub, allocate_lock, thread_id
 from ..pubsub.local import Notify, PubSub, Subscriber
 from ..signals import limit_reached
+from .budget import Account, Budget
 from .caps import Caps
 from .runners import Runners
 from .settings import Settings
@@ -41,6 +42,9 @@ log = logging.getLogger("flask_phoenix.pubsub")
 #: What counts as the failure of an author's code: anything. A handler that exits, is killed or runs out of time has
 #: crashed. Who catches it tells :meth:`Engine.caught`.
 FAILURES = (BaseException,)
+
+#: The close code for a client that may come back when there is room (RFC 6455's registry: try again later).
+TRY_AGAIN_LATER = 1013
 
 #: Seconds between two checks of whether all is quiet.
 QUIET_CHECK_PERIOD = 0.02
@@ -188,6 +192,7 @@ class Engine:
     def configure(self, settings: Settings) -> None:
         """Take what is set for this process."""
         self.settings, self.caps = settings, Caps(settings)
+        self.budget = Budget(settings.inbox_total, self._shed)
 
     def add(self, service: Service) -> None:
         """Let a service start and stop with the connections."""
@@ -504,6 +509,18 @@ class Engine:
     def connection_count(self) -> int:
         """Return how many clients are connected to this process."""
         return 0 if self._forked else len(self.connections)
+
+    def _shed(self, account: Account) -> None:
+        """Close the client that has the most waiting for handlers."""
+        self.reach("inbox_total")
+        log.warning(
+            "messages that wait for handlers take more than PHOENIX_INBOX_TOTAL=%d bytes; the client that has sent"
+            " the most of them, %d bytes, is closed with %d",
+            self.settings.inbox_total,
+            account.size,
+            TRY_AGAIN_LATER,
+        )
+        account.close(TRY_AGAIN_LATER, "too much waits")
 
     def reach(self, limit: str, **about: Any) -> None:
         """Count that a bound was reached, and signal it; who calls this logs it, once for each client at most."""

@@ -11,6 +11,7 @@ from gevent import GreenletExit
 from gevent.event import Event
 
 from ..pubsub.failures import log_failure
+from .budget import Account
 from .runners import Call, Runners
 
 log = logging.getLogger("flask_phoenix.channel")
@@ -26,14 +27,18 @@ class Inbox:
     """Calls for one receiver, run one at a time and in order. While it is empty it costs no greenlet.
 
     :param context: the context variables that each call starts from; what it sets, no other call sees.
+    :param account: counts the bytes that calls say they hold, while they wait and while they are blocked.
     """
 
-    __slots__ = ("_calls", "_context", "_room", "_runners", "running")
+    __slots__ = ("_account", "_calls", "_context", "_room", "_runners", "_size", "running")
 
-    def __init__(self, runners: Runners, context: Context = EMPTY) -> None:
+    def __init__(self, runners: Runners, context: Context = EMPTY, account: Account | None = None) -> None:
         self._runners = runners
         self._context = context
-        self._calls: deque[tuple[Call, Any]] | None = None
+        self._account = account
+        self._calls: deque[tuple[Call, Any, int]] | None = None
+        #: The bytes that the running call holds, as far as they are counted.
+        self._size = 0
         self._room: Event | None = None
         #: A call is running, or blocked.
         self.running = False
@@ -41,32 +46,37 @@ class Inbox:
     def __len__(self) -> int:
         return len(self._calls) if self._calls else 0
 
-    def put(self, call: Call, argument: Any = None) -> None:
-        """Queue a call; a runner takes it in this turn of the event loop or the next."""
+    def put(self, call: Call, argument: Any = None, size: int = 0) -> None:
+        """Queue a call that holds so many bytes; a runner takes it in this turn of the event loop or the next."""
         if self.running:
-            self._queue((call, argument))
+            self._queue(call, argument, size)
         else:
             self.running = True
+            self._hold(size)
             self._runners.take().spawn(self._run, (call, argument))
 
     def put_next(self, call: Call, argument: Any = None) -> None:
         """Queue a call in front of those that wait."""
         if self._calls:
-            self._calls.appendleft((call, argument))
+            self._calls.appendleft((call, argument, 0))
         else:
             self.put(call, argument)
 
-    def hand_off(self, call: Call, argument: Any) -> None:
+    def hand_off(self, call: Call, argument: Any, size: int = 0) -> None:
         """Queue a call; if nothing runs, run it now and return when it ends or blocks."""
         if self.running:
-            self._queue((call, argument))
+            self._queue(call, argument, size)
         else:
             self.running = True
             self._runners.take().hand_off(self._run, (call, argument))
+            if self.running:
+                self._hold(size)
 
     def clear(self) -> None:
         """Drop the calls that wait."""
-        self._calls = None
+        calls, self._calls = self._calls, None
+        if calls and self._account is not None:
+            self._account.release(sum(size for _, _, size in calls))
         self._signal_room()
 
     def wait(self) -> None:
@@ -74,10 +84,23 @@ class Inbox:
         self._room = self._room or Event()
         self._room.wait()
 
-    def _queue(self, task: tuple[Call, Any]) -> None:
+    def _queue(self, call: Call, argument: Any, size: int) -> None:
         if self._calls is None:
             self._calls = deque()
-        self._calls.append(task)
+        self._calls.append((call, argument, size))
+        if size and self._account is not None:
+            self._account.hold(size)
+
+    def _hold(self, size: int) -> None:
+        """Count bytes until the call that runs, or is about to, has ended."""
+        if size and self._account is not None:
+            self._size += size
+            self._account.hold(size)
+
+    def _release(self) -> None:
+        size, self._size = self._size, 0
+        if size and self._account is not None:
+            self._account.release(size)
 
     def _run(self, task: tuple[Call, Any]) -> None:
         """Run a call, and those that come meanwhile."""
@@ -90,15 +113,18 @@ class Inbox:
                     raise
                 except BaseException:
                     log_failure(log, "%r failed", call)
+                if self._size:
+                    self._release()
                 if self._room is not None:
                     self._signal_room()
                 if not self._calls:
                     return
-                task = self._calls.popleft()
+                call, argument, self._size = self._calls.popleft()
+                task = call, argument
         finally:
-            self._calls = None
+            self._release()
             self.running = False
-            self._signal_room()
+            self.clear()
 
     def _signal_room(self) -> None:
         if self._room is not None:

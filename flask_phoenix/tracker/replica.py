@@ -192,7 +192,7 @@ class Replica(Service):
 
     def _receive(self, broadcast: Broadcast) -> None:
         try:
-            diffs, answers = self.tracker.receive(broadcast.payload, monotonic())
+            diffs, answers = self.tracker.receive(self.engine.pubsub.read(broadcast).payload, monotonic())
         except PhoenixError as error:
             log.error("gossip on %s is ignored: %s", shown(broadcast.topic), error)
             return

@@ -23,7 +23,7 @@ from ..protocol.serializers import Serializer, choose_serializer, default_table
 from ..protocol.state import Protocol
 from ..runtime.caps import Place
 from ..runtime.channel_connection import ChannelConnection
-from ..runtime.connection import Carrier, Connection, RawConnection
+from ..runtime.connection import Bounds, Carrier, Connection, RawConnection
 from ..runtime.engine import Engine
 from ..server.detection import detect_server
 from ..server.upgrade import close_refused, has_hung_up, take_socket
@@ -183,11 +183,13 @@ class Endpoint:
 
     def _make_connection(self, admission: Admission, carrier: Carrier) -> Connection:
         socket, name, serializer = admission
+        options = self.mount.options
+        bounds = Bounds(options.inbox_limit, options.join_timeout)
         if isinstance(socket, RawSocket):
-            return RawConnection(self.engine, socket, name, carrier, surroundings_of_handshake())
+            return RawConnection(self.engine, socket, name, carrier, surroundings_of_handshake(), bounds)
         assert isinstance(socket, Socket)
-        protocol = Protocol(serializer, socket.match, self.mount.options.max_channels)
-        return ChannelConnection(self.engine, socket, name, carrier, protocol, surroundings_of_handshake())
+        protocol = Protocol(serializer, socket.match, options.max_channels, options.max_name_length)
+        return ChannelConnection(self.engine, socket, name, carrier, protocol, surroundings_of_handshake(), bounds)
 
 
 class WebSocketEndpoint(Endpoint):

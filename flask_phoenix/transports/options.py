@@ -59,6 +59,12 @@ class Options:
     max_frame_size: int = 1_000_000
     #: Bytes that may wait for a client that reads too slowly when more comes, before it is closed.
     outbox_limit: int = 1 << 20
+    #: Bytes of messages of one client that may wait for handlers before it is read no further.
+    inbox_limit: int = 1 << 20
+    #: Seconds that a channel may take to decide a join; None: any time.
+    join_timeout: float | None = 60.0
+    #: Characters of a topic and of an event that a client sends.
+    max_name_length: int = 1024
     #: Seconds in which a client has to take some of what waits for it; None: any time.
     outbox_timeout: float | None = 30.0
     #: Keep only the newest of the broadcasts that channels name in ``conflate``, where they wait for a slow client.
@@ -184,14 +190,15 @@ def _check(options: Options, path: str) -> None:
     for name in ("window", "pubsub_timeout", "body_timeout"):
         if not _is_above_zero(getattr(options, name), (int, float)):
             raise InvalidOption(f"{name} is a number of seconds above 0; got {getattr(options, name)!r}")
-    for name in ("timeout", "outbox_timeout"):
+    for name in ("timeout", "outbox_timeout", "join_timeout"):
         seconds = getattr(options, name)
         if seconds is not None and not _is_above_zero(seconds, (int, float)):
             raise InvalidOption(f"{name} is a number of seconds above 0, or None for no limit; got {seconds!r}")
     rate = options.messages_per_second
     if rate is not None and not _is_above_zero(rate, (int, float)):
         raise InvalidOption(f"messages_per_second is a number above 0, or None for no limit; got {rate!r}")
-    for name in ("max_frame_size", "outbox_limit", "max_channels", "token_max_age", "max_body_size"):
+    whole = "max_frame_size outbox_limit inbox_limit max_name_length max_channels token_max_age max_body_size"
+    for name in whole.split():
         if not _is_above_zero(getattr(options, name), int):
             raise InvalidOption(f"{name} is a whole number above 0; got {getattr(options, name)!r}")
     if options.error_handler is not None and not callable(options.error_handler):

@@ -8,7 +8,7 @@ import struct
 import zlib
 from base64 import b64encode
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from socket import AF_UNIX, IPPROTO_TCP, SHUT_RDWR, SHUT_WR, SO_LINGER, SOL_SOCKET, TCP_NODELAY
@@ -44,10 +44,14 @@ log = logging.getLogger("flask_phoenix.connection")
 CLOSE_TIMEOUT = 2.0
 #: Bytes that are read at a time.
 READ_SIZE = 16384
+#: Empty fragments of one message; a client needs none.
+MAX_EMPTY_FRAGMENTS = 100
 #: libev's and libuv's name for "readable".
 READABLE = 1
 #: What RFC 6455, 1.3 adds to the client's key.
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+#: Bytes of the head of a frame, without its mask, at most.
+MAX_HEAD_SIZE = 10
 #: The first byte of a pong.
 PONG = b"\x8a"
 #: The first byte of a text and of a binary message in one frame.
@@ -188,6 +192,46 @@ def read_message(data: bytes, limits: Limits) -> tuple[int, bytes] | None:
     return data[0] & 0x0F, apply_mask(data[start:], data[start - 4 : start])
 
 
+class FrameSplitter:
+    """Cuts what a client sends after each of its frames."""
+
+    def __init__(self) -> None:
+        #: The beginning of a head that is not complete.
+        self._head = b""
+        #: Bytes of the present frame that are still to come.
+        self._left = 0
+
+    def split(self, data: bytes) -> Iterator[bytes]:
+        """Yield the pieces of what was received; a frame that is not complete comes in several."""
+        start = 0
+        while start < len(data):
+            if not self._left:
+                head = self._head + data[start : start + MAX_HEAD_SIZE - len(self._head)]
+                size = frame_size(head)
+                if size is None:
+                    self._head = head
+                    yield data[start:]
+                    return
+                self._left, self._head = size - len(self._head), b""
+            piece = data[start : start + self._left]
+            start += len(piece)
+            self._left -= len(piece)
+            yield piece
+
+
+def frame_size(head: bytes) -> int | None:
+    """Return the bytes of a client's frame, its head and mask included; None: the head is not complete."""
+    if len(head) < 2:
+        return None
+    masked, size, start = head[1] >> 7, head[1] & 0x7F, 2
+    if size > 125:
+        start = 4 if size == 126 else 10
+        if len(head) < start:
+            return None
+        size = int.from_bytes(head[2:start], "big")
+    return start + 4 * masked + size
+
+
 class WebSocketCarrier(Carrier):
     """Carries one client's frames over a WebSocket, after the upgrade.
 
@@ -205,7 +249,10 @@ class WebSocketCarrier(Carrier):
         self._codec = Codec(SERVER, state=State.OPEN, max_size=limits.max_frame_size)
         self._codec.extensions = extensions
         self._outbox = Outbox(sock, limits.outbox, limits.outbox_timeout, self._reached)
-        self._fragments: list[bytes] = []
+        #: The message that has begun, and how many of its fragments were empty.
+        self._fragments: bytearray | None = None
+        self._empty_fragments = 0
+        self._splitter = FrameSplitter() if extensions else None
         self._failed = False
         self._opcode = Opcode.TEXT
         self._loop = gevent.get_hub().loop
@@ -259,7 +306,7 @@ class WebSocketCarrier(Carrier):
     def _carry(self) -> None:
         hub, sock, codec, resume = gevent.get_hub(), self._sock, self._codec, getcurrent().switch
         loop, turns = self._loop, self._connection.engine.turns
-        readable = self._loop.io(sock.fileno(), READABLE)
+        readable = loop.io(sock.fileno(), READABLE)
         encrypted = isinstance(sock, SSLSocket)
         try:
             while not codec.eof_sent:
@@ -290,11 +337,17 @@ class WebSocketCarrier(Carrier):
 
     def _decode(self, data: bytes) -> None:
         """Read data with the codec, which answers pings and close frames, and fails clients that break RFC 6455."""
+        # What is compressed may be a thousand times larger: it is taken one frame at a time.
+        for piece in self._splitter.split(data) if self._splitter is not None else (data,):
+            self._decode_piece(piece)
+
+    def _decode_piece(self, data: bytes) -> None:
         codec, connection = self._codec, self._connection
         codec.receive_data(data)
         due = deque(codec.data_to_send())
         for frame in codec.events_received():
             if isinstance(frame, frames.Frame):
+                self._take_turn()
                 if frame.opcode is Opcode.PING and due and due[0][:1] == PONG:
                     # After the answers to what came before the ping, and before those to what came after it.
                     connection.flush()
@@ -303,7 +356,7 @@ class WebSocketCarrier(Carrier):
         # After the answers to what came before: nothing may follow a close frame.
         connection.flush()
         self._write_due(due)
-        self._plain = not codec.extensions and codec.state is State.OPEN and not self._fragments
+        self._plain = not codec.extensions and codec.state is State.OPEN and self._fragments is None
         if codec.state is not State.OPEN:
             self._log_failure()
 
@@ -313,28 +366,47 @@ class WebSocketCarrier(Carrier):
             self._opcode = frame.opcode
         elif frame.opcode is not Opcode.CONT:
             return  # the codec has answered it
-        self._fragments.append(bytes(frame.data))
+        if self._fragments is None:
+            if frame.fin:
+                self._receive_message(self._opcode, bytes(frame.data))
+                return
+            self._fragments, self._empty_fragments = bytearray(), 0
+        self._fragments += frame.data
+        self._empty_fragments += not frame.data
         if frame.fin:
-            whole, self._fragments = b"".join(self._fragments), []
+            whole, self._fragments = bytes(self._fragments), None
             self._receive_message(self._opcode, whole)
+        elif self._empty_fragments > MAX_EMPTY_FRAGMENTS:
+            self._fail(CloseCode.POLICY_VIOLATION, "too many empty fragments")
+
+    def _take_turn(self) -> None:
+        """Wait for a later turn of the event loop, if this one has been long."""
+        if time() - self._loop.now() > LONG_TURN:  # the loop's clock stands still in each of its turns
+            self._connection.flush()
+            self._connection.engine.turns.wait()
 
     def _receive_message(self, opcode: int, data: bytes) -> None:
         connection = self._connection
-        if not connection.open:
+        if not connection.open or self._failed:
             return
         try:
             connection.receive(data.decode() if opcode == Opcode.TEXT else data)
         except UnicodeDecodeError:
-            self._codec.fail(CloseCode.INVALID_DATA, "text that is not UTF-8")
-            connection.flush()
-            self._write_due()
-            self._log_failure()
+            self._fail(CloseCode.INVALID_DATA, "text that is not UTF-8")
         except InvalidMessage as error:
             log.error("a client of %s sent an invalid message: %s", type(connection.socket).__name__, error)
             connection.close(CloseCode.INTERNAL_ERROR, "invalid message")
         except Exception:
             log.exception("a message to %s failed; its connection is closed", type(connection.socket).__name__)
             connection.close(CloseCode.INTERNAL_ERROR, "crashed")
+
+    def _fail(self, code: CloseCode, reason: str) -> None:
+        """Close a client that breaks a rule which the codec does not know."""
+        if self._codec.state is State.OPEN:
+            self._codec.fail(code, reason)
+            self._connection.flush()
+            self._write_due()
+            self._log_failure()
 
     def _write_due(self, due: Iterable[bytes] = ()) -> None:
         """Write what the codec has to send: answers to pings and close frames, and its own close frames."""

@@ -18,7 +18,7 @@ from flask_phoenix.protocol.messages import Frame, Message, Reply
 from flask_phoenix.protocol.serializers import Serializer, V1Serializer, V2Serializer
 from flask_phoenix.protocol.state import Protocol
 from flask_phoenix.runtime.channel_connection import ChannelConnection
-from flask_phoenix.runtime.connection import Carrier
+from flask_phoenix.runtime.connection import Bounds, Carrier
 from flask_phoenix.runtime.engine import Engine
 from tests.support.loop import turn
 from tests.support.processes import DEADLINE, wait_until
@@ -401,11 +401,12 @@ class MemoryClient:
         name: str | None = None,
         max_channels: int = 100,
         carrier: RecordingCarrier | None = None,
+        bounds: Bounds | None = None,
     ) -> None:
         self.carrier = carrier or RecordingCarrier(stream)
         self.socket = socket({}, "websocket")
         protocol = Protocol(serializer, socket.match, max_channels)
-        self.connection = ChannelConnection(engine, self.socket, name, self.carrier, protocol)
+        self.connection = ChannelConnection(engine, self.socket, name, self.carrier, protocol, bounds=bounds)
         self.connection.opened()
 
     def say(self, join_ref: Any, ref: Any, topic: Any, event: Any, payload: Any) -> None:

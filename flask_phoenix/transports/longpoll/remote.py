@@ -120,7 +120,7 @@ class RemoteSession(Session):
         topic, options = topic_of(secrets.token_urlsafe(16)), self._options
         request = Broadcast(self._topic, event, {**payload, "reply": topic})
         with self._nodes.replies_of(self._node) as replies, suppress(NotPublished):
-            subscriber = Subscriber(replies.put)
+            subscriber = Subscriber(lambda reply: replies.put(self._engine.pubsub.read(reply)))
             self._engine.pubsub.subscribe(topic, subscriber)
             forget = self._engine.adapter.when_restored(lambda: replies.put(REPEAT))
             try:
@@ -186,7 +186,7 @@ class RequestsOfOthers:
         self._engine.pubsub.unsubscribe(self._topic, self._subscriber)
 
     def _receive(self, request: Broadcast) -> None:
-        gevent.spawn(self._answer, request)
+        gevent.spawn(self._answer, self._engine.pubsub.read(request))
 
     def _answer(self, request: Broadcast) -> None:
         """Do what a request that landed on another node asks."""
