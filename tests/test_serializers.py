@@ -234,6 +234,8 @@ def test_v2_takes_an_object_alone(text: str) -> None:
 
 WRITES = {"encode_broadcast": V2Serializer.encode_broadcast}
 Values = type("Values", (V2Serializer,), WRITES)
+
+
 class Shouting(V2Serializer):
     """Overrides the replies, and nothing else."""
 
@@ -243,7 +245,7 @@ class Shouting(V2Serializer):
 
 
 @pytest.mark.parametrize("kind", [V1Serializer, V2Serializer, Shouting])
-@pytest.mark.parametrize("reply", [Reply(), Reply("ok", {"a": [1]}), Reply("odd \"", None), Reply("error", "é")])
+@pytest.mark.parametrize("reply", [Reply(), Reply("ok", {"a": [1]}), Reply('odd "', None), Reply("error", "é")])
 def test_replies_that_are_prepared_are_the_same(kind: type[Serializer], reply: Reply) -> None:
     serializer = kind(JSON)
     for join_ref in ("1", None, 3, '"'):
