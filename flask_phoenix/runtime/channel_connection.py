@@ -20,6 +20,8 @@ log = logging.getLogger("flask_phoenix.channel")
 class ChannelConnection(Connection):
     """A client that joins channels."""
 
+    __slots__ = ("lane", "protocol")
+
     socket: Socket
 
     def __init__(
