@@ -98,8 +98,9 @@ def test_context_of_functions_that_belong_to_no_client(site: Site) -> None:
         seen.append(WHO.get())
         WHO.set("a listener")
 
-    WHO.set("who subscribes")
-    ends = [site.phoenix.subscribe("room:1", hear) for _ in range(2)]
+    subscribing = copy_context()
+    subscribing.run(WHO.set, "who subscribes")
+    ends = [subscribing.run(site.phoenix.subscribe, "room:1", hear) for _ in range(2)]
     client = site.enter(scripted(do=lambda _: WHO.set("ann")))
     client.say("1", "2", "room:1", "do")
     client.rest()

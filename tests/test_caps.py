@@ -275,7 +275,7 @@ def test_a_client_that_says_much_is_read_more_slowly(
         client.text(ECHO)
     assert [client.data() for _ in range(8)] == [client_echo()] * 8
     assert monotonic() - begin > 2 * SHORT
-    assert site.reached == ["messages_per_second"]
+    assert set(site.reached) == {"messages_per_second"}
     assert len(caplog.records) == 1
 
 

@@ -234,6 +234,25 @@ def test_v2_takes_an_object_alone(text: str) -> None:
 
 WRITES = {"encode_broadcast": V2Serializer.encode_broadcast}
 Values = type("Values", (V2Serializer,), WRITES)
+
+
+class Shouting(V2Serializer):
+    """Overrides the replies, and nothing else."""
+
+    def encode_reply(self, join_ref: Any, ref: Any, topic: Any, reply: Reply) -> Frame:
+        frame = super().encode_reply(join_ref, ref, topic, reply)
+        return frame.upper()
+
+
+@pytest.mark.parametrize("kind", [V1Serializer, V2Serializer, Shouting])
+@pytest.mark.parametrize("reply", [Reply(), Reply("ok", {"a": [1]}), Reply('odd "', None), Reply("error", "é")])
+def test_replies_that_are_prepared_are_the_same(kind: type[Serializer], reply: Reply) -> None:
+    serializer = kind(JSON)
+    for join_ref in ("1", None, 3, '"'):
+        encode = serializer.prepare_replies(join_ref, "room:é")
+        assert encode("2", reply) == serializer.encode_reply(join_ref, "2", "room:é", reply)
+
+
 Text = type("Text", (V2Serializer,), {**WRITES, "takes_text": True})
 
 

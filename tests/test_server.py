@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from io import StringIO
@@ -244,11 +245,32 @@ def test_apps_that_are_mounted_in_others(site: Site) -> None:
         assert head(other).startswith("HTTP/1.1 101")
         other.sock.close()
         assert server.engines == {site.engine}  # it is known from its first request on, and drained in the end
-        drain(site.engine)
+        draining = gevent.spawn(drain, site.engine)
         assert client.closed() == 1012
+        draining.get(timeout=DEADLINE)
 
 
 # What clients do wrong, and what is logged of it
+
+
+def test_a_request_ends_where_its_websocket_begins(site: Site) -> None:
+    class Kept:
+        """Something of the request."""
+
+    freed, access = Event(), StringIO()
+
+    def application(environ: dict[str, Any], start_response: Any) -> Any:
+        kept = environ["test.kept"] = Kept()
+        weakref.finalize(kept, freed.set)
+        return site.app(environ, start_response)
+
+    with dialling(site.serve(application, log=access)) as dial:
+        client = join(dial(URL, UPGRADE))
+        assert freed.wait(DEADLINE)
+        assert '"GET /socket/websocket' in access.getvalue()
+        draining = gevent.spawn(drain, site.engine)
+        assert client.closed() == 1012
+        draining.get(timeout=DEADLINE)
 
 
 @pytest.mark.parametrize("path", [URL, "/\x1b[31mred", "/socket/longpoll?a=\xff\x07"])

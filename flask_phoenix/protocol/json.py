@@ -15,6 +15,7 @@ from .messages import Frame
 
 #: Reads JSON and nothing but JSON.
 _read = msgspec.json.Decoder().decode
+_dumps = ujson.dumps
 
 #: Levels of arrays and objects that are read at most: fewer than are written, so that what a client sent may be sent on
 #: inside a reply or a broadcast.
@@ -131,15 +132,16 @@ class Json:
             if self._module is None:
                 # By position, as keywords cost more than the work: no ensure_ascii, encode_html_chars,
                 # escape_forward_slashes, sort_keys, indent, allow_nan. First, as a cycle would trap the look at types.
-                text: str = ujson.dumps(value, False, False, False, False, False, False)
+                text: str = _dumps(value, False, False, False, False, False, False)
+                if _is_plain(value):
+                    return text
+                plain = False
             else:
                 written: str | bytes = self._module.dumps(value)
                 text = written if isinstance(written, str) else written.decode()
-            plain = _is_plain(value)
+                plain = _is_plain(value)
         except Exception:  # the encoder below copes, or says what is wrong
             plain = False
-        if plain and self._module is None:
-            return text
         if not plain:
             text = self._encode(value)
         _strict(text, MAX_DEPTH)

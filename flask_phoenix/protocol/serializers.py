@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -31,6 +32,8 @@ class Serializer:
         super().__init_subclass__()
         if "encode_broadcast" in vars(cls):
             cls.takes_text = vars(cls).get("takes_text", False)
+        if "encode_reply" in vars(cls) and "prepare_replies" not in vars(cls):
+            cls.prepare_replies = Serializer.prepare_replies  # type: ignore[method-assign]
 
     def __init__(self, json: Json) -> None:
         self._dumps, self._loads = json.dumps, json.loads
@@ -49,6 +52,17 @@ class Serializer:
     def encode_reply(self, join_ref: Any, ref: Any, topic: Any, reply: Reply) -> Frame:
         """Write the answer to the message that had these refs."""
         raise NotImplementedError
+
+    def prepare_replies(self, join_ref: Any, topic: Any) -> Callable[[Any, Reply], Frame]:
+        """Return what writes the answers of one channel, by the ref and the reply, as :meth:`encode_reply` would.
+
+        A version may write once what is in all of them. A subclass that overrides :meth:`encode_reply` alone is asked.
+        """
+
+        def encode(ref: Any, reply: Reply) -> Frame:
+            return self.encode_reply(join_ref, ref, topic, reply)
+
+        return encode
 
     def encode_broadcast(self, broadcast: Broadcast) -> Frame:
         """Write a broadcast, once for all of its receivers."""
@@ -119,12 +133,20 @@ class V2Serializer(Serializer):
 
     def encode_reply(self, join_ref: Any, ref: Any, topic: Any, reply: Reply) -> Frame:
         """Write an array, or for bytes a binary reply."""
+        return V2Serializer.prepare_replies(self, join_ref, topic)(ref, reply)
+
+    def prepare_replies(self, join_ref: Any, topic: Any) -> Callable[[Any, Reply], Frame]:
+        """Write the join_ref and the topic once, and what stands between."""
+        dumps = self._dumps
+        return partial(self._encode_reply, join_ref, topic, f"[{dumps(join_ref)},", f',{dumps(topic)},"{REPLY}",')
+
+    def _encode_reply(self, join_ref: Any, topic: Any, head: str, middle: str, ref: Any, reply: Reply) -> Frame:
         status, response = reply
         if isinstance(response, bytes):
             return _binary(REPLIED, response, join_ref=join_ref, ref=ref, topic=topic, status=status)
         dumps = self._dumps
-        payload = f'{{"status":{dumps(status)},"response":{dumps(response)}}}'
-        return f'[{dumps(join_ref)},{dumps(ref)},{dumps(topic)},"{REPLY}",{payload}]'
+        status = '"ok"' if status == "ok" else dumps(status)
+        return f'{head}{dumps(ref)}{middle}{{"status":{status},"response":{dumps(response)}}}]'
 
     def encode_broadcast(self, broadcast: Broadcast) -> Frame:
         """Write an array, or for bytes a binary broadcast."""

@@ -31,7 +31,7 @@ class Status(Enum):
 class Membership:
     """One client's place in one topic, from its join to its end."""
 
-    __slots__ = ("held", "join_ref", "ref", "server", "status", "topic")
+    __slots__ = ("encode_reply", "held", "join_ref", "ref", "server", "status", "topic")
 
     def __init__(self, topic: str, join_ref: Any, ref: Any) -> None:
         self.topic = topic
@@ -40,6 +40,8 @@ class Membership:
         #: What pushes and replies carry: a client that sent no join_ref is known by the join's ref (``socket.ex``).
         self.ref = join_ref if join_ref is not None else ref
         self.status = Status.JOINING
+        #: Writes a reply, by its ref; made with the first.
+        self.encode_reply: Callable[[Any, Reply], Frame] | None = None
         #: Messages that wait for the end of the join, and the sizes of their frames.
         self.held: list[tuple[Message, int]] = []
         #: What the runtime keeps for this membership.
@@ -177,7 +179,10 @@ class Protocol:
 
         :raises InvalidPayload: this client's serializer cannot write the response.
         """
-        return self.serializer.encode_reply(membership.ref, ref, membership.topic, reply)
+        encode = membership.encode_reply
+        if encode is None:
+            encode = membership.encode_reply = self.serializer.prepare_replies(membership.ref, membership.topic)
+        return encode(ref, reply)
 
     def push(self, membership: Membership, event: str, payload: Any) -> Frame:
         """Write a push.

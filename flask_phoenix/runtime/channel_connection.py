@@ -23,6 +23,8 @@ Start = Callable[[Inbox, Any, Any, int], None]
 class ChannelConnection(Connection):
     """A client that joins channels."""
 
+    __slots__ = ("lane", "protocol")
+
     socket: Socket
 
     def __init__(
@@ -45,6 +47,8 @@ class ChannelConnection(Connection):
 
         :raises InvalidMessage: the frame is no message; the carrier is to close with 1011.
         """
+        if self.pace is not None and not self.pace():
+            return
         event = self.protocol.receive(frame)
         if type(event) is MessageReceived:  # the hot path
             server: ChannelServer = event.membership.server

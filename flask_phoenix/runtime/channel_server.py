@@ -81,7 +81,7 @@ class ChannelServer(ChannelRuntime):
         self.subscriber = Subscriber(
             self._receive_intercepted, lane, connection.carrier.write, intercepts, connection.missed, conflation
         )
-        self._topic_subscriber = Subscriber(self._receive_other)
+        self._topic_subscriber: Subscriber | None = None
         self._other_topics: set[str] | None = None
         self._timers: set[Any] | None = None
         self._releases: list[Callable[[], None]] | None = None
@@ -208,13 +208,14 @@ class ChannelServer(ChannelRuntime):
         if not self.ended:
             self._other_topics = self._other_topics or set()
             self._other_topics.add(topic)
+            self._topic_subscriber = self._topic_subscriber or Subscriber(self._receive_other)
             self._subscribe(topic, self._topic_subscriber)
 
     def unsubscribe(self, topic: str) -> None:
         """Hear another topic no more."""
-        if self._other_topics is not None:
+        if self._other_topics is not None and self._topic_subscriber is not None:
             self._other_topics.discard(topic)
-        self.connection.engine.pubsub.unsubscribe(topic, self._topic_subscriber)
+            self.connection.engine.pubsub.unsubscribe(topic, self._topic_subscriber)
 
     def at_end(self, release: Callable[[], None]) -> bool:
         """Call a function when the channel ends, however it ends; return False where it has ended already."""
@@ -443,8 +444,9 @@ class ChannelServer(ChannelRuntime):
         self.inbox.clear()
         pubsub = self.connection.engine.pubsub
         pubsub.unsubscribe(self.membership.topic, self.subscriber)
-        for topic in self._other_topics or ():
-            pubsub.unsubscribe(topic, self._topic_subscriber)
+        if self._topic_subscriber is not None:
+            for topic in self._other_topics or ():
+                pubsub.unsubscribe(topic, self._topic_subscriber)
         for timer in self._timers or ():
             timer.close()
         self._other_topics = self._timers = None

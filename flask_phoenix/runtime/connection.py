@@ -34,6 +34,8 @@ INTERNAL_ERROR = 1011
 class Carrier:
     """Carries the frames of one client; each transport implements it."""
 
+    __slots__ = ()
+
     #: How the author sees this transport: ``"websocket"`` or ``"longpoll"``.
     transport: str
     #: Turns a frame into what :attr:`write` takes.
@@ -87,6 +89,25 @@ class Connection:
     :param surroundings: what callbacks for this client run in.
     """
 
+    __slots__ = (
+        "_disconnect",
+        "_pieces",
+        "_reached",
+        "account",
+        "app_context",
+        "bounds",
+        "carrier",
+        "context",
+        "engine",
+        "id",
+        "missed_count",
+        "number",
+        "open",
+        "pace",
+        "socket",
+        "topics",
+    )
+
     def __init__(
         self,
         engine: Engine,
@@ -109,18 +130,20 @@ class Connection:
         #: The topics whose broadcasts go to this client.
         self.topics: Collection[str] = ()
         self.open = False
+        #: Waits for the turn of this client's next message, where there is a rate; returns False if it is gone then.
+        self.pace: Callable[[], bool] | None = None
         self._reached: frozenset[str] = frozenset()
         #: How many broadcasts this client went without, since its transport or its vsn cannot carry them.
         self.missed_count = 0
-        self._pieces: list[Any] = []
-        self._disconnect = Subscriber(self._receive_disconnect)
+        self._pieces: list[Any] | None = None
+        self._disconnect = Subscriber(self._receive_disconnect) if name is not None else None
 
     def opened(self) -> None:
         """Begin: frames can be carried."""
         self.engine.serve()
         self.open = True
         self.engine.connections.add(self.close)
-        if self.id is not None:
+        if self.id is not None and self._disconnect is not None:
             self.engine.pubsub.subscribe(self.id, self._disconnect)
             if not self.open:  # ended meanwhile
                 self.engine.pubsub.unsubscribe(self.id, self._disconnect)
@@ -141,10 +164,12 @@ class Connection:
         elif not carrier.stream:
             carrier.write(data)
         else:
-            if not self._pieces:
+            pieces = self._pieces
+            if pieces is None:
+                pieces = self._pieces = []
                 hub.at_end_of_turn(self.flush)
-            self._pieces.append(data)
-            if len(self._pieces) == FLUSH_FRAMES or len(data) > FLUSH_BYTES:
+            pieces.append(data)
+            if len(pieces) == FLUSH_FRAMES or len(data) > FLUSH_BYTES:
                 self.flush()
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -163,7 +188,7 @@ class Connection:
 
     def flush(self) -> None:
         """Write what was sent in this turn of the event loop, in one piece."""
-        pieces, self._pieces = self._pieces, []
+        pieces, self._pieces = self._pieces, None
         if pieces:
             self.carrier.write(b"".join(pieces) if len(pieces) > 1 else pieces[0])
 
@@ -202,7 +227,7 @@ class Connection:
         if self.open:
             self.open = False
             self.engine.connections.discard(self.close)
-            if self.id is not None:
+            if self.id is not None and self._disconnect is not None:
                 self.engine.pubsub.unsubscribe(self.id, self._disconnect)
             self._end(reason)
             self.account.end()
@@ -217,6 +242,8 @@ class Connection:
 
 class RawConnection(Connection):
     """A client of a :class:`.RawSocket`: the author handles its frames."""
+
+    __slots__ = ("_inbox",)
 
     socket: RawSocket
 
@@ -241,6 +268,8 @@ class RawConnection(Connection):
 
     def receive(self, frame: Frame) -> None:
         """Hand a frame to the author; frames are handled one at a time."""
+        if self.pace is not None and not self.pace():
+            return
         self._inbox.hand_off(self._call, (self.socket.handle_frame, frame), len(frame))
         while self.open and len(self._inbox) >= INBOX_LIMIT:
             self._inbox.wait()

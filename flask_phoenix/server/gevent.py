@@ -16,7 +16,7 @@ import gevent
 from gevent import monkey
 from gevent.event import Event
 from gevent.pool import Pool
-from gevent.pywsgi import WSGIHandler, WSGIServer
+from gevent.pywsgi import Input, WSGIHandler, WSGIServer
 from gevent.ssl import Purpose, create_default_context
 from geventwebsocket.handler import Client, WebSocketHandler
 from werkzeug.exceptions import HTTPException
@@ -27,7 +27,7 @@ from ..runtime.engine import Engine
 from ..runtime.settings import Settings
 from .detection import SERVER
 from .drain import drain
-from .upgrade import SOCKET
+from .upgrade import HAND_OVER, SOCKET
 
 log = logging.getLogger("flask_phoenix.server")
 
@@ -104,6 +104,9 @@ class Handler(WebSocketHandler):
 
     server: Server
     websocket: Any = None
+    wsgi_input: Any
+    #: Carries frames from the end of the request on.
+    carry: Callable[[], None] | None = None
     status: Any
     _timer: Any = None
     _served = False
@@ -154,7 +157,7 @@ class Handler(WebSocketHandler):
     def get_environ(self) -> dict[str, Any]:
         """Add what our endpoints take, and what other WebSocket routes do."""
         environ: dict[str, Any] = super().get_environ()
-        environ[SOCKET], environ[SERVER] = self.socket, self.server
+        environ[SOCKET], environ[SERVER], environ[HAND_OVER] = self.socket, self.server, self.hand_over
         self.wsgi_input.rfile = BodyReader(self)
         if environ.get("HTTP_UPGRADE", "").lower() == "websocket":
             environ["wsgi.input"], environ["wsgi.input_terminated"] = UpgradeInput(self.rfile), True
@@ -173,6 +176,12 @@ class Handler(WebSocketHandler):
                     websocket.close()
         if self.status is None:
             self.close_connection = True  # the app has taken the socket, and used it without us
+
+    def hand_over(self, carry: Callable[[], None]) -> None:
+        """End the connection as one of HTTP after this request; nothing more is read or written for it."""
+        self.carry, self.close_connection = carry, True
+        self.wsgi_input = Input(self.rfile, 0)
+        self.socket = None
 
     def open_websocket(self) -> Any:
         """Upgrade the request in gevent-websocket's way, unless that was done."""
@@ -200,7 +209,7 @@ class Handler(WebSocketHandler):
 
     def write(self, data: bytes) -> None:
         """Write a piece of the answer."""
-        if self.websocket is None or not self.headers_sent:
+        if self.carry is None and (self.websocket is None or not self.headers_sent):
             super().write(data)
 
     def log_request(self) -> None:
@@ -226,10 +235,13 @@ class Server(WSGIServer):
             context = create_default_context(Purpose.CLIENT_AUTH)
             context.load_cert_chain(options.pop("certfile"), options.pop("keyfile", None))
             options["ssl_context"] = context
-        super().__init__(address, app, spawn=Pool(), **options)
+        self._greenlets = Pool()
+        super().__init__(address, app, spawn=self._greenlets, **options)
         self.engines: set[Engine] = set()
         #: gevent-websocket's clients, by their addresses.
         self.clients: dict[Any, Client] = {}
+        #: The sockets that outlive their requests.
+        self._handed_over: set[Any] = set()
         self._stopping, self._ended = Event(), Event()
         self.settings = Settings()
         self._reported: defaultdict[str, float] = defaultdict(lambda: float("-inf"))
@@ -256,6 +268,28 @@ class Server(WSGIServer):
                 raise
             self._pause(error)
             return None
+
+    def handle(self, sock: Any, address: Any) -> None:
+        """Serve a connection: by HTTP, and then in a greenlet of its own, which keeps nothing of the requests alive."""
+        handler = self.handler_class(sock, address, self)
+        handler.handle()
+        if (carry := handler.carry) is not None:
+            handler.__dict__.clear()  # it and its environ hold each other
+            self._handed_over.add(sock)
+            self._greenlets.spawn(self._carry, sock, carry)
+
+    def _carry(self, sock: Any, carry: Callable[[], None]) -> None:
+        try:
+            carry()
+        finally:
+            self.do_close(sock)
+
+    def do_close(self, sock: Any, *address: Any) -> None:
+        """Close the socket of a connection, unless it was handed over."""
+        if sock in self._handed_over:
+            self._handed_over.discard(sock)
+        else:
+            super().do_close(sock, *address)
 
     def wrap_socket_and_handle(self, client_socket: Any, address: Any) -> None:
         """Serve a connection over TLS; a client whose handshake fails, or takes too long, is no error."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import select
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from socket import SHUT_RD
 from typing import Any
@@ -23,6 +23,8 @@ POLICY_VIOLATION, TRY_AGAIN_LATER = 1008, 1013
 SERVICE_UNAVAILABLE = 503
 #: Where our own server hands the socket over.
 SOCKET = "flask_phoenix.socket"
+#: Where it takes what carries the frames, and ends the request: called with a function, after the head of the answer.
+HAND_OVER = "flask_phoenix.hand_over"
 #: Where servers do: ours, gunicorn's gevent worker, its gevent_pywsgi worker.
 SOCKETS = (SOCKET, "gunicorn.socket", "gunicorn.sock")
 
@@ -47,6 +49,15 @@ def take_socket(environ: dict[str, Any]) -> tuple[Any, bool]:
     if websocket is not None:
         return websocket.handler.socket, True
     raise Unsupported(NO_SOCKET)
+
+
+def find_hand_over(environ: dict[str, Any]) -> Callable[[Callable[[], None]], None] | None:
+    """Return what takes the frames of a request, where they need not be carried inside of it.
+
+    A request holds some 15 KiB while it is answered. Over TLS the server's wrapper of the socket ends with it.
+    """
+    hand_over: Callable[[Callable[[], None]], None] | None = environ.get(HAND_OVER)
+    return None if isinstance(environ.get(SOCKET), SSLSocket) else hand_over
 
 
 def has_hung_up(environ: dict[str, Any]) -> bool:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from contextvars import Context, copy_context
+from copy import copy
 from decimal import Context as DecimalContext
 from functools import partial
 from typing import Any
 from weakref import WeakValueDictionary
 
-from flask import Flask, current_app, request
+from flask import Flask, current_app
 from flask.ctx import AppContext
+from flask.globals import request_ctx
 from werkzeug.routing import MapAdapter
 
 from ..runtime.connection import Surroundings
@@ -22,13 +24,14 @@ _app_contexts: WeakValueDictionary[tuple[Any, ...], partial[AppContext]] = WeakV
 def surroundings_of_handshake() -> Surroundings:
     """Return what callbacks run in for the client whose handshake is the request at hand."""
     app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]
-    adapter = app.create_url_adapter(request)
+    adapter = request_ctx.url_adapter
     assert adapter is not None
-    # What it needs to write URLs, and nothing else of the request.
-    adapter.path_info, adapter.query_args = "/", {}
     key = id(app), adapter.url_scheme, adapter.server_name, adapter.script_name, adapter.subdomain
     app_context = _app_contexts.get(key)
     if app_context is None:
+        # What it needs to write URLs, and nothing else of the request.
+        adapter = copy(adapter)
+        adapter.path_info, adapter.query_args = "/", {}
         app_context = _app_contexts[key] = partial(_app_context, app, adapter)
     return Surroundings(_context_variables(), app_context)
 

@@ -26,7 +26,7 @@ from ..runtime.channel_connection import ChannelConnection
 from ..runtime.connection import Bounds, Carrier, Connection, RawConnection
 from ..runtime.engine import Engine
 from ..server.detection import detect_server
-from ..server.upgrade import close_refused, has_hung_up, take_socket
+from ..server.upgrade import close_refused, find_hand_over, has_hung_up, take_socket
 from ..socket import RawSocket, Socket
 from .contexts import surroundings_of_handshake
 from .gateway import UPGRADE, Upgrade
@@ -265,6 +265,7 @@ class WebSocketEndpoint(Endpoint):
                 carrier.serve(connection)
 
         upgrade.carry, upgrade.sock, upgrade.upgraded = carry, sock, upgraded
+        upgrade.hand_over = find_hand_over(environ)
         return make_response("", 101, [*headers, ("Sec-WebSocket-Protocol", protocol)] if protocol else headers)
 
 

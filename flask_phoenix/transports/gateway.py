@@ -28,7 +28,7 @@ class Upgrade:
     where one of them takes the status 101 away, there is no WebSocket.
     """
 
-    __slots__ = ("_head", "_start_response", "_write", "answered", "carry", "sock", "upgraded")
+    __slots__ = ("_head", "_start_response", "_write", "answered", "carry", "hand_over", "sock", "upgraded")
 
     def __init__(self, start_response: Any) -> None:
         self._start_response = start_response
@@ -38,6 +38,8 @@ class Upgrade:
         self.answered = False
         #: Carries the frames until the connection ends; None: the request is no WebSocket's.
         self.carry: Callable[[], None] | None = None
+        #: Carries them after the request has ended, where the server can.
+        self.hand_over: Callable[[Callable[[], None]], None] | None = None
         #: The request's socket.
         self.sock: Any = None
         #: The server has sent its own 101 already.
@@ -74,7 +76,11 @@ class Upgrade:
             # Nothing of the request is kept while frames are carried.
             del body
             if (carry := self._begin()) is not None:
-                carry()
+                hand_over, self.hand_over = self.hand_over, None
+                if hand_over is None:
+                    carry()
+                else:
+                    hand_over(carry)
 
     def _begin(self) -> Callable[[], None] | None:
         """Send the head, and return what carries the frames; None: the client has hung up."""
@@ -96,6 +102,7 @@ class Upgrade:
         collected = self._write is None or isinstance(self._write, BuiltinMethodType)
         if collected or not getattr(server, "headers_sent", True):
             self.sock.sendall(self._head)
+            self.hand_over = None  # they answer when it ends
 
 
 class Gateway:

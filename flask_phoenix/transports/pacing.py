@@ -7,7 +7,6 @@ from math import inf
 
 import gevent
 
-from ..protocol.messages import Frame
 from ..runtime.caps import Rate
 from ..runtime.connection import Connection
 
@@ -19,20 +18,14 @@ MESSAGE_BURST = 2.0
 
 def pace(connection: Connection, per_second: float) -> None:
     """Let the messages of a client through at a rate."""
-    rate, receive_now = Rate(per_second, MESSAGE_BURST, inf), connection.receive
-    told = False
+    rate = Rate(per_second, MESSAGE_BURST, inf)
 
-    def receive(frame: Frame) -> None:
-        nonlocal told
+    def wait() -> bool:
         if delay := rate.delay():
-            if not told:
-                told = True
-                connection.engine.reach("messages_per_second", connection=connection)
+            if connection.reach("messages_per_second"):
                 kind = type(connection.socket).__name__
                 log.warning("a client of %s sends more than messages_per_second=%s; it is slowed", kind, per_second)
             gevent.sleep(delay)
-            if not connection.open:
-                return
-        receive_now(frame)
+        return connection.open
 
-    connection.receive = receive  # type: ignore[method-assign]
+    connection.pace = wait
