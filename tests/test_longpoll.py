@@ -1008,6 +1008,7 @@ def test_an_answer_that_could_not_be_written_is_the_next_polls(site: Site) -> No
     check_lost_answer(browser, browser)
 
 
+@pytest.mark.filterwarnings("ignore:.*utcnow:DeprecationWarning:flask_seasurf")
 @pytest.mark.parametrize("check", ["Flask-WTF before", "Flask-WTF after", "SeaSurf"])
 def test_a_check_against_forged_requests_lets_messages_pass(check: str) -> None:
     app = Flask(__name__)

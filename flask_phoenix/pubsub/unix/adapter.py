@@ -29,7 +29,7 @@ from ..failures import log_failure
 from ..hub import thread_id
 from .directory import directory_of_url, leave, nodes_in, path_of, remove_leftovers
 from .frames import HELLO, PUBLISH, SUBSCRIBE, SYNC, SYNCED, UNSUBSCRIBE, PeerFrame, encode_frame
-from .peer import Line, Peer, listen
+from .peer import Line, Peer, abandon, listen
 from .publisher import WorkersPublisher
 
 log = logging.getLogger("flask_phoenix.workers")
@@ -275,7 +275,7 @@ class WorkersAdapter(Adapter):
                 failing = False
                 self._greenlets.spawn(self._serve, sock)
             except OSError as error:
-                if not failing:
+                if not failing and not self._forked:
                     failing = True
                     log.error("other workers cannot connect to this one until it is mended: %s", error)
                 gevent.sleep(ACCEPT_RETRY)
@@ -349,7 +349,7 @@ class WorkersAdapter(Adapter):
         if self._running:
             self._running, self._forked = False, True
             self._peers.clear()
-            self._listener._sock.close()
+            abandon(self._listener)
             for line in self._lines:
                 line.abandon()
 

@@ -108,14 +108,8 @@ class Line:
                 self._sock.shutdown(socket.SHUT_RDWR)
 
     def abandon(self) -> None:
-        """Let the connection go without a word to anybody, in a process that has got it by a fork.
-
-        The descriptor stays open, on a connection that has ended: this process' event loop still watches it.
-        """
-        ours, theirs = socketpair()
-        os.dup2(ours.fileno(), self._sock._sock.fileno())
-        ours.close()
-        theirs.close()
+        """Let the connection go without a word to anybody, in a process that has got it by a fork."""
+        abandon(self._sock)
 
     def _flush(self) -> None:
         if not self._open:
@@ -224,3 +218,14 @@ class Peer:
         """Let nobody wait for its confirmations any more, until it gives one."""
         self.confirm(None)
         self.late = True
+
+
+def abandon(sock: Any) -> None:
+    """Let a gevent socket go, in a process that has got it by a fork.
+
+    The descriptor stays open, on a connection that has ended: the event loop of this process still watches it.
+    """
+    ours, theirs = socketpair()
+    os.dup2(ours.fileno(), sock._sock.fileno())
+    ours.close()
+    theirs.close()
