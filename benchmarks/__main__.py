@@ -26,7 +26,16 @@ from benchmarks.harness import Bench, FailedError, Table, build
 from benchmarks.questions import QUESTIONS
 
 #: Whose versions are told beside the figures.
-PACKAGES = ("flask_phoenix", "gevent", "Flask-SocketIO", "flask-sock", "channels", "channels_redis", "daphne", "socketify")
+PACKAGES = (
+    "flask_phoenix",
+    "gevent",
+    "Flask-SocketIO",
+    "flask-sock",
+    "channels",
+    "channels_redis",
+    "daphne",
+    "socketify",
+)
 
 
 def read_arguments() -> argparse.Namespace:
@@ -35,11 +44,15 @@ def read_arguments() -> argparse.Namespace:
         prog="make bench ARGS=...", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     names = ", ".join(QUESTIONS)
-    parser.add_argument("questions", nargs="*", metavar="question", help=f"some of {names}; all but budgets, unless given")
+    parser.add_argument(
+        "questions", nargs="*", metavar="question", help=f"some of {names}; all but budgets, unless given"
+    )
     parser.add_argument("--quick", action="store_true", help="a look in two minutes: small sizes, one round")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--secs", type=float, default=3.0, help="seconds of each figure")
-    parser.add_argument("--docs", action="store_true", help="write into docs what was asked, and keep there what was not")
+    parser.add_argument(
+        "--docs", action="store_true", help="write into docs what was asked, and keep there what was not"
+    )
     arguments = parser.parse_args()
     if unknown := set(arguments.questions) - QUESTIONS.keys():
         parser.error(f"there is no question {', '.join(sorted(unknown))}; there are {names}")

@@ -83,7 +83,7 @@ class Load:
         return [float(seconds) for seconds in self.raw[name]]
 
     def _micros(self, name: str, which: slice, among: float) -> float:
-        return sum(self.raw[name][which]) / max(among, 1) * 1e6
+        return float(sum(self.raw[name][which]) / max(among, 1) * 1e6)
 
 
 class Process:
@@ -265,7 +265,7 @@ class Bench:
     ) -> Table:
         """Ask all in turn, several times, and return the figure in the middle of each.
 
-        In turn, so that a machine that changes meanwhile changes for all. Who fails has no figures, and is not asked again.
+        In turn, so that a machine that changes meanwhile changes for all. Who fails is not asked again.
         """
         began, asked = time.monotonic(), list(contenders)
         rows: dict[str, list[Figures]] = {contender.name: [] for contender in asked}

@@ -17,7 +17,7 @@ BLOCK = re.compile(r"(<!-- bench (\w+)(?:: ([^>]*?))? -->\n).*?(<!-- /bench -->)
 def short(value: float | None) -> str:
     """Write a figure with as many digits as it deserves."""
     if value is None:
-        return "–"
+        return "-"
     if abs(value) >= 100 or value == int(value):
         return f"{value:,.0f}"
     digits = 3 if abs(value) < 0.1 else 2 if abs(value) < 10 else 1

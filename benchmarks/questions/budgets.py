@@ -1,4 +1,4 @@
-"""flask_phoenix against its budgets, before and after a change: each figure, and its ratio to the floor of the same run.
+"""flask_phoenix against its budgets, for before and after a change: each figure, and its ratio to the floor.
 
 Deliveries are held against the floor's fan-out, a presence against its echo.
 """

@@ -5,14 +5,12 @@ The clients are in this process. What it does more than a client in C costs time
 
 from __future__ import annotations
 
-import json
 import select
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from itertools import count
 
 from benchmarks.contenders import OURS, SOCKETIO, Contender
 from benchmarks.harness import HOST, Bench, FailedError, Figures, Running, Table
@@ -63,7 +61,7 @@ WAYS: tuple[tuple[Contender, Polled], ...] = ((OURS, PHOENIX), (SOCKETIO, ENGINE
 
 def ask(bench: Bench) -> Table:
     """Measure those that can be polled."""
-    n, ways = bench.size(1000, 100), dict((contender.name, polled) for contender, polled in WAYS)
+    n, ways = bench.size(1000, 100), {contender.name: polled for contender, polled in WAYS}
 
     def poll(contender: Contender) -> Figures:
         with bench.running(contender) as running:

@@ -1,8 +1,8 @@
 """Whether joins lose anything, when everybody comes at once to three workers of gunicorn that speak meanwhile.
 
 500 clients join 50 topics while every worker broadcasts on all of them. Each client that has its join's reply is to get
-every later broadcast of its topic exactly once. With four stays each client leaves and joins another topic, three times,
-so that workers ask for topics and let go of them meanwhile.
+every later broadcast of its topic exactly once. With four stays each client leaves and joins another topic, three
+times, so that workers ask for topics and let go of them meanwhile.
 """
 
 from __future__ import annotations

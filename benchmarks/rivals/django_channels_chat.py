@@ -11,6 +11,9 @@ from channels.routing import ProtocolTypeRouter, URLRouter
 from django.conf import settings
 from django.urls import path
 
+# redis-py's own bound is 100 connections: with many clients at once, more than that are under way.
+REDIS = {"address": os.environ.get("CHANNELS_REDIS", "redis://127.0.0.1/0"), "max_connections": 20000}
+
 settings.configure(
     SECRET_KEY="of this benchmark",
     ALLOWED_HOSTS=["*"],
@@ -18,7 +21,7 @@ settings.configure(
     CHANNEL_LAYERS={
         "default": {
             "BACKEND": "channels_redis.core.RedisChannelLayer",
-            "CONFIG": {"hosts": [os.environ["CHANNELS_REDIS"]]},
+            "CONFIG": {"hosts": [REDIS]},
         }
     },
 )

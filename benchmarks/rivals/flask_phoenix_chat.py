@@ -1,4 +1,4 @@
-"""The chat on flask_phoenix: ``python -m gevent.monkey --module benchmarks.rivals.flask_phoenix_chat PORT [PUBSUB_URL]``."""
+"""The chat on flask_phoenix: ``python -m benchmarks.rivals.flask_phoenix_chat PORT [PUBSUB_URL]``, patched."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 
 from flask import Flask
-from flask_sock import Sock, Server
+from flask_sock import Server, Sock
 
 app = Flask(__name__)
 sock = Sock(app)

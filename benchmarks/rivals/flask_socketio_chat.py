@@ -1,4 +1,4 @@
-"""The chat on Flask-SocketIO and gevent: ``python -m gevent.monkey --module benchmarks.rivals.flask_socketio_chat PORT [REDIS]``."""
+"""The chat on Flask-SocketIO and gevent: ``python -m benchmarks.rivals.flask_socketio_chat PORT [REDIS]``, patched."""
 
 from __future__ import annotations
 
