@@ -281,7 +281,8 @@ class Bench:
                 except (FailedError, OSError, subprocess.TimeoutExpired, ZeroDivisionError) as error:
                     self.note(f"{contender.name}: {error}")
                     asked.remove(contender)
-                print("\r\033[K", end="", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            print("\r\033[K", end="", file=sys.stderr, flush=True)
         return {name: middle(figures) for name, figures in rows.items() if figures}
 
     def note(self, text: str) -> None:
