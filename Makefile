@@ -4,7 +4,7 @@ ARGS ?=
 
 bin := .venv/bin/python -m
 
-.PHONY: help run test lint format cover tox clean services
+.PHONY: help run test lint format cover tox bench clean services
 
 help:  ## Show the targets; each sets up what it needs.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -30,8 +30,12 @@ cover: services .venv/.installed example_app/node_modules tests/clients/node_mod
 tox: services .venv/.installed example_app/node_modules tests/clients/node_modules  ## Run the tests on other versions (ARGS="-e oldest").
 	$(bin) tox run $(ARGS)
 
+bench: .venv-bench/.installed  ## Measure ours beside others on two idle cores (ARGS="fanout echo", ARGS=--quick).
+	@command -v cc >/dev/null && command -v redis-server >/dev/null || { echo 'gcc or redis-server is missing. Type: sudo apt-get install gcc libc6-dev redis-server'; exit 1; }
+	.venv-bench/bin/python -m benchmarks $(ARGS)
+
 clean:  ## Remove everything that make and the tools made.
-	rm -rf .venv example_app/node_modules tests/clients/node_modules build dist site instance *.egg-info
+	rm -rf .venv .venv-bench example_app/node_modules tests/clients/node_modules build dist site instance *.egg-info
 	rm -rf .tox .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
@@ -41,6 +45,11 @@ services:
 .venv/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv .venv
 	$(bin) pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+.venv-bench/.installed: setup.py benchmarks/requirements.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/python -m pip install --quiet --disable-pip-version-check --requirement benchmarks/requirements.txt
 	@touch $@
 
 %/node_modules: %/package-lock.json

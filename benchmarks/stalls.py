@@ -243,12 +243,16 @@ def measure(port: int, clients: int, topic: str, mass: bool) -> None:
             while b"presence_state" not in data:
                 data = data[-64:] + sock.recv(1 << 20)
 
+    def tell_all() -> None:
+        ask(port, "/broadcast")
+        both("hear news")
+
     try:
         open_one(port).close()  # what only the first one costs
         phase(f"{clients} connect", lambda: both("connect", "hear 101"))
         phase(f"{clients} join", lambda: both(f"join {topic}", "hear phx_reply"))
         if not mass:
-            phase("broadcast to all", lambda: (ask(port, "/broadcast"), both("hear news"))[-1])
+            phase("broadcast to all", tell_all)
         phase(f"{clients // 2} vanish", vanish)
         if not mass:
             ask(port, f"/crowd/{clients}")

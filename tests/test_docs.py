@@ -20,6 +20,7 @@ import pytest
 from flask import Flask
 from gunicorn.config import Config
 
+from benchmarks import report
 from flask_phoenix import (
     Adapter,
     Broadcaster,
@@ -480,9 +481,20 @@ def logged() -> Iterator[tuple[str, str]]:
                     yield levels[node.func.attr], line.value
 
 
+def test_tables_of_the_benchmark() -> None:
+    """``make bench ARGS=--docs`` writes them, beside the figures."""
+    results = json.loads(report.FIGURES.read_text("utf-8"))["results"] if report.FIGURES.exists() else {}
+    for page in report.pages():
+        text = page.read_text("utf-8")
+        assert report.fill(text, results) == text, page
+
+
 def test_benchmarks_are_there() -> None:
-    named = {name for page in PAGES for name in re.findall(r"python (benchmarks/\w+\.py)", read(page))}
-    assert named <= {f"benchmarks/{path.name}" for path in (ROOT / "benchmarks").glob("*.py")}
+    named = [words for page in PAGES for words in re.findall(r'make bench ARGS="?([\w ]+)', read(page))]
+    assert named
+    assert {name for words in named for name in words.split()} <= {
+        path.stem for path in (ROOT / "benchmarks" / "questions").glob("*.py")
+    }
 
 
 def test_connect_info() -> None:

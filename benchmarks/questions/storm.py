@@ -1,18 +1,18 @@
-"""Whether joins lose anything: ``python -m benchmarks.storm [--url redis://localhost]``, in this project's folder.
+"""Whether joins lose anything, when everybody comes at once to three workers of gunicorn that speak meanwhile.
 
-gunicorn with three workers, 500 clients that join 50 topics while every worker broadcasts on all of them, ten times.
-Each client that has its join's reply is to get every later broadcast of its topic exactly once. With ``--stays 4`` each
-client leaves and joins another topic, three times, so that workers ask for topics and let go of them meanwhile.
+500 clients join 50 topics while every worker broadcasts on all of them. Each client that has its join's reply is to get
+every later broadcast of its topic exactly once. With four stays each client leaves and joins another topic, three
+times, so that workers ask for topics and let go of them meanwhile.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import count, pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,11 +21,13 @@ import gevent
 from gevent import socket
 from gevent.event import Event
 
+from benchmarks.harness import Bench, Figures, Table, start_redis
 from tests.support import fleet
 from tests.support.fleet import WORKER
 from tests.support.processes import DEADLINE, HOST, Servers
 from tests.support.wire import UPGRADE, Wire
 
+WORKERS = 3
 #: Seconds in which something has to come to everybody who waits for something.
 PATIENCE = 50.0
 #: Rounds over all topics that each speaker goes on for, when all clients have joined.
@@ -290,38 +292,31 @@ class Storm:
         )
 
 
-def blow(started: fleet.Fleet, arguments: argparse.Namespace) -> int:
-    """Let a storm come, and print what came of it; return how much went wrong."""
-    storm = (arguments.workers, arguments.clients, arguments.topics, arguments.stays, PATIENCE)
-    report = Storm(started.server.port, *storm).run()
-    print(
-        f"{report.joins} joins on {'/'.join(map(str, report.spread.values()))} of each worker, "
-        f"{report.broadcasts} broadcasts, {report.deliveries} deliveries in {report.seconds:.1f} s; "
-        f"slowest join {report.slowest_join * 1e3:.0f} ms; lost {report.lost}, wrong {report.wrong}",
-        flush=True,
-    )
-    return report.lost + report.wrong
+def ask(bench: Bench) -> Table:
+    """Let storms come to workers that are joined by their own sockets, and by Redis."""
+    with ExitStack() as stack:
+        redis = start_redis()
+        stack.callback(redis.stop)
+        ways = {"workers": "", "redis": f"redis://{HOST}:{redis.port}/0"}
+        return {f"{over}, {stays} stays": blow(bench, url, stays) for over, url in ways.items() for stays in (1, 4)}
 
 
-def main() -> None:
-    """Let storms come, and print what came of each; the exit code tells whether all is well."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--url", default="", help="what joins the workers; their own sockets, unless given")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--workers", type=int, default=3)
-    parser.add_argument("--clients", type=int, default=500)
-    parser.add_argument("--topics", type=int, default=50)
-    parser.add_argument("--stays", type=int, default=1, help="on how many topics each client is, one after another")
-    arguments = parser.parse_args()
+def blow(bench: Bench, url: str, stays: int) -> Figures:
+    """Let some storms come, and return what came of them."""
+    reports = []
     with tempfile.TemporaryDirectory() as folder:
         servers = Servers(Path(folder))
         try:
-            started = fleet.start(servers, {"PHOENIX_PUBSUB_URL": arguments.url}, workers=arguments.workers)
-            bad = sum(blow(started, arguments) for _ in range(arguments.rounds))
+            started = fleet.start(servers, {"PHOENIX_PUBSUB_URL": url}, workers=WORKERS)
+            for _ in range(1 if bench.quick else bench.rounds):
+                storm = Storm(started.server.port, WORKERS, bench.size(500, 100), bench.size(50, 10), stays, PATIENCE)
+                reports.append(storm.run())
         finally:
             servers.stop()
-    raise SystemExit(bool(bad))
-
-
-if __name__ == "__main__":
-    main()
+    return {
+        "joins": float(sum(report.joins for report in reports)),
+        "deliveries": float(sum(report.deliveries for report in reports)),
+        "slowest join, ms": max(report.slowest_join for report in reports) * 1e3,
+        "lost": float(sum(report.lost for report in reports)),
+        "wrong": float(sum(report.wrong for report in reports)),
+    }

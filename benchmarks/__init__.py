@@ -1,0 +1,1 @@
+"""What flask_phoenix costs, beside what people would take instead: ``make bench``."""
