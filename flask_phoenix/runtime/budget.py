@@ -11,8 +11,8 @@ from gevent.event import Event
 class Budget:
     """Bytes of clients' messages that were received and are not handled yet, in one process.
 
-    A message counts from the moment that it has to wait until its handler has ended: what JSON becomes in memory may
-    take twenty times the bytes of its text, and is kept as long.
+    A message counts from the moment that it has to wait until its handler has ended, or its client is gone: what JSON
+    becomes in memory may take 24 times the bytes of its text, and is kept as long.
 
     :param limit: bytes of all clients together.
     :param shed: closes the client of an account, which is the one with the most when the limit is passed.
@@ -29,9 +29,7 @@ class Budget:
         self._accounts.add(account)
         self.total += size
         if self.total > self._limit:
-            open_ones = [each for each in self._accounts if not each.ended]
-            if open_ones:
-                self._shed(max(open_ones, key=lambda each: each.size))
+            self._shed(max(self._accounts, key=lambda each: each.size))
 
     def remove(self, account: Account, size: int) -> None:
         """Count bytes no more."""
@@ -59,14 +57,16 @@ class Account:
 
     def hold(self, size: int) -> None:
         """Count bytes of a message that waits, or that is handled by code that blocks."""
-        self.size += size
-        self._budget.add(self, size)
+        if not self.ended:
+            self.size += size
+            self._budget.add(self, size)
 
     def release(self, size: int) -> None:
         """Count bytes of a message no more."""
-        self.size -= size
-        self._budget.remove(self, size)
-        self._signal_room()
+        if not self.ended:
+            self.size -= size
+            self._budget.remove(self, size)
+            self._signal_room()
 
     def wait(self) -> None:
         """Wait while more waits than may, and the client is not gone."""
@@ -75,7 +75,8 @@ class Account:
             self._room.wait()
 
     def end(self) -> None:
-        """Let nobody wait any more: the client is gone. What its handlers hold still counts until they end."""
+        """Let nobody wait any more: the client is gone, and nobody else is to pay for handlers of its that hang."""
+        self.release(self.size)
         self.ended = True
         self._signal_room()
 

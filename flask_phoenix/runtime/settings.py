@@ -25,7 +25,7 @@ class Settings:
     #: Joins that are handled; those beyond it wait.
     joins_per_second: float | None = None
     #: Bytes of clients' messages that wait for handlers; past it, the client with the most is closed.
-    inbox_total: int = 64 << 20
+    inbox_total: int = 16 << 20
     #: Bytes of all bodies of long polling that are being read.
     bodies_total: int = 64 << 20
     #: Our own server: seconds for the head of a request.

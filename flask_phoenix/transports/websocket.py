@@ -377,6 +377,7 @@ class WebSocketCarrier(Carrier):
             whole, self._fragments = bytes(self._fragments), None
             self._receive_message(self._opcode, whole)
         elif self._empty_fragments > MAX_EMPTY_FRAGMENTS:
+            self._connection.reach("empty_fragments")
             self._fail(CloseCode.POLICY_VIOLATION, "too many empty fragments")
 
     def _take_turn(self) -> None:
