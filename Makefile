@@ -1,10 +1,12 @@
 PYTHON ?= python3
 PORT ?= 4000
 ARGS ?=
+# For each adapter.
+SECONDS ?= 900
 
 bin := .venv/bin/python -m
 
-.PHONY: help run test lint format cover tox bench clean services
+.PHONY: help run test faults lint format cover tox bench clean services
 
 help:  ## Show the targets; each sets up what it needs.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -14,6 +16,9 @@ run: .venv/.installed example_app/node_modules  ## Serve the example chat and ma
 
 test: services .venv/.installed example_app/node_modules tests/clients/node_modules  ## Run the tests (ARGS="-k socket").
 	$(bin) pytest -n 2 --dist loadfile $(ARGS)
+
+faults: services .venv/.installed tests/clients/node_modules  ## See for half an hour whether clients miss anything (SECONDS=900).
+	PHOENIX_FAULTS_SECONDS=$(SECONDS) $(bin) pytest -p no:xdist -o log_cli=true -o log_cli_level=INFO tests/faults $(ARGS)
 
 lint: .venv/.installed  ## Check the style and the types.
 	$(bin) ruff check

@@ -29,7 +29,7 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["flask_phoenix", "flask_phoenix.*"]),
-    package_data={"flask_phoenix": ["py.typed"]},
+    package_data={"flask_phoenix": ["py.typed", "static/*"]},
     python_requires=">=3.10",
     install_requires=[
         # Each oldest version is one that the tests pass on; a comment says what is wrong below it.
@@ -62,6 +62,7 @@ setup(
             "redis>=5.0.1",
             "ruff==0.17.*",
             "setuptools>=77",
+            "sqlalchemy>=2.0",
             "tox>=4.25",
             "tox-uv>=1.25",
             "types-gevent>=26.9",

@@ -9,7 +9,7 @@ from example_app.city import LINES
 from example_app.history import history, now
 from example_app.rooms import LONGEST_TEXT, all_rooms, clean, field_of
 from example_app.sockets import UserSocket, online
-from flask_phoenix import Channel, Refused, on
+from flask_phoenix import Channel, History, Refused, on
 
 
 @UserSocket.channel("room:*")
@@ -17,6 +17,7 @@ class RoomChannel(Channel):
     """One tab of one person in one room."""
 
     presence = online
+    history = History(size=200, ttl=600)
 
     def join(self, payload: Any) -> dict[str, int]:
         """Admit to an open room, and to a locked one with its code; answer which worker this is."""

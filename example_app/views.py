@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
 from pathlib import Path
 
 from flask import Blueprint, Response, render_template, request, send_from_directory
@@ -33,6 +34,12 @@ def live_map() -> str:
 def installed() -> bool:
     """Tell whether the pages' client is there."""
     return (CLIENT / "phoenix.mjs").exists()
+
+
+@pages.get("/vendor/recover.mjs")
+def recover() -> Response:
+    """The module with which the chat comes back without a gap."""
+    return send_from_directory(str(files("flask_phoenix") / "static"), "recover.mjs", mimetype="text/javascript")
 
 
 @pages.get("/vendor/<any('phoenix.mjs', 'phoenix.mjs.map'):name>")

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .channel import intercept as intercept
     from .channel import on as on
     from .exceptions import AlreadyTracked as AlreadyTracked
+    from .exceptions import HistoryLost as HistoryLost
     from .exceptions import InvalidMessage as InvalidMessage
     from .exceptions import InvalidOption as InvalidOption
     from .exceptions import InvalidPayload as InvalidPayload
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from .protocol.serializers import Serializer as Serializer
     from .pubsub.adapter import Adapter as Adapter
     from .pubsub.adapter import Publisher as Publisher
+    from .pubsub.history import History as History
+    from .pubsub.history import Position as Position
     from .pubsub.redis.adapter import RedisAdapter as RedisAdapter
     from .pubsub.unix.adapter import WorkersAdapter as WorkersAdapter
     from .socket import RawSocket as RawSocket
@@ -45,14 +48,15 @@ else:
     _NAMES = {
         "broadcaster": "Broadcaster",
         "channel": "Channel SocketRef intercept on",
-        "exceptions": "AlreadyTracked InvalidMessage InvalidOption InvalidPayload InvalidReturn NotJoined NotPublished"
-        " NotTracked PhoenixError Refused UnknownEvent UnknownVersion Unsupported",
+        "exceptions": "AlreadyTracked HistoryLost InvalidMessage InvalidOption InvalidPayload InvalidReturn NotJoined"
+        " NotPublished NotTracked PhoenixError Refused UnknownEvent UnknownVersion Unsupported",
         "extension": "Phoenix",
         "presence": "Presence",
         "protocol.json": "Json",
         "protocol.messages": "Broadcast Message Reply",
         "protocol.serializers": "Serializer",
         "pubsub.adapter": "Adapter Publisher",
+        "pubsub.history": "History Position",
         "pubsub.redis.adapter": "RedisAdapter",
         "pubsub.unix.adapter": "WorkersAdapter",
         "socket": "RawSocket Socket",

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from .exceptions import InvalidOption
 from .protocol.json import Json
 from .protocol.messages import DISCONNECT, Broadcast
 from .pubsub.adapter import make_publisher
-from .pubsub.envelope import check_payload, pack, seal
+from .pubsub.envelope import check_payload, pack, pack_entry, seal
+from .pubsub.history import History, Position
 
 #: The setting, and the environment variable, that names what joins the nodes.
 SETTING = "PHOENIX_PUBSUB_URL"
 #: The URL that says: each process by itself.
 NONE = "none"
+
+
+def fits(topic: str, pattern: str) -> bool:
+    """Tell whether a topic is one of a pattern: exactly, or by what stands before the star."""
+    return topic.startswith(pattern[:-1]) if pattern.endswith("*") else topic == pattern
 
 
 class Broadcaster:
@@ -24,10 +31,14 @@ class Broadcaster:
 
     :param url: what the app has as ``PHOENIX_PUBSUB_URL``; unless given, the environment variable of that name.
     :param json: how payloads are written.
+    :param histories: what the app's channels declare, by their patterns: ``{"room:*": History(size=500)}``. What goes
+        to other topics is not kept.
     :raises InvalidOption: there is no URL, or it names no adapter.
     """
 
-    def __init__(self, url: str | None = None, json: Json | None = None) -> None:
+    def __init__(
+        self, url: str | None = None, json: Json | None = None, histories: Mapping[str, History] | None = None
+    ) -> None:
         url = url or os.environ.get(SETTING)
         if not url or url == NONE:
             raise InvalidOption(
@@ -36,17 +47,32 @@ class Broadcaster:
             )
         self._json = json or Json()
         self._publisher = make_publisher(url)
+        self._histories = dict(histories or {})
+        if self._histories and not self._publisher.keeps:
+            raise InvalidOption(f"{type(self._publisher).__name__} keeps no histories: use redis:// or workers://")
 
-    def broadcast(self, topic: str, event: str, payload: Any) -> None:
+    def broadcast(self, topic: str, event: str, payload: Any, *, idempotency_key: str = "") -> Position | None:
         """Send an event to everybody on a topic, in whichever process; blocks until it is on its way.
 
-        :raises NotPublished: nothing carries it.
         :param payload: a dict of JSON, or bytes.
-        :raises InvalidPayload: it is neither.
+        :param idempotency_key: of a topic with a history: as long as that keeps a message with it, publishing another
+            does nothing, and returns the first one's position.
+        :return: where the topic has a history, the message's position.
+        :raises NotPublished: nothing carries it, or keeps it.
+        :raises InvalidPayload: the payload is neither, or too large for the history.
+        :raises InvalidOption: there is a key, and the topic has no history.
         """
         broadcast = Broadcast(topic, event, payload)
         check_payload(broadcast)
-        self._publisher.publish(topic, pack(seal(broadcast, self._json), self._json))
+        sealed = seal(broadcast, self._json)
+        history = next((each for pattern, each in self._histories.items() if fits(topic, pattern)), None)
+        if history is not None and history.size:
+            entry = pack_entry("", sealed, self._json)
+            return self._publisher.keep(topic, history, entry, idempotency_key)[0]
+        if idempotency_key:
+            raise InvalidOption(f"{topic!r} has no history: an idempotency_key needs one; see histories=")
+        self._publisher.publish(topic, pack(sealed, self._json))
+        return None
 
     def disconnect(self, id: str) -> None:
         """Close every connection whose socket has this id, with 1001; its clients come back if they may.

@@ -9,9 +9,10 @@ from functools import partialmethod
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from .exceptions import InvalidOption, InvalidReturn, Refused, UnknownEvent
-from .protocol.messages import Reply, shown
+from .protocol.messages import Kept, Reply, shown
 from .pubsub.conflation import Conflation
 from .pubsub.failures import EXITS
+from .pubsub.history import History
 
 log = logging.getLogger("flask_phoenix.channel")
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -93,6 +94,14 @@ class ChannelRuntime:
         """Call a function when the channel ends, however it ends; return False where it has ended already."""
         raise NotImplementedError
 
+    def history(self, since: str | None, limit: int | None) -> list[Kept]:
+        """Return what the topic keeps."""
+        raise NotImplementedError
+
+    def once(self, key: str, call: Callable[[], Reply | None]) -> Reply | None:
+        """Call a function, unless it was called for this key of the topic."""
+        raise NotImplementedError
+
 
 class Tracking:
     """What a channel asks of a presence, and what it has without one: an error that names the remedy.
@@ -116,6 +125,13 @@ class Tracking:
     def list(self, where: Any) -> dict[str, Any]:
         """Return who is there."""
         raise InvalidOption(NO_PRESENCE)
+
+
+#: The attributes of a channel's class that its author sets, and what they have to be.
+SERVICES: dict[str, tuple[type, str]] = {
+    "presence": (Tracking, "it has to be what phoenix.presence() returns"),
+    "history": (History, "it has to be a declaration: history = History(size=500, ttl=300)"),
+}
 
 
 def on(*events: str) -> Callable[[Method], Method]:
@@ -175,6 +191,10 @@ class Channel:
     #: not wait.
     conflate: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}
 
+    #: What its topics keep of their broadcasts: ``history = History(size=500, ttl=300)`` in the class. From a channel,
+    #: ``self.history(since=None, limit=None)`` returns what its topic keeps, the oldest first.
+    history: ClassVar[History] = History(size=0)
+
     #: Events from the client, and the names of the methods that handle them; gathered from :func:`on`.
     handlers: ClassVar[dict[str, str]] = {}
     #: Broadcast events that are intercepted, and the names of their methods; gathered from :func:`intercept`.
@@ -232,9 +252,9 @@ class Channel:
         """Clean up; the channel has ended, whatever the reason.
 
         The reason is ``"left"``, ``"closed"`` (the connection ended), ``"disconnected"``, ``"draining"``,
-        ``"timeout"``, ``"too slow"``, ``"invalid message"``, ``"duplicate_join"``, what :meth:`stop` was given, the
-        exception of a crash, or ``"shutdown"`` after a refused join. After that, and where the connection ended
-        during the join, the channel is not joined: it cannot push.
+        ``"timeout"``, ``"too slow"``, ``"history lost"``, ``"invalid message"``, ``"duplicate_join"``, what
+        :meth:`stop` was given, the exception of a crash, or ``"shutdown"`` after a refused join. After that, and where
+        the connection ended during the join, the channel is not joined: it cannot push.
         """
 
     # What authors call.
@@ -276,6 +296,25 @@ class Channel:
         :raises InvalidPayload: the response cannot be written.
         """
         self.runtime.reply(socket_ref, as_reply(result, self, "reply") or Reply())
+
+    def once(self, key: str, function: Callable[[], Result]) -> Reply | None:
+        """Call a function, and return the reply that it makes; a second time, return that of the first.
+
+        ``return self.once(payload["key"], lambda: self.pay(payload))``: a client that has got no reply sends its
+        message again, with the same key. Replies are found on all nodes for five minutes. A refusal is a reply; a
+        function that fails is called again.
+
+        :raises Refused: with the reason ``"in doubt"``: the first call goes on, or its process was killed.
+        :raises InvalidPayload: the reply cannot be kept: it has to be JSON, of a moderate size.
+        """
+
+        def call() -> Reply | None:
+            try:
+                return as_reply(function(), self, "once")
+            except Refused as refused:
+                return Reply("error", refused.response)
+
+        return self.runtime.once(f"{key}", call)
 
     def stop(self, reason: Any = "normal") -> None:
         """End this channel when the callback that runs has returned; what it returns is still sent.
@@ -428,8 +467,8 @@ def refuse_reserved(cls: type, root: type, callbacks: Collection[str]) -> None:
 
 def _stands_for(name: str, value: Any, root: type, callback: bool) -> bool:
     """Tell whether an attribute is what its name means in the root: a callback, an overridden method, a presence."""
-    if name == "presence":
-        return isinstance(value, Tracking)
+    if name in SERVICES:
+        return isinstance(value, SERVICES[name][0])
     if name == "conflate":
         return isinstance(value, Mapping) and all(isinstance(key, str) and callable(value[key]) for key in value)
     if hasattr(value, ON) or (hasattr(value, INTERCEPT) and name != "handle_out"):
@@ -445,8 +484,8 @@ def _remedy(name: str, value: Any, root: type, callback: bool) -> str:
     events = (*getattr(value, ON, ()), *getattr(value, INTERCEPT, ()))
     if events:
         return f"give the method another name, as in @on({events[0]!r}) above def on_{name}(self, payload)"
-    if name == "presence":
-        return "it has to be what phoenix.presence() returns"
+    if name in SERVICES:
+        return SERVICES[name][1]
     if name == "conflate":
         return 'it has to be a dict of events and functions, as in {"moved": lambda payload: payload["id"]}'
     return f"it has to be a method: def {name}{inspect.signature(getattr(root, name))}" if callback else "rename it"

@@ -49,6 +49,10 @@ class NotPublished(PhoenixError):
     """A broadcast cannot reach other nodes: nothing carries it, or nobody is there to take it."""
 
 
+class HistoryLost(PhoenixError):
+    """A history does not reach back to the position that was asked for, or its epoch has changed."""
+
+
 class Unsupported(PhoenixError):
     """The server that runs the app, or the transport of this client, cannot do what was asked."""
 

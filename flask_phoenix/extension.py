@@ -12,7 +12,7 @@ from math import inf
 from typing import Any, TypeVar, overload
 from weakref import WeakSet
 
-from flask import Flask, current_app, got_request_exception, has_app_context, has_request_context
+from flask import Blueprint, Flask, current_app, got_request_exception, has_app_context, has_request_context
 from gevent import GreenletExit
 
 from .broadcaster import NONE, SETTING
@@ -20,8 +20,9 @@ from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, register_erro
 from .exceptions import InvalidOption, PhoenixError
 from .presence import Presence
 from .protocol.json import Json
-from .protocol.messages import DISCONNECT, Broadcast
+from .protocol.messages import DISCONNECT, Broadcast, Kept
 from .pubsub.adapter import Adapter, adapter_class
+from .pubsub.history import Position
 from .pubsub.local import Subscriber
 from .pubsub.unix.adapter import WorkersAdapter
 from .pubsub.unix.directory import directory_of_server
@@ -30,13 +31,14 @@ from .runtime.listener import Listener
 from .runtime.settings import Settings
 from .server.gevent import Server, require_patched
 from .server.gunicorn import drain_with_worker, has_several_workers, is_loading, is_master, is_worker
-from .socket import BaseSocket
+from .socket import BaseSocket, Socket
 from .tracker.server import TrackerServer
 from .transports.endpoint import NAME, Endpoint, WebSocketEndpoint
 from .transports.gateway import Gateway
 from .transports.handshake import PHOENIX_PROTOCOL, csrf_token
 from .transports.longpoll.endpoint import LongPollEndpoint
 from .transports.options import make_mounts
+from .transports.publishing import Publishing
 
 log = logging.getLogger("flask_phoenix.pubsub")
 channel_log = logging.getLogger("flask_phoenix.channel")
@@ -74,6 +76,8 @@ class State:
 
     def mount(self, path: str, socket: type[BaseSocket], options: dict[str, Any]) -> None:
         """Serve a socket in this app."""
+        if issubclass(socket, Socket) and socket not in self.engine.histories.sockets:
+            self.engine.histories.sockets.append(socket)
         for mount in make_mounts(path, socket, options, self.app.config):
             endpoint = ENDPOINTS[mount.transport](self.engine, self.json, mount)
             endpoint.register(self.app)
@@ -96,9 +100,13 @@ class State:
             f"no socket is mounted there; there are {[endpoint.mount.url for endpoint in self.endpoints]}"
         )
 
-    def broadcast(self, topic: str, event: str, payload: Any) -> None:
+    def broadcast(self, topic: str, event: str, payload: Any, *, idempotency_key: str = "") -> Position | None:
         """Send an event to everybody on a topic, as :meth:`Phoenix.broadcast` does."""
-        self.engine.broadcast(Broadcast(topic, event, payload))
+        return self.engine.broadcast(Broadcast(topic, event, payload), key=idempotency_key)
+
+    def history(self, topic: str, since: str | None = None, limit: int | None = None) -> list[Kept]:
+        """Return what a topic keeps, as :meth:`Phoenix.history` does."""
+        return self.engine.history(topic, since, limit)
 
     def broadcast_from(self, sender: Channel, topic: str, event: str, payload: Any) -> None:
         """Send an event to everybody on a topic but one channel, as :meth:`Phoenix.broadcast_from` does."""
@@ -271,14 +279,54 @@ class Phoenix:
             state.keep(presence, down_period, float(grace))
         return presence
 
-    def broadcast(self, topic: str, event: str, payload: Any) -> None:
+    def broadcast(self, topic: str, event: str, payload: Any, *, idempotency_key: str = "") -> Position | None:
         """Send an event to everybody on a topic. A client that cannot carry bytes goes without.
 
-        :raises InvalidPayload: the payload is neither a dict of JSON nor bytes; nobody got it.
+        Where the topic has a history, the answer is the message's position; elsewhere None.
+
+        :param idempotency_key: of the topic: as long as the history keeps a message with it, publishing another does
+            nothing, and returns the first one's position.
+        :raises InvalidOption: there is a key, and the topic has no history.
+        :raises InvalidPayload: the payload is neither a dict of JSON nor bytes, or too large for the history of its
+            topic; nobody got it.
         :raises NotPublished: other processes cannot be reached, or, where no client of this one can be meant, are
             unknown.
         """
-        self._state().broadcast(topic, event, payload)
+        return self._state().broadcast(topic, event, payload, idempotency_key=idempotency_key)
+
+    def history(self, topic: str, since: str | None = None, limit: int | None = None) -> list[Kept]:
+        """Return what a topic keeps, the oldest first: broadcasts with a ``ref``.
+
+        :param since: the ref of a message: only what came after it.
+        :param limit: so many of the newest at most.
+        :raises InvalidOption: the topic has no history.
+        :raises HistoryLost: the history does not reach back to ``since``.
+        """
+        return self._state().history(topic, since, limit)
+
+    def after_commit(self, session: Any) -> Any:
+        """Return what broadcasts when the transaction of a session of SQLAlchemy commits, and only then.
+
+        Its ``broadcast`` is called as :meth:`broadcast`, and returns nothing. What fails then is logged.
+
+        :raises InvalidOption: SQLAlchemy is missing.
+        """
+        try:
+            module = importlib.import_module(f"{__package__}.after_commit")
+        except ModuleNotFoundError as error:
+            raise InvalidOption("after_commit needs SQLAlchemy; type: pip install sqlalchemy") from error
+        return module.after_commit(session, self._state().broadcast)
+
+    def publish_blueprint(self, secret: str | bytes, name: str = "publish") -> Blueprint:
+        """Make a blueprint whose ``POST /publish`` publishes, for publishers that are not Python.
+
+        ``app.register_blueprint(phoenix.publish_blueprint(secret), url_prefix="/internal")``. Requests are signed.
+
+        :param secret: with which they are, of 16 bytes or more.
+        :param name: tells it from another one.
+        :raises InvalidOption: the secret is too short.
+        """
+        return Publishing(secret, self.broadcast, Json()).blueprint(name)
 
     def broadcast_from(self, sender: Channel, topic: str, event: str, payload: Any) -> None:
         """Send an event to everybody on a topic but one channel: the one that speaks.

@@ -37,6 +37,7 @@ from flask_phoenix import (
 from flask_phoenix.broadcaster import NONE, SETTING
 from flask_phoenix.cli import phoenix as commands
 from flask_phoenix.protocol.messages import SHOWN_CHARACTERS
+from flask_phoenix.pubsub import history
 from flask_phoenix.pubsub.adapter import ADAPTERS
 from flask_phoenix.pubsub.redis import adapter as redis
 from flask_phoenix.pubsub.redis.adapter import RedisAdapter
@@ -44,7 +45,7 @@ from flask_phoenix.pubsub.redis.client import OPTIONS
 from flask_phoenix.pubsub.unix import adapter as workers
 from flask_phoenix.pubsub.unix import directory, publisher
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
-from flask_phoenix.runtime import inbox, listener
+from flask_phoenix.runtime import histories, inbox, listener, once
 from flask_phoenix.runtime.settings import Settings
 from flask_phoenix.runtime.turns import LONG_TURN
 from flask_phoenix.server import drain
@@ -52,7 +53,7 @@ from flask_phoenix.server import gunicorn as gunicorn_server
 from flask_phoenix.testing import Client, Joined
 from flask_phoenix.tracker import replica
 from flask_phoenix.tracker.server import COUNT_PERIOD, MAX_META_DEPTH
-from flask_phoenix.transports import handshake, websocket
+from flask_phoenix.transports import handshake, publishing, websocket
 from flask_phoenix.transports.longpoll.carrier import ABSENT_WINDOWS
 from flask_phoenix.transports.longpoll.endpoint import BATCH, PIECE
 from flask_phoenix.transports.longpoll.registry import UNUSED_DELAY, UNUSED_SESSIONS
@@ -231,6 +232,7 @@ def test_limits_of_security() -> None:
         f"{inbox.INBOX_LIMIT:,}",
         f"{options.inbox_limit >> 20} MiB",
         f"{listener.LISTENER_LIMIT >> 20} MiB",
+        f"{settings.history_total >> 20} MiB",
         f"{websocket.MAX_EMPTY_FRAGMENTS}",
         f"{options.max_body_size:,} bytes",
         f"{options.body_timeout:.0f} seconds",
@@ -245,6 +247,19 @@ def test_limits_of_security() -> None:
     assert stated("security.md", r"each (\d+) KiB") == [PIECE >> 10]
     assert stated("security.md", r"for (\d+) milliseconds") == [LONG_TURN * 1000]
     assert f"after {SHOWN_CHARACTERS} characters" in prose("security.md")
+
+
+def test_numbers_of_recovery() -> None:
+    text = prose("recovery.md")
+    default = history.History()
+    assert f"History(size={default.size}, ttl={default.ttl:.0f}, max_bytes={default.max_bytes})" in text
+    assert f"{history.TOTAL >> 20} MiB" in text
+    assert f"every {histories.CHECK_PERIOD:.0f} s" in text
+    assert f"for {once.KEPT.ttl / 60:.0f} minutes by all nodes, up to {once.KEPT.size // 2:,} of them" in text
+    assert f"up to {publishing.MESSAGE_LIMIT}" in text
+    assert f"good for {publishing.TOLERANCE} s" in text
+    assert f"more than {publishing.BODY_LIMIT:,} bytes" in text
+    assert len((ROOT / "flask_phoenix" / "static" / "recover.mjs").read_bytes()) < 1024
 
 
 @pytest.mark.parametrize("number", [0, 1], ids=["ours", "gunicorn"])

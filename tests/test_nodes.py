@@ -354,7 +354,7 @@ def test_thirty_clients_that_come_together_wait_for_one_start(engine: Engine, ad
         order.append("served")
 
     clients = [gevent.spawn(come) for _ in range(30)]
-    clients.append(gevent.spawn(lambda: engine.broadcast(HELLO)))
+    clients.append(gevent.spawn(lambda: engine.broadcast(HELLO) and None))
     turn()
     assert order == []
     adapter.gates[where].set()

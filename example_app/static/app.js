@@ -21,6 +21,7 @@
    #announcement #announcement-text  the last announcement; #announcement-close hides it
    #announce-open #announce-text #announce-send   making one */
 
+import { recover } from "flask_phoenix/recover"
 import { Presence, Socket } from "phoenix"
 
 import { Room } from "./room.js"
@@ -82,12 +83,21 @@ function leave(error = "") {
 // Rooms
 
 function join(room, code) {
-  const channel = socket.channel(room.topic, code === undefined ? {} : { code })
+  const channel = recover(socket, room.topic, code === undefined ? {} : { code }, {
+    onCaughtUp: ({ missed }) => caughtUp(room, room.follow(missed)),
+    onGap: () => room.part(),
+  })
   channel.on("history", ({ messages }) => history(room, messages))
-  channel.on("new_msg", (message) => received(room, message))
+  channel.on("new_msg", (message) => {
+    received(room, message)
+    caughtUp(room, room.took(true))
+  })
   const presence = new Presence(channel)
   presence.onSync(() => met(room, presence.list(person)))
-  channel.on("announcement", ({ text }) => view.announce(text))
+  channel.on("announcement", ({ text }) => {
+    view.announce(text)
+    caughtUp(room, room.took(false))
+  })
   channel
     .join()
     .receive("ok", ({ worker }) => joined(room, channel, worker))
@@ -111,9 +121,18 @@ function refused(room, channel, reason) {
   if (room === current) show(room)
 }
 
+function caughtUp(room, count) {
+  if (count) add(room, { text: `Caught up, ${count} ${count === 1 ? "message" : "messages"}`, at: Date.now() })
+}
+
+// What the room no longer sends again may still be among its last messages; if these reach back to what we have.
 function history(room, messages) {
+  const joins = room.joins(messages)
+  const known = room.entries.length
+  if (joins === false) add(room, { text: "There is a gap", at: messages[0].at - 1 })
   const news = room.merge(messages).filter((message) => message.nickname !== nickname)
   if (room !== current || document.hidden) room.unread += news.length
+  if (joins) caughtUp(room, room.entries.length - known)
   if (room === current) view.drawRoom(room, nickname)
   roomList()
 }

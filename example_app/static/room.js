@@ -13,6 +13,8 @@ export class Room {
     this.entries = [] // messages and system lines, oldest first
     this.loaded = false
     this.unread = 0
+    this.due = 0 // messages that were missed and follow
+    this.parted = false
     this.draft = ""
     this.arrive(null)
   }
@@ -37,6 +39,32 @@ export class Room {
     const news = this.loaded ? missed : []
     this.loaded = true
     return news
+  }
+
+  // So many messages follow that were missed; the answer is how many were, once all have come.
+  follow(count) {
+    this.due = count
+    this.caught = 0
+    return 0
+  }
+
+  took(isMessage) {
+    if (!this.due) return 0
+    this.due -= 1
+    this.caught += isMessage
+    return this.due ? 0 : this.caught
+  }
+
+  // Some were missed and do not follow.
+  part() {
+    this.parted = true
+  }
+
+  // Whether the last messages of the room reach back to what we have, if that is in doubt.
+  joins(messages) {
+    if (!this.parted) return null
+    this.parted = false
+    return !messages.length || messages.some((message) => this.has(message)) || !this.entries.some(({ id }) => id)
   }
 
   has(message) {

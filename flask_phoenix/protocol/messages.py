@@ -15,6 +15,11 @@ REPLY = "phx_reply"
 ERROR = "phx_error"
 CLOSE = "phx_close"
 
+#: Tells the ref of the binary frame that follows, which has no place for it.
+OFFSET = "phx_offset"
+#: Where the reply to a join says what became of the client's position.
+RECOVERY = "phx_history"
+
 #: The topic and the event of a client's heartbeat.
 PHOENIX = "phoenix"
 HEARTBEAT = "heartbeat"
@@ -60,6 +65,22 @@ class Broadcast(NamedTuple):
     topic: str
     event: str
     payload: Any
+
+
+class Kept(Broadcast):
+    """A broadcast that its topic's history keeps."""
+
+    #: Its position, as the client hands it back: see :class:`.Position`.
+    ref: str
+    #: The name of the channel that is not to get it, or nothing.
+    sender: str
+
+    @classmethod
+    def made(cls, broadcast: Broadcast, ref: str, sender: str = "") -> Kept:
+        """Make one of a broadcast."""
+        kept = cls(*broadcast)
+        kept.ref, kept.sender = ref, sender
+        return kept
 
 
 class JsonText(str):

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..exceptions import InvalidMessage, InvalidOption, InvalidPayload, UnknownVersion
 from .json import Json
-from .messages import REPLY, Broadcast, Frame, JsonText, Message, Reply, shown
+from .messages import OFFSET, REPLY, Broadcast, Frame, JsonText, Message, Reply, shown
 
 #: First byte of a binary frame (Phoenix ``v2_json_serializer.ex``).
 PUSH, REPLIED, BROADCAST = 0, 1, 2
@@ -67,6 +67,13 @@ class Serializer:
     def encode_broadcast(self, broadcast: Broadcast) -> Frame:
         """Write a broadcast, once for all of its receivers."""
         raise NotImplementedError
+
+    def encode_kept(self, message: Message) -> list[Frame]:
+        """Write a message that has a position, as its ref; before one of bytes goes a frame that tells the ref."""
+        if not isinstance(message.payload, bytes):
+            return [self.encode(message)]
+        frame = self.encode(message._replace(ref=None))
+        return [self.encode(message._replace(event=OFFSET, payload={})), frame]
 
 
 class V1Serializer(Serializer):

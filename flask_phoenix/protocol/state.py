@@ -12,6 +12,7 @@ from .serializers import Serializer
 
 UNMATCHED = Reply("error", {"reason": "unmatched topic"})
 TOO_MANY = Reply("error", {"reason": "too many channels joined"})
+GIVEN_UP = Reply("error", {"reason": "given up"})
 JOIN_CRASHED = Reply("error", {"reason": "join crashed"})
 JOIN_TIMED_OUT = Reply("error", {"reason": "join timed out"})
 TOO_LONG = Reply("error", {"reason": "topic or event too long"})
@@ -190,6 +191,13 @@ class Protocol:
         :raises InvalidPayload: this client's serializer cannot write the payload.
         """
         return self.serializer.encode(Message(membership.ref, None, membership.topic, event, payload))
+
+    def push_kept(self, membership: Membership, event: str, payload: Any, ref: str) -> list[Frame]:
+        """Write a push that has a position.
+
+        :raises InvalidPayload: as :meth:`push`.
+        """
+        return self.serializer.encode_kept(Message(membership.ref, ref, membership.topic, event, payload))
 
     def close(self, membership: Membership) -> Frame:
         """Write that a channel has ended on purpose; :meth:`forget` it then."""

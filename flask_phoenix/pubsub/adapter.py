@@ -10,6 +10,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from ..exceptions import InvalidOption
+from .history import TOTAL, History, Position
 
 #: The entry points in which packages name their adapters (``scheme = package.module:Adapter``), and their publishers. A
 #: scheme needs no publisher of its own: its adapter makes one. With one, who only publishes does not load the adapter.
@@ -22,7 +23,41 @@ RUNS_ALREADY = "this adapter runs already: make one for each app, and start it o
 WRONG_THREAD = "an adapter is asked for topics in the thread that has started it, which is that of the event loop"
 
 
-class Adapter:
+class Archive:
+    """Where nodes keep the histories of topics, and everybody finds them. All of it may block."""
+
+    #: There is such a place.
+    keeps = False
+    #: Bytes that all topics keep together, where this is for the archive to see to.
+    history_total = TOTAL
+
+    def keep(self, topic: str, history: History, entry: bytes, key: str) -> tuple[Position, bool]:
+        """Keep an entry, and publish it with its position, as one step; return the position, and whether it is new.
+
+        :param key: unless it is empty, an entry is kept only while none with the same key is.
+        :raises InvalidPayload: it is larger than what the topic may keep.
+        :raises NotPublished: it is not kept, or that is unknown.
+        """
+        raise NotImplementedError
+
+    def kept(
+        self, topic: str, history: History, since: Position | None
+    ) -> tuple[Position, list[tuple[int, bytes]] | None]:
+        """Return where a topic is, and the entries after a position, or all, by their offsets; None: some are lost.
+
+        :raises NotPublished: nothing can be read.
+        """
+        raise NotImplementedError
+
+    def position(self, topic: str, history: History) -> Position:
+        """Return where a topic is.
+
+        :raises NotPublished: nothing can be read.
+        """
+        raise NotImplementedError
+
+
+class Adapter(Archive):
     """Carries broadcasts between nodes. Subclass it, and hand it in: ``Phoenix(adapter=...)``.
 
     It is started in the process that serves, never before a fork. All but :meth:`publish` is called in the thread of
@@ -109,7 +144,7 @@ class Adapter:
         raise NotImplementedError
 
 
-class Publisher:
+class Publisher(Archive):
     """Publishes from outside, without an event loop: in any process, from any thread, after any fork."""
 
     @classmethod

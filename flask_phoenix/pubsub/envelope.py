@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from ..exceptions import InvalidMessage, InvalidPayload
 from ..protocol.json import Json
-from ..protocol.messages import Broadcast, JsonText, shown
+from ..protocol.messages import Broadcast, JsonText, Kept, shown
 from ..protocol.serializers import encode_field
+from .history import Position
 
 #: The first byte tells what the payload is; then come the event's length, in two bytes, the event, and
 #: the payload.
 JSON, BYTES = b"J", b"B"
+#: Before what is kept: the epoch, with its length in a byte, and the offset in eight. Then comes an entry: the name of
+#: the channel that is not to get it, with its length in a byte, and a broadcast.
+KEPT = b"K"
 
 #: The bytes that an event may have.
 MAX_EVENT_SIZE = 0xFFFF
@@ -73,11 +77,39 @@ def pack(broadcast: Broadcast, json: Json) -> bytes:
     return kind + len(event).to_bytes(2, "big") + event + body
 
 
+def pack_entry(sender: str, sealed: Broadcast, json: Json) -> bytes:
+    """Write a broadcast for a history."""
+    name = sender.encode()
+    return bytes([len(name)]) + name + pack(sealed, json)
+
+
+def unpack_entry(topic: str, entry: bytes) -> tuple[str, Broadcast]:
+    """Read what a history keeps: the name of the channel that is not to get it, and the broadcast.
+
+    :raises InvalidMessage: it is no entry.
+    """
+    if not entry:
+        raise InvalidMessage("expected an entry of a history, got nothing")
+    end = 1 + entry[0]
+    return entry[1:end].decode(), unpack(topic, entry[end:])
+
+
+def pack_kept(position: Position, entry: bytes) -> bytes:
+    """Write an entry with its position for other nodes."""
+    epoch = position.epoch.encode()
+    return KEPT + bytes([len(epoch)]) + epoch + position.offset.to_bytes(8, "big") + entry
+
+
 def unpack(topic: str, data: bytes) -> Broadcast:
     """Read what another node has packed.
 
     :raises InvalidMessage: the data is not a packed broadcast.
     """
+    if data[:1] == KEPT:
+        end = 10 + data[1]
+        sender, broadcast = unpack_entry(topic, data[end:])
+        position = Position(data[2 : end - 8].decode(), int.from_bytes(data[end - 8 : end], "big"))
+        return Kept.made(broadcast, str(position), sender)
     start = 3 + int.from_bytes(data[1:3], "big")
     kind, event, body = data[:1], data[3:start], data[start:]
     if len(data) < start or kind not in (JSON, BYTES):

@@ -5,18 +5,20 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from gevent import GreenletExit
 
 from ..exceptions import InvalidPayload
-from ..protocol.messages import INTERNAL, Broadcast, Frame, JsonText, shown
+from ..protocol.messages import INTERNAL, Broadcast, Frame, JsonText, Kept, Message, shown
 from ..protocol.serializers import Serializer
 from .adapter import Adapter
 from .conflation import Conflation, conflated
 from .failures import log_failure
 
 log = logging.getLogger("flask_phoenix.pubsub")
+
+AnyBroadcast = TypeVar("AnyBroadcast", bound=Broadcast)
 
 #: Writes what :attr:`Lane.to_wire` has made to one client, at once; never blocks, never raises.
 Write = Callable[[Any], None]
@@ -52,6 +54,8 @@ class Lane(NamedTuple):
     stream: bool
     #: Writes the same to many clients of this lane.
     each: Each = call_each
+    #: Its clients are told the positions of broadcasts that are kept.
+    refs: bool = False
 
     def encode(self, broadcast: Broadcast) -> Any:
         """Encode a broadcast, once for every client of this lane.
@@ -59,6 +63,13 @@ class Lane(NamedTuple):
         :raises InvalidPayload: clients of this lane cannot take the payload.
         """
         return self.to_wire(self.serializer.encode_broadcast(broadcast))
+
+    def encode_kept(self, broadcast: Kept) -> list[Any]:
+        """Encode a broadcast with its position.
+
+        :raises InvalidPayload: as :meth:`encode`.
+        """
+        return [self.to_wire(frame) for frame in self.serializer.encode_kept(Message(None, broadcast.ref, *broadcast))]
 
 
 class Subscriber:
@@ -71,7 +82,7 @@ class Subscriber:
     :param conflation: which broadcasts replace older ones that still wait for the client; None: none do.
     """
 
-    __slots__ = ("conflation", "intercepts", "lane", "missed", "notify", "write")
+    __slots__ = ("conflation", "intercepts", "lane", "missed", "name", "notify", "write")
 
     def __init__(
         self,
@@ -88,6 +99,8 @@ class Subscriber:
         self.write = write
         self.intercepts = intercepts
         self.conflation = conflation
+        #: What a history knows it by, once it has one.
+        self.name = ""
 
     @property
     def kind(self) -> Kind:
@@ -171,6 +184,8 @@ class PubSub:
         self._confirmed: set[str] = set()
         #: How many greenlets wait for the adapter to confirm a topic.
         self._waiting: Counter[str] = Counter()
+        #: Topics that are asked for although nobody may be subscribed to them.
+        self._held: set[str] = set()
         self._topics: dict[str, dict[Kind, Group]] = {}
         self._taps: dict[Notify, None] = {}
 
@@ -178,7 +193,7 @@ class PubSub:
         """Receive what other nodes publish, from now on; may block until they know the topics of this node."""
         if self._adapter is not adapter:
             self._adapter = adapter
-            for topic in list(self._topics):
+            for topic in [*self._topics, *(self._held - self._topics.keys())]:
                 if self._adapter is adapter:  # else it was detached meanwhile
                     self._request(adapter, topic)
                     self._release(topic)  # if it has been left meanwhile
@@ -192,6 +207,10 @@ class PubSub:
         """Give a subscriber the broadcasts of a topic from now on; may block until the other nodes know."""
         while self._adapter is not None and topic not in self._confirmed:  # another one may be attached meanwhile
             self._request(self._adapter, topic)
+        self.add(topic, subscriber)
+
+    def add(self, topic: str, subscriber: Subscriber) -> None:
+        """Give a subscriber the broadcasts of a topic that is held; never blocks."""
         groups = self._topics.setdefault(topic, {})
         key = subscriber.kind
         if key not in groups:
@@ -210,6 +229,18 @@ class PubSub:
         if not groups:
             del self._topics[topic]
             self._release(topic)
+
+    def hold(self, topic: str) -> None:
+        """Ask for a topic until :meth:`release`, whoever subscribes to it; may block until the other nodes know."""
+        self._held.add(topic)
+        while self._adapter is not None and topic in self._held and topic not in self._confirmed:
+            self._request(self._adapter, topic)
+        self._release(topic)
+
+    def release(self, topic: str) -> None:
+        """Hold a topic no more."""
+        self._held.discard(topic)
+        self._release(topic)
 
     def subscribed(self, topic: str) -> bool:
         """Tell whether a topic has a subscriber here."""
@@ -244,10 +275,20 @@ class PubSub:
         if self._taps and not broadcast.topic.startswith(INTERNAL):
             self._deliver(Delivery(broadcast.topic, broadcast, list(self._taps), False))
 
+    def read(self, broadcast: AnyBroadcast) -> AnyBroadcast:
+        """Return a broadcast with a value as its payload, which is the caller's own."""
+        if type(broadcast.payload) is not JsonText:
+            return broadcast
+        read = broadcast._replace(payload=self._loads(broadcast.payload))
+        if isinstance(broadcast, Kept) and isinstance(read, Kept):
+            read.ref, read.sender = broadcast.ref, broadcast.sender
+        return read
+
     def clear(self) -> None:
         """Forget all subscribers but those that tap."""
         self._topics.clear()
         self._waiting.clear()
+        self._held.clear()
 
     def _deliver_to(self, group: Group, broadcast: Broadcast, sender: Subscriber | None) -> None:
         topic, lane = broadcast.topic, group.lane
@@ -256,22 +297,18 @@ class PubSub:
                 self._deliver(Delivery(topic, broadcast, listeners, False))
         elif writers := group.writers(sender):
             try:
-                data = lane.encode(broadcast if lane.serializer.takes_text else self.read(broadcast))
+                due = broadcast if lane.serializer.takes_text else self.read(broadcast)
+                data = lane.encode_kept(due) if lane.refs and type(due) is Kept else [lane.encode(due)]
             except InvalidPayload as error:
                 group.miss(broadcast, sender, error)
             except Exception:
                 log_failure(log, "%r cannot encode %s on %s", lane.serializer, shown(broadcast.event), shown(topic))
             else:
-                if group.conflation is not None and lane.stream:
-                    find_key = group.conflation.finder(broadcast, self.read)
-                    data = data if find_key is None else conflated([(find_key, data)])
-                self._deliver(Delivery(topic, data, writers, lane.stream, lane.each))
-
-    def read(self, broadcast: Broadcast) -> Broadcast:
-        """Return a broadcast with a value as its payload: one of its own, which whoever reads it may change."""
-        if type(broadcast.payload) is not JsonText:
-            return broadcast
-        return broadcast._replace(payload=self._loads(broadcast.payload))
+                conflation = group.conflation
+                if conflation is not None and lane.stream and (find_key := conflation.finder(broadcast, self.read)):
+                    data = [conflated([(find_key, piece)]) for piece in data]
+                for piece in data:
+                    self._deliver(Delivery(topic, piece, writers, lane.stream, lane.each))
 
     def _request(self, adapter: Adapter, topic: str) -> None:
         self._waiting[topic] += 1
@@ -292,7 +329,8 @@ class PubSub:
 
     def _release(self, topic: str) -> None:
         """Unsubscribe the adapter from a topic that has no subscriber, unless a subscription is under way."""
-        if self._adapter is not None and topic not in self._topics and topic not in self._waiting:
+        wanted = topic in self._topics or topic in self._waiting or topic in self._held
+        if self._adapter is not None and not wanted:
             self._confirmed.discard(topic)
             try:
                 self._adapter.unsubscribe(topic)

@@ -9,14 +9,16 @@ from typing import Any
 import gevent
 
 from ..channel import GRACEFUL, Channel, ChannelRuntime, SocketRef, as_reply, dispatch, dispatch_out, recover
-from ..exceptions import NotJoined, PhoenixError, Refused
-from ..protocol.messages import Broadcast, Frame, Message, Reply, shown
-from ..protocol.state import JOIN_CRASHED, JOIN_TIMED_OUT, OK, TOO_MANY_JOINS, JoinReceived, Protocol
+from ..exceptions import InvalidPayload, NotJoined, PhoenixError, Refused
+from ..protocol.messages import JOIN, LEAVE, Broadcast, Frame, Kept, Message, Reply, shown
+from ..protocol.state import GIVEN_UP, JOIN_CRASHED, JOIN_TIMED_OUT, OK, TOO_MANY_JOINS, JoinReceived, Protocol
+from ..pubsub.history import History
 from ..pubsub.local import Lane, Subscriber
 from ..socket import Route
 from .connection import Connection
 from .engine import FAILURES
 from .inbox import INBOX_LIMIT, Inbox
+from .recovery import Recovery, recovery_of
 
 log = logging.getLogger("flask_phoenix.channel")
 
@@ -31,8 +33,10 @@ class ChannelServer(ChannelRuntime):
     __slots__ = (
         "_broadcast_size",
         "_handled",
+        "_held_pushes",
         "_join_timer",
         "_other_topics",
+        "_recovery",
         "_redispatch",
         "_releases",
         "_route",
@@ -73,6 +77,10 @@ class ChannelServer(ChannelRuntime):
         self._route: Route = join.route
         #: The message that is being handled.
         self._handled: Message | None = None
+        #: Where the topic has a history and the client tells positions: what it has missed.
+        self._recovery: Recovery | None = None
+        #: What is pushed while a broadcast with a position passes through its interceptor.
+        self._held_pushes: list[tuple[str, Any]] | None = None
         #: What :meth:`stop` was given, in a tuple.
         self._stop_reason: tuple[Any] | None = None
         #: The channel as a subscriber of its own topic, and of other topics.
@@ -107,6 +115,8 @@ class ChannelServer(ChannelRuntime):
             connection.send(protocol.close(join.replaced))
         if not self.joined:
             protocol.forget(self.membership)
+        elif self._recovery is not None and not self._replay(self._recovery):
+            return
         self._stop_join_timer()
         for message, size in protocol.release(self.membership):
             self._redispatch(message, size)
@@ -156,7 +166,11 @@ class ChannelServer(ChannelRuntime):
     def push(self, event: str, payload: Any) -> None:
         """Send an event to this client."""
         self._require_joined("push")
-        self.connection.send(self.protocol.push(self.membership, event, payload))
+        frame = self.protocol.push(self.membership, event, payload)
+        if self._held_pushes is None:
+            self.connection.send(frame)
+        else:
+            self._held_pushes.append((event, payload))
 
     def broadcast(self, event: str, payload: Any, everybody: bool) -> None:
         """Send an event to the subscribers of the topic, this channel among them or not."""
@@ -224,6 +238,14 @@ class ChannelServer(ChannelRuntime):
             self._releases = self._releases or []
             self._releases.append(release)
         return not self.ended
+
+    def history(self, since: str | None, limit: int | None) -> list[Kept]:
+        """Return what the topic keeps."""
+        return self.connection.engine.history(self.membership.topic, since, limit)
+
+    def once(self, key: str, call: Callable[[], Reply | None]) -> Reply | None:
+        """Call a function, unless it was called for this key of the topic."""
+        return self.connection.engine.once(self.membership.topic, key, call)
 
     # The join.
 
@@ -294,18 +316,68 @@ class ChannelServer(ChannelRuntime):
         """Let the client in; None: the channel ended while the other nodes were told of its topic.
 
         Until they know, it is not joined, and what the client sends waits. Nothing comes between the subscription and
-        the reply.
+        the reply, nor between the subscription and the look at what the client has missed.
         """
+        history = self._route.channel.history
+        if history.size and (recovery := recovery_of(join.message.payload)) is not None:
+            self._recovery = recovery
+            self._tell_positions(recovery)
         try:
-            self._subscribe(self.membership.topic, self.subscriber)
+            if history.size:
+                self._enter(history)
+            else:
+                self._subscribe(self.membership.topic, self.subscriber)
         except FAILURES:
             if not self.ended:
                 raise
         if self.ended:
             return None
+        if self._recovery is not None:
+            if any(message.event in (JOIN, LEAVE) for message, _ in self.membership.held):
+                # The client waits for this join no more, and would take what follows for an answer to its next one.
+                self.connection.engine.histories.leave(self.membership.topic, self.subscriber)
+                return self.protocol.refuse(join, GIVEN_UP)
+            reply = self._recovery.tell(reply)
         frame = self.protocol.accept(join, reply)
         self.joined = True
         return frame
+
+    def _tell_positions(self, recovery: Recovery) -> None:
+        """Tell this client the positions of broadcasts; it gets them all, none replaces another.
+
+        Where some are intercepted, all of them pass the inbox, so that it gets them in their order.
+        """
+        lane = self.subscriber.lane
+        if self._route.channel.intercepts or lane is None:
+            self.subscriber = Subscriber(self._receive_intercepted)
+        else:
+            self.subscriber.lane, self.subscriber.conflation = lane._replace(refs=True), None
+        self.subscriber.name = recovery.name
+
+    def _enter(self, history: History) -> None:
+        """Subscribe to a topic with a history, and see what the client has missed."""
+        topic, histories = self.membership.topic, self.connection.engine.histories
+        histories.enter(topic, history, self.subscriber, self._recovery, self._lose)
+        if self.ended:
+            histories.leave(topic, self.subscriber)
+
+    def _lose(self) -> None:
+        """Have the client join again, since messages are lost: the reply tells it then."""
+        if self.joined and not self.ended:
+            self.connection.send(self.protocol.crash(self.membership))
+            self.end("history lost")
+
+    def _replay(self, recovery: Recovery) -> bool:
+        """Send what the client has missed; return False where an interceptor has ended the channel."""
+        missed, recovery.missed = recovery.missed, []
+        for broadcast in missed:
+            if self.ended:
+                break
+            if self._route.channel.intercepts:
+                self._hand_out(self.connection.engine.pubsub.read(broadcast))
+            else:
+                self._send_kept(broadcast)
+        return not self.ended
 
     # The callbacks.
 
@@ -377,7 +449,52 @@ class ChannelServer(ChannelRuntime):
     def _pass_out(self, broadcast: Broadcast) -> None:
         if self.ended:
             return
-        broadcast = self._take(broadcast)
+        self._hand_out(self._take(broadcast))
+
+    def _hand_out(self, broadcast: Broadcast) -> None:
+        if self._recovery is not None and isinstance(broadcast, Kept):
+            self._pass_out_kept(broadcast)
+        elif broadcast.event in self._route.channel.intercepts:
+            self._dispatch_out(broadcast)
+        else:
+            self._send_broadcast(broadcast)
+
+    def _pass_out_kept(self, broadcast: Kept) -> None:
+        """Pass on a broadcast with its position: on the last of what its interceptor pushes, all of which leaves then.
+
+        Whoever loses the connection meanwhile gets the broadcast again, from its position on.
+        """
+        if broadcast.event not in self._route.channel.intercepts:
+            self._send_kept(broadcast)
+            return
+        held = self._held_pushes = []
+        try:
+            self._dispatch_out(broadcast)
+        finally:
+            self._held_pushes = None
+        if self.ended or not held:
+            return
+        *others, last = held
+        frames = [self.protocol.push(self.membership, *each) for each in others]
+        for frame in frames + self.protocol.push_kept(self.membership, *last, broadcast.ref):
+            self.connection.send(frame)
+
+    def _send_kept(self, broadcast: Kept) -> None:
+        serializer, pubsub = self.protocol.serializer, self.connection.engine.pubsub
+        due = broadcast if serializer.takes_text else pubsub.read(broadcast)
+        try:
+            for frame in serializer.encode_kept(Message(None, broadcast.ref, *due)):
+                self.connection.send(frame)
+        except InvalidPayload as error:
+            self.connection.missed(broadcast, error)
+
+    def _send_broadcast(self, broadcast: Broadcast) -> None:
+        try:
+            self.connection.send(self.protocol.serializer.encode_broadcast(broadcast))
+        except InvalidPayload as error:
+            self.connection.missed(broadcast, error)
+
+    def _dispatch_out(self, broadcast: Broadcast) -> None:
         try:
             self.connection.call(dispatch_out, self.channel, broadcast.event, broadcast.payload)
         except FAILURES as failure:
@@ -443,7 +560,7 @@ class ChannelServer(ChannelRuntime):
         self.protocol.forget(self.membership)
         self.inbox.clear()
         pubsub = self.connection.engine.pubsub
-        pubsub.unsubscribe(self.membership.topic, self.subscriber)
+        self.connection.engine.histories.leave(self.membership.topic, self.subscriber)
         if self._topic_subscriber is not None:
             for topic in self._other_topics or ():
                 pubsub.unsubscribe(topic, self._topic_subscriber)

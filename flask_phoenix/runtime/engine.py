@@ -22,17 +22,20 @@ from gevent.hub import Hub as EventLoop
 from gevent.lock import Semaphore
 
 from ..channel import ErrorHandlers
-from ..exceptions import NotPublished, PhoenixError, Unsupported
+from ..exceptions import InvalidOption, NotPublished, PhoenixError, Unsupported
 from ..protocol.json import MAX_DEPTH, Json
-from ..protocol.messages import Broadcast, shown
-from ..pubsub.adapter import Adapter, Publisher
+from ..protocol.messages import Broadcast, Kept, Reply, shown
+from ..pubsub.adapter import Adapter, Archive, Publisher
 from ..pubsub.envelope import check_payload, pack, seal, unpack
 from ..pubsub.failures import EXITS, log_failure, raise_in_main_greenlet
+from ..pubsub.history import History, Position
 from ..pubsub.hub import Hub, allocate_lock, thread_id
 from ..pubsub.local import Notify, PubSub, Subscriber
 from ..signals import limit_reached
 from .budget import Account, Budget
 from .caps import Caps
+from .histories import Histories
+from .once import answer_once
 from .runners import Runners
 from .settings import Settings
 from .turns import Turns
@@ -121,7 +124,6 @@ class Engine:
         self.report: Callable[[BaseException], None] = lambda failure: None
         #: The app, from which signals come.
         self.app: Any = None
-        self.configure(Settings())
         #: How often each bound was reached, by its name in docs/security.md.
         self.limits: Counter[str] = Counter()
         self._may_serve = may_serve
@@ -133,6 +135,8 @@ class Engine:
         self.pubsub = PubSub(self.hub.put, lambda text: json.loads(text, MAX_DEPTH))
         self.runners = Runners()
         self.turns = Turns()
+        self.histories = Histories(self.pubsub, json, lambda: self.reach("history_total"))
+        self.configure(Settings())
         #: What ends each connection, by a close code and a reason.
         self.connections: set[Callable[[int, str], None]] = set()
         #: The server of this process has been inspected.
@@ -193,6 +197,7 @@ class Engine:
         """Take what is set for this process."""
         self.settings, self.caps = settings, Caps(settings)
         self.budget = Budget(settings.inbox_total, self._shed)
+        self.histories.total = settings.history_total
 
     def add(self, service: Service) -> None:
         """Let a service start and stop with the connections."""
@@ -274,6 +279,8 @@ class Engine:
                 atexit.register(self._exit)
         self._check_not_stopped(stops)
         self.node, self.adapter, self._process = node, adapter, os.getpid()
+        if adapter is not None:
+            self.histories.attach(adapter)
         self._close_publisher()
 
     def _attach(self, stops: int) -> None:
@@ -291,6 +298,7 @@ class Engine:
             self._tell_services(lambda service: service.stop())
         adapter, self.adapter, self.node = self.adapter, None, ""
         self.pubsub.detach()
+        self.histories.detach()
         stopping = self._stopping = Event()
         try:
             if adapter is not None:
@@ -323,6 +331,7 @@ class Engine:
         self.connections.clear()
         self.caps = Caps(self.settings)
         self.hub.forget()
+        self.histories.detach()
         self.runners.forget()
         self.turns.forget()
         self.pubsub.clear()
@@ -437,7 +446,11 @@ class Engine:
     def _receive(self, topic: str, data: bytes) -> None:
         """Deliver what another node has published."""
         try:
-            self.pubsub.broadcast(unpack(topic, data))
+            broadcast = unpack(topic, data)
+            if isinstance(broadcast, Kept):
+                self.histories.arrive(broadcast)
+            else:
+                self.pubsub.broadcast(broadcast)
         except Exception:
             log_failure(log, "a broadcast of another node on %s is lost", shown(topic))
 
@@ -471,17 +484,28 @@ class Engine:
         """Wait, so long at most, until other nodes have taken over what they are to have."""
         _wait_while(lambda: any(service.hands_over() for service in self.services), seconds)
 
-    def broadcast(self, broadcast: Broadcast, sender: Subscriber | None = None, local: bool = False) -> None:
+    def broadcast(
+        self, broadcast: Broadcast, sender: Subscriber | None = None, local: bool = False, key: str = ""
+    ) -> Position | None:
         """Deliver a broadcast to everybody who is subscribed to its topic; from any thread.
 
         A client that cannot carry it goes without. What the author does with the payload later changes nothing.
 
-        :param local: on this node alone.
-        :raises InvalidPayload: no client of vsn 2.0.0 could take the payload; nobody has been served then.
+        :param local: on this node alone, and not to be kept.
+        :param key: makes publishing it again do nothing, where its topic has a history.
+        :return: its position, where its topic has a history.
+        :raises InvalidPayload: no client of vsn 2.0.0 could take the payload, or the history of its topic cannot;
+            nobody has been served then.
+        :raises InvalidOption: there is a key, and no history.
         :raises NotPublished: other nodes cannot be reached, or no client at all; clients of this node have got it.
         """
         sealed = seal(broadcast, self._json)
         outlet = None if local else self._outlet()
+        history = None if local else self.histories.of(sealed.topic, self._serving)
+        if history is not None and (outlet is None or outlet.keeps):
+            return self._keep(outlet, broadcast, sealed, sender, history, key)
+        if key:
+            raise InvalidOption(f"{shown(sealed.topic)} has no history: an idempotency_key needs one")
         if not isinstance(broadcast.payload, dict | bytes) and (outlet is not None or not self.pubsub.takes(sealed)):
             # JSON that is no object: clients of vsn 1.0.0 take it, where there can be no others.
             check_payload(broadcast)
@@ -491,6 +515,48 @@ class Engine:
             outlet.publish(sealed.topic, pack(sealed, self._json))
         elif not local and self._is_alone(sealed.topic):
             raise NotPublished(f"nobody can hear {shown(sealed.event)} on {shown(sealed.topic)}: {NO_WAY}")
+        return None
+
+    def _keep(
+        self,
+        outlet: Archive | None,
+        broadcast: Broadcast,
+        sealed: Broadcast,
+        sender: Subscriber | None,
+        history: History,
+        key: str,
+    ) -> Position:
+        """Keep a broadcast, and deliver it, unless one with its key is kept."""
+        check_payload(broadcast)
+        if outlet is None and self._is_alone(sealed.topic):
+            raise NotPublished(f"nobody can hear {shown(sealed.event)} on {shown(sealed.topic)}: {NO_WAY}")
+        position: Position = self.hub.run(self.histories.keep, outlet, sealed, history, sender, key)
+        return position
+
+    def history(self, topic: str, since: str | None = None, limit: int | None = None) -> list[Kept]:
+        """Return what a topic keeps, the oldest first; the payloads are the reader's own. From any thread.
+
+        :raises InvalidOption: it has no history.
+        :raises HistoryLost: the history does not reach back to ``since``.
+        :raises NotPublished: it cannot be read.
+        :raises Unsupported: what joins the nodes keeps none.
+        """
+        kept: list[Kept] = self.hub.run(self.histories.list, self._archive(), topic, since, limit)
+        return [self.pubsub.read(each) for each in kept]
+
+    def once(self, topic: str, key: str, call: Callable[[], Reply | None]) -> Reply | None:
+        """Call a function, unless it was called for this key of the topic; return its reply of now or then.
+
+        :raises Refused: it is not known what has become of the first call.
+        :raises Unsupported: what joins the nodes keeps nothing.
+        """
+        return answer_once(self.histories, self._archive(), self._json, topic, key, call)
+
+    def _archive(self) -> Archive | None:
+        outlet = self._outlet()
+        if outlet is not None and not outlet.keeps:
+            raise Unsupported(f"{type(outlet).__name__} keeps no histories: use redis:// or workers://")
+        return outlet
 
     def _is_alone(self, topic: str) -> bool:
         """Tell whether no client of this process can be meant: it serves nobody, now or later, and nothing listens."""

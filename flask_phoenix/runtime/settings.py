@@ -8,6 +8,7 @@ from math import inf
 from typing import Any
 
 from ..exceptions import InvalidOption
+from ..pubsub.history import TOTAL
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class Settings:
     joins_per_second: float | None = None
     #: Bytes of clients' messages that wait for handlers; past it, the client with the most is closed.
     inbox_total: int = 16 << 20
+    #: Bytes that the histories of all topics keep.
+    history_total: int = TOTAL
     #: Bytes of all bodies of long polling that are being read.
     bodies_total: int = 64 << 20
     #: Our own server: seconds for the head of a request.

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Callable
+from time import monotonic
 from typing import Any
 
 import gevent
 
 from ..exceptions import NotPublished, PhoenixError
-from ..protocol.messages import Message
-from ..pubsub.adapter import RUNS_ALREADY, WRONG_THREAD, Adapter, Publisher
+from ..protocol.messages import Broadcast, Message
+from ..pubsub.adapter import RUNS_ALREADY, WRONG_THREAD, Adapter, Archive, Publisher
+from ..pubsub.envelope import pack_kept
 from ..pubsub.failures import log_failure
+from ..pubsub.history import History, MemoryStore, Position
 from ..pubsub.hub import thread_id
 from ..runtime.connection import Carrier
 from .frames import read_server_frame
 
 log = logging.getLogger("flask_phoenix.pubsub")
+
+
+NOBODY = "no app of this network serves anybody yet: one does with its first connection"
 
 
 class MemoryCarrier(Carrier):
@@ -40,7 +47,45 @@ class MemoryCarrier(Carrier):
         self.closed = code, reason
 
 
-class MemoryAdapter(Adapter):
+class MemoryArchive(Archive):
+    """Keeps what a network keeps with its first app; when that leaves, it is lost."""
+
+    keeps = True
+    _network: list[MemoryAdapter]
+
+    def keep(self, topic: str, history: History, entry: bytes, key: str) -> tuple[Position, bool]:
+        """Keep an entry where all of the network find it, and hand it on.
+
+        :raises NotPublished: nobody is there.
+        """
+        position, new = self._shared.append(Broadcast(topic, "", entry), history, monotonic(), key=key)
+        if new:
+            self.publish(topic, pack_kept(position, entry))
+        return position, new
+
+    def kept(
+        self, topic: str, history: History, since: Position | None
+    ) -> tuple[Position, list[tuple[int, bytes]] | None]:
+        """Return where a topic is, and the entries after a position, or all."""
+        position, stretch = self.position(topic, history), self._shared.read(topic, history, monotonic(), since)
+        return position, stretch and [(entry.offset, entry.broadcast.payload) for entry in stretch.entries]
+
+    def position(self, topic: str, history: History) -> Position:
+        """Return where a topic is."""
+        return self._shared.position(topic, history, monotonic())
+
+    def publish(self, topic: str, data: bytes) -> None:
+        """Hand data on."""
+        raise NotImplementedError
+
+    @property
+    def _shared(self) -> MemoryStore:
+        if not self._network:
+            raise NotPublished(NOBODY)
+        return self._network[0].store
+
+
+class MemoryAdapter(MemoryArchive, Adapter):
     """Joins several apps in one process, as another adapter joins the nodes of a network.
 
     ``Phoenix(adapter=MemoryAdapter(network))`` with the same list for each app.
@@ -48,6 +93,8 @@ class MemoryAdapter(Adapter):
 
     def __init__(self, network: list[MemoryAdapter]) -> None:
         self._network = network
+        #: What the network keeps, while this is its first.
+        self.store = MemoryStore(secrets.token_hex(4))
         self._topics: set[str] = set()
         self._process = 0
 
@@ -122,7 +169,7 @@ class MemoryAdapter(Adapter):
             raise PhoenixError(WRONG_THREAD)
 
 
-class MemoryPublisher(Publisher):
+class MemoryPublisher(MemoryArchive, Publisher):
     """Publishes to a network of :class:`MemoryAdapter`, without being one of them."""
 
     def __init__(self, network: list[MemoryAdapter]) -> None:
@@ -134,7 +181,7 @@ class MemoryPublisher(Publisher):
         :raises NotPublished: nobody is there.
         """
         if not self._network:
-            raise NotPublished("no app of this network serves anybody yet: one does with its first connection")
+            raise NotPublished(NOBODY)
         for node in list(self._network):
             if topic in node._topics:
                 node._loop.run_callback_threadsafe(node._hear, topic, data)

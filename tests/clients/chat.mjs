@@ -20,6 +20,14 @@ async function enter(browser, nickname) {
   if (road === "mute") await context.routeWebSocket("**/socket/websocket*", () => {}) // it opens, and that is all
   await context.clock.install()
   const page = await context.newPage()
+  page.sockets = []
+  if (road === "websocket") {
+    await page.routeWebSocket("**/socket/websocket*", (socket) => {
+      if (page.offline) return socket.close({ code: 1001 })
+      socket.connectToServer()
+      page.sockets.push(socket)
+    })
+  }
   page.setDefaultTimeout(PATIENCE)
   page.errors = []
   page.on("pageerror", (error) => page.errors.push(String(error)))
@@ -159,12 +167,33 @@ async function restart(ada, grace) {
   await Promise.all(pages.map((page) => shown(page, { Ada: ["here", ""], Grace: ["here", ""] })))
 }
 
+/** Takes a page's network away, or gives it back: Chromium's own emulation leaves open WebSockets alone. */
+function network(page, is) {
+  page.offline = !is
+  page.context().setOffline(!is)
+  if (!is) page.sockets.splice(0).forEach((socket) => socket.close({ code: 1001 }))
+}
+
+/** A while without a network, in which others talk; then a longer one, of which the room no longer remembers all. */
+async function offline(ada, grace) {
+  for (const [count, line] of [[7, "Caught up, 7 messages"], [1, "Caught up, 1 message"]]) {
+    network(ada, false)
+    await ada.waitForSelector('html[data-online="false"]')
+    for (let number = 1; number <= count; number += 1) await say(grace, `while you were away ${count}.${number}`)
+    await heard(grace, "Grace", `while you were away ${count}.${count}`)
+    network(ada, true)
+    await ada.waitForSelector(`#messages .system:has-text("${line}")`)
+    await heard(ada, "Grace", `while you were away ${count}.${count}`)
+  }
+}
+
 async function stay(browser, ada, grace) {
   await typing(ada, grace)
   if (road === "websocket") await visitor(browser, ada)
   await tabs(ada, grace)
   await lockedRoom(grace)
   await unread(ada, grace)
+  if (road === "websocket") await offline(ada, grace)
   await restart(ada, grace)
 }
 

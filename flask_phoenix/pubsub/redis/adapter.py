@@ -15,7 +15,10 @@ from redis.exceptions import RedisClusterException, ResponseError
 
 from ...exceptions import NotPublished, PhoenixError
 from ..adapter import RUNS_ALREADY, WRONG_THREAD, Adapter, Publisher
+from ..history import History, Position
 from ..hub import thread_id
+from .archive import RedisArchive
+from .archivist import Archivist
 from .client import MARK_SIZE, PREFIX, URL, ChannelMessage, PublishingClient, split_url
 from .publisher import RedisPublisher
 from .subscriber import RedisSubscriber
@@ -49,6 +52,8 @@ class RedisAdapter(Adapter):
     :param queue_limit: bytes that may wait to be published.
     :raises InvalidOption: the URL or the client cannot be used.
     """
+
+    keeps = True
 
     def __init__(
         self,
@@ -106,6 +111,8 @@ class RedisAdapter(Adapter):
         )
         self._subscriber.start()
         self._writer = self._threads.spawn(self._write)
+        self._archivist = Archivist(self._threads, self._client.execute)
+        self._archive = RedisArchive(self._client, self._mark, self._archivist.execute)
         self._running = True
 
     def stop(self) -> None:
@@ -116,6 +123,7 @@ class RedisAdapter(Adapter):
             self._running = False
         self._stopping.set()
         self._threads.set(self._work)
+        self._archivist.stop()
         self._writer.wait(STOP_GRACE)
         self._subscriber.close()
         self._client.close()
@@ -161,6 +169,24 @@ class RedisAdapter(Adapter):
         if full:
             raise NotPublished(f"{self._queue_limit} bytes wait for Redis: publish less, or raise queue_limit")
         self._threads.set(self._work)
+
+    def keep(self, topic: str, history: History, entry: bytes, key: str) -> tuple[Position, bool]:
+        """Keep an entry in Redis, and publish it, as one step.
+
+        :raises InvalidPayload: it is larger than what the topic may keep.
+        :raises NotPublished: Redis has not said that it is kept.
+        """
+        return self._archive.keep(topic, history, entry, key)
+
+    def kept(
+        self, topic: str, history: History, since: Position | None
+    ) -> tuple[Position, list[tuple[int, bytes]] | None]:
+        """Return where a topic is, and the entries after a position, or all."""
+        return self._archive.kept(topic, history, since)
+
+    def position(self, topic: str, history: History) -> Position:
+        """Return where a topic is."""
+        return self._archive.position(topic, history)
 
     @property
     def _runs(self) -> bool:

@@ -48,6 +48,8 @@ OPTIONS: dict[str, type] = {"prefix": str, "subscribe_timeout": float, "check_in
 
 #: A channel of Redis, and the bytes that it carries.
 ChannelMessage = tuple[bytes, bytes]
+#: A channel, by which a server is found, and a command for that server.
+Command = tuple[bytes, tuple[Any, ...]]
 
 
 def pause(failures: int) -> float:
@@ -131,6 +133,12 @@ class RedisClient:
             " that the user has, with ?prefix= in the URL"
         )
 
+    @property
+    def history_remedy(self) -> str:
+        """What to do where Redis does not permit to keep something."""
+        keys = "{" + self._prefix if self.sharded else self._prefix
+        return f"give its user also +evalsha +eval +info +@hash +@stream +@keyspace +time ~{keys}* in Redis' ACL"
+
     def command(self, name: str) -> str:
         """Return the name of a command of pub/sub, as one Redis or a cluster has it."""
         return f"S{name}" if self.sharded else name
@@ -185,31 +193,43 @@ class RedisClient:
 
     def publish(self, messages: Iterable[ChannelMessage]) -> list[tuple[ChannelMessage, Exception]]:
         """Publish in one round trip to each server; return what may not have been published, and why."""
-        failed = self._publish(messages)
-        moved = [(message, error) for message, error in failed if isinstance(error, MovedError)]
-        if not moved:
-            return failed
-        for _, error in moved:
-            self.redirect(error)
-        rest = [each for each in failed if not isinstance(each[1], MovedError)]
-        return rest + self._publish(message for message, _ in moved)
+        due = list(messages)
+        publish = self.command("PUBLISH")
+        answers = self.execute([(message[0], (publish, *message)) for message in due])
+        return [each for each in zip(due, answers, strict=True) if isinstance(each[1], Exception)]
 
-    def _publish(self, messages: Iterable[ChannelMessage]) -> list[tuple[ChannelMessage, Exception]]:
-        failed: list[tuple[ChannelMessage, Exception]] = []
-        groups: dict[Any, list[ChannelMessage]] = {}
+    def execute(self, commands: list[Command]) -> list[Any]:
+        """Have commands carried out in one round trip to each server; return an answer for each, or an error.
+
+        What has moved to another server is sent there.
+        """
+        answers = self._execute(commands)
+        moved = [number for number, answer in enumerate(answers) if isinstance(answer, MovedError)]
+        for number in moved:
+            self.redirect(answers[number])
+        if moved:
+            again = self._execute([commands[number] for number in moved])
+            for number, answer in zip(moved, again, strict=True):
+                answers[number] = answer
+        return answers
+
+    def _execute(self, commands: list[Command]) -> list[Any]:
+        answers: list[Any] = [None] * len(commands)
+        groups: dict[Any, list[int]] = {}
         try:
             self.client  # noqa: B018 (once, and not for each message: a cluster that is away takes its time)
         except FAILURES as error:
-            return [(message, error) for message in messages]
-        for message in messages:
+            return [error] * len(commands)
+        for number, (channel, _) in enumerate(commands):
             try:
-                groups.setdefault(self.pool(message[0]), []).append(message)
+                groups.setdefault(self.pool(channel), []).append(number)
             except FAILURES as error:
-                failed.append((message, error))
-        for pool, group in groups.items():
-            answers = self.exchange(pool, [(self.command("PUBLISH"), *message) for message in group])
-            failed += [each for each in zip(group, answers, strict=True) if isinstance(each[1], Exception)]
-        return failed
+                answers[number] = error
+        for pool, numbers in groups.items():
+            found = self.exchange(pool, [commands[number][1] for number in numbers])
+            for number, answer in zip(numbers, found, strict=True):
+                answers[number] = answer
+        return answers
 
     def exchange(self, pool: Any, commands: list[tuple[Any, ...]]) -> list[Any]:
         """Send commands in one go; return an answer for each, or the error that stands in its place.

@@ -8,6 +8,8 @@ from redis.exceptions import NoPermissionError
 
 from ...exceptions import NotPublished
 from ..adapter import Publisher
+from ..history import History, Position
+from .archive import RedisArchive
 from .client import MARK_SIZE, PREFIX, URL, RedisClient, split_url
 
 #: The mark of a publisher that is no node, and drops nothing.
@@ -24,8 +26,11 @@ class RedisPublisher(Publisher):
     :raises InvalidOption: the URL or the client cannot be used.
     """
 
+    keeps = True
+
     def __init__(self, url: str = URL, *, client: Any = None, prefix: str = PREFIX, timeout: float = 5.0) -> None:
         self._client = RedisClient(url, client, prefix, timeout)
+        self._archive = RedisArchive(self._client, NO_NODE, self._client.execute)
 
     @classmethod
     def from_url(cls, url: str) -> RedisPublisher:
@@ -47,6 +52,24 @@ class RedisPublisher(Publisher):
             denied = isinstance(error, NoPermissionError)
             remedy = self._client.acl_remedy if denied else "look whether it runs and is the one meant"
             raise NotPublished(f"Redis has not taken it ({error}): {remedy}") from error
+
+    def keep(self, topic: str, history: History, entry: bytes, key: str) -> tuple[Position, bool]:
+        """Keep an entry in Redis, and publish it, as one step.
+
+        :raises InvalidPayload: it is larger than what the topic may keep.
+        :raises NotPublished: Redis has not said that it is kept.
+        """
+        return self._archive.keep(topic, history, entry, key)
+
+    def kept(
+        self, topic: str, history: History, since: Position | None
+    ) -> tuple[Position, list[tuple[int, bytes]] | None]:
+        """Return where a topic is, and the entries after a position, or all."""
+        return self._archive.kept(topic, history, since)
+
+    def position(self, topic: str, history: History) -> Position:
+        """Return where a topic is."""
+        return self._archive.position(topic, history)
 
     def close(self) -> None:
         """Close the connections."""

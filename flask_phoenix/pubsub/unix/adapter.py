@@ -25,8 +25,11 @@ from gevent.pool import Pool
 
 from ...exceptions import NotPublished, PhoenixError
 from ..adapter import RUNS_ALREADY, WRONG_THREAD, Adapter, Publisher
+from ..envelope import pack_kept
 from ..failures import log_failure
+from ..history import History, Position
 from ..hub import thread_id
+from .archive import WorkersArchive
 from .directory import directory_of_url, leave, nodes_in, path_of, remove_leftovers
 from .frames import HELLO, PUBLISH, SUBSCRIBE, SYNC, SYNCED, UNSUBSCRIBE, PeerFrame, encode_frame
 from .peer import Line, Peer, abandon, listen
@@ -56,6 +59,8 @@ class WorkersAdapter(Adapter):
     :param directory: where they listen, or what returns that when the adapter starts.
     :param limit: bytes that may wait for one worker when more comes; one message may be larger.
     """
+
+    keeps = True
 
     def __init__(self, directory: str | Path | Callable[[], Path], limit: int = QUEUE_LIMIT) -> None:
         self._where = directory
@@ -91,6 +96,7 @@ class WorkersAdapter(Adapter):
         self._thread, self._loop = thread_id(), gevent.get_hub().loop
         self._greenlets = Pool()
         self._listener = listen(self._directory, node)
+        self._archive = WorkersArchive(self._directory, self.history_total)
         self._running, self._forked = True, False
         self._spawn(self._accept)
         os.register_at_fork(after_in_child=_calling(weakref.WeakMethod(self._abandon)))
@@ -109,6 +115,7 @@ class WorkersAdapter(Adapter):
         if waiting:
             self.unpublished += waiting
             log.error("workers take nothing; %d messages are lost as this one stops", waiting)
+        self._archive.close()
         leave(self._directory, self._node)
         self._greenlets.kill()
         self._listener.close()
@@ -150,6 +157,27 @@ class WorkersAdapter(Adapter):
             self._publish(topic, data)
         else:
             self._loop.run_callback_threadsafe(self._publish, topic, data)
+
+    def keep(self, topic: str, history: History, entry: bytes, key: str) -> tuple[Position, bool]:
+        """Keep an entry in the directory, and hand it to the other workers that ask for its topic.
+
+        :raises InvalidPayload: it is larger than what the topic may keep.
+        :raises NotPublished: it is not kept.
+        """
+        position, new = self._archive.append(topic, history, entry, key)
+        if new:
+            self.publish(topic, pack_kept(position, entry))
+        return position, new
+
+    def kept(
+        self, topic: str, history: History, since: Position | None
+    ) -> tuple[Position, list[tuple[int, bytes]] | None]:
+        """Return where a topic is, and the entries after a position, or all."""
+        return self._archive.read(topic, since)
+
+    def position(self, topic: str, history: History) -> Position:
+        """Return where a topic is."""
+        return self._archive.position(topic)
 
     def _check_thread(self) -> None:
         if self._running and thread_id() != self._thread:
@@ -257,8 +285,10 @@ class WorkersAdapter(Adapter):
                 if kind == PUBLISH:
                     self._deliver(topic, data)
                     continue
-                answered = True
+                answered, late = True, peer.late
                 peer.confirm(int(data))
+                if late:
+                    self.restored()
                 if peer.broken:
                     peer.broken = False
                     log.error("the line from worker %s broke; what it published meanwhile is lost", peer.name)

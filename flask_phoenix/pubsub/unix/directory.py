@@ -19,6 +19,8 @@ SUFFIX = ".sock"
 PREFIX = "phoenix"
 #: The system takes about a hundred bytes, and the name of a worker some of them.
 LONGEST = 80
+#: What the workers keep; SQLite puts other files beside it that begin so.
+HISTORY = "history.db"
 REMEDY = "name a directory that this user alone may enter, as in workers:///run/myapp"
 
 
@@ -119,6 +121,9 @@ def _remove(directory: Path) -> None:
     check_private(directory)
     for path in directory.iterdir():
         if path.is_socket() and _refuses(path):
+            path.unlink()
+    if not nodes_in(directory):
+        for path in directory.glob(f"{HISTORY}*"):
             path.unlink()
     directory.rmdir()
 

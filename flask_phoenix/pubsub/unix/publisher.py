@@ -7,10 +7,14 @@ import select
 import socket
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from ...exceptions import NotPublished
 from ..adapter import Publisher, sharing_key
+from ..envelope import pack_kept
+from ..history import History, Position
+from .archive import WorkersArchive
 from .directory import check_private, directory_of_url, nodes_in, path_of
 from .frames import HEADER, PUBLISH, SYNC, FrameDecoder, encode_frame
 
@@ -29,11 +33,14 @@ class WorkersPublisher(Publisher):
     :param timeout: seconds that the workers, all together, may take to take a message.
     """
 
+    keeps = True
+
     def __init__(self, directory: str | Path, timeout: float = TAKE_TIMEOUT) -> None:
         self._directory = Path(directory)
         self._timeout = timeout
         self._process = os.getpid()
         self._crews: dict[int, _Crew] = {}
+        self._archive = WorkersArchive(self._directory)
 
     @classmethod
     def from_url(cls, url: str) -> WorkersPublisher:
@@ -68,8 +75,31 @@ class WorkersPublisher(Publisher):
                 f" PHOENIX_PUBSUB_URL=workers://{self._directory}; a worker listens from its first client on"
             )
 
+    def keep(self, topic: str, history: History, entry: bytes, key: str) -> tuple[Position, bool]:
+        """Keep an entry in the directory, and hand it to the workers; who does not take it now finds it there.
+
+        :raises InvalidPayload: it is larger than what the topic may keep.
+        :raises NotPublished: it is not kept.
+        """
+        position, new = self._archive.append(topic, history, entry, key)
+        if new:
+            with suppress(NotPublished):
+                self.publish(topic, pack_kept(position, entry))
+        return position, new
+
+    def kept(
+        self, topic: str, history: History, since: Position | None
+    ) -> tuple[Position, list[tuple[int, bytes]] | None]:
+        """Return where a topic is, and the entries after a position, or all."""
+        return self._archive.read(topic, since)
+
+    def position(self, topic: str, history: History) -> Position:
+        """Return where a topic is."""
+        return self._archive.position(topic)
+
     def close(self) -> None:
         """Close the connections; the next message makes new ones."""
+        self._archive.close()
         for crew in list(self._crews.values()):
             with crew.lock:
                 crew.close()

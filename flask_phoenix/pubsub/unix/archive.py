@@ -1,0 +1,185 @@
+"""What the workers of one host keep: a database in their directory, in which all of them write and read."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ...exceptions import NotPublished
+from ..history import OVERHEAD, TOTAL, History, Position, check_size
+from .directory import HISTORY
+
+#: Seconds for which another worker may hold it: one that was stopped in the middle of a write.
+BUSY_TIMEOUT = 2.0
+#: Entries of all topics that leave at most, with each that comes, since they are too old.
+SWEEP = 8
+
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS life (boot TEXT, epoch TEXT, size INTEGER);
+CREATE TABLE IF NOT EXISTS topic (name TEXT PRIMARY KEY, head INTEGER, size INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS entry (
+    topic TEXT, offset INTEGER, until REAL, data BLOB, key TEXT, PRIMARY KEY (topic, offset)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS entry_until ON entry (until);
+CREATE UNIQUE INDEX IF NOT EXISTS entry_key ON entry (topic, key) WHERE key <> '';
+"""
+OLDEST = "SELECT topic, offset, length(data) FROM entry"
+
+
+class WorkersArchive:
+    """Keeps the histories of the workers of a directory. A call blocks its process, for some ten microseconds.
+
+    What is kept outlives any worker, and all of them where the directory stays. It need not outlive the machine, so
+    nothing is forced to the disk: when the machine has started anew, it begins anew.
+
+    :param directory: in which the workers listen.
+    :param total: bytes that all topics keep together.
+    """
+
+    def __init__(self, directory: Path, total: int = TOTAL) -> None:
+        self._directory = directory
+        self._total = total
+        self._process = 0
+        self._lock = threading.Lock()
+        self._database: sqlite3.Connection
+        self._epoch = ""
+
+    def append(self, topic: str, history: History, data: bytes, key: str) -> tuple[Position, bool]:
+        """Keep an entry; return its position, and whether it is new: one with a key that is kept is not kept twice.
+
+        :raises InvalidPayload: it is larger than what its topic may keep.
+        :raises NotPublished: the database cannot be used.
+        """
+        size = len(data) + OVERHEAD
+        check_size(size, history, topic)
+        with self._writing() as database:
+            now = time.time()
+            self._trim(database, topic, history, now)
+            same = database.execute("SELECT offset FROM entry WHERE topic = ? AND key = ? AND key <> ''", (topic, key))
+            if (known := same.fetchone()) is not None:
+                return Position(self._epoch, known[0]), False
+            offset = _head(database, topic) + 1
+            database.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?)", (topic, offset, now + history.ttl, data, key))
+            database.execute(
+                "INSERT INTO topic VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET head = ?2, size = size + ?3",
+                (topic, offset, size),
+            )
+            database.execute("UPDATE life SET size = size + ?", (size,))
+            self._trim(database, topic, history, now)
+            return Position(self._epoch, offset), True
+
+    def read(self, topic: str, since: Position | None) -> tuple[Position, list[tuple[int, bytes]] | None]:
+        """Return where a topic is, and the entries after a position, or all; None: some are lost.
+
+        :raises NotPublished: the database cannot be used.
+        """
+        with self._writing() as database:  # so that all that is read is of one moment
+            head = _head(database, topic)
+            position = Position(self._epoch, head)
+            if since is not None and (since.epoch != self._epoch or since.offset > head):
+                return position, None
+            rows: list[tuple[int, bytes]] = database.execute(
+                "SELECT offset, data FROM entry WHERE topic = ? AND offset > ? AND until > ? ORDER BY offset",
+                (topic, -1 if since is None else since.offset, time.time()),
+            ).fetchall()
+        return position, rows if since is None or len(rows) == head - since.offset else None
+
+    def position(self, topic: str) -> Position:
+        """Return where a topic is.
+
+        :raises NotPublished: the database cannot be used.
+        """
+        with self._writing() as database:
+            return Position(self._epoch, _head(database, topic))
+
+    def close(self) -> None:
+        """Close the database; the next call opens it."""
+        if self._process == os.getpid():
+            self._process = 0
+            self._database.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """Make what is done one step.
+
+        :raises NotPublished: it cannot be done.
+        """
+        try:
+            with self._lock:
+                database = self._open()
+                database.execute("BEGIN IMMEDIATE")
+                try:
+                    yield database
+                    database.execute("COMMIT")
+                except BaseException:
+                    with suppress(sqlite3.Error):
+                        database.execute("ROLLBACK")
+                    raise
+        except sqlite3.Error as error:
+            raise NotPublished(
+                f"the history of the workers in {self._directory} cannot be used: {error}; is a worker stopped, or the"
+                " disk full?"
+            ) from error
+
+    def _open(self) -> sqlite3.Connection:
+        """Return this process' own connection: what a fork has inherited is its parent's."""
+        if self._process != os.getpid():
+            database = sqlite3.connect(
+                self._directory / HISTORY, BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
+            )
+            database.execute("PRAGMA journal_mode = WAL")
+            database.execute("PRAGMA synchronous = OFF")
+            database.executescript(SCHEMA)
+            self._epoch = _begin(database)
+            self._database, self._process = database, os.getpid()
+        return self._database
+
+    def _trim(self, database: sqlite3.Connection, topic: str, history: History, now: float) -> None:
+        """Drop what is too old, what the topic keeps beyond its own bounds, and what all keep beyond theirs."""
+        _drop(database, f"{OLDEST} WHERE until <= ? ORDER BY until LIMIT {SWEEP}", now)
+        _drop(database, f"{OLDEST} WHERE topic = ? AND until <= ?", topic, now)
+        _drop(database, f"{OLDEST} WHERE topic = ? AND offset <= ?", topic, _head(database, topic) - history.size)
+        while (_size(database, "SELECT size FROM topic WHERE name = ?", topic)) > history.max_bytes:
+            _drop(database, f"{OLDEST} WHERE topic = ? ORDER BY offset LIMIT 1", topic)
+        while _size(database, "SELECT size FROM life") > self._total:
+            _drop(database, f"{OLDEST} ORDER BY until LIMIT {SWEEP}")
+
+
+def _begin(database: sqlite3.Connection) -> str:
+    """Return the epoch of the database; it is emptied where the machine has started anew, since it may be torn."""
+    boot = ""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    database.execute("BEGIN IMMEDIATE")
+    row: tuple[str, str] | None = database.execute("SELECT boot, epoch FROM life").fetchone()
+    if row is None or row[0] != boot:
+        for table in ("life", "topic", "entry"):
+            database.execute(f"DELETE FROM {table}")
+        row = boot, secrets.token_hex(4)
+        database.execute("INSERT INTO life VALUES (?, ?, 0)", row)
+    database.execute("COMMIT")
+    return row[1]
+
+
+def _head(database: sqlite3.Connection, topic: str) -> int:
+    return _size(database, "SELECT head FROM topic WHERE name = ?", topic)
+
+
+def _size(database: sqlite3.Connection, query: str, *arguments: object) -> int:
+    """Return the number that a query finds, or 0."""
+    row: tuple[int] | None = database.execute(query, arguments).fetchone()
+    return 0 if row is None else row[0]
+
+
+def _drop(database: sqlite3.Connection, query: str, *arguments: object) -> None:
+    """Drop the entries that a query finds."""
+    for topic, offset, length in database.execute(query, arguments).fetchall():
+        database.execute("DELETE FROM entry WHERE topic = ? AND offset = ?", (topic, offset))
+        database.execute("UPDATE topic SET size = size - ? WHERE name = ?", (length + OVERHEAD, topic))
+        database.execute("UPDATE life SET size = size - ?", (length + OVERHEAD,))

@@ -1,0 +1,301 @@
+"""The histories of an app's topics in one process."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from contextvars import Context
+from functools import partial
+from time import monotonic
+from typing import Any
+
+import gevent
+
+from ..exceptions import HistoryLost, InvalidOption, PhoenixError
+from ..protocol.json import Json
+from ..protocol.messages import Broadcast, Kept, shown
+from ..pubsub.adapter import Adapter, Archive
+from ..pubsub.envelope import pack_entry, unpack_entry
+from ..pubsub.history import TOTAL, Entry, History, MemoryStore, Position, Stretch, read_position
+from ..pubsub.local import PubSub, Subscriber
+from ..socket import Socket
+from .recovery import Recovery
+from .tail import Tail
+
+log = logging.getLogger("flask_phoenix.pubsub")
+
+#: Topics of which is remembered whether they have a history.
+KNOWN_LIMIT = 10_000
+#: Seconds that a join waits for a history that does not answer; its client is told later, then.
+OPEN_TIMEOUT = 2.0
+#: Seconds between two looks at whether a topic has more than was delivered here.
+CHECK_PERIOD = 5.0
+#: Where a topic is of which nothing is known.
+NOWHERE = Position("", 0)
+
+
+class Histories:
+    """Which topics have a history, what they keep, and who follows them here.
+
+    :param reached: called when what all topics keep reaches its bound.
+    """
+
+    def __init__(self, pubsub: PubSub, json: Json, reached: Callable[[], None]) -> None:
+        #: The sockets whose channels tell which topics have a history.
+        self.sockets: list[type[Socket]] = []
+        #: Bytes that all topics keep together.
+        self.total = TOTAL
+        self._pubsub = pubsub
+        self._json = json
+        self._reached = reached
+        self._known: dict[str, History | None] = {}
+        self._store: MemoryStore | None = None
+        self._adapter: Adapter | None = None
+        self._detach: Callable[[], None] = lambda: None
+        self._tails: dict[str, Tail] = {}
+        self._checker: Any = None
+
+    def of(self, topic: str, settled: bool) -> History | None:
+        """Return the history that a topic has; None: it keeps nothing.
+
+        :param settled: no channels are declared any more.
+        """
+        if topic in self._known:
+            return self._known[topic]
+        found = next(
+            (
+                route.channel.history
+                for socket in self.sockets
+                if (route := socket.match(topic)) is not None and route.channel.history.size
+            ),
+            None,
+        )
+        if settled:
+            if len(self._known) >= KNOWN_LIMIT:
+                self._known.clear()
+            self._known[topic] = found
+        return found
+
+    # The start and the end.
+
+    def attach(self, adapter: Adapter) -> None:
+        """Keep what is kept where all nodes do; where they have no such place, nothing is kept."""
+        self._adapter = adapter
+        adapter.history_total = self.total
+        self._detach = adapter.when_restored(self._catch_up)
+
+    def detach(self) -> None:
+        """Forget everything: this process serves no more, or was forked from one that did."""
+        self._detach()
+        for tail in self._tails.values():
+            tail.close()
+        if self._checker is not None:
+            self._checker.kill(block=False)
+        self._checker = None
+        self._tails.clear()
+        self._known.clear()
+        self._store = self._adapter = None
+
+    def _catch_up(self) -> None:
+        for tail in list(self._tails.values()):
+            tail.catch_up()
+
+    def _check(self, archive: Archive) -> None:
+        """See now and then whether some message was lost, after which no other has come that would tell."""
+        while self._tails:
+            gevent.sleep(CHECK_PERIOD)
+            for topic, tail in list(self._tails.items()):
+                with suppress(PhoenixError):
+                    if tail.position not in (None, archive.position(topic, tail.history)):
+                        tail.catch_up()
+                gevent.sleep(0)
+        self._checker = None
+
+    # What is kept, and what is read of it. With an archive, these may block.
+
+    def keep(
+        self, archive: Archive | None, sealed: Broadcast, history: History, sender: Subscriber | None, key: str
+    ) -> Position:
+        """Keep a broadcast, and deliver it, unless one with its key is kept.
+
+        :param archive: where; None: in this process.
+        :raises InvalidPayload: it is larger than what its topic may keep.
+        :raises NotPublished: nothing keeps it.
+        """
+        if sender is not None and not sender.name:
+            sender.name = secrets.token_hex(8)
+        name = "" if sender is None else sender.name
+        tail = self._tails.get(sealed.topic)
+        if tail is not None and sender is not None:
+            tail.names[name] = sender
+        if archive is None:
+            position, new = self.store.append(sealed, history, monotonic(), name, key)
+        else:
+            position, new = archive.keep(sealed.topic, history, pack_entry(name, sealed, self._json), key)
+        if new:
+            self.arrive(Kept.made(sealed, str(position), name), sender)
+        return position
+
+    def note(self, archive: Archive | None, sealed: Broadcast, history: History, key: str) -> bool:
+        """Keep what is for the nodes alone; return whether it is new.
+
+        :raises InvalidPayload: it is larger than what its topic may keep.
+        :raises NotPublished: nothing keeps it.
+        """
+        if archive is None:
+            return self.store.append(sealed, history, monotonic(), "", key)[1]
+        return archive.keep(sealed.topic, history, pack_entry("", sealed, self._json), key)[1]
+
+    def noted(self, archive: Archive | None, topic: str, history: History) -> Iterator[Broadcast]:
+        """Return what was noted, the newest first."""
+        stretch = self._read(archive, topic, history)
+        return (entry.broadcast for entry in reversed(stretch.entries if stretch else []))
+
+    def arrive(self, message: Kept, sender: Subscriber | None = None) -> None:
+        """Deliver a message, from this node or from another, in its turn."""
+        tail = self._tails.get(message.topic)
+        if tail is None:
+            self._pubsub.broadcast(message, sender)
+        else:
+            tail.arrive(message)
+
+    def list(self, archive: Archive | None, topic: str, since: str | None, limit: int | None) -> list[Kept]:
+        """Return what a topic keeps, as an author wants it.
+
+        :raises InvalidOption: it has no history.
+        :raises HistoryLost: the history does not reach back to ``since``.
+        :raises NotPublished: it cannot be read.
+        """
+        history = self.of(topic, False)
+        if history is None:
+            raise InvalidOption(f"{shown(topic)} has no history: write history = History() in the class of its channel")
+        position = read_position(since)
+        stretch = None if since is not None and position is None else self._read(archive, topic, history, position)
+        if stretch is None:
+            raise HistoryLost(f"the history of {shown(topic)} does not reach back to {shown(since)}")
+        kept = stretch.kept(topic)
+        return kept if limit is None else kept[max(0, len(kept) - limit) :]
+
+    @property
+    def store(self) -> MemoryStore:
+        """What this process keeps, where it is alone."""
+        if self._store is None:
+            self._store = MemoryStore(secrets.token_hex(4), self.total, self._reached)
+        return self._store
+
+    def _read(
+        self, archive: Archive | None, topic: str, history: History, since: Position | None = None
+    ) -> Stretch | None:
+        """Return what a topic has kept since a position, or all that it keeps; None: some of it is lost."""
+        if archive is None:
+            return self.store.read(topic, history, monotonic(), since)
+        position, kept = archive.kept(topic, history, since)
+        if kept is None:
+            return None
+        entries = []
+        for offset, data in kept:
+            sender, broadcast = unpack_entry(topic, data)
+            entries.append(Entry(offset, 0, broadcast, sender))
+        return Stretch(*position, entries)
+
+    def _read_on(self, archive: Archive, topic: str, history: History, since: Position | None) -> tuple[Stretch, bool]:
+        """Return what a tail has to read, and whether all of that is there."""
+        if since is None:
+            return Stretch(*archive.position(topic, history), []), False
+        stretch = self._read(archive, topic, history, since)
+        if stretch is not None:
+            return stretch, True
+        left = self._read(archive, topic, history)
+        assert left is not None
+        same = left.epoch == since.epoch
+        return left._replace(entries=[each for each in left.entries if not same or each.offset > since.offset]), False
+
+    # Who follows a topic here.
+
+    def enter(
+        self, topic: str, history: History, subscriber: Subscriber, recovery: Recovery | None, lose: Callable[[], None]
+    ) -> None:
+        """Subscribe to a topic, and see what the client has missed; may block.
+
+        When it returns, nothing has come for the subscriber, and whatever comes follows what the recovery has.
+
+        :param lose: called when messages are lost that the client relies on.
+        """
+        if self._adapter is not None and self._adapter.keeps:
+            self._enter_tail(self._adapter, topic, history, subscriber, recovery, lose)
+            return
+        self._pubsub.subscribe(topic, subscriber)
+        if recovery is not None and self._adapter is None:
+            since = recovery.since
+            stretch = None if since is None else self._read(None, topic, history, since)
+            position = self.store.position(topic, history, monotonic())
+            recovery.take(None if stretch is None else stretch.kept(topic), position)
+
+    def leave(self, topic: str, subscriber: Subscriber) -> None:
+        """End what :meth:`enter` has begun, also while it is under way."""
+        self._pubsub.unsubscribe(topic, subscriber)
+        tail = self._tails.get(topic)
+        if tail is None:
+            return
+        tail.users.discard(subscriber)
+        tail.followers.pop(subscriber, None)
+        if tail.names.get(subscriber.name) is subscriber:
+            del tail.names[subscriber.name]
+        if not tail.users:
+            del self._tails[topic]
+            tail.close()
+            self._pubsub.release(topic)
+
+    def _enter_tail(
+        self,
+        archive: Archive,
+        topic: str,
+        history: History,
+        subscriber: Subscriber,
+        recovery: Recovery | None,
+        lose: Callable[[], None],
+    ) -> None:
+        tail = self._tails.get(topic)
+        if tail is None:
+            tail = self._tails[topic] = Tail(
+                topic, history, partial(self._read_on, archive, topic, history), self._pubsub.broadcast
+            )
+            if self._checker is None:
+                self._checker = Context().run(gevent.spawn, self._check, archive)
+        tail.users.add(subscriber)
+        self._pubsub.hold(topic)
+        if tail.position is None:
+            tail.catch_up()
+            tail.known.wait(OPEN_TIMEOUT)
+        if recovery is not None:
+            self._recover(archive, tail, history, recovery)
+            tail.names[recovery.name] = subscriber
+            tail.followers[subscriber] = lose
+        self._pubsub.add(topic, subscriber)
+
+    def _recover(self, archive: Archive, tail: Tail, history: History, recovery: Recovery) -> None:
+        """Read what the client has missed, up to where this node is.
+
+        What is delivered here while the history is read is collected, so that both together have no hole.
+        """
+        since = recovery.since
+        if since is not None:
+            tail.reach(since, OPEN_TIMEOUT)
+        collected = tail.collect()
+        try:
+            stretch = None if since is None else self._read(archive, tail.topic, history, since)
+        except PhoenixError as error:
+            log.warning("the history of %s cannot be read: %s", shown(tail.topic), error)
+            stretch = None
+        finally:
+            tail.forget(collected)
+        position = tail.position or NOWHERE
+        missed = None
+        if stretch is not None and since is not None and stretch.epoch == position.epoch:
+            missed = stretch.kept(tail.topic)[: max(0, position.offset - since.offset)]
+            missed += collected[max(0, len(collected) + len(missed) + since.offset - position.offset) :]
+            if len(missed) != position.offset - since.offset:
+                missed = None
+        recovery.take(missed, position)

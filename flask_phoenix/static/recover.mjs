@@ -1,0 +1,22 @@
+// A channel of the official client that comes back without a gap, or says that there is one: docs/recovery.md.
+export function recover(socket, topic, params = {}, { onGap, onCaughtUp } = {}) {
+  let last = null
+  let next = null
+  const channel = socket.channel(topic, () => ({ ...(typeof params == "function" ? params() : params), since: last }))
+  const before = channel.onMessage
+  channel.onMessage = function (event, payload, ref, joinRef) {
+    const told = event == "phx_reply" && payload?.response?.phx_history
+    if (told) {
+      if (last) (told.recovered ? onCaughtUp : onGap)?.(told)
+      last = told
+      next = null
+    } else if (event == "phx_offset") {
+      next = ref
+    } else if (next || ref?.includes?.(":")) {
+      last = { ...last, ref: next || ref }
+      next = null
+    }
+    return before.call(this, event, payload, ref, joinRef)
+  }
+  return channel
+}

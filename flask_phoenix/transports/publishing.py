@@ -1,0 +1,93 @@
+"""A way in over HTTP for publishers that are not Python: signed requests, answered with receipts."""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Callable
+from typing import Any
+
+from flask import Blueprint, request
+from flask.typing import ResponseReturnValue
+
+from ..exceptions import InvalidMessage, InvalidOption, InvalidPayload, NotPublished
+from ..protocol.json import Json
+from .endpoint import NAME
+
+#: The header that signs a request: ``t=<seconds since 1970>,v1=<signature>``.
+SIGNATURE = "X-Phoenix-Signature"
+#: Seconds by which a signature may be older, or newer, than the server's clock.
+TOLERANCE = 300
+#: Bytes of a request, and messages in it.
+BODY_LIMIT = 1_000_000
+MESSAGE_LIMIT = 100
+
+#: Publishes a message, given a topic, an event, a payload and perhaps an ``idempotency_key``.
+Publish = Callable[..., Any]
+
+
+class Publishing:
+    """The views of the blueprint.
+
+    :param secret: with which requests are signed.
+    """
+
+    def __init__(self, secret: str | bytes, publish: Publish, json: Json) -> None:
+        self._secret = secret.encode() if isinstance(secret, str) else secret
+        if len(self._secret) < 16:
+            raise InvalidOption("publish_blueprint needs a secret of 16 bytes or more, as secrets.token_hex() makes")
+        self._publish = publish
+        self._json = json
+
+    def blueprint(self, name: str) -> Blueprint:
+        """Make the blueprint."""
+        blueprint = Blueprint(f"{NAME}{name}", __name__)
+        blueprint.post("/publish")(self.publish)
+        return blueprint
+
+    def publish(self) -> ResponseReturnValue:
+        """Publish one message, or a list of them, in order; answer with a receipt for each."""
+        body = request.stream.read(BODY_LIMIT + 1)
+        if len(body) > BODY_LIMIT:
+            return {"error": f"a request has at most {BODY_LIMIT} bytes"}, 413
+        if not self._is_signed(body):
+            return {"error": f"sign the request: see {SIGNATURE} in docs/recovery.md"}, 401
+        try:
+            messages = self._read(body)
+        except InvalidMessage as error:
+            return {"error": str(error)}, 400
+        receipts: list[Any] = []
+        for message in messages:
+            try:
+                position = self._publish(**message)
+            except (InvalidPayload, InvalidOption) as error:
+                return {"error": str(error), "receipts": receipts}, 422
+            except NotPublished as error:
+                return {"error": str(error), "receipts": receipts}, 503
+            receipts.append(position and {**position._asdict(), "ref": str(position)})
+        return {"receipts": receipts}
+
+    def _is_signed(self, body: bytes) -> bool:
+        fields = dict(part.partition("=")[::2] for part in request.headers.get(SIGNATURE, "").split(","))
+        at = fields.get("t", "")
+        if not (at.isascii() and at.isdigit() and len(at) < 12) or abs(time.time() - int(at)) > TOLERANCE:
+            return False
+        expected = hmac.digest(self._secret, at.encode() + b"." + body, "sha256").hex()
+        return hmac.compare_digest(expected.encode(), fields.get("v1", "").encode())
+
+    def _read(self, body: bytes) -> list[dict[str, Any]]:
+        """Read the messages of a request.
+
+        :raises InvalidMessage: these are none.
+        """
+        value = self._json.loads(body)
+        messages = value if isinstance(value, list) else [value]
+        if len(messages) > MESSAGE_LIMIT:
+            raise InvalidMessage(f"a request has at most {MESSAGE_LIMIT} messages")
+        for message in messages:
+            fields = message if isinstance(message, dict) else {}
+            texts = [fields.get(name) for name in ("topic", "event")] + [fields.get("idempotency_key", "")]
+            known = fields.keys() <= {"topic", "event", "payload", "idempotency_key"}
+            if not known or not all(isinstance(text, str) for text in texts) or not isinstance(fields["payload"], dict):
+                raise InvalidMessage("a message has a topic, an event, a payload, and perhaps an idempotency_key")
+        return messages

@@ -1,0 +1,1 @@
+"""Whether clients miss anything while connections, workers and Redis fail."""

@@ -1,0 +1,238 @@
+"""What nodes keep in common, as every adapter that keeps has to do it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from gevent.queue import Queue
+
+from flask_phoenix import (
+    Adapter,
+    History,
+    InvalidOption,
+    InvalidPayload,
+    Json,
+    NotPublished,
+    Position,
+    RedisAdapter,
+    WorkersAdapter,
+)
+from flask_phoenix.protocol.messages import Broadcast, Kept
+from flask_phoenix.pubsub.envelope import pack_entry, unpack
+from flask_phoenix.pubsub.history import OVERHEAD
+from flask_phoenix.testing import MemoryAdapter
+from tests.support.processes import DEADLINE, wait_until
+from tests.support.redis_server import RedisCluster, RedisServer
+
+TOPIC = "room:1"
+HISTORY = History(size=3, ttl=60)
+JSON = Json()
+
+
+def entry(what: str, sender: str = "") -> bytes:
+    """Return an entry of a history."""
+    return pack_entry(sender, Broadcast(TOPIC, what, b""), JSON)
+
+
+class Nodes:
+    """Adapters of one kind that reach each other."""
+
+    def __init__(self, make: Callable[[], Adapter]) -> None:
+        self._make = make
+        self._started: list[Adapter] = []
+        #: What each is told.
+        self.heard: list[Queue[Kept]] = []
+
+    def start(self) -> Adapter:
+        """Start another one."""
+        adapter, heard, name = self._make(), Queue[Kept](), f"node{len(self._started)}"
+        adapter.start(name, lambda topic, data: heard.put(_kept(unpack(topic, data))), lambda node: None)
+        self._started.append(adapter)
+        self.heard.append(heard)
+        return adapter
+
+    def stop(self) -> None:
+        """Stop all."""
+        for adapter in self._started:
+            adapter.stop()
+
+
+def _kept(broadcast: Broadcast) -> Kept:
+    assert isinstance(broadcast, Kept)
+    return broadcast
+
+
+@pytest.fixture(params=["memory", "workers", "redis", "cluster"])
+def nodes(request: pytest.FixtureRequest, short_path: Path) -> Iterator[Nodes]:
+    """Return nodes of each kind."""
+    network: list[MemoryAdapter] = []
+    makers: dict[str, Callable[[], Adapter]] = {
+        "memory": lambda: MemoryAdapter(network),
+        "workers": lambda: WorkersAdapter(short_path / "workers"),
+        "redis": lambda: RedisAdapter.from_url(request.getfixturevalue("redis_url")),
+        "cluster": lambda: RedisAdapter(request.getfixturevalue("cluster").url, prefix=short_path.name),
+    }
+    nodes = Nodes(makers[request.param])
+    yield nodes
+    nodes.stop()
+
+
+@pytest.fixture
+def node(nodes: Nodes) -> Adapter:
+    """Return one of them."""
+    return nodes.start()
+
+
+def keep(node: Any, *whats: str, key: str = "", history: History = HISTORY) -> Position:
+    """Keep entries; return the position of the last."""
+    position = Position("", 0)
+    for what in whats:
+        position, _ = node.keep(TOPIC, history, entry(what), key)
+    return position
+
+
+def read(node: Any, since: Position | None = None, history: History = HISTORY) -> list[str] | None:
+    """Return what is kept after a position."""
+    position, kept = node.kept(TOPIC, history, since)
+    assert position == node.position(TOPIC, history)
+    if kept is None:
+        return None
+    assert [offset for offset, _ in kept] == list(range(position.offset - len(kept) + 1, position.offset + 1))
+    return [unpack(TOPIC, data[1:]).event for _, data in kept]
+
+
+def test_what_is_kept_is_numbered_and_read_by_all(nodes: Nodes) -> None:
+    first, second = nodes.start(), nodes.start()
+    epoch, offset = first.position(TOPIC, HISTORY)
+    assert offset == 0
+    assert keep(first, "a") == Position(epoch, 1)
+    assert keep(second, "b") == Position(epoch, 2)
+    for node in (first, second):
+        assert read(node) == ["a", "b"]
+        assert read(node, Position(epoch, 0)) == ["a", "b"]
+        assert read(node, Position(epoch, 1)) == ["b"]
+        assert read(node, Position(epoch, 2)) == []
+        assert read(node, Position(epoch, 3)) is read(node, Position("other", 1)) is None
+
+
+def test_it_is_published_with_its_position(nodes: Nodes) -> None:
+    first, second = nodes.start(), nodes.start()
+    for node in (first, second):
+        node.subscribe(TOPIC)
+    position, _ = first.keep(TOPIC, HISTORY, entry("a", "me"), "")
+    heard = nodes.heard[1].get(timeout=DEADLINE)
+    assert (heard, heard.ref, heard.sender) == (Broadcast(TOPIC, "a", b""), str(position), "me")
+    keep(second, "b")
+    assert nodes.heard[0].get(timeout=DEADLINE).event == "b"  # and not what it has said itself
+
+
+def test_from_outside_too(nodes: Nodes) -> None:
+    node = nodes.start()
+    node.subscribe(TOPIC)
+    keep(node, "a")
+    publisher = node.publisher()
+    keeping = gevent.get_hub().threadpool.apply(publisher.keep, (TOPIC, HISTORY, entry("b"), ""))
+    assert keeping[0].offset == 2
+    assert nodes.heard[0].get(timeout=DEADLINE).event == "b"
+    assert read(publisher) == ["a", "b"]
+    publisher.close()
+
+
+def test_the_number_of_messages_is_bounded(node: Adapter) -> None:
+    epoch = keep(node, *"abcde").epoch
+    assert read(node) == ["c", "d", "e"]
+    assert read(node, Position(epoch, 1)) is None
+    assert read(node, Position(epoch, 2)) == ["c", "d", "e"]
+
+
+def test_their_bytes_are_bounded(node: Adapter) -> None:
+    history = History(max_bytes=2 * OVERHEAD + 20)
+    keep(node, *"abc", history=history)
+    assert read(node, history=history) == ["b", "c"]
+    with pytest.raises(InvalidPayload, match="max_bytes"):
+        keep(node, 500 * "a", history=history)
+    assert keep(node, "d", history=history).offset == 4
+
+
+def test_their_age_is_bounded(node: Adapter) -> None:
+    history = History(ttl=0.05)
+    position = keep(node, "a", history=history)
+    while read(node, history=history):
+        gevent.sleep(0.01)
+    assert node.position(TOPIC, history) == position
+    assert read(node, position, history) == []
+    assert read(node, Position(position.epoch, 0), history) is None
+
+
+def test_a_key_is_kept_once(node: Adapter) -> None:
+    assert [node.keep(TOPIC, HISTORY, entry("a"), "key")[1] for _ in range(2)] == [True, False]
+    assert keep(node, "b", key="key").offset == 1
+    assert keep(node, *"cdef").offset == 5
+    assert node.keep(TOPIC, HISTORY, entry("g"), "key")[1]  # it is no longer kept
+    assert read(node) == ["e", "f", "g"]
+
+
+def test_topics_are_apart(node: Adapter) -> None:
+    keep(node, "a")
+    other = "room:{2}"
+    assert node.keep(other, HISTORY, entry("b"), "")[0].offset == 1
+    assert read(node) == ["a"]
+
+
+def test_workers_that_all_end_leave_what_they_keep(short_path: Path) -> None:
+    epoch = ""
+    for _ in range(2):
+        nodes = Nodes(lambda: WorkersAdapter(short_path / "workers"))
+        position = keep(nodes.start(), "a")
+        assert epoch in (position.epoch, "")
+        epoch = position.epoch
+        nodes.stop()
+    assert position.offset == 2
+
+
+def test_all_workers_topics_together_are_bounded(short_path: Path) -> None:
+    adapter = WorkersAdapter(short_path / "workers")
+    adapter.history_total = 2 * OVERHEAD + 20
+    nodes = Nodes(lambda: adapter)
+    nodes.start()
+    adapter.keep("older", HISTORY, entry("a"), "")
+    keep(adapter, *"bcd")
+    assert adapter.kept("older", HISTORY, None)[1] == []
+    assert (read(adapter) or [])[-1:] == ["d"]
+    nodes.stop()
+
+
+def test_a_redis_that_starts_anew_begins_an_epoch(redis: RedisServer, redis_url: str) -> None:
+    nodes = Nodes(lambda: RedisAdapter.from_url(redis_url))
+    node = nodes.start()
+    position = keep(node, "a")
+    redis.execute("CONFIG", "SET", "save", "900 1")
+    redis.execute("SAVE")
+    redis.kill()
+    with pytest.raises(NotPublished):
+        keep(node, "b")
+    redis.start()
+    assert wait_until(lambda: answers(lambda: keep(node, "c")), lambda: gevent.sleep(0.01))
+    assert node.position(TOPIC, HISTORY).epoch != position.epoch
+    assert read(node, position) is None
+    nodes.stop()
+
+
+def answers(ask: Callable[[], Any]) -> bool:
+    """Tell whether something can be done."""
+    try:
+        ask()
+    except NotPublished:
+        return False
+    return True
+
+
+def test_in_a_cluster_a_topic_with_no_slot_of_its_own_is_refused(cluster: RedisCluster) -> None:
+    nodes = Nodes(lambda: RedisAdapter(cluster.url))
+    with pytest.raises(InvalidOption, match="cluster"):
+        nodes.start().keep("room:}", HISTORY, entry("a"), "")
+    nodes.stop()

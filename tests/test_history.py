@@ -1,0 +1,528 @@
+"""What clients that come back have missed: histories, positions, and what a join says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import ANY
+
+import pytest
+from gevent.event import Event
+
+from flask_phoenix import (
+    Channel,
+    History,
+    HistoryLost,
+    InvalidOption,
+    InvalidPayload,
+    Position,
+    Refused,
+    Unsupported,
+    intercept,
+    on,
+)
+from flask_phoenix.protocol.messages import Broadcast
+from flask_phoenix.pubsub.history import OVERHEAD, MemoryStore
+from flask_phoenix.testing import MemoryAdapter
+from tests.support.clients import Client, Room, Site, WebSocketClient
+from tests.support.processes import DEADLINE
+from tests.support.slow import SlowAdapter
+
+ROOM = "room:1"
+
+
+class Chat(Room):
+    """A room that keeps what is said."""
+
+    history = History(size=5, ttl=60)
+
+    @on("say")
+    def say(self, payload: Any) -> Any:
+        self.broadcast_from("said", payload)
+        return {}
+
+    @on("read")
+    def read(self, payload: Any) -> Any:
+        return {"kept": [[each.event, each.payload, each.ref] for each in self.history(**payload)]}
+
+
+class Hushed(Chat):
+    """A room in which what is said is whispered, twice, but for secrets."""
+
+    @intercept("said")
+    def whisper(self, payload: Any) -> None:
+        if payload["n"] != "secret":
+            self.push("hint", {})
+            self.push("whispered", payload)
+
+
+def join(client: Client, since: Any, ref: str = "1") -> Any:
+    """Join a topic with a position; return what the reply says of it."""
+    client.say(ref, ref, ROOM, "phx_join", {"since": since})
+    reply = client.hear()
+    assert reply[1:4] == [ref, ROOM, "phx_reply"], reply
+    assert reply[4]["status"] == "ok", reply
+    return reply[4]["response"]["phx_history"]
+
+
+def say(site: Site, *numbers: Any, event: str = "said") -> Position:
+    """Broadcast some messages; return the position of the last."""
+    with site.app.test_request_context():
+        for number in numbers:
+            position = site.phoenix.broadcast(ROOM, event, {"n": number})
+    assert position is not None
+    return position
+
+
+def said(since: Any, *numbers: Any, first: int = 1, event: str = "said") -> list[Any]:
+    """Return the broadcasts of some messages, the first of which has an offset."""
+    epoch = since["epoch"] if isinstance(since, dict) else since.epoch
+    return [[None, f"{epoch}:{first + i}", ROOM, event, {"n": number}] for i, number in enumerate(numbers)]
+
+
+def test_a_client_that_comes_back_gets_what_it_missed(site: Site) -> None:
+    site.serve(Chat)
+    client = site.connect()
+    since = join(client, None)
+    assert (since["recovered"], since["offset"], since["missed"]) == (False, 0, 0)
+    say(site, 1)
+    client.hears_only(*said(since, 1))
+    client.hang_up()
+    say(site, 2, 3)
+    client = site.connect()
+    back = join(client, {**since, "ref": f"{since['epoch']}:1"})
+    assert back == {**since, "recovered": True, "offset": 1, "missed": 2, "ref": f"{since['epoch']}:1"}
+    say(site, 4)
+    client.hears_only(*said(since, 2, 3, 4, first=2))
+
+
+def test_a_ref_alone_is_a_position(site: Site) -> None:
+    site.serve(Chat)
+    first = say(site, 1)
+    say(site, 2)
+    client = site.connect()
+    assert join(client, str(first))["recovered"]
+    client.hears_only(*said(first, 2, first=2))
+
+
+def test_others_see_nothing_new(site: Site) -> None:
+    client = site.enter(Chat)
+    say(site, 1)
+    client.hears_only([None, None, ROOM, "said", {"n": 1}])
+
+
+@pytest.mark.parametrize(
+    "ref", ["", "x", ":1", "x:", "x:-1", "x:1", "x:\u0663", 5, True, [], {}, {"ref": 5}, "x:" + 99 * "9"]
+)
+def test_what_is_no_position_of_this_epoch_is_not_recovered(site: Site, ref: Any) -> None:
+    site.serve(Chat)
+    say(site, 1)
+    client = site.connect()
+    told = join(client, ref)
+    assert (told["recovered"], told["offset"], told["missed"]) == (False, 1, 0)
+    client.hears_only()
+
+
+def test_what_is_lost_is_told_and_nothing_is_sent(site: Site) -> None:
+    site.serve(Chat)
+    epoch = say(site, *range(7)).epoch  # the first two are no longer kept
+    client = site.connect()
+    assert not join(client, f"{epoch}:1")["recovered"]
+    client.hears_only()
+    assert not join(client, f"{epoch}:8", "2")["recovered"]  # of a future that never was
+    client.hears_only(["1", "1", ROOM, "phx_close", {}])
+    assert join(client, f"{epoch}:2", "3")["missed"] == 5
+    client.hears_only(["2", "2", ROOM, "phx_close", {}], *said(Position(epoch, 0), *range(2, 7), first=3))
+
+
+def test_after_a_restart_nothing_is_recovered(site: Site) -> None:
+    site.serve(Chat)
+    position = say(site, 1)
+    site.engine.stop()
+    client = site.connect()
+    assert not join(client, str(position))["recovered"]
+
+
+def test_interceptors_see_what_was_missed_in_its_order(site: Site) -> None:
+    site.serve(Hushed)
+    client = site.connect()
+    since = join(client, None)
+    client.hang_up()
+    say(site, 1, "secret")
+    say(site, 2, event="shouted")
+    client = site.connect()
+    assert join(client, since)["missed"] == 3
+    say(site, 3)
+    say(site, 4, event="shouted")
+    ref = f"{since['epoch']}:"
+    client.hears_only(
+        ["1", None, ROOM, "hint", {}],
+        ["1", ref + "1", ROOM, "whispered", {"n": 1}],
+        [None, ref + "3", ROOM, "shouted", {"n": 2}],
+        ["1", None, ROOM, "hint", {}],
+        ["1", ref + "4", ROOM, "whispered", {"n": 3}],
+        [None, ref + "5", ROOM, "shouted", {"n": 4}],
+    )
+
+
+def test_what_a_client_said_to_others_does_not_come_back_to_it(site: Site) -> None:
+    site.serve(Chat)
+    client, other = site.connect(), site.connect()
+    since, others = join(client, None), join(other, None)
+    assert client.call("say", {"n": 1})["status"] == "ok"
+    other.hears_only(*said(since, 1))
+    say(site, 2)
+    for each in (client, other):
+        each.hang_up()
+    client, other = site.connect(), site.connect()
+    assert join(client, since)["missed"] == 1
+    client.hears_only(*said(since, 2, first=2))
+    assert join(other, others)["missed"] == 2
+    other.hears_only(*said(since, 1, 2))
+
+
+def test_bytes_have_their_ref_in_the_frame_before(site: Site) -> None:
+    site.serve(Chat)
+    client = site.connect(WebSocketClient, "2.0.0")
+    since = join(client, None)
+    binary = b"\x00\x00\x06\x04room:1said\x01\x02"
+    for _ in range(2):
+        site.phoenix.broadcast(ROOM, "said", b"\x01\x02")
+    frames: list[Any] = []
+    for n in (1, 2):
+        frames += [[None, f"{since['epoch']}:{n}", ROOM, "phx_offset", {}], binary]
+    client.hears(*frames[:2])
+    client.hang_up()
+    client = site.connect(WebSocketClient, "2.0.0")
+    assert join(client, f"{since['epoch']}:1")["missed"] == 1
+    client.hears(*frames[2:])
+
+
+def test_an_author_reads_the_history(site: Site) -> None:
+    site.serve(Chat)
+    site.serve(Room, "hall:*")
+    epoch = say(site, 1, 2, 3).epoch
+    assert [(each.topic, each.event, each.payload, each.ref) for each in site.phoenix.history(ROOM, limit=1)] == [
+        (ROOM, "said", {"n": 3}, f"{epoch}:3")
+    ]
+    assert site.phoenix.history(ROOM, limit=0) == site.phoenix.history(ROOM, since=f"{epoch}:3") == []
+    client = site.connect()
+    client.join()
+    answer = client.call("read", {"since": f"{epoch}:1"})
+    assert answer["response"] == {"kept": [["said", {"n": 2}, f"{epoch}:2"], ["said", {"n": 3}, f"{epoch}:3"]]}
+    with pytest.raises(HistoryLost):
+        site.phoenix.history(ROOM, since="older:1")
+    with pytest.raises(InvalidOption, match="history = History"):
+        site.phoenix.history("hall:1")
+
+
+def test_a_key_publishes_once(site: Site) -> None:
+    client = site.enter(Chat)
+    first = site.phoenix.broadcast(ROOM, "said", {"n": 1}, idempotency_key="a")
+    assert site.phoenix.broadcast(ROOM, "said", {"n": 2}, idempotency_key="a") == first
+    assert site.phoenix.broadcast(ROOM, "said", {"n": 3}, idempotency_key="b") != first
+    client.hears_only(*([None, None, ROOM, "said", {"n": n}] for n in (1, 3)))
+    site.serve(Room, "hall:*")
+    assert site.phoenix.broadcast("hall:1", "said", {}) is None
+    with pytest.raises(InvalidOption, match="needs one"):
+        site.phoenix.broadcast("hall:1", "said", {}, idempotency_key="a")
+
+
+def test_a_reply_without_a_place_for_it_crashes_the_join(site: Site) -> None:
+    class Bytes(Chat):
+        def join(self, payload: Any) -> Any:
+            return b"no place"
+
+    site.serve(Bytes)
+    client = site.connect()
+    client.say("1", "1", ROOM, "phx_join", {"since": None})
+    client.hears(["1", "1", ROOM, "phx_reply", {"status": "error", "response": {"reason": "join crashed"}}])
+
+
+def test_too_large_a_message_is_nobody_s(site: Site) -> None:
+    class Small(Chat):
+        history = History(max_bytes=OVERHEAD + 10)
+
+    client = site.enter(Small)
+    with pytest.raises(InvalidPayload, match="max_bytes"):
+        say(site, "too large")
+    client.hears_only()
+    assert say(site, 1).offset == 1
+
+
+@pytest.mark.parametrize("options", [{"size": -1}, {"size": 1.5}, {"ttl": 0}, {"ttl": "1"}, {"max_bytes": 0}])
+def test_impossible_histories_are_refused(options: Any) -> None:
+    with pytest.raises(InvalidOption, match="History"):
+        History(**options)
+
+
+def test_a_channel_s_history_is_a_declaration() -> None:
+    with pytest.raises(InvalidOption, match="history = History"):
+
+        class Wrong(Channel):
+            history = 5  # type: ignore[assignment]
+
+
+def kept(store: MemoryStore, topic: str, history: History, now: float) -> list[int]:
+    """Return the offsets of what a topic keeps."""
+    stretch = store.read(topic, history, now)
+    assert stretch is not None
+    return [entry.offset for entry in stretch.entries]
+
+
+def test_old_messages_leave() -> None:
+    store, history = MemoryStore("e"), History(ttl=10)
+    for now in (0.0, 4.0, 8.0):
+        store.append(Broadcast("a", "x", "{}"), history, now, key=str(now))
+    assert kept(store, "a", history, 11) == [2, 3]
+    assert store.append(Broadcast("a", "x", "{}"), history, 11, key="0.0") == (Position("e", 4), True)
+    store.append(Broadcast("b", "x", "{}"), history, 21.5)  # others make those leave that nobody asks for
+    assert store.size == OVERHEAD + 2
+
+
+def test_all_topics_together_are_bounded() -> None:
+    reached: list[None] = []
+    store, history = MemoryStore("e", 2 * OVERHEAD + 20, lambda: reached.append(None)), History()
+    for topic in "abb":
+        store.append(Broadcast(topic, "x", "{}"), history, 0)
+    assert reached == [None]
+    assert (kept(store, "a", history, 0), kept(store, "b", history, 0)) == ([], [1, 2])
+
+
+def test_a_forgotten_topic_does_not_use_a_number_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flask_phoenix.pubsub.history.TOPICS", 1)
+    store, history = MemoryStore("e"), History()
+    for _ in range(3):
+        store.append(Broadcast("a", "x", "{}"), history, 0)
+    store.append(Broadcast("b", "x", "{}"), history, 0)
+    assert store.append(Broadcast("a", "x", "{}"), history, 0)[0].offset > 3
+    assert store.read("a", history, 0, Position("e", 2)) is None
+
+
+class Lossy(MemoryAdapter):
+    """Loses what it is told to, and can be made to wait."""
+
+    def __init__(self, network: list[MemoryAdapter]) -> None:
+        super().__init__(network)
+        self.deaf = False
+        self.gate = Event()
+        self.gate.set()
+
+    def _hear(self, topic: str, data: bytes) -> None:
+        if not self.deaf:
+            super()._hear(topic, data)
+
+    def kept(self, topic: str, history: History, since: Position | None) -> Any:
+        answer = super().kept(topic, history, since)
+        assert self.gate.wait(DEADLINE)
+        return answer
+
+
+class Pair:
+    """Two nodes that keep what is said in their rooms."""
+
+    def __init__(self, channel: type[Channel] = Chat) -> None:
+        network: list[MemoryAdapter] = []
+        self.adapters = [Lossy(network), Lossy(network)]
+        self.sites = [Site((WebSocketClient, "2.0.0"), adapter) for adapter in self.adapters]
+        for site in self.sites:
+            site.serve(channel)
+            site.connect()  # it is a node from now on
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """Return two nodes."""
+    pair = Pair()
+    yield pair
+    for site in pair.sites:
+        site.close()
+
+
+def test_a_client_may_come_back_to_another_node(pair: Pair) -> None:
+    client = pair.sites[0].connect()
+    since = join(client, None)
+    say(pair.sites[0], 1)
+    client.hears_only(*said(since, 1))
+    client.hang_up()
+    say(pair.sites[1], 2)
+    say(pair.sites[0], 3)
+    client = pair.sites[1].connect()
+    assert join(client, f"{since['epoch']}:1")["missed"] == 2
+    say(pair.sites[0], 4)
+    client.hears_only(*said(since, 2, 3, 4, first=2))
+
+
+def test_what_was_lost_between_nodes_is_read_before_what_follows(pair: Pair) -> None:
+    client = pair.sites[1].connect()
+    since = join(client, None)
+    pair.adapters[1].deaf = True
+    say(pair.sites[0], 1, 2)
+    client.hears_only()
+    pair.adapters[1].deaf = False
+    say(pair.sites[0], 3)
+    client.hears_only(*said(since, 1, 2, 3))
+
+
+def test_what_was_lost_last_is_read_when_the_link_is_back(pair: Pair) -> None:
+    client = pair.sites[1].connect()
+    since = join(client, None)
+    pair.adapters[1].deaf = True
+    say(pair.sites[0], 1)
+    client.hears_only()
+    pair.adapters[1].restored()
+    client.hears_only(*said(since, 1))
+
+
+def test_nodes_that_speak_together_are_heard_in_one_order(pair: Pair) -> None:
+    clients = [site.connect() for site in pair.sites]
+    since, _ = [join(client, None) for client in clients]
+    for n in range(4):  # what each says overtakes what it is told
+        say(pair.sites[n % 2], n)
+    for client in clients:
+        client.hears_only(*said(since, *range(4)))
+
+
+def test_who_relies_on_what_is_lost_joins_again(pair: Pair) -> None:
+    client, other = pair.sites[1].connect(), pair.sites[1].connect()
+    since = join(client, None)
+    other.join()
+    pair.adapters[1].deaf = True
+    say(pair.sites[0], *range(6))
+    client.hears_only()
+    pair.adapters[1].deaf = False
+    say(pair.sites[0], 6)
+    client.hears_only(["1", "1", ROOM, "phx_error", {"reason": "channel_crash"}])
+    assert not join(client, since, "2")["recovered"]
+    say(pair.sites[0], 7)
+    client.hears_only(*said(since, 7, first=8))
+    other.hears_only(*([None, None, ROOM, "said", {"n": n}] for n in range(2, 8)))
+
+
+def test_a_new_epoch_is_a_loss(pair: Pair) -> None:
+    client = pair.sites[1].connect()
+    since = join(client, None)
+    say(pair.sites[1], 1)
+    client.hears_only(*said(since, 1))
+    pair.sites[0].engine.stop()  # with which the network has kept what it keeps
+    say(pair.sites[1], 2)
+    client.hears_only(["1", "1", ROOM, "phx_error", {"reason": "channel_crash"}])
+    assert not join(client, f"{since['epoch']}:1", "2")["recovered"]
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_broadcasts_during_a_rejoin_come_once(pair: Pair, late: int) -> None:
+    neighbour = pair.sites[1].connect()
+    since = join(neighbour, None)
+    say(pair.sites[0], 1, 2)
+    neighbour.hears_only(*said(since, 1, 2))
+    client = pair.sites[1].connect()
+    pair.adapters[1].gate.clear()
+    client.say("1", "1", ROOM, "phx_join", {"since": since["ref"]})
+    client.hears_only()
+    say(pair.sites[late], 3)
+    neighbour.hears_only(*said(since, 3, first=3))
+    pair.adapters[1].gate.set()
+    reply = client.hear()
+    assert reply[4]["response"]["phx_history"]["missed"] == 3
+    say(pair.sites[0], 4)
+    client.hears_only(*said(since, 1, 2, 3, 4))
+
+
+def test_a_join_that_is_given_up_sends_nothing(pair: Pair) -> None:
+    neighbour = pair.sites[1].connect()
+    since = join(neighbour, None)
+    say(pair.sites[0], 1)
+    neighbour.hears_only(*said(since, 1))
+    client = pair.sites[1].connect()
+    pair.adapters[1].gate.clear()
+    client.say("1", "1", ROOM, "phx_join", {"since": since["ref"]})
+    client.say("1", "2", ROOM, "phx_leave")
+    client.say("3", "3", ROOM, "phx_join", {"since": since["ref"]})
+    client.hears_only()
+    pair.adapters[1].gate.set()
+    given_up, left = {"status": "error", "response": {"reason": "given up"}}, {"status": "ok", "response": {}}
+    client.hears(["1", "1", ROOM, "phx_reply", given_up], ["1", "2", ROOM, "phx_reply", left])
+    assert client.hear()[4]["response"]["phx_history"]["missed"] == 1
+    client.hears_only(*said(since, 1))
+
+
+def test_a_client_that_knows_more_than_its_new_node_gets_nothing_twice(pair: Pair) -> None:
+    neighbour = pair.sites[1].connect()
+    since = join(neighbour, None)
+    pair.adapters[1].deaf = True
+    say(pair.sites[0], 1, 2)
+    client = pair.sites[1].connect()
+    assert join(client, f"{since['epoch']}:1")["missed"] == 1
+    client.hears_only(*said(since, 2, first=2))
+    neighbour.hears_only(*said(since, 1, 2))
+
+
+def test_a_sender_does_not_hear_itself_by_way_of_the_history(pair: Pair) -> None:
+    clients = [site.connect() for site in pair.sites]
+    since = [join(client, None) for client in clients]
+    pair.adapters[1].deaf = True
+    say(pair.sites[0], 1)
+    assert clients[1].call("say", {"n": 2})["status"] == "ok"
+    clients[1].hears_only(*said(since[1], 1))
+    clients[0].hears_only(*said(since[0], 1, 2))
+
+
+def test_where_nothing_keeps_it_is_said(slow_site: Site, slow: SlowAdapter) -> None:
+    slow.quick = (ROOM,)
+    slow_site.serve(Chat)
+    client = slow_site.connect()
+    assert join(client, "x:1") == {**join(client, "x:1", "2"), "sender": ANY, "recovered": False, "epoch": ""}
+    client.hears_only(["1", "1", ROOM, "phx_close", {}])
+    assert slow_site.phoenix.broadcast(ROOM, "said", {"n": 1}) is None
+    client.hears_only([None, None, ROOM, "said", {"n": 1}])
+    with pytest.raises(Unsupported, match="keeps no histories"):
+        slow_site.phoenix.history(ROOM)
+
+
+class Till(Room):
+    """Takes money, once."""
+
+    @on("pay")
+    def pay(self, payload: Any) -> Any:
+        return self.once(payload["key"], lambda: self.charge(payload))
+
+    def charge(self, payload: Any) -> Any:
+        self.note(payload["key"])
+        if "refuse" in payload:
+            raise Refused("no money")
+        if self.assigns.pop("fail", False):
+            raise RuntimeError
+        return {"paid": payload["amount"]}
+
+
+def test_a_push_that_comes_again_is_answered_as_the_first(site: Site) -> None:
+    client = site.enter(Till)
+    for key in ("a", "a", "b"):
+        assert client.call("pay", {"key": key, "amount": 5})["response"] == {"paid": 5}
+    for _ in range(2):
+        reply = client.call("pay", {"key": "c", "refuse": True})
+        assert reply == {"status": "error", "response": {"reason": "no money"}}
+    assert site.notes() == ["a", "b", "c"]
+
+
+def test_another_node_gives_the_same_answer() -> None:
+    pair = Pair(Till)
+    clients = [site.connect() for site in pair.sites]
+    for client in clients:
+        client.join()
+    for amount, client in zip((5, 6), clients, strict=True):
+        assert client.call("pay", {"key": "a", "amount": amount})["response"] == {"paid": 5}
+    for site in pair.sites:
+        site.close()
+
+
+def test_a_call_that_failed_is_made_again(site: Site) -> None:
+    site.serve(Till, fail=True)
+    client = site.connect()
+    client.join()
+    client.say("1", "2", ROOM, "pay", {"key": "a", "amount": 5})
+    client.hears(["1", "1", ROOM, "phx_error", {"reason": "channel_crash"}])
+    site.serve(Till, fail=False)
+    client.join(join_ref="3")
+    assert client.call("pay", {"key": "a", "amount": 5}, join_ref="3")["response"] == {"paid": 5}

@@ -1,0 +1,159 @@
+"""Publishing with a receipt: from outside, over HTTP, and with a transaction."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from flask.testing import FlaskClient
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
+
+from flask_phoenix import Broadcaster, History, InvalidOption, Position
+from tests.support.clients import Client, Room, Site, WebSocketClient
+from tests.support.processes import ROOT
+
+SECRET = "a secret of sixteen bytes"
+TOPIC = "room:1"
+
+
+class Chat(Room):
+    history = History()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    """Return an app that publishes what it is sent."""
+    site = Site((WebSocketClient, "2.0.0"))
+    site.app.register_blueprint(site.phoenix.publish_blueprint(SECRET), url_prefix="/internal")
+    site.serve(Chat)
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def client(site: Site) -> Client:
+    """Return a client in the room."""
+    return site.enter(Chat)
+
+
+@pytest.fixture
+def http(site: Site) -> FlaskClient:
+    """Return a client over HTTP."""
+    return site.app.test_client()
+
+
+def sign(body: bytes, at: float | None = None, secret: str = SECRET) -> dict[str, str]:
+    """Return the header of a request."""
+    now = str(int(time.time() if at is None else at))
+    signature = hmac.digest(secret.encode(), f"{now}.".encode() + body, "sha256").hex()
+    return {"X-Phoenix-Signature": f"t={now},v1={signature}"}
+
+
+def post(http: FlaskClient, value: Any, **options: Any) -> Any:
+    """Post a signed request; return the status and the answer."""
+    body = value if isinstance(value, bytes) else json.dumps(value).encode()
+    response = http.post("/internal/publish", data=body, headers=sign(body, **options))
+    return response.status_code, response.json
+
+
+def message(number: int, **more: Any) -> dict[str, Any]:
+    """Return a message for the room."""
+    return {"topic": TOPIC, "event": "said", "payload": {"n": number}, **more}
+
+
+def heard(number: int) -> list[Any]:
+    """Return a message as the client hears it."""
+    return [None, None, TOPIC, "said", {"n": number}]
+
+
+def test_one_or_many_messages_are_published_with_receipts(http: FlaskClient, client: Client) -> None:
+    status, answer = post(http, message(1))
+    epoch = answer["receipts"][0]["epoch"]
+    assert (status, answer) == (200, {"receipts": [{"epoch": epoch, "offset": 1, "ref": f"{epoch}:1"}]})
+    status, answer = post(http, [message(2, idempotency_key="a"), message(3, idempotency_key="a")])
+    assert (status, [receipt["offset"] for receipt in answer["receipts"]]) == (200, [2, 2])
+    client.hears_only(heard(1), heard(2))
+
+
+@pytest.mark.parametrize("options", [{"at": 0}, {"at": 1e11}, {"secret": "another secret of 16"}])
+def test_other_signatures_are_refused(http: FlaskClient, client: Client, options: Any) -> None:
+    assert post(http, message(1), **options)[0] == 401
+    client.hears_only()
+
+
+@pytest.mark.parametrize("header", ["", "t=", "t=1", "v1=a,t=\u0663", ",", "t=1,v1=\u00e9"])
+def test_what_is_no_signature_is_refused(http: FlaskClient, client: Client, header: str) -> None:
+    response = http.post("/internal/publish", data=b"{}", headers={"X-Phoenix-Signature": header})
+    assert response.status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("value", "status"),
+    [
+        (b"{", 400),
+        (5, 400),
+        ([message(1), {}], 400),
+        (message(1, more=1), 400),
+        ({**message(1), "payload": []}, 400),
+        ([message(1)] * 101, 400),
+        (b" " * 1_000_001, 413),
+        ({**message(1), "topic": "hall:1", "idempotency_key": "a"}, 422),
+    ],
+)
+def test_what_is_no_message_is_nobody_s(http: FlaskClient, client: Client, value: Any, status: int) -> None:
+    assert post(http, value)[0] == status
+    client.hears_only()
+
+
+def test_a_secret_has_some_length(site: Site) -> None:
+    with pytest.raises(InvalidOption, match="16 bytes"):
+        site.phoenix.publish_blueprint("short")
+
+
+@pytest.mark.parametrize("kind", ["workers", "redis"])
+def test_a_broadcaster_has_receipts(request: pytest.FixtureRequest, short_path: Path, kind: str) -> None:
+    url = f"workers://{short_path}" if kind == "workers" else request.getfixturevalue("redis_url")
+    with Broadcaster(url, histories={"room:*": History(size=2)}) as broadcaster:
+        first = broadcaster.broadcast(TOPIC, "said", {"n": 1}, idempotency_key="a")
+        assert first == Position(first.epoch if first else "", 1)
+        assert broadcaster.broadcast(TOPIC, "said", {"n": 2}, idempotency_key="a") == first
+        with pytest.raises(InvalidOption, match="histories"):
+            broadcaster.broadcast("hall:1", "said", {}, idempotency_key="a")
+
+
+def test_broadcasts_wait_for_the_commit(site: Site, client: Client) -> None:
+    with Session(create_engine("sqlite://")) as session:
+        waiting = site.phoenix.after_commit(session)
+        for number, end in ((1, session.rollback), (2, session.commit), (3, session.rollback)):
+            session.execute(text("SELECT 1"))
+            waiting.broadcast(TOPIC, "said", {"n": number}, idempotency_key=str(number))
+            client.hears_only()
+            end()
+            gevent.sleep(0)
+            client.hears_only(*([heard(2)] if number == 2 else []))
+
+
+def test_an_outbox_survives_a_crash_before_its_row_is_gone(site: Site, client: Client) -> None:
+    page = (ROOT / "docs" / "recovery.md").read_text("utf-8")
+    [recipe] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "OUTBOX" in block]
+    names: dict[str, Any] = {}
+    exec(compile(recipe, "recovery.md", "exec"), names)
+    names["phoenix"] = site.phoenix
+    database = sqlite3.connect(":memory:")
+    database.execute(names["OUTBOX"])
+    database.execute("CREATE TABLE message (room, body)")
+    names["post"](database, "1", "hello")
+    database.execute("INSERT INTO outbox SELECT 1, 'room:1', 'new_msg', '{\"body\": \"hello\"}'")
+    names["post"](database, "1", "again")
+    client.hears_only(*([None, None, TOPIC, "new_msg", {"body": body}] for body in ("hello", "again")))
+    assert database.execute("SELECT * FROM outbox").fetchall() == []
+    database.close()
