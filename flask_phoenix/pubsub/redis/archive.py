@@ -54,7 +54,7 @@ local function remember()
     redis.call('PEXPIRE', place, ttl + tonumber(ARGV[7]))
 end
 
-trim(0)
+if verb ~= 'keep' or ARGV[8] ~= '' then trim(0) end
 if verb == 'keep' then
     local key, entry = ARGV[8], ARGV[9]
     local known = key ~= '' and redis.call('HGET', keys, key)

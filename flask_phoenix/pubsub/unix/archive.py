@@ -29,11 +29,11 @@ CREATE TABLE IF NOT EXISTS entry (
 CREATE INDEX IF NOT EXISTS entry_until ON entry (until);
 CREATE UNIQUE INDEX IF NOT EXISTS entry_key ON entry (topic, key) WHERE key <> '';
 """
-OLDEST = "SELECT topic, offset, length(data) FROM entry"
+OLDEST = "SELECT offset, until, length(data) FROM entry"
 
 
 class WorkersArchive:
-    """Keeps the histories of the workers of a directory. A call blocks its process, for some ten microseconds.
+    """Keeps the histories of the workers of a directory. A call blocks its process, for a fraction of a millisecond.
 
     What is kept outlives any worker, and all of them where the directory stays. It need not outlive the machine, so
     nothing is forced to the disk: when the machine has started anew, it begins anew.
@@ -60,17 +60,14 @@ class WorkersArchive:
         check_size(size, history, topic)
         with self._writing() as database:
             now = time.time()
-            self._trim(database, topic, history, now)
-            same = database.execute("SELECT offset FROM entry WHERE topic = ? AND key = ? AND key <> ''", (topic, key))
-            if (known := same.fetchone()) is not None:
-                return Position(self._epoch, known[0]), False
-            offset = _head(database, topic) + 1
+            if key:
+                self._trim(database, topic, history, now)
+                same = database.execute("SELECT offset FROM entry WHERE topic = ? AND key = ?", (topic, key)).fetchone()
+                if same is not None:
+                    return Position(self._epoch, same[0]), False
+            offset = _number(database, "SELECT head FROM topic WHERE name = ?", topic) + 1
             database.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?)", (topic, offset, now + history.ttl, data, key))
-            database.execute(
-                "INSERT INTO topic VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET head = ?2, size = size + ?3",
-                (topic, offset, size),
-            )
-            database.execute("UPDATE life SET size = size + ?", (size,))
+            _grow(database, topic, size, offset)
             self._trim(database, topic, history, now)
             return Position(self._epoch, offset), True
 
@@ -80,7 +77,7 @@ class WorkersArchive:
         :raises NotPublished: the database cannot be used.
         """
         with self._writing() as database:  # so that all that is read is of one moment
-            head = _head(database, topic)
+            head = _number(database, "SELECT head FROM topic WHERE name = ?", topic)
             position = Position(self._epoch, head)
             if since is not None and (since.epoch != self._epoch or since.offset > head):
                 return position, None
@@ -96,7 +93,7 @@ class WorkersArchive:
         :raises NotPublished: the database cannot be used.
         """
         with self._writing() as database:
-            return Position(self._epoch, _head(database, topic))
+            return Position(self._epoch, _number(database, "SELECT head FROM topic WHERE name = ?", topic))
 
     def close(self) -> None:
         """Close the database; the next call opens it."""
@@ -141,14 +138,20 @@ class WorkersArchive:
         return self._database
 
     def _trim(self, database: sqlite3.Connection, topic: str, history: History, now: float) -> None:
-        """Drop what is too old, what the topic keeps beyond its own bounds, and what all keep beyond theirs."""
-        _drop(database, f"{OLDEST} WHERE until <= ? ORDER BY until LIMIT {SWEEP}", now)
-        _drop(database, f"{OLDEST} WHERE topic = ? AND until <= ?", topic, now)
-        _drop(database, f"{OLDEST} WHERE topic = ? AND offset <= ?", topic, _head(database, topic) - history.size)
-        while (_size(database, "SELECT size FROM topic WHERE name = ?", topic)) > history.max_bytes:
-            _drop(database, f"{OLDEST} WHERE topic = ? ORDER BY offset LIMIT 1", topic)
-        while _size(database, "SELECT size FROM life") > self._total:
-            _drop(database, f"{OLDEST} ORDER BY until LIMIT {SWEEP}")
+        """Drop what the topic keeps beyond its own bounds, some of what is too old, and what all keep beyond theirs."""
+        head, size = database.execute("SELECT head, size FROM topic WHERE name = ?", (topic,)).fetchone() or (0, 0)
+        dropped = []
+        for offset, until, length in database.execute(f"{OLDEST} WHERE topic = ? ORDER BY offset", (topic,)):
+            if offset > head - history.size and until > now and size <= history.max_bytes:
+                break
+            size -= length + OVERHEAD
+            dropped.append((topic, offset, length))
+        _drop(database, dropped)
+        late = f"SELECT topic, offset, length(data) FROM entry WHERE until <= ? ORDER BY until LIMIT {SWEEP}"
+        _drop(database, database.execute(late, (now,)).fetchall())
+        while _number(database, "SELECT size FROM life") > self._total:
+            first = f"SELECT topic, offset, length(data) FROM entry ORDER BY until LIMIT {SWEEP}"
+            _drop(database, database.execute(first).fetchall())
 
 
 def _begin(database: sqlite3.Connection) -> str:
@@ -167,19 +170,23 @@ def _begin(database: sqlite3.Connection) -> str:
     return row[1]
 
 
-def _head(database: sqlite3.Connection, topic: str) -> int:
-    return _size(database, "SELECT head FROM topic WHERE name = ?", topic)
-
-
-def _size(database: sqlite3.Connection, query: str, *arguments: object) -> int:
+def _number(database: sqlite3.Connection, query: str, *arguments: object) -> int:
     """Return the number that a query finds, or 0."""
     row: tuple[int] | None = database.execute(query, arguments).fetchone()
     return 0 if row is None else row[0]
 
 
-def _drop(database: sqlite3.Connection, query: str, *arguments: object) -> None:
-    """Drop the entries that a query finds."""
-    for topic, offset, length in database.execute(query, arguments).fetchall():
+def _grow(database: sqlite3.Connection, topic: str, size: int, head: int = 0) -> None:
+    """Count bytes, and where the topic is."""
+    database.execute(
+        "INSERT INTO topic VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET head = max(head, ?2), size = size + ?3",
+        (topic, head, size),
+    )
+    database.execute("UPDATE life SET size = size + ?", (size,))
+
+
+def _drop(database: sqlite3.Connection, entries: list[tuple[str, int, int]]) -> None:
+    """Drop entries: the topic, the offset, and the length of each."""
+    for topic, offset, length in entries:
         database.execute("DELETE FROM entry WHERE topic = ? AND offset = ?", (topic, offset))
-        database.execute("UPDATE topic SET size = size - ? WHERE name = ?", (length + OVERHEAD, topic))
-        database.execute("UPDATE life SET size = size - ?", (length + OVERHEAD,))
+        _grow(database, topic, -length - OVERHEAD)
