@@ -41,6 +41,11 @@ class Chat(Room):
         self.broadcast_from("said", payload)
         return {}
 
+    @on("tell")
+    def tell(self, payload: Any) -> Any:
+        self.broadcast("said", payload)
+        return {}
+
     @on("read")
     def read(self, payload: Any) -> Any:
         return {"kept": [[each.event, each.payload, each.ref] for each in self.history(**payload)]}
@@ -463,8 +468,8 @@ def test_a_sender_does_not_hear_itself_by_way_of_the_history(pair: Pair) -> None
     since = [join(client, None) for client in clients]
     pair.adapters[1].deaf = True
     say(pair.sites[0], 1)
-    assert clients[1].call("say", {"n": 2})["status"] == "ok"
-    clients[1].hears_only(*said(since[1], 1))
+    clients[1].say("1", "2", ROOM, "say", {"n": 2})
+    clients[1].hears_only(*said(since[1], 1), ["1", "2", ROOM, "phx_reply", {"status": "ok", "response": {}}])
     clients[0].hears_only(*said(since[0], 1, 2))
 
 
@@ -526,3 +531,12 @@ def test_a_call_that_failed_is_made_again(site: Site) -> None:
     site.serve(Till, fail=False)
     client.join(join_ref="3")
     assert client.call("pay", {"key": "a", "amount": 5}, join_ref="3")["response"] == {"paid": 5}
+
+
+def test_a_reply_does_not_overtake_what_was_broadcast_before_it(pair: Pair) -> None:
+    client = pair.sites[1].connect()
+    since = join(client, None)
+    pair.adapters[1].deaf = True
+    say(pair.sites[0], 1)
+    client.say("1", "2", ROOM, "tell", {"n": 2})
+    client.hears(*said(since, 1, 2), ["1", "2", ROOM, "phx_reply", {"status": "ok", "response": {}}])

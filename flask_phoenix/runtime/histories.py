@@ -136,6 +136,8 @@ class Histories:
             position, new = archive.keep(sealed.topic, history, pack_entry(name, sealed, self._json), key)
         if new:
             self.arrive(Kept.made(sealed, str(position), name), sender)
+        if tail is not None:
+            tail.reach(position, OPEN_TIMEOUT)  # so that what its maker sends next does not overtake it
         return position
 
     def note(self, archive: Archive | None, sealed: Broadcast, history: History, key: str) -> bool:
