@@ -93,6 +93,10 @@ class Site:
         def home() -> str:
             return "home"
 
+        @self.app.post("/fields")
+        def fields() -> list[Any]:
+            return [request.headers.get("X-A"), request.headers.get("Cookie"), request.get_data(as_text=True)]
+
     def serve(self, app: Any = None, **options: Any) -> Server:
         """Start a server of our own."""
         server = Server((HOST, 0), app or self.app, **{"log": None, **options})
@@ -289,6 +293,35 @@ def test_no_access_log(site: Site, capfd: pytest.CaptureFixture[str], caplog: py
         assert head(dial("/", {"Connection": "close"})).startswith("HTTP/1.1 200")
         gevent.idle()
     assert "".join(capfd.readouterr()) == caplog.text == ""
+
+
+FIELDS = ["Host: here", "Connection: close", "Content-Length: 2"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "told"),
+    [
+        ([], [None, None, "ok"]),
+        (["X-A:  a b\t", "x-a:c", "X_A: d", "Cookie: a=1", "Cookie: b=2"], ["a b,c", "a=1; b=2", "ok"]),
+        (["X-A: é:é"], ["é:é", None, "ok"]),
+        (["X-A:" + "a" * 65_000], ["a" * 65_000, None, "ok"]),
+        (["content-length: 2"], [None, None, "ok"]),
+        *[([line], None) for line in ("X-A", "X-A : a", ": a", " X-A: a", "X A: a", "X-A: \0", "X-A: a\rX-B: b")],
+        *[([f"Content-Length: {number}"], None) for number in ("3", "-2", "+2", "2,2", "")],
+        (["X-A: a", " b"], None),
+        (["X-A:" + "a" * 65_536], None),
+        (["X-A: a"] * 98, None),
+    ],
+)
+def test_a_head_is_read_as_it_stands_or_refused(site: Site, lines: list[str], told: list[str | None] | None) -> None:
+    server = site.serve()
+    with dialling(server), connect(server.server_port) as sock:
+        client = Wire(sock)
+        sock.sendall("\r\n".join(["POST /fields HTTP/1.1", *FIELDS, *lines, "", "ok"]).encode("latin-1"))
+        if told is None:
+            assert head(client).startswith("HTTP/1.1 400")
+        else:
+            assert json.loads(body(client)) == told
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from ..runtime.engine import Engine
 from ..runtime.settings import Settings
 from .detection import SERVER
 from .drain import drain
+from .head import Head
 from .upgrade import HAND_OVER, SOCKET
 
 log = logging.getLogger("flask_phoenix.server")
@@ -154,6 +155,10 @@ class Handler(WebSocketHandler):
         finally:
             self.unwatch()
 
+    def MessageClass(self, stream: Any, *_: Any) -> Head:
+        """Read the fields of a head."""
+        return Head(stream)
+
     def get_environ(self) -> dict[str, Any]:
         """Add what our endpoints take, and what other WebSocket routes do."""
         environ: dict[str, Any] = super().get_environ()
@@ -214,7 +219,8 @@ class Handler(WebSocketHandler):
 
     def log_request(self) -> None:
         """Write a line to the server's access log, if it has one."""
-        WSGIHandler.log_request(self)
+        if self.server.logs_requests:
+            WSGIHandler.log_request(self)
 
     def format_request(self) -> str:
         """Return that line; what a client has sent cannot control a terminal."""
@@ -235,6 +241,8 @@ class Server(WSGIServer):
             context = create_default_context(Purpose.CLIENT_AUTH)
             context.load_cert_chain(options.pop("certfile"), options.pop("keyfile", None))
             options["ssl_context"] = context
+        #: Whether there is an access log.
+        self.logs_requests = options.get("log", "default") is not None
         self._greenlets = Pool()
         super().__init__(address, app, spawn=self._greenlets, **options)
         self.engines: set[Engine] = set()

@@ -62,9 +62,9 @@ def http_error(status: int, body: str = "", headers: dict[str, str] | None = Non
 def check_origin(mount: Mount) -> bool:
     """Tell whether the request's origin may use a mount; a refusal is logged with its remedy."""
     origin = request.headers.get("Origin")
-    if mount.origin.allows(origin, _request_origin()):
+    if origin is None or mount.origin.allows(origin, _request_origin()):  # only browsers send it
         return True
-    log.error("refused a client of %s: %s", mount.path, mount.origin.explain(origin or ""))
+    log.error("refused a client of %s: %s", mount.path, mount.origin.explain(origin))
     return False
 
 

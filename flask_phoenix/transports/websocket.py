@@ -246,8 +246,9 @@ class WebSocketCarrier(Carrier):
     def __init__(self, sock: Any, extensions: list[Extension], limits: Limits) -> None:
         self._sock = sock
         self._limits = limits
-        self._codec = Codec(SERVER, state=State.OPEN, max_size=limits.max_frame_size)
-        self._codec.extensions = extensions
+        self._extensions = extensions
+        #: Made for the first frame that is not ordinary: most clients never send one.
+        self._made_codec: Codec | None = None
         self._outbox = Outbox(sock, limits.outbox, limits.outbox_timeout, self._reached)
         #: The message that has begun, and how many of its fragments were empty.
         self._fragments: bytearray | None = None
@@ -258,8 +259,8 @@ class WebSocketCarrier(Carrier):
         self._loop = gevent.get_hub().loop
         self._last_received = self._loop.now()
         self._timer: Any = None
-        # Messages may be read without the codec: none is half read, nothing is compressed, and no close frame was sent
-        # or received.
+        # Messages may be read without the codec: none is half read, nothing is compressed, and no close frame was
+        # received.
         self._plain = not extensions
         self.to_wire = write_frame
         for extension in extensions:
@@ -267,6 +268,14 @@ class WebSocketCarrier(Carrier):
                 self.to_wire = deflating(extension.local_max_window_bits)
         self.write = self._outbox
         self.conflates = limits.conflate
+
+    @property
+    def _codec(self) -> Codec:
+        codec = self._made_codec
+        if codec is None:
+            codec = self._made_codec = Codec(SERVER, state=State.OPEN, max_size=self._limits.max_frame_size)
+            codec.extensions = self._extensions
+        return codec
 
     def serve(self, connection: Connection) -> None:
         """Carry frames until the client or the server ends the connection."""
@@ -304,12 +313,12 @@ class WebSocketCarrier(Carrier):
             self._watch(CLOSE_TIMEOUT, self._cut)
 
     def _carry(self) -> None:
-        hub, sock, codec, resume = gevent.get_hub(), self._sock, self._codec, getcurrent().switch
+        hub, sock, resume = gevent.get_hub(), self._sock, getcurrent().switch
         loop, turns = self._loop, self._connection.engine.turns
         readable = loop.io(sock.fileno(), READABLE)
         encrypted = isinstance(sock, SSLSocket)
         try:
-            while not codec.eof_sent:
+            while (codec := self._made_codec) is None or not codec.eof_sent:
                 if not encrypted or not sock.pending():
                     # What hub.wait does, without an object and two calls for each message.
                     readable.start(resume)
@@ -324,11 +333,7 @@ class WebSocketCarrier(Carrier):
                 if not data:
                     return
                 self._last_received = loop.now()
-                if (
-                    self._plain
-                    and not codec.reader.buffer
-                    and (message := read_message(data, self._limits)) is not None
-                ):
+                if self._plain and (message := read_message(data, self._limits)) is not None:
                     self._receive_message(*message)
                 else:
                     self._decode(data)
@@ -356,7 +361,9 @@ class WebSocketCarrier(Carrier):
         # After the answers to what came before: nothing may follow a close frame.
         connection.flush()
         self._write_due(due)
-        self._plain = not codec.extensions and codec.state is State.OPEN and self._fragments is None
+        self._plain = (
+            codec.state is State.OPEN and self._fragments is None and not codec.reader.buffer and not codec.extensions
+        )
         if codec.state is not State.OPEN:
             self._log_failure()
 
