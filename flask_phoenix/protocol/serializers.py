@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from itertools import accumulate, pairwise
 from typing import Any
 
@@ -231,7 +231,14 @@ def choose_serializer(vsn: Any, table: Sequence[tuple[Serializer, str]]) -> Seri
 
 def _meets(version: re.Match[str], requirement: str) -> bool:
     """Whether it is at least what follows the ``~>``, with the same first two numbers, and no pre-release."""
+    least = _least(requirement)
+    return version.group(1, 2, 4) == (least[1], least[2], None) and int(version[3]) >= int(least[3])
+
+
+@cache
+def _least(requirement: str) -> re.Match[str]:
+    """Return the version that follows the ``~>``."""
     least = _VERSION.fullmatch(requirement.removeprefix("~> "))
     if least is None or not requirement.startswith("~> "):
         raise InvalidOption(f'a requirement of the serializer table must look like "~> 2.0.0", got {requirement!r}')
-    return version.group(1, 2, 4) == (least[1], least[2], None) and int(version[3]) >= int(least[3])
+    return least

@@ -10,7 +10,7 @@ LINE_LIMIT = 65536
 FIELD_LIMIT = 100
 
 #: A field on one line (RFC 9112, 5): its name is a token, and nothing stands between that and the colon.
-FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\0\r\n]*?)[ \t]*\r?\n")
+FIELD = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\0\r\n]*)\r?\n")
 #: A number of bytes (RFC 9110, 8.6).
 NUMBER = re.compile("[0-9]+")
 
@@ -51,7 +51,7 @@ class Head(dict[str, str]):
         field = FIELD.fullmatch(line)
         if field is None:
             raise ValueError(f"no field of a head: {line[:100]!r}")
-        name, value = field[1].lower(), field[2]
+        name, value = field[1].lower(), field[2].strip(" \t")
         if name == "content-length" and (not NUMBER.fullmatch(value) or self.get(name, value) != value):
             raise ValueError(f"what is the length of the body? Content-Length: {value[:100]!r}")
         self.headers.append(line)

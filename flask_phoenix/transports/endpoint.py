@@ -6,7 +6,7 @@ import logging
 from contextlib import closing, suppress
 from typing import Any, NoReturn
 
-from flask import Flask, Response, abort, make_response, request
+from flask import Flask, Response, abort, current_app, make_response, request
 from werkzeug.exceptions import HTTPException
 
 from ..exceptions import (
@@ -266,7 +266,9 @@ class WebSocketEndpoint(Endpoint):
 
         upgrade.carry, upgrade.sock, upgrade.upgraded = carry, sock, upgraded
         upgrade.hand_over = find_hand_over(environ)
-        return make_response("", 101, [*headers, ("Sec-WebSocket-Protocol", protocol)] if protocol else headers)
+        if protocol:
+            headers.append(("Sec-WebSocket-Protocol", protocol))
+        return current_app.response_class(status=101, headers=headers)
 
 
 def _serializers(mount: Mount, json: Json) -> list[tuple[Serializer, str]]:

@@ -12,6 +12,8 @@ from werkzeug.exceptions import HTTPException
 
 #: Where the view of an endpoint finds the :class:`Upgrade` of its request.
 UPGRADE = "flask_phoenix.upgrade"
+#: What begins a WebSocket.
+STATUS = "101 Switching Protocols"
 #: Headers that every response of Flask has, and that say nothing about a WebSocket.
 _OF_A_BODY = ("content-type", "content-length")
 
@@ -33,7 +35,7 @@ class Upgrade:
     def __init__(self, start_response: Any) -> None:
         self._start_response = start_response
         self._write: Any = None
-        self._head: bytes | None = None
+        self._head: list[tuple[str, str]] | None = None
         #: The app has answered.
         self.answered = False
         #: Carries the frames until the connection ends; None: the request is no WebSocket's.
@@ -57,11 +59,9 @@ class Upgrade:
             self.carry = None
             return self._start_response(status, headers, *([exc_info] if exc_info else ()))
         headers = [(name, value) for name, value in headers if name.lower() not in _OF_A_BODY]
-        status = "101 Switching Protocols"
-        lines = [f"HTTP/1.1 {status}", *(f"{name}: {value}" for name, value in headers)]
-        self._head = "\r\n".join([*lines, "", ""]).encode("latin-1")
+        self._head = headers
         if not self.upgraded:
-            self._write = self._start_response(status, headers)
+            self._write = self._start_response(STATUS, headers)
         return lambda data: None
 
     def follow(self, body: Iterable[bytes]) -> Iterator[bytes]:
@@ -101,7 +101,8 @@ class Upgrade:
         server = getattr(self._write, "__self__", None)
         collected = self._write is None or isinstance(self._write, BuiltinMethodType)
         if collected or not getattr(server, "headers_sent", True):
-            self.sock.sendall(self._head)
+            lines = [f"HTTP/1.1 {STATUS}", *(f"{name}: {value}" for name, value in self._head or ())]
+            self.sock.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
             self.hand_over = None  # they answer when it ends
 
 
