@@ -547,7 +547,7 @@ def test_a_stop_can_wait_until_all_is_quiet(lonely: Engine, busy: str) -> None:
     gate = Event()
 
     def carry() -> None:
-        with lonely.carrying():
+        with lonely.transports:
             gate.wait(DEADLINE)
 
     def hold(_: Any) -> None:

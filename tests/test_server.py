@@ -525,7 +525,7 @@ def test_clients_are_let_go_one_batch_after_another(
 def test_it_is_done_within_what_the_server_gives(site: Site, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drains, "CLOSE_RATE", 1 / LONG)
     engine.configure(Settings(drain_window=LONG))
-    with Client(site.app) as client, Client(site.app), engine.carrying():
+    with Client(site.app) as client, Client(site.app), engine.transports:
         gevent.spawn(drain, engine, DEADLINE / 20).get(timeout=DEADLINE)
         assert client.closed == (1012, "draining")
 
@@ -564,7 +564,7 @@ def test_it_does_not_wait_for_ever(engine: Engine, monkeypatch: pytest.MonkeyPat
 
     busy: Any = gevent.spawn(hold_up)
     begin = time.monotonic()
-    with engine.carrying():
+    with engine.transports:
         drain(engine)
     assert time.monotonic() - begin < DEADLINE / 10  # by the clock, however long each turn of the loop takes
     busy.kill()
@@ -578,7 +578,7 @@ def test_it_tells_other_nodes_when_all_have_gone() -> None:
     leaving = Event()
 
     def leave() -> None:
-        with node.engine.carrying():
+        with node.engine.transports:
             leaving.wait(DEADLINE)
 
     carrying = gevent.spawn(leave)

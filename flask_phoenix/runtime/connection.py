@@ -27,6 +27,9 @@ FLUSH_BYTES = 16384
 #: The connections of this process are numbered.
 numbers = count(1)
 
+#: The limits that a client has reached, until it has.
+NONE: frozenset[str] = frozenset()
+
 GOING_AWAY = 1001
 INTERNAL_ERROR = 1011
 
@@ -132,7 +135,7 @@ class Connection:
         self.open = False
         #: Waits for the turn of this client's next message, where there is a rate; returns False if it is gone then.
         self.pace: Callable[[], bool] | None = None
-        self._reached: frozenset[str] = frozenset()
+        self._reached = NONE
         #: How many broadcasts this client went without, since its transport or its vsn cannot carry them.
         self.missed_count = 0
         self._pieces: list[Any] | None = None
@@ -142,7 +145,7 @@ class Connection:
         """Begin: frames can be carried."""
         self.engine.serve()
         self.open = True
-        self.engine.connections.add(self.close)
+        self.engine.connections.add(self.account.close)
         if self.id is not None and self._disconnect is not None:
             self.engine.pubsub.subscribe(self.id, self._disconnect)
             if not self.open:  # ended meanwhile
@@ -226,7 +229,7 @@ class Connection:
         """End: nothing can be written any more. A second call does nothing."""
         if self.open:
             self.open = False
-            self.engine.connections.discard(self.close)
+            self.engine.connections.discard(self.account.close)
             if self.id is not None and self._disconnect is not None:
                 self.engine.pubsub.unsubscribe(self.id, self._disconnect)
             self._end(reason)

@@ -8,8 +8,8 @@ import os
 import secrets
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import Context
 from time import monotonic
 from typing import Any
@@ -99,6 +99,18 @@ class Service:
         raise NotImplementedError
 
 
+class Transports:
+    """Counts the transports at work, whose ends come after those of their connections."""
+
+    count = 0
+
+    def __enter__(self) -> None:
+        self.count += 1
+
+    def __exit__(self, *_: object) -> None:
+        self.count -= 1
+
+
 class Engine:
     """What the connections of one app share in one process.
 
@@ -169,7 +181,8 @@ class Engine:
         self._stops = 0
         self._services_run = False
         self._serving = False
-        self._transports = 0
+        #: To enter by a transport, from the begin of its work for a client to its very end.
+        self.transports = Transports()
 
     # The start and the end. Whatever blocks in here may let others in: see :attr:`_starting` and :attr:`_stops`.
 
@@ -326,7 +339,7 @@ class Engine:
         if self._services_run:
             self._tell_services(lambda service: service.stop())
         self._services_run = self._serving = False
-        self.node, self._transports = "", 0
+        self.node, self.transports = "", Transports()
         self._stopping, self._starting, self._starter = None, Semaphore(), None
         self.connections.clear()
         self.caps = Caps(self.settings)
@@ -467,18 +480,9 @@ class Engine:
             except Exception:
                 log_failure(log, "%r failed", service)
 
-    @contextmanager
-    def carrying(self) -> Iterator[None]:
-        """Count a transport's work for one client, from its begin to its very end, after that of its connection."""
-        self._transports += 1
-        try:
-            yield
-        finally:
-            self._transports -= 1
-
     def wait_until_quiet(self, seconds: float) -> None:
         """Wait, so long at most, until no transport is left at work and no author's code runs."""
-        _wait_while(lambda: self._transports or self.runners.busy, seconds)
+        _wait_while(lambda: self.transports.count or self.runners.busy, seconds)
 
     def hand_over(self, seconds: float) -> None:
         """Wait, so long at most, until other nodes have taken over what they are to have."""

@@ -227,6 +227,12 @@ class Handler(WebSocketHandler):
         return str(super().format_request()).translate(ESCAPED)
 
 
+class ConnectionGreenlet(gevent.Greenlet):  # type: ignore[type-arg]
+    """Serves one connection; it does not remember from where it was spawned, which would be kept as long."""
+
+    spawning_stack_limit = 0
+
+
 class Server(WSGIServer):
     """gevent's server, which drains the engines of its apps before it ends.
 
@@ -243,7 +249,7 @@ class Server(WSGIServer):
             options["ssl_context"] = context
         #: Whether there is an access log.
         self.logs_requests = options.get("log", "default") is not None
-        self._greenlets = Pool()
+        self._greenlets = Pool(greenlet_class=ConnectionGreenlet)
         super().__init__(address, app, spawn=self._greenlets, **options)
         self.engines: set[Engine] = set()
         #: gevent-websocket's clients, by their addresses.

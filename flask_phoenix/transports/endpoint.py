@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from contextlib import closing, suppress
+from contextlib import suppress
+from functools import partial
 from typing import Any, NoReturn
 
 from flask import Flask, Response, abort, current_app, make_response, request
@@ -74,6 +75,7 @@ class Endpoint:
         self.json = json
         self.mount = mount
         self.serializers = _serializers(mount, json)
+        self._bounds = Bounds(mount.options.inbox_limit, mount.options.join_timeout)
         self._unsupported_logged = False
 
     @property
@@ -183,19 +185,29 @@ class Endpoint:
 
     def _make_connection(self, admission: Admission, carrier: Carrier) -> Connection:
         socket, name, serializer = admission
-        options = self.mount.options
-        bounds = Bounds(options.inbox_limit, options.join_timeout)
+        options, around = self.mount.options, surroundings_of_handshake()
         if isinstance(socket, RawSocket):
-            return RawConnection(self.engine, socket, name, carrier, surroundings_of_handshake(), bounds)
+            return RawConnection(self.engine, socket, name, carrier, around, self._bounds)
         assert isinstance(socket, Socket)
         protocol = Protocol(serializer, socket.match, options.max_channels, options.max_name_length)
-        return ChannelConnection(self.engine, socket, name, carrier, protocol, surroundings_of_handshake(), bounds)
+        return ChannelConnection(self.engine, socket, name, carrier, protocol, around, self._bounds)
 
 
 class WebSocketEndpoint(Endpoint):
     """Answers requests for a WebSocket."""
 
     methods = ("GET",)
+
+    def __init__(self, engine: Engine, json: Json, mount: Mount) -> None:
+        super().__init__(engine, json, mount)
+        options = mount.options
+        self._limits = Limits(
+            options.timeout,
+            options.max_frame_size,
+            options.outbox_limit,
+            options.outbox_timeout,
+            options.conflate,
+        )
 
     def view(self, **variables: Any) -> Response:
         """Answer a request: our refusals pass by the app's error pages, also where it traps HTTP errors."""
@@ -249,26 +261,24 @@ class WebSocketEndpoint(Endpoint):
             log.error(NO_GATEWAY)
             http_error(501)
         self.serve_engine()
-        limits = Limits(
-            options.timeout,
-            options.max_frame_size,
-            options.outbox_limit,
-            options.outbox_timeout,
-            options.conflate,
-        )
         # A server that has sent its own 101 has agreed on no extensions.
-        carrier = WebSocketCarrier(sock, [] if upgraded else extensions, limits)
-        connection, engine = self.connect(admission, carrier), self.engine
-
-        def carry() -> None:
-            with closing(place), engine.carrying():
-                carrier.serve(connection)
-
-        upgrade.carry, upgrade.sock, upgrade.upgraded = carry, sock, upgraded
+        carrier = WebSocketCarrier(sock, [] if upgraded else extensions, self._limits)
+        connection = self.connect(admission, carrier)
+        upgrade.carry = partial(_carry, self.engine, place, carrier, connection)
+        upgrade.sock, upgrade.upgraded = sock, upgraded
         upgrade.hand_over = find_hand_over(environ)
         if protocol:
             headers.append(("Sec-WebSocket-Protocol", protocol))
         return current_app.response_class(status=101, headers=headers)
+
+
+def _carry(engine: Engine, place: Place, carrier: WebSocketCarrier, connection: Connection) -> None:
+    """Carry a client's frames, and give its place back."""
+    try:
+        with engine.transports:
+            carrier.serve(connection)
+    finally:
+        place.close()
 
 
 def _serializers(mount: Mount, json: Json) -> list[tuple[Serializer, str]]:
