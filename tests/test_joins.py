@@ -6,11 +6,25 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import gevent
 import pytest
 from gevent.event import Event
 
-from flask_phoenix import NotJoined, NotPublished, Refused, on
-from tests.support.clients import CRASHED, JOIN_CRASHED, JOINED, KINDS, UNMATCHED, Client, Room, Site, scripted
+from flask_phoenix import Channel, NotJoined, NotPublished, Refused, on
+from flask_phoenix.runtime.engine import Engine
+from tests.support.clients import (
+    CRASHED,
+    JOIN_CRASHED,
+    JOINED,
+    KINDS,
+    UNMATCHED,
+    Client,
+    MemoryClient,
+    Room,
+    Site,
+    scripted,
+    serve,
+)
 from tests.support.loop import turn
 from tests.support.processes import DEADLINE
 from tests.support.slow import SlowAdapter
@@ -242,6 +256,27 @@ def test_connection_that_ends_during_a_duplicate_join(gates: Gates) -> None:
     gates.open("old")
     assert sorted([gates.site.noted(), gates.site.noted()]) == ["closed", "duplicate_join"]
     assert (gates.site.notes(), gates.site.hears("room:1")) == ([], False)
+
+
+def test_connection_that_is_closed_while_a_replaced_channel_terminates(engine: Engine) -> None:
+    gate, log = Event(), list[Any]()
+
+    class Slow(Channel):
+        def join(self, payload: Any) -> None:
+            log.append("join")
+
+        def terminate(self, reason: Any) -> None:
+            log.append(reason)
+            gate.wait()
+
+    client = MemoryClient(engine, serve(Slow))
+    client.join()
+    # It comes between the begin of terminate and the new join, whose reader waits for neither.
+    gevent.get_hub().loop.run_callback(client.connection.close, 1001, "closed")
+    client.say("2", "2", "room:1", "phx_join", {})
+    gate.set()
+    assert client.rest() == []
+    assert (log, client.carrier.closed, engine.runners.busy) == (["join", "duplicate_join"], (1001, "closed"), 0)
 
 
 # Answers that need no channel

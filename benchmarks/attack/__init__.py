@@ -1,1 +1,1 @@
-"""Attacks on a server of this machine, as in docs/security.md."""
+"""Attacks on a server, and what becomes of it: ``python -m benchmarks.attack``, or ``make attack``."""

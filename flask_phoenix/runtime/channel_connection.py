@@ -81,10 +81,12 @@ class ChannelConnection(Connection):
             start(server.inbox, call, event.message, size)
 
     def _join(self, join: JoinReceived, start: Start, size: int) -> None:
+        server = join.membership.server = ChannelServer(self, self.protocol, self.lane, join, self._redispatch)
         if join.replaced is not None:
             log.debug("duplicate join of %s: the newer one wins", shown(join.membership.topic))
             join.replaced.server.end("duplicate_join", start)
-        server = join.membership.server = ChannelServer(self, self.protocol, self.lane, join, self._redispatch)
+            if server.ended:  # the connection was closed while the older one terminated
+                return
         start(server.inbox, server.join, join, size)
         if server.inbox.running:
             server.limit_join(join)
