@@ -50,8 +50,9 @@ else:
     _NAMES = {
         "broadcaster": "Broadcaster",
         "channel": "Channel SocketRef intercept on",
-        "exceptions": "AlreadyTracked ExpiredToken HistoryLost InvalidMessage InvalidOption InvalidPayload InvalidReturn"
-        " InvalidToken NotJoined NotPublished NotTracked PhoenixError Refused UnknownEvent UnknownVersion Unsupported",
+        "exceptions": "AlreadyTracked ExpiredToken HistoryLost InvalidMessage InvalidOption InvalidPayload"
+        " InvalidReturn InvalidToken NotJoined NotPublished NotTracked PhoenixError Refused UnknownEvent UnknownVersion"
+        " Unsupported",
         "extension": "Phoenix",
         "presence": "Presence",
         "protocol.json": "Json",

@@ -20,7 +20,7 @@ from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, register_erro
 from .exceptions import InvalidOption, PhoenixError
 from .presence import Presence
 from .protocol.json import Json
-from .protocol.messages import DISCONNECT, Broadcast, Kept
+from .protocol.messages import Broadcast, Kept, disconnect_message
 from .pubsub.adapter import Adapter, adapter_class
 from .pubsub.history import Position
 from .pubsub.local import Subscriber
@@ -130,9 +130,9 @@ class State:
         """Call a function with every broadcast of this process, as :meth:`Phoenix.tap` does."""
         return self.engine.tap(Listener(self.engine, function).notify, has_app_context())
 
-    def disconnect(self, id: str) -> None:
+    def disconnect(self, id: str, topic: str | None = None) -> None:
         """Close every connection whose socket has this id, as :meth:`Phoenix.disconnect` does."""
-        self.broadcast(id, DISCONNECT, {})
+        self.engine.broadcast(disconnect_message(id, topic))
 
     def connection_count(self) -> int:
         """Return how many clients are connected to this process."""
@@ -379,9 +379,13 @@ class Phoenix:
         """
         return self._state().tap(function)
 
-    def disconnect(self, id: str) -> None:
-        """Close every connection whose socket has this id, with 1001; its clients come back if they may."""
-        self._state().disconnect(id)
+    def disconnect(self, id: str, topic: str | None = None) -> None:
+        """Close every connection whose socket has this id, with 1001; its clients come back if they may.
+
+        :param topic: end the channel of this topic alone, in each of them. Its client does not join again by itself;
+            if it asks again, ``join`` decides.
+        """
+        self._state().disconnect(id, topic)
 
     def connection_count(self) -> int:
         """Return how many clients are connected to this process."""

@@ -184,7 +184,7 @@ class Endpoint:
     def _make_connection(self, admission: Admission, carrier: Carrier) -> Connection:
         socket, name, serializer = admission
         options = self.mount.options
-        bounds = Bounds(options.inbox_limit, options.join_timeout)
+        bounds = Bounds(options.inbox_limit, options.join_timeout, options.expiry_notice)
         if isinstance(socket, RawSocket):
             return RawConnection(self.engine, socket, name, carrier, surroundings_of_handshake(), bounds)
         assert isinstance(socket, Socket)
