@@ -175,7 +175,7 @@ class ChannelServer(ChannelRuntime):
     def tell_expiring(self, left: float) -> None:
         """Tell the client that its connection will be closed in so many seconds."""
         if self.joined and not self.ended:
-            self.push(EXPIRING, {"expires_in": round(left, 3)})
+            self.connection.send(self.protocol.push(self.membership, EXPIRING, {"expires_in": round(left, 3)}))
 
     # What the author asks for, through the channel.
 

@@ -68,7 +68,6 @@ class Expiry:
             self._close(EXPIRED, "token expired")
             return
         told, self.told = self.told, left <= self._notice
+        self._wait()  # first: whatever becomes of the telling, the connection is closed in time
         if self.told and not told:
             self._tell(left)
-        if self._timer is not None:
-            self._wait()
