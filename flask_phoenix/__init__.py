@@ -12,11 +12,13 @@ if TYPE_CHECKING:
     from .channel import intercept as intercept
     from .channel import on as on
     from .exceptions import AlreadyTracked as AlreadyTracked
+    from .exceptions import ExpiredToken as ExpiredToken
     from .exceptions import HistoryLost as HistoryLost
     from .exceptions import InvalidMessage as InvalidMessage
     from .exceptions import InvalidOption as InvalidOption
     from .exceptions import InvalidPayload as InvalidPayload
     from .exceptions import InvalidReturn as InvalidReturn
+    from .exceptions import InvalidToken as InvalidToken
     from .exceptions import NotJoined as NotJoined
     from .exceptions import NotPublished as NotPublished
     from .exceptions import NotTracked as NotTracked
@@ -48,8 +50,9 @@ else:
     _NAMES = {
         "broadcaster": "Broadcaster",
         "channel": "Channel SocketRef intercept on",
-        "exceptions": "AlreadyTracked HistoryLost InvalidMessage InvalidOption InvalidPayload InvalidReturn NotJoined"
-        " NotPublished NotTracked PhoenixError Refused UnknownEvent UnknownVersion Unsupported",
+        "exceptions": "AlreadyTracked ExpiredToken HistoryLost InvalidMessage InvalidOption InvalidPayload"
+        " InvalidReturn InvalidToken NotJoined NotPublished NotTracked PhoenixError Refused UnknownEvent UnknownVersion"
+        " Unsupported",
         "extension": "Phoenix",
         "presence": "Presence",
         "protocol.json": "Json",

@@ -8,7 +8,7 @@ from typing import Any
 
 from .exceptions import InvalidOption
 from .protocol.json import Json
-from .protocol.messages import DISCONNECT, Broadcast
+from .protocol.messages import Broadcast, disconnect_message
 from .pubsub.adapter import make_publisher
 from .pubsub.envelope import check_payload, pack, pack_entry, seal
 from .pubsub.history import History, Position
@@ -74,12 +74,17 @@ class Broadcaster:
         self._publisher.publish(topic, pack(sealed, self._json))
         return None
 
-    def disconnect(self, id: str) -> None:
+    def disconnect(self, id: str, topic: str | None = None) -> None:
         """Close every connection whose socket has this id, with 1001; its clients come back if they may.
 
+        :param topic: end the channel of this topic alone, in each of them; its client does not join again by itself.
         :raises NotPublished: nothing carries it.
         """
-        self.broadcast(id, DISCONNECT, {})
+        self._publish(disconnect_message(id, topic))
+
+    def _publish(self, broadcast: Broadcast) -> None:
+        check_payload(broadcast)
+        self._publisher.publish(broadcast.topic, pack(seal(broadcast, self._json), self._json))
 
     def close(self) -> None:
         """Free what is held; a later broadcast takes it up again."""

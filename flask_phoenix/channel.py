@@ -9,7 +9,7 @@ from functools import partialmethod
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from .exceptions import InvalidOption, InvalidReturn, Refused, UnknownEvent
-from .protocol.messages import Kept, Reply, shown
+from .protocol.messages import REFRESH, Kept, Reply, shown
 from .pubsub.conflation import Conflation
 from .pubsub.failures import EXITS
 from .pubsub.history import History
@@ -64,6 +64,10 @@ class ChannelRuntime:
 
     def socket_ref(self) -> SocketRef:
         """Remember the message that is being handled."""
+        raise NotImplementedError
+
+    def refresh(self, payload: Any) -> Reply:
+        """Let the client's socket take a new token."""
         raise NotImplementedError
 
     def reply(self, socket_ref: SocketRef, reply: Reply) -> None:
@@ -381,6 +385,8 @@ def dispatch(channel: Channel, event: Any, payload: Any) -> Reply | None:
     """
     name = channel.handlers.get(event) if isinstance(event, str) else None
     if name is None:
+        if event == REFRESH:
+            return channel.runtime.refresh(payload)
         return as_reply(channel.handle_in(event, payload), channel, "handle_in")
     return as_reply(getattr(channel, name)(payload), channel, name)
 

@@ -112,12 +112,13 @@ def broadcast(topic: str, event: str, payload: str, url: str | None) -> None:
 
 @phoenix.command("disconnect")
 @click.argument("id")
+@click.option("--topic", help="End the channel of this topic alone, in each of these connections.")
 @click.option("--url", help="How the processes are joined; the app's PHOENIX_PUBSUB_URL, unless given.")
 @with_appcontext
-def disconnect(id: str, url: str | None) -> None:
+def disconnect(id: str, topic: str | None, url: str | None) -> None:
     """Close every connection whose socket has this id."""
     with _broadcaster(url) as broadcaster:
-        broadcaster.disconnect(id)
+        broadcaster.disconnect(id, topic)
 
 
 @contextmanager

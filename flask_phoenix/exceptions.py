@@ -53,6 +53,14 @@ class HistoryLost(PhoenixError):
     """A history does not reach back to the position that was asked for, or its epoch has changed."""
 
 
+class InvalidToken(PhoenixError):
+    """There is no token, or it was not signed here: let the client log in."""
+
+
+class ExpiredToken(InvalidToken):
+    """A token was good, and is too old now: let the client fetch a new one."""
+
+
 class Unsupported(PhoenixError):
     """The server that runs the app, or the transport of this client, cannot do what was asked."""
 

@@ -20,7 +20,7 @@ from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, register_erro
 from .exceptions import InvalidOption, PhoenixError
 from .presence import Presence
 from .protocol.json import Json
-from .protocol.messages import DISCONNECT, Broadcast, Kept
+from .protocol.messages import Broadcast, Kept, disconnect_message
 from .pubsub.adapter import Adapter, adapter_class
 from .pubsub.history import Position
 from .pubsub.local import Subscriber
@@ -32,6 +32,7 @@ from .runtime.settings import Settings
 from .server.gevent import Server, require_patched
 from .server.gunicorn import drain_with_worker, has_several_workers, is_loading, is_master, is_worker
 from .socket import BaseSocket, Socket
+from .tokens import MAX_AGE, Secret, sign, verify
 from .tracker.server import TrackerServer
 from .transports.endpoint import NAME, Endpoint, WebSocketEndpoint
 from .transports.gateway import Gateway
@@ -129,13 +130,30 @@ class State:
         """Call a function with every broadcast of this process, as :meth:`Phoenix.tap` does."""
         return self.engine.tap(Listener(self.engine, function).notify, has_app_context())
 
-    def disconnect(self, id: str) -> None:
+    def disconnect(self, id: str, topic: str | None = None) -> None:
         """Close every connection whose socket has this id, as :meth:`Phoenix.disconnect` does."""
-        self.broadcast(id, DISCONNECT, {})
+        self.engine.broadcast(disconnect_message(id, topic))
 
     def connection_count(self) -> int:
         """Return how many clients are connected to this process."""
         return self.engine.connection_count()
+
+    def sign_token(self, data: Any, salt: str, max_age: float = MAX_AGE) -> str:
+        """Write a token, as :meth:`Phoenix.sign_token` does."""
+        return sign(data, salt, self._secrets()[0], max_age)
+
+    def verify_token(self, token: str | None, salt: str, max_age: float | None = None) -> Any:
+        """Return the data of a token, as :meth:`Phoenix.verify_token` does."""
+        return verify(token, salt, self._secrets(), max_age)
+
+    def _secrets(self) -> list[Secret]:
+        """Return the secrets that tokens may be signed with; the first is the one that signs."""
+        config = self.app.config
+        if not config.get("SECRET_KEY"):
+            raise InvalidOption(
+                "tokens are signed with the app's SECRET_KEY, and it has none: set one, long and random"
+            )
+        return [config["SECRET_KEY"], *(config.get("SECRET_KEY_FALLBACKS") or ())]
 
     def _to_json(self, value: Any) -> Any:
         """Turn a value of another type into one that JSON has, as the app's JSON provider of this moment does."""
@@ -361,13 +379,41 @@ class Phoenix:
         """
         return self._state().tap(function)
 
-    def disconnect(self, id: str) -> None:
-        """Close every connection whose socket has this id, with 1001; its clients come back if they may."""
-        self._state().disconnect(id)
+    def disconnect(self, id: str, topic: str | None = None) -> None:
+        """Close every connection whose socket has this id, with 1001; its clients come back if they may.
+
+        :param topic: end the channel of this topic alone, in each of them. Its client does not join again by itself;
+            if it asks again, ``join`` decides.
+        """
+        self._state().disconnect(id, topic)
 
     def connection_count(self) -> int:
         """Return how many clients are connected to this process."""
         return self._state().connection_count()
+
+    def sign_token(self, data: Any, salt: str, max_age: float = MAX_AGE) -> str:
+        """Write a token that names somebody, signed with the app's ``SECRET_KEY``; anybody can read it.
+
+        It is what ``Phoenix.Token.sign`` writes: an app in Elixir whose ``secret_key_base`` is this ``SECRET_KEY``
+        reads it, and the other way round.
+
+        :param data: what JSON has, bytes or tuples.
+        :param salt: what the token is for, such as ``"socket"``: it is good for that alone. No secret.
+        :param max_age: seconds for which it is good, unless who reads it decides otherwise; ``inf``: for ever.
+        :raises InvalidPayload: the data is of another kind.
+        :raises InvalidOption: the app has no ``SECRET_KEY``.
+        """
+        return self._state().sign_token(data, salt, max_age)
+
+    def verify_token(self, token: str | None, salt: str, max_age: float | None = None) -> Any:
+        """Return the data of a token of :meth:`sign_token`; those of ``SECRET_KEY_FALLBACKS`` are good, too.
+
+        :param max_age: seconds since it was signed in which it is good; unless given, what it says itself.
+        :raises ExpiredToken: it was good, and is too old.
+        :raises InvalidToken: there is none, or it was signed with another secret or for another salt.
+        :raises InvalidOption: the app has no ``SECRET_KEY``.
+        """
+        return self._state().verify_token(token, salt, max_age)
 
     def csrf_token(self, key: str = "_csrf_token") -> str:
         """Return the CSRF token of this session, for the client's parameter ``_csrf_token``.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, refuse_reserved, register_error_handler
-from .exceptions import InvalidOption
+from .exceptions import InvalidOption, InvalidReturn, Refused
 from .protocol.messages import INTERNAL, Frame
 
 #: What authors write in a Socket, and in a RawSocket.
 CALLBACKS = ("connect", "id")
+SOCKET_CALLBACKS = (*CALLBACKS, "refresh")
 RAW_CALLBACKS = (*CALLBACKS, "open", "handle_frame", "terminate")
 
 ChannelClass = TypeVar("ChannelClass", bound=type[Channel])
@@ -36,6 +38,18 @@ class Route(NamedTuple):
         return topic[len(self.pattern) - 1 :] if self.pattern.endswith("*") else ""
 
 
+def check_expires_at(expires_at: Any, where: str) -> None:
+    """See that this is a time.
+
+    :raises InvalidReturn: it is not.
+    """
+    if isinstance(expires_at, bool) or not isinstance(expires_at, int | float) or not isfinite(expires_at):
+        raise InvalidReturn(
+            f"{where} gives {expires_at!r:.200} as expires_at; expected seconds of Unix time (time.time() + 3600; of a"
+            " datetime, its timestamp())"
+        )
+
+
 class BaseSocket:
     """What both kinds of sockets share: the parameters of a client, the author's values, the decision to let it in."""
 
@@ -45,6 +59,8 @@ class BaseSocket:
     assigns: dict[str, Any]
     #: What carries the client's frames: ``"websocket"`` or ``"longpoll"``.
     transport: str
+    #: When the client's time is over, in seconds of Unix time: its connection is closed then. None: never.
+    expires_at: float | None = None
     #: What makes replies of exceptions of this socket's channels; gathered by :meth:`Socket.errorhandler`.
     error_handlers: ClassVar[ErrorHandlers] = {}
 
@@ -75,7 +91,7 @@ class Socket(BaseSocket):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        refuse_reserved(cls, Socket, CALLBACKS)
+        refuse_reserved(cls, Socket, SOCKET_CALLBACKS)
         cls.error_handlers = dict(cls.error_handlers)
 
     @classmethod
@@ -112,6 +128,15 @@ class Socket(BaseSocket):
         :raises InvalidOption: one of the kinds is no class of exceptions.
         """
         return register_error_handler(cls.error_handlers, kinds)
+
+    def refresh(self, token: Any) -> float:
+        """Take a new token, which the client hands in with the event ``phx_refresh``; return the new ``expires_at``.
+
+        Raise Refused, and the connection ends when it was to end. Called in a channel's turn; it may block.
+
+        :param token: whatever the client sent as ``{"token": ...}``.
+        """
+        raise Refused("no new token is taken here")
 
     @classmethod
     def match(cls, topic: str) -> Route | None:

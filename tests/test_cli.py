@@ -269,6 +269,8 @@ def test_disconnecting(stage: Stage) -> None:
     assert command(stage.app, "disconnect", "user:bob").exit_code == 0
     assert command(stage.app, "broadcast", "room:1", "news").exit_code == 0
     assert stage.joined.expect("news") == {}
+    assert command(stage.app, "disconnect", "user:ada", "--topic", "room:1").exit_code == 0
+    stage.joined.expect("phx_close")
     result = command(stage.app, "disconnect", "user:ada")
     assert (result.exit_code, result.output) == (0, "")
     stage.expect_sent_away()

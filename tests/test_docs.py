@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+from base64 import b64encode
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib.metadata import entry_points
@@ -16,6 +17,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flask_login
 import pytest
 from flask import Flask
 from gunicorn.config import Config
@@ -46,22 +48,26 @@ from flask_phoenix.pubsub.unix import adapter as workers
 from flask_phoenix.pubsub.unix import directory, publisher
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.runtime import histories, inbox, listener, once
+from flask_phoenix.runtime.expiry import EXPIRED
 from flask_phoenix.runtime.settings import Settings
 from flask_phoenix.runtime.turns import LONG_TURN
 from flask_phoenix.server import drain
 from flask_phoenix.server import gunicorn as gunicorn_server
 from flask_phoenix.testing import Client, Joined
+from flask_phoenix.tokens import MAX_AGE
 from flask_phoenix.tracker import replica
 from flask_phoenix.tracker.server import COUNT_PERIOD, MAX_META_DEPTH
 from flask_phoenix.transports import handshake, publishing, websocket
+from flask_phoenix.transports.handshake import PHOENIX_PROTOCOL
 from flask_phoenix.transports.longpoll.carrier import ABSENT_WINDOWS
 from flask_phoenix.transports.longpoll.endpoint import BATCH, PIECE
 from flask_phoenix.transports.longpoll.registry import UNUSED_DELAY, UNUSED_SESSIONS
 from flask_phoenix.transports.options import INFO_KEYS, PREFIX, Options
 from flask_phoenix.transports.origin import CONN, OriginPolicy
+from tests.support.loop import turn
 from tests.support.network import Network
 from tests.support.presence import Node, eventually
-from tests.support.processes import DEADLINE, HOST, ROOT, Servers
+from tests.support.processes import DEADLINE, HOST, ROOT, Servers, wait_until
 from tests.test_architecture import MODULES, tree
 
 DOCS = ROOT / "docs"
@@ -472,6 +478,65 @@ def test_ways_between_nodes() -> None:
     assert all(f"{SETTING}={way}" in text for way in ("workers:///run/myapp", "redis://10.0.0.5", NONE))
     assert f'[project.entry-points."{ADAPTERS}"]' in text
     assert SETTING in read("options.md")
+
+
+def recipe(page: str, containing: str) -> Any:
+    """Run the piece of code that contains this; return what it defines. The app is a test's then."""
+    (code,) = (block.code for block in blocks(page, "python") if containing in block.code)
+    defined: dict[str, Any] = {"__name__": "recipe"}
+    exec(code, defined)
+    defined["app"].testing = True
+    return defined
+
+
+@pytest.mark.parametrize("path", ["/logout", "/password"])
+def test_a_logout_and_a_new_password_hang_up(path: str) -> None:
+    defined = recipe("security.md", "user_logged_out")
+    app, phoenix = defined["app"], defined["phoenix"]
+
+    def log_in() -> str:
+        flask_login.login_user(defined["load"]("7"))
+        return ""
+
+    app.add_url_rule("/login", view_func=log_in)
+    http = app.test_client()
+    with pytest.raises(Refused, match="log in first"):
+        Client(app)
+    http.get("/login")
+    headers = {"Cookie": f"session={http.get_cookie('session').value}"}
+    tabs = [Client(app, headers=headers) for _ in range(2)]
+    assert http.post(path).status_code == 204
+    assert wait_until(lambda: phoenix.connection_count() == 0, turn)
+    assert [tab.closed for tab in tabs] == [(1001, "disconnected")] * 2
+    if path == "/logout":
+        assert http.post(path).status_code == 204  # of nobody
+
+
+def test_a_token_that_expires() -> None:
+    defined = recipe("security.md", "expires_at")
+    app, phoenix = defined["app"], defined["phoenix"]
+    http = app.test_client()
+
+    def fetch() -> str:
+        token: str = http.get("/token").json["token"]
+        return token
+
+    def connect(token: str) -> Client:
+        text = b64encode(token.encode()).decode().rstrip("=")
+        return Client(app, headers={"Sec-WebSocket-Protocol": f"{PHOENIX_PROTOCOL}, {handshake.TOKEN_PREFIX}{text}"})
+
+    with pytest.raises(Refused, match="bad token"):
+        connect("none")
+    with connect(fetch()) as client:
+        joined = client.join("room:1")
+        assert joined.call("phx_refresh", {"token": fetch()}).status == "ok"
+        assert joined.call("phx_refresh", {"token": phoenix.sign_token({"user_id": 8, "until": 0}, "socket")}) == Reply(
+            "error", {"reason": "of somebody else"}
+        )
+        assert joined.call("phx_refresh").response == {"reason": "bad token"}
+    assert stated("security.md", r"closed with code (\d+) and the reason `token expired`") == [EXPIRED]
+    assert stated("security.md", r"(\d+) unless said otherwise") == [Options().expiry_notice]
+    assert stated("security.md", r"salt, max_age=(\d+)\)`") == [MAX_AGE]
 
 
 def test_commands() -> None:

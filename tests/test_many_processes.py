@@ -256,6 +256,10 @@ def test_disconnect(workers: Fleet, room: str) -> None:
     tabs, stranger = workers.tabs(user=user), workers.tab(user="somebody else")
     for tab in (*tabs, stranger):
         tab.join(room)
+    workers.ask("POST", "/disconnect", user=user, topic=room)
+    for tab in tabs:
+        assert tab.await_end() == room
+        tab.join(f"{room}, another")
     workers.ask("POST", "/disconnect", user=user)
     assert [tab.closed() for tab in tabs] == [GOING_AWAY] * workers.size
     stranger.push("echo")

@@ -37,6 +37,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "outbox_limit": (1 << 20, 1000, 2000),
     "inbox_limit": (1 << 20, 1000, 2000),
     "join_timeout": (60.0, 1.5, None),
+    "expiry_notice": (60.0, 1.5, 30),
     "max_name_length": (1024, 10, 20),
     "outbox_timeout": (30.0, 1.5, None),
     "conflate": (True, False, True),

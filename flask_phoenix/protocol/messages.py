@@ -30,8 +30,15 @@ INTERNAL = "phx:"
 #: Characters of a client's text that are put into one log line.
 SHOWN_CHARACTERS = 200
 
-#: The event that, broadcast on a socket's id, closes its connections. Never on the wire.
+#: The events that, broadcast on a socket's id, close its connections, or end the channel of one topic in them.
+#: Never on the wire. They are two, since a process of an older version is to close nothing for the second.
 DISCONNECT = "disconnect"
+DISCONNECT_TOPIC = "disconnect_topic"
+
+#: Tells a client, on each channel, that its connection will be closed.
+EXPIRING = "token_expiring"
+#: A client's event, on any channel, that hands in a new token.
+REFRESH = "phx_refresh"
 
 
 class Message(NamedTuple):
@@ -81,6 +88,11 @@ class Kept(Broadcast):
         kept = cls(*broadcast)
         kept.ref, kept.sender = ref, sender
         return kept
+
+
+def disconnect_message(id: str, topic: str | None) -> Broadcast:
+    """Return what closes the connections of an id, or ends one channel in each of them."""
+    return Broadcast(id, DISCONNECT, {}) if topic is None else Broadcast(id, DISCONNECT_TOPIC, {"topic": topic})
 
 
 class JsonText(str):

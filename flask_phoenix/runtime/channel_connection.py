@@ -61,6 +61,17 @@ class ChannelConnection(Connection):
                 self.account.hold(len(frame))
                 self._pace(event.membership.server)
 
+    def tell_expiring(self, left: float) -> None:
+        """Tell the client on each of its channels that it has so many seconds left."""
+        for membership in list(self.protocol.memberships.values()):
+            membership.server.tell_expiring(left)
+
+    def disconnect_topic(self, topic: str) -> None:
+        """End the channel of a topic, if the client has joined it."""
+        membership = self.protocol.memberships.get(topic)
+        if membership is not None:
+            membership.server.disconnect()
+
     def handle(self, event: Event, start: Start, size: int) -> None:
         """Do what an event asks for.
 

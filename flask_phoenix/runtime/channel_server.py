@@ -10,11 +10,11 @@ import gevent
 
 from ..channel import GRACEFUL, Channel, ChannelRuntime, SocketRef, as_reply, dispatch, dispatch_out, recover
 from ..exceptions import InvalidPayload, NotJoined, PhoenixError, Refused
-from ..protocol.messages import JOIN, LEAVE, Broadcast, Frame, Kept, Message, Reply, shown
+from ..protocol.messages import EXPIRING, JOIN, LEAVE, Broadcast, Frame, Kept, Message, Reply, shown
 from ..protocol.state import GIVEN_UP, JOIN_CRASHED, JOIN_TIMED_OUT, OK, TOO_MANY_JOINS, JoinReceived, Protocol
 from ..pubsub.history import History
 from ..pubsub.local import Lane, Subscriber
-from ..socket import Route
+from ..socket import Route, check_expires_at
 from .connection import Connection
 from .engine import FAILURES
 from .inbox import INBOX_LIMIT, Inbox
@@ -121,6 +121,8 @@ class ChannelServer(ChannelRuntime):
         for message, size in protocol.release(self.membership):
             self._redispatch(message, size)
         if self.joined:
+            if connection.expiry is not None and connection.expiry.told:
+                self.tell_expiring(connection.expiry.left)
             connection.context.copy().run(self._run, self.channel.after_join)
         elif reply is JOIN_CRASHED:
             self.ended = True
@@ -161,6 +163,20 @@ class ChannelServer(ChannelRuntime):
         self._clean_up()
         start(self.inbox, self._terminate, reason)
 
+    def disconnect(self) -> None:
+        """End at once, for good: the client does not join again by itself. A join that runs is decided first."""
+        if not self.joined:
+            self.stop("disconnected")
+        elif not self.ended:
+            self.left = True
+            self.connection.send(self.protocol.close(self.membership))
+            self.end("disconnected")
+
+    def tell_expiring(self, left: float) -> None:
+        """Tell the client that its connection will be closed in so many seconds."""
+        if self.joined and not self.ended:
+            self.connection.send(self.protocol.push(self.membership, EXPIRING, {"expires_in": round(left, 3)}))
+
     # What the author asks for, through the channel.
 
     def push(self, event: str, payload: Any) -> None:
@@ -188,6 +204,19 @@ class ChannelServer(ChannelRuntime):
     def reply(self, socket_ref: SocketRef, reply: Reply) -> None:
         """Answer a remembered message."""
         self._answer(socket_ref.ref, reply)
+
+    def refresh(self, payload: Any) -> Reply:
+        """Let the socket take a new token.
+
+        :raises Refused: it does not.
+        :raises InvalidReturn: it returned no time.
+        """
+        socket: Any = self.connection.socket
+        expires_at = socket.refresh(payload.get("token") if isinstance(payload, dict) else None)
+        check_expires_at(expires_at, f"{type(socket).__name__}.refresh")
+        socket.expires_at = expires_at
+        self.connection.expire()
+        return OK
 
     def stop(self, reason: Any) -> None:
         """End the channel after the callback that runs."""
@@ -517,7 +546,7 @@ class ChannelServer(ChannelRuntime):
         if self._stop_reason is None or self.ended:
             return
         (reason,) = self._stop_reason
-        if reason in GRACEFUL or (isinstance(reason, tuple) and reason[:1] == ("shutdown",)):
+        if reason in (*GRACEFUL, "disconnected") or (isinstance(reason, tuple) and reason[:1] == ("shutdown",)):
             self._close(reason)
         else:
             self._crash(reason)

@@ -10,12 +10,13 @@ from itertools import count
 from typing import Any, NamedTuple
 
 from ..exceptions import InvalidPayload, Refused
-from ..protocol.messages import DISCONNECT, Broadcast, Frame, shown
+from ..protocol.messages import DISCONNECT, DISCONNECT_TOPIC, Broadcast, Frame, shown
 from ..protocol.serializers import Serializer
 from ..pubsub.local import Delivery, Each, Lane, Subscriber, Write, call_each
 from ..socket import BaseSocket, RawSocket
 from .budget import Account
 from .engine import FAILURES, Engine
+from .expiry import Expiry
 from .inbox import EMPTY, INBOX_LIMIT, Inbox
 
 log = logging.getLogger("flask_phoenix.connection")
@@ -71,12 +72,14 @@ class Surroundings(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """What waits for the author's code on behalf of one client, at most."""
+    """What the mount's options say of each client."""
 
     #: Bytes of messages that wait, in one channel and in all of one client, before it is read no further.
     inbox_limit: int = 1 << 20
     #: Seconds that the author's code may take for a join; None: any time.
     join_timeout: float | None = 60.0
+    #: Seconds before its ``expires_at`` at which a client is told.
+    expiry_notice: float = 60.0
 
 
 BOUNDS = Bounds()
@@ -102,6 +105,7 @@ class Connection:
         "carrier",
         "context",
         "engine",
+        "expiry",
         "id",
         "missed_count",
         "number",
@@ -135,6 +139,8 @@ class Connection:
         self.open = False
         #: Waits for the turn of this client's next message, where there is a rate; returns False if it is gone then.
         self.pace: Callable[[], bool] | None = None
+        #: Closes the connection in time, where the socket says when.
+        self.expiry: Expiry | None = None
         self._reached = NONE
         #: How many broadcasts this client went without, since its transport or its vsn cannot carry them.
         self.missed_count = 0
@@ -150,6 +156,17 @@ class Connection:
             self.engine.pubsub.subscribe(self.id, self._disconnect)
             if not self.open:  # ended meanwhile
                 self.engine.pubsub.unsubscribe(self.id, self._disconnect)
+        if self.socket.expires_at is not None:
+            self.expire()
+
+    def expire(self) -> None:
+        """Close the connection when the socket says, which may be another time than before."""
+        if self.open:
+            self.expiry = self.expiry or Expiry(self.socket, self.bounds.expiry_notice, self.tell_expiring, self.close)
+            self.expiry.start()
+
+    def tell_expiring(self, left: float) -> None:
+        """Tell the client that it has so many seconds left; here, there is nobody to tell."""
 
     def receive(self, frame: Frame) -> None:
         """Handle a frame from the client; may block while too many wait for the author's code.
@@ -230,6 +247,8 @@ class Connection:
         if self.open:
             self.open = False
             self.engine.connections.discard(self.account.close)
+            if self.expiry is not None:
+                self.expiry.end()
             if self.id is not None and self._disconnect is not None:
                 self.engine.pubsub.unsubscribe(self.id, self._disconnect)
             self._end(reason)
@@ -241,6 +260,11 @@ class Connection:
     def _receive_disconnect(self, broadcast: Broadcast) -> None:
         if broadcast.event == DISCONNECT:
             self.close(GOING_AWAY, "disconnected")
+        elif broadcast.event == DISCONNECT_TOPIC:
+            self.disconnect_topic(self.engine.pubsub.read(broadcast).payload["topic"])
+
+    def disconnect_topic(self, topic: str) -> None:
+        """End the channel of a topic; here, there are none."""
 
 
 class RawConnection(Connection):

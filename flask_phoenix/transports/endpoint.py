@@ -75,7 +75,7 @@ class Endpoint:
         self.json = json
         self.mount = mount
         self.serializers = _serializers(mount, json)
-        self._bounds = Bounds(mount.options.inbox_limit, mount.options.join_timeout)
+        self._bounds = Bounds(mount.options.inbox_limit, mount.options.join_timeout, mount.options.expiry_notice)
         self._unsupported_logged = False
 
     @property

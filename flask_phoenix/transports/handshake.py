@@ -8,15 +8,16 @@ import logging
 import re
 import secrets
 from collections.abc import Callable
+from time import time
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import unquote_to_bytes
 
 from flask import Response, abort, request, session
 
-from ..exceptions import InvalidReturn
+from ..exceptions import InvalidReturn, Refused
 from ..protocol.messages import shown
 from ..protocol.serializers import Serializer, choose_serializer
-from ..socket import BaseSocket
+from ..socket import BaseSocket, check_expires_at
 from .options import INFO_KEYS, Mount
 from .origin import RequestOrigin
 
@@ -146,6 +147,10 @@ def admit(
             f"{mount.socket.__name__}.connect returned {shown(answer)}; expected None, which lets the client in;"
             " to refuse it, raise Refused('why')"
         )
+    if socket.expires_at is not None:
+        check_expires_at(socket.expires_at, f"{mount.socket.__name__}.connect")
+        if socket.expires_at <= time():
+            raise Refused("token expired")
     return Admission(socket, identify(socket), serializer)
 
 

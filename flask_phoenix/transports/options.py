@@ -63,6 +63,8 @@ class Options:
     inbox_limit: int = 1 << 20
     #: Seconds that a channel may take to decide a join; None: any time.
     join_timeout: float | None = 60.0
+    #: Seconds before a socket's ``expires_at`` at which its client is told.
+    expiry_notice: float = 60.0
     #: Characters of a topic and of an event that a client sends.
     max_name_length: int = 1024
     #: Seconds in which a client has to take some of what waits for it; None: any time.
@@ -187,7 +189,7 @@ def _check(options: Options, path: str) -> None:
             f"one of check_origin and check_csrf must be set for {path!r}: with neither, any web page could use the"
             " sessions of your users; list the origins that may connect: check_origin=['//example.com']"
         )
-    for name in ("window", "pubsub_timeout", "body_timeout"):
+    for name in ("window", "pubsub_timeout", "body_timeout", "expiry_notice"):
         if not _is_above_zero(getattr(options, name), (int, float)):
             raise InvalidOption(f"{name} is a number of seconds above 0; got {getattr(options, name)!r}")
     for name in ("timeout", "outbox_timeout", "join_timeout"):

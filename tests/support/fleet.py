@@ -59,6 +59,8 @@ class Client:
         self._pending: list[dict[str, Presences]] | None = []
         self._refs = count(1)
         self._join_ref: str | None = None
+        #: The topics whose channels the server has ended.
+        self.ended: list[str] = []
         self._replies: dict[str, dict[str, Any]] = {}
 
     def join(self, topic: str, payload: Any = None) -> Any:
@@ -86,6 +88,11 @@ class Client:
         self.push("echo", {})
         return self.heard
 
+    def await_end(self) -> str:
+        """Wait until the server has ended a channel; return its topic."""
+        assert self.wait_for(lambda: bool(self.ended)), f"{self.topic} is still open"
+        return self.ended.pop()
+
     def wait_for(self, condition: Callable[[], bool], within: float = DEADLINE) -> bool:
         """Listen until a condition holds; return whether it did before the deadline."""
         return wait_until(condition, lambda: self.pump(within), within)
@@ -107,7 +114,9 @@ class Client:
             self._pending.append(payload)
         elif event == "presence_diff":
             self.state = fold(self.state, **payload)
-        elif event != "phx_close":
+        elif event == "phx_close":
+            self.ended.append(topic)
+        else:
             assert event != "phx_error", f"the channel on {topic} has crashed"
             self.heard.append((event, payload))
         return True

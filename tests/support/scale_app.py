@@ -102,6 +102,6 @@ def broadcast() -> ResponseReturnValue:
 
 @app.post("/disconnect")
 def disconnect() -> ResponseReturnValue:
-    """Close every connection of a user."""
-    phoenix.disconnect(request.args["user"])
+    """Close every connection of a user, or end one channel in each."""
+    phoenix.disconnect(request.args["user"], request.args.get("topic"))
     return {}
