@@ -491,9 +491,14 @@ def rush(workers: Fleet, topic: str) -> list[Tab]:
 def test_first_clients_of_fresh_workers_come_at_once(
     servers: Servers, redis: RedisServer, crowd: str, attempt: int
 ) -> None:
+    def count_subscribers() -> int:
+        return len(redis.execute("CLIENT", "LIST", "TYPE", "pubsub").splitlines())
+
+    before = count_subscribers()
     workers = fleet.start(servers, Way("redis", redis).environment, workers=2)
     tabs = rush(workers, crowd)
     workers.agree(tabs, {str(number): [{}] for number in range(len(tabs))})
+    assert count_subscribers() - before == workers.size, "each process is a node once"
     workers.close()
 
 
