@@ -479,6 +479,33 @@ def test_clients_that_poll_outlive_links_that_are_cut(way: Way, workers: Fleet, 
             poller.heard.clear()
 
 
+def rush(workers: Fleet, topic: str) -> list[Tab]:
+    """Let thirty clients come at the same moment, each under a key of its own."""
+    together = threading.Barrier(30)
+
+    def come(number: int) -> Tab:
+        together.wait(DEADLINE)
+        return enter(workers.tab(), topic, str(number))
+
+    with ThreadPoolExecutor(together.parties) as pool:
+        return [*pool.map(come, range(together.parties))]
+
+
+@pytest.mark.parametrize("attempt", range(2))
+def test_first_clients_of_fresh_workers_come_at_once(
+    servers: Servers, redis: RedisServer, crowd: str, attempt: int
+) -> None:
+    def count_subscribers() -> int:
+        return len(redis.execute("CLIENT", "LIST", "TYPE", "pubsub").splitlines())
+
+    before = count_subscribers()
+    workers = fleet.start(servers, Way("redis", redis).environment, workers=2)
+    tabs = rush(workers, crowd)
+    workers.agree(tabs, {str(number): [{}] for number in range(len(tabs))})
+    assert count_subscribers() - before == workers.size, "each process is a node once"
+    workers.close()
+
+
 @OVER_REDIS
 def test_redis_is_killed_and_comes_back(way: Way, workers: Fleet, room: str, crowd: str) -> None:
     assert way.redis is not None

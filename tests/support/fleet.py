@@ -151,9 +151,9 @@ class Tab(Client):
         super().__init__()
         url = server.url(f"/socket/websocket?{urlencode({'vsn': '2.0.0', **params})}", "ws")
         self._stack = ExitStack()
-        self._socket = self._stack.enter_context(
-            connect(url, compression=None, proxy=None, open_timeout=DEADLINE, close_timeout=DEADLINE)
-        )
+        # Without a bound on what has come: with one, nothing is read beyond it, the answer to a close neither.
+        bounds: dict[str, Any] = {"max_queue": None, "open_timeout": DEADLINE, "close_timeout": DEADLINE}
+        self._socket = self._stack.enter_context(connect(url, compression=None, proxy=None, **bounds))
         assert self._socket.response is not None
         self.worker = int(self._socket.response.headers[WORKER])
 
