@@ -21,7 +21,7 @@ from typing import Any
 import gevent
 import pytest
 from flask import Flask, request
-from gevent import socket
+from gevent import monkey, socket
 from gevent.event import Event
 from gevent.pywsgi import WSGIServer
 from gevent.queue import Queue
@@ -32,6 +32,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from flask_phoenix import Channel, Phoenix, Refused, Socket, on
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.runtime.settings import Settings
+from flask_phoenix.runtime.turns import MAX_ACCEPT
 from flask_phoenix.server import drain as drains
 from flask_phoenix.server.detection import detect_server
 from flask_phoenix.server.drain import drain
@@ -293,6 +294,27 @@ def test_no_access_log(site: Site, capfd: pytest.CaptureFixture[str], caplog: py
         assert head(dial("/", {"Connection": "close"})).startswith("HTTP/1.1 200")
         gevent.idle()
     assert "".join(capfd.readouterr()) == caplog.text == ""
+
+
+def test_of_a_crowd_that_connects_a_few_are_served_in_each_turn(site: Site) -> None:
+    turns = [0]
+
+    def app(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+        turns[-1] += 1
+        start_response("200 OK", [])
+        return []
+
+    server = site.serve(app)
+    turn = gevent.get_hub().loop.prepare()
+    turn.start(turns.append, 0)
+    with dialling(server), ExitStack() as crowd:
+        for _ in range(5 * MAX_ACCEPT):
+            sock = crowd.enter_context(monkey.get_original("socket", "socket")())
+            sock.connect((HOST, server.server_port))
+            sock.sendall(get("/", {"Connection": "close"}))
+        assert wait_until(lambda: sum(turns) == 5 * MAX_ACCEPT, lambda: gevent.sleep(0.001))
+    turn.close()
+    assert max(turns) <= MAX_ACCEPT
 
 
 FIELDS = ["Host: here", "Connection: close", "Content-Length: 2"]

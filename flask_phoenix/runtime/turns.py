@@ -11,6 +11,8 @@ from typing import Any
 import gevent
 from greenlet import getcurrent
 
+#: Connections that are accepted in one turn; gevent would take 100, and serve them all in the next.
+MAX_ACCEPT = 8
 #: Seconds after which a turn has been long: whoever reads from a client then waits for another one.
 LONG_TURN = 0.01
 #: Seconds of each turn for those who wait.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import signal
 from collections import defaultdict
@@ -25,6 +26,7 @@ from werkzeug.wrappers import Response
 from ..exceptions import Unsupported
 from ..runtime.engine import Engine
 from ..runtime.settings import Settings
+from ..runtime.turns import MAX_ACCEPT
 from .detection import SERVER
 from .drain import drain
 from .head import Head
@@ -240,6 +242,7 @@ class Server(WSGIServer):
     """
 
     handler_class = Handler
+    max_accept = MAX_ACCEPT
 
     def __init__(self, address: tuple[str, int], app: Any, engines: Iterable[Engine] = (), **options: Any) -> None:
         if "certfile" in options:
@@ -319,10 +322,14 @@ class Server(WSGIServer):
         """Serve until SIGINT or SIGTERM, then let the clients go: with 1012, which tells them to come back."""
         for number in (signal.SIGINT, signal.SIGTERM):
             gevent.signal_handler(number, self._stopping.set)
+        # The collector need not look again and again at what was loaded and stays.
+        gc.collect()
+        gc.freeze()
         self.start()
         try:
             self._stopping.wait()
         finally:
+            gc.unfreeze()
             self.close()
             gevent.joinall([gevent.spawn(drain, engine) for engine in self.engines])
             self.stop(timeout=1)
