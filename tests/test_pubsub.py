@@ -283,6 +283,14 @@ def test_each_receiver_gets_its_share_of_a_burst_in_one_write(hub: Hub) -> None:
     assert told == [{"no": "stream"}] * 4
 
 
+def test_topics_whose_clients_are_apart_are_delivered_as_they_came(hub: Hub) -> None:
+    told: list[tuple[list[str], bytes]] = []
+    for data, receivers in [(b"1", ["ann", "bob"]), (b"2", ["cid"])]:
+        hub.put(Delivery(receivers[0], data, receivers, True, lambda *share: told.append(share)))
+    turn()
+    assert told == [(["ann", "bob"], b"1"), (["cid"], b"2")]
+
+
 def test_a_burst_on_one_topic_is_joined(pubsub: PubSub) -> None:
     crowd = [Receiver(lane()) for _ in range(3)]
     listen(pubsub, *crowd)

@@ -215,7 +215,7 @@ class Hub:
 
     def _deliver(self, batch: list[Delivery]) -> None:
         served = 0
-        for run in plan(batch):
+        for run in plan(batch) if len(batch) > 1 else batch:
             for start in range(0, len(run.receivers), RECEIVERS_PER_TURN):
                 if served >= RECEIVERS_PER_TURN:
                     served = 0
@@ -233,9 +233,9 @@ class Hub:
 def plan(batch: list[Delivery]) -> Iterator[Delivery]:
     """Join the bytes that each receiver's stream gets in a burst, in order; then everything else, in order."""
     runs = list(joined([delivery for delivery in batch if delivery.stream]))
-    if len(runs) == 1:
-        yield runs[0]
-    elif runs:
+    if len(runs) < 2 or are_apart(runs):
+        yield from runs
+    else:
         shares: dict[Any, list[bytes]] = {}
         for run in runs:
             for receiver in run.receivers:
@@ -244,6 +244,12 @@ def plan(batch: list[Delivery]) -> Iterator[Delivery]:
         for receiver, pieces in shares.items():
             yield Delivery(None, join(pieces), [receiver], True)
     yield from (delivery for delivery in batch if not delivery.stream)
+
+
+def are_apart(runs: list[Delivery]) -> bool:
+    """Tell whether nobody gets more than one of some deliveries: as of many topics whose clients are in one each."""
+    receivers = [run.receivers for run in runs]
+    return len(set().union(*receivers)) == sum(map(len, receivers))
 
 
 def joined(batch: list[Delivery]) -> Iterator[Delivery]:
