@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import entry_points
 from pathlib import Path
 from ssl import PROTOCOL_TLS_SERVER, SSLContext
@@ -23,12 +24,12 @@ from click.testing import Result
 from flask import Flask
 from flask.cli import FlaskGroup, run_command
 
-from flask_phoenix import Channel, Phoenix, Socket
+from flask_phoenix import Broadcaster, Channel, Phoenix, Socket
 from flask_phoenix.cli import phoenix, run, tls_options
 from flask_phoenix.testing import Client
 from tests.support.http import URL, connect, get, open_websocket
 from tests.support.loop import in_thread
-from tests.support.processes import DEADLINE, HOST, ROOT, Server, Servers
+from tests.support.processes import DEADLINE, HOST, ROOT, Server, Servers, wait_until
 
 PLAIN_APP = """
 from flask import Flask
@@ -114,6 +115,68 @@ def test_an_app_with_sockets_is_served_on_gevent(
     with connect(server.port) as raw:
         raw.sendall(get("/\x1b[31m", {}))
         server.wait_for_log("GET /\\x1b[31m HTTP/1.1")
+
+
+ASYNC_LINES = """
+import asyncio
+
+gate = []
+
+
+@app.get("/wait")
+async def wait():
+    print("somebody waits", flush=True)
+    while not gate:
+        await asyncio.sleep(0.01)
+    return "waited"
+
+
+@app.get("/open")
+def open_gate():
+    gate.append(True)
+    return "open"
+"""
+
+
+def test_async_views_run_beside_sockets_one_at_a_time(servers: Servers, tmp_path: Path) -> None:
+    server = start(servers, tmp_path, PLAIN_APP + PHOENIX_LINES + ASYNC_LINES)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(answer, server.port, "/wait")
+        server.wait_for_log("somebody waits")
+        assert answer(server.port, "/wait")[0] == 500
+        server.wait_for_log("RuntimeError")
+        with open_websocket(server.port).sock:  # meanwhile
+            assert answer(server.port, "/open")[2] == "open"
+        assert waiting.result()[::2] == (200, "waited")
+
+
+LISTENING_LINES = """
+import os
+
+app.extensions["phoenix"].subscribe("room:1", lambda broadcast: print("heard in", os.getpid(), flush=True))
+app.get("/pid")(lambda: str(os.getpid()))
+print("imported in", os.getpid(), flush=True)
+"""
+
+
+def test_what_is_subscribed_to_at_import_is_heard_by_the_process_that_serves(
+    servers: Servers, tmp_path: Path, short_path: Path
+) -> None:
+    """The reloader's process imports the app as well, and is no node; nor is anybody connected."""
+    configured = PLAIN_APP.replace("Flask(__name__)", "Flask(__name__)\napp.config.from_prefixed_env()")
+    patched = "from gevent import monkey\n\nmonkey.patch_all()\n"
+    (tmp_path / "some_app.py").write_text(patched + configured + PHOENIX_LINES + LISTENING_LINES)
+    command = (sys.executable, "-m", "flask", "--app", "some_app", "run", "--debug", "--port", "{port}")
+    url = f"workers://{short_path}"
+    server = servers.start(*command, PYTHONPATH=str(tmp_path), FLASK_PHOENIX_PUBSUB_URL=url)
+    assert wait_until(lambda: len(list(short_path.glob("*"))) > 0, lambda: answer(server.port))
+    with Broadcaster(url) as broadcaster:
+        broadcaster.broadcast("room:1", "said", {})
+    server.wait_for_log("heard in")
+    serving = answer(server.port, "/pid")[2]
+    assert re.findall(r"heard in (\d+)", server.logs()) == [serving]
+    assert {serving} < set(re.findall(r"imported in (\d+)", server.logs()))
+    assert len(list(short_path.glob("*"))) == 1
 
 
 def test_the_banner_shows_an_address_that_a_browser_takes(servers: Servers, tmp_path: Path) -> None:

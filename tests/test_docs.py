@@ -38,6 +38,7 @@ from flask_phoenix import (
 )
 from flask_phoenix.broadcaster import NONE, SETTING
 from flask_phoenix.cli import phoenix as commands
+from flask_phoenix.protocol.json import MAX_DEPTH, MAX_READ_DEPTH
 from flask_phoenix.protocol.messages import SHOWN_CHARACTERS
 from flask_phoenix.pubsub import history
 from flask_phoenix.pubsub.adapter import ADAPTERS
@@ -468,6 +469,24 @@ def test_the_formula_of_scaling() -> None:
 def test_numbers_of_channels_and_of_testing(page: str, said: str, meant: float) -> None:
     text = " ".join(read(page).split())
     assert [float(number.replace(",", "")) for number in re.findall(said, text)] == [meant]
+
+
+def test_numbers_of_differences() -> None:
+    text, options = read("differences.md"), Options()
+    down_period = signature(Phoenix.presence).parameters["down_period"].default
+    forgotten = replica.PERMDOWN_PERIODS * (down_period - down_period / replica.HEARTBEATS)
+    for said in (
+        f"| 10 MB | {options.max_frame_size / 1e6:.0f} MB |",
+        f"closed with 1013 beyond `outbox_limit`, {options.outbox_limit >> 20} MiB",
+        f"beyond {MAX_READ_DEPTH} levels the connection ends with 1011; what is written may have {MAX_DEPTH}",
+        f"of more than {sys.get_int_max_str_digits():,} digits",
+        f"| at {drain.CLOSE_RATE:,} clients a second,",
+        f"as handlers are, {drain.GRACE:.0f} s together",
+        f"| {replica.GATHER_PERIOD} s after a change |",
+        f"every sixth part of `down_period`, {down_period / replica.HEARTBEATS:.0f} s |",
+        f"after about {forgotten / down_period:.0f} times `down_period`, {forgotten / 60:.0f} minutes |",
+    ):
+        assert said in text
 
 
 def test_ways_between_nodes() -> None:

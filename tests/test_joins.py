@@ -11,6 +11,7 @@ import pytest
 from gevent.event import Event
 
 from flask_phoenix import Channel, NotJoined, NotPublished, Refused, on
+from flask_phoenix.runtime import connection
 from flask_phoenix.runtime.engine import Engine
 from tests.support.clients import (
     CRASHED,
@@ -339,6 +340,34 @@ def knock(site: Site, **acts: Callable[..., Any]) -> Client:
     client.say("1", "1", "room:1", "phx_join")
     client.hears_only()
     return client
+
+
+@pytest.mark.parametrize("ends", [None, NotPublished("out of reach")], ids=["confirmed", "failed"])
+@pytest.mark.parametrize("left", [0.01, DEADLINE], ids=["too late", "in time"])
+def test_waits_for_the_id_and_for_the_topic_share_one_limit(
+    far: Engine,
+    slow: SlowAdapter,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    left: float,
+    ends: Exception | None,
+) -> None:
+    slow.subscribe_timeout, times = 100.0, iter([0.0, 100.0 - left])
+    monkeypatch.setattr(connection, "monotonic", lambda: next(times, 100.0))
+    connecting = gevent.spawn(MemoryClient, far, serve(Room), name="ann")
+    turn()
+    slow.confirm()
+    client = connecting.get(timeout=DEADLINE)
+    client.say("1", "1", "room:1", "phx_join", {})
+    late = left < DEADLINE
+    if not late:
+        turn()
+        slow.confirm(ends)
+    assert client.hear()[-1]["status"] == ("ok" if late or ends is None else "error")
+    assert ("not confirmed in time" in caplog.text) == late
+    if late:  # the adapter goes on, and the topic is had as soon as it is confirmed
+        slow.confirm(ends)
+        assert (slow.asked, slow.topics) == ([], ["ann", "room:1"])
 
 
 def test_join_is_answered_when_the_other_nodes_know(slow_site: Site, slow: SlowAdapter) -> None:

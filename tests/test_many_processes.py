@@ -349,15 +349,6 @@ def test_polling_in_a_crowd(workers: Fleet, crowd: str) -> None:
     workers.agree([tab], {"ann": [{}]})
 
 
-def test_150_pushes_in_one_tick(workers: Fleet, room: str) -> None:
-    workers.workers()
-    poller = workers.poller()
-    poller.join(room)
-    wander(workers, poller)
-    poller.push_all("shout", [{"n": number} for number in range(150)])
-    assert poller.await_heard(150) == [("shout", {"n": number}) for number in range(150)]
-
-
 def test_sessions_end(workers: Fleet, room: str) -> None:
     pollers = [workers.poller(user=f"ann of {room}"), workers.poller(user=f"bob of {room}")]
     for poller in pollers:

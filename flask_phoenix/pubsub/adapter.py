@@ -68,6 +68,9 @@ class Adapter(Archive):
 
     #: How many messages were taken by :meth:`publish` and lost before another node had them.
     unpublished = 0
+    #: Seconds in which :meth:`subscribe` returns, also where nothing confirms the topic. What a client waits for one
+    #: after the other, its id and the topic that it joins, has this time together.
+    subscribe_timeout = 2.0
 
     def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
         """Begin, or raise and leave nothing behind; never blocks.

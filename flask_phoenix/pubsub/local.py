@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from typing import Any, NamedTuple, TypeVar
 
+import gevent
 from gevent import GreenletExit
 
 from ..exceptions import InvalidPayload
@@ -203,11 +205,33 @@ class PubSub:
         self._adapter = None
         self._confirmed.clear()
 
-    def subscribe(self, topic: str, subscriber: Subscriber) -> None:
-        """Give a subscriber the broadcasts of a topic from now on; may block until the other nodes know."""
+    def subscribe(self, topic: str, subscriber: Subscriber, patience: float | None = None) -> None:
+        """Give a subscriber the broadcasts of a topic from now on; may block until the other nodes know.
+
+        :param patience: seconds that it may block, where the adapter's own limit is too long; the adapter goes on.
+        """
+        if patience is None:
+            self._confirm(topic)
+        elif self._adapter is not None and topic not in self._confirmed:
+            confirming = Context().run(gevent.spawn, self._try_to_confirm, topic)
+            confirming.join(max(0.0, patience))
+            if not confirming.ready():
+                log.warning("%s is not confirmed in time: until it is, what other nodes say is missed", shown(topic))
+            elif confirming.value is not None:
+                raise confirming.value
+        self.add(topic, subscriber)
+
+    def _confirm(self, topic: str) -> None:
         while self._adapter is not None and topic not in self._confirmed:  # another one may be attached meanwhile
             self._request(self._adapter, topic)
-        self.add(topic, subscriber)
+
+    def _try_to_confirm(self, topic: str) -> Exception | None:
+        """Return the failure, for whoever still waits."""
+        try:
+            self._confirm(topic)
+        except Exception as failure:
+            return failure
+        return None
 
     def add(self, topic: str, subscriber: Subscriber) -> None:
         """Give a subscriber the broadcasts of a topic that is held; never blocks."""

@@ -355,7 +355,7 @@ class ChannelServer(ChannelRuntime):
             if history.size:
                 self._enter(history)
             else:
-                self._subscribe(self.membership.topic, self.subscriber)
+                self._subscribe(self.membership.topic, self.subscriber, self.connection.patience())
         except FAILURES:
             if not self.ended:
                 raise
@@ -607,10 +607,10 @@ class ChannelServer(ChannelRuntime):
             except Exception:  # of one; the others are called all the same
                 log.exception("%r failed at the end of a channel", release)
 
-    def _subscribe(self, topic: str, subscriber: Subscriber) -> None:
+    def _subscribe(self, topic: str, subscriber: Subscriber, patience: float | None = None) -> None:
         """Subscribe, which may take a while; the channel may end meanwhile."""
         pubsub = self.connection.engine.pubsub
-        pubsub.subscribe(topic, subscriber)
+        pubsub.subscribe(topic, subscriber, patience)
         if self.ended:
             pubsub.unsubscribe(topic, subscriber)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from contextvars import Context
 from itertools import count
+from time import monotonic
 from typing import Any, NamedTuple
 
 from ..exceptions import InvalidPayload, Refused
@@ -97,6 +98,7 @@ class Connection:
 
     __slots__ = (
         "_disconnect",
+        "_id_wait",
         "_pieces",
         "_reached",
         "account",
@@ -146,6 +148,8 @@ class Connection:
         self.missed_count = 0
         self._pieces: list[Any] | None = None
         self._disconnect = Subscriber(self._receive_disconnect) if name is not None else None
+        #: How many seconds the other nodes took to know the id, and when they did.
+        self._id_wait = (0.0, 0.0)
 
     def opened(self) -> None:
         """Begin: frames can be carried."""
@@ -153,7 +157,9 @@ class Connection:
         self.open = True
         self.engine.connections.add(self.account.close)
         if self.id is not None and self._disconnect is not None:
+            began = monotonic()
             self.engine.pubsub.subscribe(self.id, self._disconnect)
+            self._id_wait = ((now := monotonic()) - began, now)
             if not self.open:  # ended meanwhile
                 self.engine.pubsub.unsubscribe(self.id, self._disconnect)
         if self.socket.expires_at is not None:
@@ -167,6 +173,17 @@ class Connection:
 
     def tell_expiring(self, left: float) -> None:
         """Tell the client that it has so many seconds left; here, there is nobody to tell."""
+
+    def patience(self) -> float | None:
+        """Return the seconds that a join may wait for the other nodes, where these are fewer than the adapter's own.
+
+        It may have come while they were told the id, which took a part of that time.
+        """
+        spent, known = self._id_wait
+        adapter = self.engine.adapter
+        if adapter is None or not spent or monotonic() - known > adapter.subscribe_timeout:
+            return None
+        return adapter.subscribe_timeout - spent
 
     def receive(self, frame: Frame) -> None:
         """Handle a frame from the client; may block while too many wait for the author's code.

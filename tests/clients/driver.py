@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import DEADLINE, HOST, Server
+from tests.support.processes import DEADLINE, HOST, START, Server
 
 FOLDER = Path(__file__).parent
 #: The environment of a server in which no warning passes.
@@ -52,7 +52,7 @@ class Script:
         :raises AssertionError: it ended, or said nothing until the deadline.
         """
         try:
-            line = self._lines.get(timeout=2 * DEADLINE)
+            line = self._lines.get(timeout=START)
         except queue.Empty:
             line = None
         assert line is not None, f"{self._process.args!r} says nothing more; before:\n{''.join(self._noise)}"

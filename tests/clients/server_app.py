@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from flask import Flask, Response, request, send_from_directory
 from flask.typing import ResponseReturnValue
 from flask_sock import Sock
+from flask_wtf.csrf import CSRFProtect
 from gevent import idle
 from gevent.event import Event
 
@@ -265,6 +266,12 @@ def disconnect() -> ResponseReturnValue:
 def presence_of(topic: str) -> Presence:
     """Return the presence of a topic."""
     return crews if topic.startswith("crew:") else crowds
+
+
+# As many apps do: their own forms are exempted here, and the clients that poll need not be.
+csrf = CSRFProtect(app)
+for view in (announce, track, untrack, disconnect):
+    csrf.exempt(view)
 
 
 @app.route("/plain-ws", websocket=True)

@@ -26,8 +26,6 @@ WORKERS = 3
 WORKER = "X-Worker"
 #: Seconds between two looks at what is waited for.
 TICK = 0.02
-#: Lines of one request of a client that polls.
-BATCH = 100
 
 #: What is expected of a presence: the metas of each key.
 Expected = dict[str, list[dict[str, Any]]]
@@ -198,12 +196,6 @@ class Poller(Client):
 
     def write(self, text: str) -> None:
         self._post(text)
-
-    def push_all(self, event: str, payloads: Sequence[Any]) -> None:
-        """Send events at once, as the npm client does: a hundred to a batch."""
-        messages = [[self._join_ref, str(next(self._refs)), self.topic, event, payload] for payload in payloads]
-        for start in range(0, len(messages), BATCH):
-            self._post("\n".join(map(json.dumps, messages[start : start + BATCH])))
 
     def read(self, seconds: float) -> str | None:
         if not self._frames:

@@ -68,7 +68,7 @@ class RedisAdapter(Adapter):
         self._target: dict[str, Any] = {"url": url, "client": client, "prefix": prefix}
         self._client = PublishingClient(url, client, prefix, check_interval)
         self._check_interval = check_interval
-        self._subscribe_timeout = subscribe_timeout
+        self.subscribe_timeout = subscribe_timeout
         self._queue_limit = queue_limit
         self._lock = allocate_lock()
         self._running, self._process = False, 0
@@ -106,7 +106,7 @@ class RedisAdapter(Adapter):
             self._mark,
             receive,
             self.restored,
-            self._subscribe_timeout,
+            self.subscribe_timeout,
             self._check_interval,
         )
         self._subscriber.start()

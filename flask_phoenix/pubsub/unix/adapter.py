@@ -62,6 +62,8 @@ class WorkersAdapter(Adapter):
 
     keeps = True
 
+    subscribe_timeout = CONFIRM_TIMEOUT
+
     def __init__(self, directory: str | Path | Callable[[], Path], limit: int = QUEUE_LIMIT) -> None:
         self._where = directory
         self._limit = limit
