@@ -6,7 +6,7 @@ SECONDS ?= 900
 
 bin := .venv/bin/python -m
 
-.PHONY: help run test faults lint format cover tox bench clean services
+.PHONY: help run test faults lint format cover tox bench attack clean services
 
 help:  ## Show the targets; each sets up what it needs.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -38,6 +38,9 @@ tox: services .venv/.installed example_app/node_modules tests/clients/node_modul
 bench: .venv-bench/.installed  ## Measure ours beside others on two idle cores (ARGS="fanout echo", ARGS=--quick).
 	@command -v cc >/dev/null && command -v redis-server >/dev/null || { echo 'gcc or redis-server is missing. Type: sudo apt-get install gcc libc6-dev redis-server'; exit 1; }
 	.venv-bench/bin/python -m benchmarks $(ARGS)
+
+attack: .venv/.installed  ## Attack a server in all ways, and print what becomes of it and of others (ARGS="--only echoes").
+	ulimit -n 20000 && timeout 600 $(bin) benchmarks.attack $(ARGS)
 
 clean:  ## Remove everything that make and the tools made.
 	rm -rf .venv .venv-bench example_app/node_modules tests/clients/node_modules build dist site instance *.egg-info

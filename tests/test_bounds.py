@@ -7,6 +7,7 @@ from typing import Any
 
 import gevent
 import pytest
+from gevent import socket
 from gevent.event import Event
 
 from flask_phoenix import Channel, Socket
@@ -16,6 +17,7 @@ from flask_phoenix.runtime import listener
 from flask_phoenix.runtime.connection import Bounds
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.runtime.settings import Settings
+from flask_phoenix.runtime.turns import Turns
 from tests.support.clients import KINDS, MemoryClient, Site, serve
 from tests.support.loop import turn
 from tests.support.processes import DEADLINE, wait_until
@@ -79,6 +81,31 @@ def test_a_client_is_read_no_further_than_its_bytes(
     assert sorted(ref for ref in refs if isinstance(ref, int)) == list(range(COUNT))
     assert BOUNDS.inbox_limit <= waiting <= BOUNDS.inbox_limit + 2 * SIZE
     assert wait_until(lambda: engine.budget.total == 0, turn)
+
+
+def test_who_has_taken_its_time_goes_after_those_for_whom_something_comes() -> None:
+    turns, log = Turns(), list[str]()
+    ours, theirs = socket.socketpair()
+    loop = gevent.get_hub().loop
+    newcomer = loop.io(ours.fileno(), 1)
+
+    def come() -> None:
+        newcomer.close()
+        log.append("newcomer")
+        loop.run_callback(log.append, "its answer")
+
+    newcomer.start(come)
+
+    def flood() -> None:
+        theirs.sendall(b"1")
+        turns.wait()
+        log.append("flood")
+
+    gevent.spawn(flood).get(timeout=DEADLINE)
+    assert wait_until(lambda: len(log) == 3, turn)
+    assert log == ["newcomer", "its answer", "flood"]
+    ours.close()
+    theirs.close()
 
 
 @pytest.mark.parametrize("event", ["crash", "phx_leave", "no such channel"])

@@ -520,6 +520,19 @@ def test_only_the_client_keeps_it_open(carriers: Carriers, opcode: Opcode) -> No
     assert served.reason() == "timeout"
 
 
+@pytest.mark.parametrize("jump", [-3600, 3600])
+def test_a_clock_that_jumps_ends_nobody(carriers: Carriers, jump: int) -> None:
+    served = carriers.echo(timeout=0.4)
+    served.client.text("alive")
+    assert served.client.data() == "alive"
+    # As if it had been heard by another clock.
+    carrier: Any = served.connection.carrier
+    carrier._last_received -= jump
+    assert served.client.silent(0.6)
+    assert served.client.close_code() == 1002  # and it is watched all the same
+    served.client.close(1002)
+
+
 # The server closes
 
 

@@ -50,6 +50,11 @@ class Room(Channel):
         """Answer with the payload."""
         return payload
 
+    @on("take")
+    def take(self, payload: Any) -> Any:
+        """Answer with nothing."""
+        return {}
+
     @on("slow")
     def slow(self, payload: Any) -> Any:
         """Answer late."""

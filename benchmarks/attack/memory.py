@@ -65,10 +65,10 @@ def bombs(port: int, seconds: float) -> Got:
     attacker = Attacker(port, seconds, "/deflated", **{"Sec-WebSocket-Extensions": extension})
     attacker.send(frame("1", "1", "room:1", "phx_join", {}))
     encoder = zlib.compressobj(9, wbits=-15)
-    text = f'["1","2","room:1","none",{{"a":{BRACES}}}]'.encode()
+    text = f'["1","2","room:1","take",{{"a":{BRACES}}}]'.encode()
     deflated = (encoder.compress(text) + encoder.flush(zlib.Z_SYNC_FLUSH))[:-4]
     attacker.send(write(1, deflated, rsv=4) * 60)
-    return attacker.count(crashed=1)
+    return attacker.count(ok=61)
 
 
 def readers_that_stop(port: int, seconds: float) -> Got:

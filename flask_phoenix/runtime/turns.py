@@ -14,9 +14,11 @@ from greenlet import getcurrent
 #: Connections that are accepted in one turn; gevent would take 100, and serve them all in the next.
 MAX_ACCEPT = 8
 #: Seconds after which a turn has been long: whoever reads from a client then waits for another one.
-LONG_TURN = 0.01
+LONG_TURN = 0.005
 #: Seconds of each turn for those who wait.
 SHARE = 0.005
+#: libev's lowest priority.
+LATE = -2
 
 
 class Turns:
@@ -50,13 +52,19 @@ class Turns:
             raise
 
     def _set_timer(self) -> None:
-        # It goes off after the event loop has looked at all sockets once.
-        self._timer = gevent.get_hub().loop.timer(0)
-        self._timer.start(self._resume)
+        # It goes off after the event loop has looked at all sockets once, and after those for whom something has come:
+        # who has waited for nothing yet goes first.
+        self._timer = gevent.get_hub().loop.timer(0, priority=LATE)
+        self._timer.start(self._end_turn)
+
+    def _end_turn(self) -> None:
+        # After what was sent in this turn has been written.
+        gevent.get_hub().loop.run_callback(self._resume)
 
     def _resume(self) -> None:
-        self._timer.close()
-        self._timer = None
+        timer, self._timer = self._timer, None
+        if timer is not None:  # or the process was forked in between
+            timer.close()
         deadline = perf_counter() + SHARE
         while self._waiting:
             self._waiting.popleft()()

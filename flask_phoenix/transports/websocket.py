@@ -42,6 +42,9 @@ log = logging.getLogger("flask_phoenix.connection")
 
 #: Seconds that a client has to answer a close frame, and to take what was written before it, before it is cut off.
 CLOSE_TIMEOUT = 2.0
+#: Seconds by which silence may be noticed late. Later than that, the clock has jumped, or the process stood still, and
+#: has not read what came meanwhile: the client gets its time once more.
+LATE = 1.0
 #: Bytes that are read at a time.
 READ_SIZE = 16384
 #: Empty fragments of one message; a client needs none.
@@ -466,6 +469,8 @@ class WebSocketCarrier(Carrier):
     def _check_idle(self) -> None:
         timeout = self._limits.timeout or 0.0
         left = self._last_received + timeout - self._loop.now()
+        if not -LATE <= left <= timeout:
+            self._last_received, left = self._loop.now(), timeout
         if left > 0.001:
             self._watch(left, self._check_idle)
         else:

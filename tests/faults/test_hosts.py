@@ -1,0 +1,122 @@
+"""Servers in processes of their own, on a host that fails them: what clients see, and that the servers go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import gevent
+import pytest
+from gevent import socket
+
+from flask_phoenix.transports.websocket import CUT
+from tests.support.processes import HOST, Server, Servers, wait_until
+from tests.support.wire import UPGRADE, Wire, write
+
+PYTHON = (sys.executable, "-m")
+APP = "tests.faults.app:app"
+COMMANDS = {
+    "flask run": (*PYTHON, "flask", "--app", APP, "run", "--port", "{port}"),
+    "gunicorn": (*PYTHON, "gunicorn", "-k", "gevent", "-b", f"{HOST}:{{port}}", APP),
+}
+#: Descriptors of a server that has few: those of its loop and its files, and some clients.
+FEW = 60
+
+
+@pytest.fixture(params=COMMANDS)
+def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
+    return servers.start(*COMMANDS[request.param])
+
+
+def connect(server: Server) -> Wire:
+    """Open a WebSocket, and hear its first answer."""
+    wire = Wire(socket.create_connection((HOST, server.port), 10))
+    lines = ["GET /socket/websocket?vsn=2.0.0 HTTP/1.1", "Host: here", *map(": ".join, UPGRADE.items()), "", ""]
+    wire.sock.sendall("\r\n".join(lines).encode())
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += wire.take(1)
+    assert head.startswith(b"HTTP/1.1 101 ")
+    return wire
+
+
+def lives(wire: Wire) -> bool:
+    """Tell whether a client is answered."""
+    wire.text('[null,"1","phoenix","heartbeat",{}]')
+    return '"status":"ok"' in str(wire.data())
+
+
+def serves(server: Server) -> bool:
+    """Tell whether a newcomer is served."""
+    try:
+        wire = connect(server)
+    except (OSError, EOFError):
+        return False
+    try:
+        return lives(wire)
+    finally:
+        wire.sock.close()
+
+
+def workers(server: Server) -> list[int]:
+    """Return the children of a server."""
+    return [int(each) for each in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()]
+
+
+def test_a_server_that_is_stopped_for_a_while_answers_what_came_meanwhile(server: Server) -> None:
+    wire = connect(server)
+    os.killpg(server.pid, signal.SIGSTOP)
+    wire.text('[null,"1","phoenix","heartbeat",{}]')
+    assert wire.silent(0.1)
+    os.killpg(server.pid, signal.SIGCONT)
+    assert '"status":"ok"' in str(wire.data())
+    wire.sock.close()
+    assert serves(server)
+
+
+def test_resets_inside_of_frames_and_clients_that_say_nothing_more(server: Server) -> None:
+    wire = connect(server)
+    frame = write(1, b'["1","1","room:1","phx_join",{}]')
+    half_open: list[Any] = []
+    for at in range(1, len(frame), 3):
+        other = connect(server)
+        other.sock.sendall(frame[:at])
+        if at % 2:
+            other.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, CUT)
+            other.sock.close()
+        else:
+            half_open.append(other)
+    assert lives(wire)
+    assert serves(server)
+    for each in (wire, *half_open):
+        each.sock.close()
+    assert "Traceback" not in server.logs()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_server_without_descriptors_serves_its_clients_and_later_others(name: str, servers: Servers) -> None:
+    command = " ".join(COMMANDS[name])
+    server = servers.start("sh", "-c", f"ulimit -n {FEW}; exec {command}")
+    wire = connect(server)
+    others = [socket.create_connection((HOST, server.port), 10) for _ in range(FEW)]
+    assert lives(wire)
+    others[-1].sendall(b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+    assert lives(wire)
+    for other in others:
+        other.close()
+    assert wait_until(lambda: serves(server), lambda: lives(wire))
+    wire.sock.close()
+
+
+def test_a_worker_that_is_killed_is_followed_by_another(servers: Servers) -> None:
+    server = servers.start(*COMMANDS["gunicorn"])
+    wire = connect(server)
+    (worker,) = workers(server)
+    os.kill(worker, signal.SIGKILL)
+    wire.ended()
+    wire.sock.close()
+    assert wait_until(lambda: serves(server), lambda: gevent.sleep(0.05))
+    assert workers(server) != [worker]
