@@ -17,6 +17,9 @@ from .messages import Frame
 _read = msgspec.json.Decoder().decode
 _dumps = ujson.dumps
 
+#: What nests. A tuple of types: a union of them takes five times as long.
+CONTAINERS = (dict, list, tuple)
+
 #: Levels of arrays and objects that are read at most: fewer than are written, so that what a client sent may be sent on
 #: inside a reply or a broadcast.
 MAX_READ_DEPTH = 500
@@ -58,8 +61,9 @@ def _check_depth(value: Any, limit: int) -> bool:
         level = [
             item
             for each in level
+            if each
             for item in (each.values() if isinstance(each, dict) else each)
-            if isinstance(item, dict | list | tuple)
+            if isinstance(item, CONTAINERS)
         ]
         if not level:
             return True
