@@ -1,18 +1,20 @@
 // Clients behind a relay that stalls, cuts and resets their connections:
 //
-//     node faulty.mjs PORT SEED WEBSOCKETS POLLS RAW TOPIC...
+//     node faulty.mjs PORT SEED PLAN
 //
-// PORT is the server's. Each line that is written is a record of one client: what it was told by a join, or a message.
-// A line "calm" ends the faults, a line "count" is answered by the number of connections that were dropped.
+// PORT is the server's, PLAN the topic of each client as JSON; the first word of a client's name is its kind. Each line
+// that is written is a record of one client: what it was told by a join, a message, or who is present. A line "calm" ends
+// the faults, a line "cut" drops all connections and lets none through for a second, a line "count" is answered by the
+// number of connections that were dropped.
 
 import { createServer, connect } from "node:net"
 import { createInterface } from "node:readline"
-import { LongPoll, Socket } from "phoenix"
+import { LongPoll, Presence, Socket } from "phoenix"
 import WebSocket from "ws"
 import { recover } from "../../flask_phoenix/static/recover.mjs"
 
-const [port, seed, websockets, polls, raws] = process.argv.slice(2, 7).map(Number)
-const topics = process.argv.slice(7)
+const [port, seed] = process.argv.slice(2, 4).map(Number)
+const plan = JSON.parse(process.argv[4])
 
 let state = seed
 function random(least, most) {
@@ -25,10 +27,14 @@ const say = (record) => process.stdout.write(`${JSON.stringify(record)}\n`)
 // The relay.
 
 let calm = false
+let closed = false
 let drops = 0
-const faults = new Set()
+const open = new Set()
 
 const relay = createServer((near) => {
+  if (closed) return near.destroy()
+  open.add(near)
+  near.on("close", () => open.delete(near))
   let far = null
   const ends = () => [near, far].filter(Boolean)
   const drop = (how) => {
@@ -49,7 +55,6 @@ const relay = createServer((near) => {
   calm ? dial() : setTimeout(dial, random(0, 1) < 0.3 ? random(100, 1500) : 0)
   if (calm) return
   const fault = () => {
-    faults.delete(timer)
     if (near.destroyed || calm) return
     const kind = random(0, 3)
     if (kind < 1) return drop("cut")
@@ -57,18 +62,42 @@ const relay = createServer((near) => {
     if (far) far.unpipe(near)
     setTimeout(() => drop("cut"), random(100, 2000))
   }
-  const timer = setTimeout(fault, random(100, 4000))
+  setTimeout(fault, random(100, 4000))
 })
 
 // The clients.
 
-function stock(name, topic, transport) {
+// Version 1 of the wire, which the official client has left behind.
+const V1 = {
+  vsn: "1.0.0",
+  encode: (message, send) => send(JSON.stringify(message)),
+  decode: (text, take) => take(JSON.parse(text)),
+}
+
+const numberOf = (payload) => (payload instanceof ArrayBuffer ? Number(new TextDecoder().decode(payload)) : payload.n)
+
+function makeSocket(transport, version = {}) {
   const options = { heartbeatIntervalMs: 1000, timeout: 4000, longpollerTimeout: 4000, reconnectAfterMs: () => 50, rejoinAfterMs: () => 100 }
-  const socket = new Socket(`ws://127.0.0.1:${relay.address().port}/socket`, { ...options, transport })
+  const socket = new Socket(`ws://127.0.0.1:${relay.address().port}/socket`, { ...options, ...version, transport })
   socket.connect()
-  const channel = recover(socket, topic)
-  channel.on("said", ({ n }, ref) => say({ name, ref, n }))
+  return socket
+}
+
+const stock = (transport, version) => (name, topic) => {
+  const channel = recover(makeSocket(transport, version), topic, { name })
+  const presence = new Presence(channel)
+  presence.onSync(() => say({ name, present: presence.list((key) => key).sort() }))
+  let before = null
+  channel.on("phx_offset", (_, ref) => { before = ref })
+  channel.on("said", (payload, ref) => say({ name, ref: ref ?? before, n: numberOf(payload) }))
   channel.join().receive("ok", ({ phx_history }) => say({ name, told: phx_history }))
+}
+
+// Without a history: it misses what it misses.
+const plain = (transport) => (name, topic) => {
+  const channel = makeSocket(transport).channel(topic)
+  channel.on("said", ({ n }) => say({ name, n }))
+  channel.join().receive("ok", () => say({ name, joined: true }))
 }
 
 function raw(name, topic) {
@@ -78,7 +107,7 @@ function raw(name, topic) {
     const heartbeat = setInterval(() => socket.readyState == 1 && socket.send('[null,"h","phoenix","heartbeat",{}]'), 1000)
     const silent = () => socket.terminate()
     let silence = setTimeout(silent, 3000)
-    socket.on("open", () => socket.send(JSON.stringify(["1", "1", topic, "phx_join", { since: last }])))
+    socket.on("open", () => socket.send(JSON.stringify(["1", "1", topic, "phx_join", { name, since: last }])))
     socket.on("message", (text) => {
       clearTimeout(silence)
       silence = setTimeout(silent, 3000)
@@ -103,19 +132,29 @@ function raw(name, topic) {
   begin()
 }
 
+const kinds = {
+  websocket: stock(WebSocket),
+  longpoll: stock(LongPoll),
+  old: stock(WebSocket, V1),
+  raw,
+  plain: plain(WebSocket),
+  plainpoll: plain(LongPoll),
+}
+
 relay.listen(0, "127.0.0.1", () => {
-  for (const [kind, count, begin] of [
-    ["websocket", websockets, (name, topic) => stock(name, topic, WebSocket)],
-    ["longpoll", polls, (name, topic) => stock(name, topic, LongPoll)],
-    ["raw", raws, raw],
-  ]) {
-    for (let number = 0; number < count; number += 1) begin(`${kind} ${number}`, topics[number % topics.length])
-  }
+  for (const [name, topic] of Object.entries(plan)) kinds[name.split(" ")[0]](name, topic)
 })
+
+function cut() {
+  closed = true
+  for (const near of open) near.destroy()
+  setTimeout(() => { closed = false }, 1000)
+}
 
 createInterface({ input: process.stdin })
   .on("line", (line) => {
     if (line == "calm") calm = true
+    else if (line == "cut") cut()
     else say({ drops })
   })
   .on("close", () => process.exit())

@@ -9,11 +9,13 @@ from flask import Flask, Response, request
 from flask.typing import ResponseReturnValue
 
 from flask_phoenix import Channel, History, NotPublished, Phoenix, Socket, intercept
+from flask_phoenix.protocol.messages import Broadcast
 
 app = Flask(__name__)
 app.secret_key = "the same for every process of these tests"
 app.config.from_prefixed_env()
 phoenix = Phoenix(app)
+online = phoenix.presence()
 
 
 @phoenix.socket("/socket", longpoll={"window": 2.0}, timeout=10)
@@ -25,10 +27,16 @@ class UserSocket(Socket):
 class Room(Channel):
     """Keeps what is said."""
 
+    presence = online
     history = History(size=int(os.environ.get("HISTORY_SIZE", "300")), ttl=60)
 
     def join(self, payload: Any) -> dict[str, Any]:
+        self.assigns["name"] = payload["name"]
         return {}
+
+    def after_join(self) -> None:
+        self.track(self.assigns["name"])
+        self.push("presence_state", self.presences())
 
 
 @UserSocket.channel("hall:*")
@@ -38,6 +46,26 @@ class Hall(Room):
     @intercept("odd")
     def odd(self, payload: Any) -> None:
         self.push("said", payload)
+
+
+@UserSocket.channel("blob:*")
+class Blob(Room):
+    """Every second message is bytes."""
+
+
+@UserSocket.channel("plain:*")
+class Plain(Channel):
+    """Forgets what is said."""
+
+    def join(self, payload: Any) -> None:
+        pass
+
+
+def broadcast_of(topic: str, number: int) -> Broadcast:
+    """Return the message that has a number."""
+    odd = number % 2
+    event = "odd" if odd and topic.startswith("hall") else "said"
+    return Broadcast(topic, event, str(number).encode() if odd and topic.startswith("blob") else {"n": number})
 
 
 @app.after_request
@@ -56,10 +84,8 @@ def index() -> ResponseReturnValue:
 @app.post("/say")
 def say() -> ResponseReturnValue:
     """Broadcast a number; answer with the receipt, or with 503."""
-    topic, number = request.args["topic"], int(request.args["n"])
-    event = "odd" if topic.startswith("hall") and number % 2 else "said"
     try:
-        position = phoenix.broadcast(topic, event, {"n": number})
+        position = phoenix.broadcast(*broadcast_of(request.args["topic"], int(request.args["n"])))
     except NotPublished as error:
         return {"error": str(error)}, 503
     return {"ref": str(position)}

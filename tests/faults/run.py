@@ -18,16 +18,26 @@ from typing import Any, NamedTuple
 
 from flask_phoenix import NotPublished
 from flask_phoenix.protocol.json import Json
-from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.pubsub.adapter import make_publisher
 from flask_phoenix.pubsub.envelope import pack_entry
-from tests.faults.app import Room
+from tests.faults.app import Room, broadcast_of
 from tests.faults.ledger import Ledger
 from tests.support.fleet import Fleet
 from tests.support.processes import DEADLINE, HOST, wait_until
 
 CLIENTS = Path(__file__).parent.parent / "clients"
-TOPICS = ("room:1", "hall:1")
+TOPICS = ("room:1", "hall:1", "blob:1")
+#: The topic of each client, whose name begins with its kind. Bytes travel over WebSockets of the newest version alone.
+PLAN = {
+    f"{kind} {number}": topic
+    for kind, topics in (
+        ("websocket", (*TOPICS, "room:1")),
+        ("longpoll", TOPICS[:2]),
+        ("raw", TOPICS[:2]),
+        ("old", TOPICS[:2]),
+    )
+    for number, topic in enumerate(topics)
+}
 #: Seconds between two messages of a publisher.
 PACE = 0.02
 JSON = Json()
@@ -43,17 +53,17 @@ class Outcome(NamedTuple):
 class Clients:
     """The clients, in a process of their own, and what they say."""
 
-    def __init__(self, ledger: Ledger, port: int, seed: int, counts: tuple[int, int, int]) -> None:
+    def __init__(self, ledger: Ledger, port: int, seed: int, plan: dict[str, str]) -> None:
         self._ledger = ledger
-        words = ("node", "faulty.mjs", str(port), str(seed), *map(str, counts), *TOPICS)
+        words = ("node", "faulty.mjs", str(port), str(seed), json.dumps(plan))
         self._process = subprocess.Popen(
             words, cwd=CLIENTS, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=1
         )
-        self._topics = {
-            f"{kind} {number}": TOPICS[number % len(TOPICS)]
-            for kind, some in zip(("websocket", "longpoll", "raw"), counts, strict=True)
-            for number in range(some)
-        }
+        self._topics = plan
+        #: Who is present, as each client says that follows it.
+        self.present: dict[str, list[str]] = {}
+        #: The numbers that each client without a history has got, and those of them that have joined.
+        self.heard: dict[str, set[int]] = {}
         self.drops: int | None = None
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -70,6 +80,13 @@ class Clients:
         return all(
             client in places and f"{places[client][0]}:{places[client][1]}" == last[topic]
             for client, topic in self._topics.items()
+        )
+
+    def see_each_other(self) -> bool:
+        """Tell whether each sees all on its topic, and nobody else."""
+        return all(
+            present == sorted(name for name, topic in self._topics.items() if topic == self._topics[client])
+            for client, present in dict(self.present).items()
         )
 
     def close(self) -> None:
@@ -93,6 +110,10 @@ class Clients:
                 self.drops = record["drops"]
             elif "told" in record:
                 self._ledger.told(record["name"], record["told"])
+            elif "present" in record:
+                self.present[record["name"]] = record["present"]
+            elif record["name"].startswith("plain"):
+                self.heard.setdefault(record["name"], set()).update([record["n"]] if "n" in record else [])
             else:
                 name = record["name"]
                 self._ledger.message(name, self._topics[name], record.get("ref"), record["n"])
@@ -106,10 +127,12 @@ class Publishers:
         self._fleet = fleet
         self._numbers = count(1)
         self._over = threading.Event()
-        self._publisher = make_publisher(url)
+        self._publisher = make_publisher(url) if url else None
         self._threads = [
             threading.Thread(target=self._run, args=(say, random.Random(seed + number)), daemon=True)
-            for number, say in enumerate((self.say_inside, self.say_inside, self._say_outside))
+            for number, say in enumerate(
+                (self.say_inside, self.say_inside, self._say_outside if url else self.say_inside)
+            )
         ]
         for thread in self._threads:
             thread.start()
@@ -119,7 +142,8 @@ class Publishers:
         self._over.set()
         for thread in self._threads:
             thread.join(2 * DEADLINE)
-        self._publisher.close()
+        if self._publisher is not None:
+            self._publisher.close()
 
     def say_inside(self, topic: str) -> str | None:
         """Publish through whichever worker takes a request; return the receipt, if there is one."""
@@ -136,9 +160,9 @@ class Publishers:
         return self._noted(topic, ref, number)
 
     def _say_outside(self, topic: str) -> str | None:
+        assert self._publisher is not None
         number = next(self._numbers)
-        event = "odd" if topic.startswith("hall") and number % 2 else "said"
-        entry = pack_entry("", Broadcast(topic, event, {"n": number}), JSON)
+        entry = pack_entry("", broadcast_of(topic, number), JSON)
         try:
             ref = str(self._publisher.keep(topic, Room.history, entry, "")[0])
         except NotPublished:
@@ -185,8 +209,10 @@ class Trouble:
             os.kill(worker, signal.SIGCONT)
 
     def _restart(self) -> None:
-        self._fleet.workers()
+        before = self._fleet.workers()
         os.kill(self._fleet.server.pid, signal.SIGHUP)
+        if len(before) == 1:  # two that nothing joins are two servers
+            assert wait_until(lambda: not before & self._fleet.pids(), self._fleet.wait_briefly, 3 * DEADLINE)
 
 
 def run(
@@ -195,7 +221,6 @@ def run(
     trouble: list[Callable[[], None]],
     until: Callable[[Ledger], bool],
     seed: int = 1,
-    counts: tuple[int, int, int] = (4, 2, 2),
 ) -> Outcome:
     """Let clients listen and publishers speak through all trouble; return what came of it.
 
@@ -203,10 +228,10 @@ def run(
     :param until: tells whether this was enough; asked after each.
     """
     ledger, chance = Ledger(), random.Random(seed)
-    clients = Clients(ledger, fleet.server.port, seed, counts)
+    clients = Clients(ledger, fleet.server.port, seed, PLAN)
     publishers = Publishers(ledger, fleet, url, seed)
     try:
-        assert wait_until(lambda: len(ledger.places) == sum(counts), lambda: time.sleep(0.05), 3 * DEADLINE)
+        assert wait_until(lambda: len(ledger.places) == len(PLAN), lambda: time.sleep(0.05), 3 * DEADLINE)
         for make in _cycle(trouble):
             time.sleep(chance.uniform(0.5, 2))
             make()
@@ -216,11 +241,14 @@ def run(
         publishers.close()
         last = {topic: _last(publishers, topic) for topic in TOPICS}
         arrived = wait_until(lambda: clients.have(last), lambda: time.sleep(0.05), 3 * DEADLINE)
+        seen = wait_until(clients.see_each_other, lambda: time.sleep(0.05), 3 * DEADLINE)
         clients.tell("count")
         assert wait_until(lambda: clients.drops is not None, lambda: time.sleep(0.05))
     finally:
         clients.close()
-    wrong = ledger.wrong if arrived else [*ledger.wrong, f"not all have {last}: {ledger.places}"]
+    wrong = [*ledger.wrong]
+    wrong += [] if arrived else [f"not all have {last}: {ledger.places}"]
+    wrong += [] if seen else [f"not all see each other: {clients.present}"]
     return Outcome({**ledger.counts, "drops": clients.drops or 0}, wrong)
 
 

@@ -38,6 +38,14 @@ def enough() -> Callable[[Ledger], bool]:
 
 
 @pytest.mark.timeout(120 + SECONDS)
+def test_one_process(servers: Servers) -> None:
+    fleet = start(servers, {}, app=APP, workers=1)
+    outcome = run(fleet, "", Trouble(fleet, random.Random(SEED)).kinds(), enough(), SEED)
+    log.info("%s", outcome.counts)
+    assert outcome.wrong == []
+
+
+@pytest.mark.timeout(120 + SECONDS)
 def test_workers(servers: Servers, short_path: Path) -> None:
     url = f"workers://{short_path / 'workers'}"
     fleet = start(servers, {"FLASK_PHOENIX_PUBSUB_URL": url}, app=APP)
