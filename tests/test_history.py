@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import ANY
@@ -25,7 +27,7 @@ from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.pubsub.history import OVERHEAD, MemoryStore
 from flask_phoenix.testing import MemoryAdapter
 from tests.support.clients import Client, Room, Site, WebSocketClient
-from tests.support.processes import DEADLINE
+from tests.support.processes import DEADLINE, ROOT
 from tests.support.slow import SlowAdapter
 
 ROOM = "room:1"
@@ -540,3 +542,9 @@ def test_a_reply_does_not_overtake_what_was_broadcast_before_it(pair: Pair) -> N
     say(pair.sites[0], 1)
     client.say("1", "2", ROOM, "tell", {"n": 2})
     client.hears(*said(since, 1, 2), ["1", "2", ROOM, "phx_reply", {"status": "ok", "response": {}}])
+
+
+def test_the_module_leaves_what_comes_before_the_reply_to_the_next_join() -> None:
+    words = ("node", "late.mjs")
+    shown = subprocess.run(words, cwd=ROOT / "tests" / "clients", capture_output=True, check=True, timeout=2 * DEADLINE)
+    assert json.loads(shown.stdout) == [None, [1], "e:1"]

@@ -3,8 +3,8 @@ export function recover(socket, topic, params = {}, { onGap, onCaughtUp } = {}) 
   let last = null
   let next = null
   const channel = socket.channel(topic, () => ({ ...(typeof params == "function" ? params() : params), since: last }))
-  const before = channel.onMessage
-  channel.onMessage = function (event, payload, ref, joinRef) {
+  const before = channel.trigger
+  channel.trigger = function (event, payload, ref, joinRef) {
     const told = event == "phx_reply" && payload?.response?.phx_history
     if (told) {
       if (last) (told.recovered ? onCaughtUp : onGap)?.(told)
@@ -13,8 +13,10 @@ export function recover(socket, topic, params = {}, { onGap, onCaughtUp } = {}) 
     } else if (event == "phx_offset") {
       next = ref
     } else if (next || ref?.includes?.(":")) {
-      last = { ...last, ref: next || ref }
+      const here = next || ref
       next = null
+      if (!this.isJoined()) return // the reply came too late: all since then comes again
+      last = { ...last, ref: here }
     }
     return before.call(this, event, payload, ref, joinRef)
   }

@@ -90,7 +90,8 @@ const stock = (transport, version) => (name, topic) => {
   let before = null
   channel.on("phx_offset", (_, ref) => { before = ref })
   channel.on("said", (payload, ref) => say({ name, ref: ref ?? before, n: numberOf(payload) }))
-  channel.join().receive("ok", ({ phx_history }) => say({ name, told: phx_history }))
+  channel.on("phx_reply", ({ response }) => response?.phx_history && say({ name, told: response.phx_history }))
+  channel.join()
 }
 
 // Without a history: it misses what it misses.

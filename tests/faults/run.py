@@ -122,7 +122,19 @@ class Clients:
 class Publishers:
     """Threads that publish through the workers, and one that does so from outside."""
 
-    def __init__(self, ledger: Ledger, fleet: Fleet, url: str, seed: int) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        fleet: Fleet,
+        url: str,
+        seed: int,
+        topics: tuple[str, ...] = TOPICS,
+        pace: float = PACE,
+    ) -> None:
+        #: The numbers that were said on topics without a history.
+        self.said: set[int] = set()
+        self._topics = topics
+        self._pace = pace
         self._ledger = ledger
         self._fleet = fleet
         self._numbers = count(1)
@@ -172,14 +184,16 @@ class Publishers:
     def _noted(self, topic: str, ref: str | None, number: int) -> str | None:
         if ref is None:
             self._ledger.counts["without a receipt"] += 1
+        elif ref == str(None):
+            self.said.add(number)
         else:
             self._ledger.receipt(topic, ref, number)
         return ref
 
     def _run(self, say: Callable[[str], Any], chance: random.Random) -> None:
         while not self._over.is_set():
-            say(chance.choice(TOPICS))
-            self._over.wait(chance.uniform(0, 2 * PACE))
+            say(chance.choice(self._topics))
+            self._over.wait(chance.uniform(0, 2 * self._pace))
 
 
 class Trouble:
@@ -239,7 +253,7 @@ def run(
                 break
         clients.tell("calm")
         publishers.close()
-        last = {topic: _last(publishers, topic) for topic in TOPICS}
+        last = {topic: last_receipt(publishers, topic) for topic in TOPICS}
         arrived = wait_until(lambda: clients.have(last), lambda: time.sleep(0.05), 3 * DEADLINE)
         seen = wait_until(clients.see_each_other, lambda: time.sleep(0.05), 3 * DEADLINE)
         clients.tell("count")
@@ -257,7 +271,7 @@ def _cycle(trouble: list[Callable[[], None]]) -> Iterator[Callable[[], None]]:
         yield from trouble
 
 
-def _last(publishers: Publishers, topic: str) -> str:
+def last_receipt(publishers: Publishers, topic: str) -> str:
     """Publish something last, once a server takes it."""
     found: list[str] = []
 
