@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sqlalchemy import event
-from sqlalchemy.orm import Session, scoped_session
+from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
 log = logging.getLogger("flask_phoenix.pubsub")
 
@@ -24,24 +24,38 @@ class AfterCommit:
 
     def __init__(self, session: Session, broadcast: Callable[..., Any]) -> None:
         self._broadcast = broadcast
-        self._waiting: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        #: What waits, each with its transaction: a savepoint, or None for the outermost.
+        self._waiting: list[tuple[SessionTransaction | None, tuple[Any, ...], dict[str, Any]]] = []
+        self._session = session
         event.listen(session, "after_commit", self._committed)
-        event.listen(session, "after_rollback", self._rolled_back)
+        event.listen(session, "after_soft_rollback", self._rolled_back)
 
     def broadcast(self, topic: str, event: str, payload: Any, *, idempotency_key: str = "") -> None:
-        """Send an event to everybody on a topic when the transaction has committed; a rollback drops it."""
-        self._waiting.append(((topic, event, payload), {"idempotency_key": idempotency_key}))
+        """Send an event to everybody on a topic when the transaction has committed; a rollback drops it.
+
+        So does a rollback of the savepoint in which this was called.
+        """
+        savepoint = self._session.get_nested_transaction()
+        self._waiting.append((savepoint, (topic, event, payload), {"idempotency_key": idempotency_key}))
 
     def _committed(self, session: Session) -> None:
+        savepoint = session.get_nested_transaction()
+        if savepoint is not None:  # a savepoint that is released belongs to what is around it
+            outer = savepoint.parent if savepoint.parent is not None and savepoint.parent.nested else None
+            self._waiting = [(outer if of is savepoint else of, what, how) for of, what, how in self._waiting]
+            return
         waiting, self._waiting = self._waiting, []
-        for arguments, options in waiting:
+        for _, arguments, options in waiting:
             try:
                 self._broadcast(*arguments, **options)
             except Exception:  # the transaction is over; what has to arrive goes through an outbox
                 log.exception("a broadcast on %r is lost after its transaction has committed", arguments[0])
 
-    def _rolled_back(self, session: Session) -> None:
-        self._waiting.clear()
+    def _rolled_back(self, session: Session, transaction: SessionTransaction) -> None:
+        if transaction.nested:
+            self._waiting = [each for each in self._waiting if each[0] is not transaction]
+        elif transaction.parent is None:
+            self._waiting.clear()
 
 
 def after_commit(session: Session | scoped_session[Any], broadcast: Callable[..., Any]) -> AfterCommit:

@@ -142,6 +142,40 @@ def test_broadcasts_wait_for_the_commit(site: Site, client: Client) -> None:
             client.hears_only(*([heard(2)] if number == 2 else []))
 
 
+def test_what_is_said_in_a_savepoint_ends_with_it_and_waits_for_the_outermost_commit(
+    site: Site, client: Client
+) -> None:
+    engine = create_engine("sqlite://")
+    with Session(engine) as session:
+        waiting = site.phoenix.after_commit(session)
+        session.execute(text("SELECT 1"))
+        waiting.broadcast(TOPIC, "said", {"n": 1})
+        with session.begin_nested():
+            waiting.broadcast(TOPIC, "said", {"n": 2})
+            with session.begin_nested():
+                waiting.broadcast(TOPIC, "said", {"n": 3})
+            lost = session.begin_nested()
+            waiting.broadcast(TOPIC, "said", {"n": 4})
+            with session.begin_nested():
+                waiting.broadcast(TOPIC, "said", {"n": 5})
+            lost.rollback()
+        gevent.sleep(0)
+        client.hears_only()
+        session.commit()
+        gevent.sleep(0)
+        client.hears_only(*map(heard, (1, 2, 3)))
+        with session.begin_nested():
+            waiting.broadcast(TOPIC, "said", {"n": 6})
+        session.begin_nested()
+        waiting.broadcast(TOPIC, "said", {"n": 7})
+        session.rollback()
+        session.execute(text("SELECT 1"))
+        session.commit()
+        gevent.sleep(0)
+        client.hears_only()
+    engine.dispose()
+
+
 def test_an_outbox_survives_a_crash_before_its_row_is_gone(site: Site, client: Client) -> None:
     page = (ROOT / "docs" / "recovery.md").read_text("utf-8")
     [recipe] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "OUTBOX" in block]
