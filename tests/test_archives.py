@@ -196,13 +196,15 @@ def test_workers_that_all_end_leave_what_they_keep(short_path: Path) -> None:
 
 def test_all_workers_topics_together_are_bounded(short_path: Path) -> None:
     adapter = WorkersAdapter(short_path / "workers")
-    adapter.history_total = 2 * OVERHEAD + 20
+    reached: list[None] = []
+    adapter.history_total, adapter.history_reached = 2 * OVERHEAD + 20, lambda: reached.append(None)
     nodes = Nodes(lambda: adapter)
     nodes.start()
     adapter.keep("older", HISTORY, entry("a"), "")
     keep(adapter, *"bcd")
     assert adapter.kept("older", HISTORY, None)[1] == []
     assert (read(adapter) or [])[-1:] == ["d"]
+    assert reached
     nodes.stop()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import ANY
 
 import pytest
@@ -221,6 +221,33 @@ def test_an_author_reads_the_history(site: Site) -> None:
         site.phoenix.history(ROOM, since="older:1")
     with pytest.raises(InvalidOption, match="history = History"):
         site.phoenix.history("hall:1")
+
+
+def test_what_all_topics_lose_is_logged_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+    site = Site((WebSocketClient, "2.0.0"))
+    site.enter(Chat)
+    site.engine.histories.total = OVERHEAD
+    for _ in range(3):
+        say(site, 1)
+    assert site.engine.limits["history_total"] == 3
+    assert caplog.text.count("PHOENIX_HISTORY_TOTAL is reached") == 1
+    site.close()
+
+
+class Map(Chat):
+    """Whose clients need the newest place of each alone, unless they recover."""
+
+    conflate: ClassVar = {"said": lambda payload: "place"}
+
+
+def test_who_recovers_gets_every_broadcast_also_where_others_need_the_newest_alone(site: Site) -> None:
+    site.serve(Map)
+    client = site.connect()
+    since = join(client, None)
+    [(_, _, conflation)] = site.engine.pubsub._topics[ROOM]
+    assert conflation is None
+    say(site, 1, 2)
+    client.hears_only(*said(since, 1, 2))
 
 
 def test_a_key_publishes_once(site: Site) -> None:

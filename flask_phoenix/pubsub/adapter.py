@@ -30,6 +30,8 @@ class Archive:
     keeps = False
     #: Bytes that all topics keep together, where this is for the archive to see to.
     history_total = TOTAL
+    #: Called in the thread of the event loop when that has made topics lose what they would keep.
+    history_reached: Callable[[], None] = staticmethod(lambda: None)
 
     def keep(self, topic: str, history: History, entry: bytes, key: str) -> tuple[Position, bool]:
         """Keep an entry, and publish it with its position, as one step; return the position, and whether it is new.

@@ -127,12 +127,12 @@ class Caps:
         """Count bytes of a body no more."""
         self._bodies -= size
 
-    def report(self, cap: str) -> None:
-        """Log that a cap is reached, once in a while."""
+    def report(self, cap: str, what: str = "clients are refused") -> None:
+        """Log that a cap is reached, and what that means, once in a while."""
         now = monotonic()
         if now - self._reported.get(cap, -inf) > REPORT_PERIOD:
             self._reported[cap] = now
-            log.warning("clients are refused: PHOENIX_%s is reached", cap.upper())
+            log.warning("%s: PHOENIX_%s is reached", what, cap.upper())
 
 
 def network_of(address: str) -> str:

@@ -147,7 +147,7 @@ class Engine:
         self.pubsub = PubSub(self.hub.put, lambda text: json.loads(text, MAX_DEPTH))
         self.runners = Runners()
         self.turns = Turns()
-        self.histories = Histories(self.pubsub, json, lambda: self.reach("history_total"))
+        self.histories = Histories(self.pubsub, json, self._shed_history)
         self.configure(Settings())
         #: What ends each connection, by a close code and a reason.
         self.connections: set[Callable[[int, str], None]] = set()
@@ -591,6 +591,11 @@ class Engine:
             TRY_AGAIN_LATER,
         )
         account.close(TRY_AGAIN_LATER, "too much waits")
+
+    def _shed_history(self) -> None:
+        """Tell that topics keep less than they would."""
+        self.reach("history_total")
+        self.caps.report("history_total", "topics that were quiet for longest lose what they keep")
 
     def reach(self, limit: str, **about: Any) -> None:
         """Count that a bound was reached, and signal it; who calls this logs it, once for each client at most."""

@@ -83,7 +83,7 @@ class Histories:
     def attach(self, adapter: Adapter) -> None:
         """Keep what is kept where all nodes do; where they have no such place, nothing is kept."""
         self._adapter = adapter
-        adapter.history_total = self.total
+        adapter.history_total, adapter.history_reached = self.total, self._reached
         self._detach = adapter.when_restored(self._catch_up)
 
     def detach(self) -> None:

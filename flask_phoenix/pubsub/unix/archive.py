@@ -7,7 +7,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -40,9 +40,11 @@ class WorkersArchive:
 
     :param directory: in which the workers listen.
     :param total: bytes that all topics keep together.
+    :param reached: called when that bound has dropped what its topic would have kept.
     """
 
-    def __init__(self, directory: Path, total: int = TOTAL) -> None:
+    def __init__(self, directory: Path, total: int = TOTAL, reached: Callable[[], None] = lambda: None) -> None:
+        self._reached = reached
         self._directory = directory
         self._total = total
         self._process = 0
@@ -69,7 +71,11 @@ class WorkersArchive:
             database.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?)", (topic, offset, now + history.ttl, data, key))
             _grow(database, topic, size, offset)
             self._trim(database, topic, history, now)
-            return Position(self._epoch, offset), True
+            full = self._trim_all(database)
+            position = Position(self._epoch, offset)
+        if full:
+            self._reached()
+        return position, True
 
     def read(self, topic: str, since: Position | None) -> tuple[Position, list[tuple[int, bytes]] | None]:
         """Return where a topic is, and the entries after a position, or all; None: some are lost.
@@ -138,7 +144,7 @@ class WorkersArchive:
         return self._database
 
     def _trim(self, database: sqlite3.Connection, topic: str, history: History, now: float) -> None:
-        """Drop what the topic keeps beyond its own bounds, some of what is too old, and what all keep beyond theirs."""
+        """Drop what the topic keeps beyond its own bounds, and some of what is too old."""
         head, size = database.execute("SELECT head, size FROM topic WHERE name = ?", (topic,)).fetchone() or (0, 0)
         dropped = []
         for offset, until, length in database.execute(f"{OLDEST} WHERE topic = ? ORDER BY offset", (topic,)):
@@ -149,9 +155,15 @@ class WorkersArchive:
         _drop(database, dropped)
         late = f"SELECT topic, offset, length(data) FROM entry WHERE until <= ? ORDER BY until LIMIT {SWEEP}"
         _drop(database, database.execute(late, (now,)).fetchall())
+
+    def _trim_all(self, database: sqlite3.Connection) -> bool:
+        """Drop what all topics keep beyond their bound; return whether there was such."""
+        full = False
         while _number(database, "SELECT size FROM life") > self._total:
+            full = True
             first = f"SELECT topic, offset, length(data) FROM entry ORDER BY until LIMIT {SWEEP}"
             _drop(database, database.execute(first).fetchall())
+        return full
 
 
 def _begin(database: sqlite3.Connection) -> str:
