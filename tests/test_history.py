@@ -463,6 +463,16 @@ def test_broadcasts_during_a_rejoin_come_once(pair: Pair, late: int) -> None:
     client.hears_only(*said(since, 1, 2, 3, 4))
 
 
+def test_a_join_is_answered_though_the_history_does_not_answer(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flask_phoenix.runtime.histories.OPEN_TIMEOUT", 0.05)
+    since = join(pair.sites[0].connect(), None)
+    gate = pair.adapters[0].gate
+    gate.clear()
+    assert not join(pair.sites[0].connect(), since)["recovered"]
+    assert not gate.is_set()
+    gate.set()
+
+
 def test_a_join_that_is_given_up_sends_nothing(pair: Pair) -> None:
     neighbour = pair.sites[1].connect()
     since = join(neighbour, None)

@@ -13,7 +13,7 @@ from typing import Any
 
 import gevent
 
-from ..exceptions import HistoryLost, InvalidOption, PhoenixError
+from ..exceptions import HistoryLost, InvalidOption, NotPublished, PhoenixError
 from ..protocol.json import Json
 from ..protocol.messages import Broadcast, Kept, shown
 from ..pubsub.adapter import Adapter, Archive
@@ -268,26 +268,28 @@ class Histories:
                 self._checker = Context().run(gevent.spawn, self._check, archive)
         tail.users.add(subscriber)
         self._pubsub.hold(topic)
+        deadline = monotonic() + OPEN_TIMEOUT
         if tail.position is None:
             tail.catch_up()
             tail.known.wait(OPEN_TIMEOUT)
         if recovery is not None:
-            self._recover(archive, tail, history, recovery)
+            self._recover(archive, tail, history, recovery, deadline)
             tail.names[recovery.name] = subscriber
             tail.followers[subscriber] = lose
         self._pubsub.add(topic, subscriber)
 
-    def _recover(self, archive: Archive, tail: Tail, history: History, recovery: Recovery) -> None:
+    def _recover(self, archive: Archive, tail: Tail, history: History, recovery: Recovery, deadline: float) -> None:
         """Read what the client has missed, up to where this node is.
 
         What is delivered here while the history is read is collected, so that both together have no hole.
         """
         since = recovery.since
         if since is not None:
-            tail.reach(since, OPEN_TIMEOUT)
+            tail.reach(since, max(0.0, deadline - monotonic()))
         collected = tail.collect()
         try:
-            stretch = None if since is None else self._read(archive, tail.topic, history, since)
+            with gevent.Timeout(max(0.0, deadline - monotonic()), NotPublished("it does not answer in time")):
+                stretch = None if since is None else self._read(archive, tail.topic, history, since)
         except PhoenixError as error:
             log.warning("the history of %s cannot be read: %s", shown(tail.topic), error)
             stretch = None
