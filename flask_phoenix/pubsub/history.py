@@ -131,9 +131,11 @@ class Log:
     def drop(self) -> int:
         """Drop the oldest message; return how many bytes it counted for."""
         entry = self.entries.popleft()
-        self.keys.pop(entry.key, None)
-        self.size -= entry.size
-        return entry.size
+        if entry.key:
+            self.keys.pop(entry.key, None)
+        size = entry.size
+        self.size -= size
+        return size
 
 
 class MemoryStore:
@@ -168,17 +170,18 @@ class MemoryStore:
         if key and key in log.keys:
             return Position(self.epoch, log.keys[key]), False
         entry = Entry(log.head + 1, now, broadcast, sender, key)
-        check_size(entry.size, history, topic)
+        size = entry.size
+        check_size(size, history, topic)
         log.head = entry.offset
         log.entries.append(entry)
         if key:
             log.keys[key] = entry.offset
-        log.size += entry.size
-        self.size += entry.size
+        log.size += size
+        self.size += size
         self._filled[topic] = log
         self._filled.move_to_end(topic)
         self._trim(topic, log, now)
-        self._trim_all(now)
+        self._trim_all(topic, now)
         return Position(self.epoch, entry.offset), True
 
     def position(self, topic: str, history: History, now: float) -> Position:
@@ -222,10 +225,14 @@ class MemoryStore:
         if not entries:
             self._filled.pop(topic, None)
 
-    def _trim_all(self, now: float) -> None:
-        """Drop what has grown old in the topic that was quiet for longest, and what all keep beyond their bound."""
-        topic, log = next(iter(self._filled.items()))
-        self._trim(topic, log, now)
+    def _trim_all(self, topic: str, now: float) -> None:
+        """Drop what has grown old in the topic that was quiet for longest, and what all keep beyond their bound.
+
+        :param topic: has been trimmed.
+        """
+        quiet = next(iter(self._filled))
+        if quiet != topic:
+            self._trim(quiet, self._filled[quiet], now)
         if self.size <= self._total:
             return
         self._reached()
