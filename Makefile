@@ -18,7 +18,7 @@ test: services .venv/.installed example_app/node_modules tests/clients/node_modu
 	$(bin) pytest -n 2 --dist loadfile $(ARGS)
 
 faults: services .venv/.installed tests/clients/node_modules  ## See for half an hour whether clients miss anything (SECONDS=900).
-	PHOENIX_FAULTS_SECONDS=$(SECONDS) $(bin) pytest -p no:xdist -o log_cli=true -o log_cli_level=INFO tests/faults tests/faults/losses.py $(ARGS)
+	PHOENIX_FAULTS_SECONDS=$(SECONDS) $(bin) pytest -p no:xdist -o log_cli=true -o log_cli_level=INFO -o python_files="test_*.py losses.py" tests/faults $(ARGS)
 
 lint: .venv/.installed  ## Check the style and the types.
 	$(bin) ruff check
