@@ -47,7 +47,7 @@ setup(
         "redis": ["redis>=5.0.1"],  # 5.0.0 leaves sockets open
         "docs": ["mkdocs>=1.6"],
         "dev": [
-            "flask[async]>=3.0",
+            "flask[async]>=2.3.3",
             "flask-login>=0.6.3",
             "flask-seasurf>=2.0",
             "flask-sock>=0.7",
