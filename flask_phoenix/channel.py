@@ -400,7 +400,7 @@ def dispatch_out(channel: Channel, event: str, payload: Any) -> None:
         getattr(channel, name)(payload)
 
 
-def recover(failure: BaseException, channel: Channel, *tables: ErrorHandlers) -> Reply | None:
+def handle_error(failure: BaseException, channel: Channel, *tables: ErrorHandlers) -> Reply | None:
     """Return the reply that an error handler makes of an exception; None: there is no handler, or it declines.
 
     :param tables: where to look, one after the other; in each the handler of the nearest class wins.

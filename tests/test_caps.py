@@ -214,13 +214,13 @@ def test_what_counts_as_one_address(address: str, network: str) -> None:
 def test_a_rate_gives_turns_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
     monkeypatch.setattr(caps, "monotonic", lambda: now)
-    rate = Rate(2, burst=1, patience=2)
+    rate = Rate(2, burst=1, max_delay=2)
     assert [rate.delay() for _ in range(8)] == [0, 0, 0.5, 1, 1.5, 2, None, None]
     now = 101.0
     assert [rate.delay() for _ in range(3)] == [1.5, 2, None]
     now = 200.0
     assert [rate.delay() for _ in range(3)] == [0, 0, 0.5]
-    slow = Rate(0.1, burst=1, patience=11)
+    slow = Rate(0.1, burst=1, max_delay=11)
     assert [slow.delay() for _ in range(3)] == [0, 10, None]
 
 

@@ -205,16 +205,16 @@ class PubSub:
         self._adapter = None
         self._confirmed.clear()
 
-    def subscribe(self, topic: str, subscriber: Subscriber, patience: float | None = None) -> None:
+    def subscribe(self, topic: str, subscriber: Subscriber, timeout: float | None = None) -> None:
         """Give a subscriber the broadcasts of a topic from now on; may block until the other nodes know.
 
-        :param patience: seconds that it may block, where the adapter's own limit is too long; the adapter goes on.
+        :param timeout: seconds that it may block, where the adapter's own limit is too long; the adapter goes on.
         """
-        if patience is None:
+        if timeout is None:
             self._confirm(topic)
         elif self._adapter is not None and topic not in self._confirmed:
             confirming = Context().run(gevent.spawn, self._try_to_confirm, topic)
-            confirming.join(max(0.0, patience))
+            confirming.join(max(0.0, timeout))
             if not confirming.ready():
                 log.warning("%s is not confirmed in time: until it is, what other nodes say is missed", shown(topic))
             elif confirming.value is not None:

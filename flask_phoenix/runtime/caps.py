@@ -16,7 +16,7 @@ from .settings import Settings
 log = logging.getLogger("flask_phoenix.handshake")
 
 #: Seconds that a handshake or a join waits at most for its turn: clients of Phoenix give a join 10 seconds.
-PATIENCE = 8.0
+MAX_DELAY = 8.0
 #: Seconds of a rate that may come at once, after a pause.
 BURST = 1.0
 #: Seconds between two lines that say that a cap is reached.
@@ -26,13 +26,13 @@ REPORT_PERIOD = 60.0
 class Rate:
     """A token bucket that delays: whoever comes too fast waits for its turn, instead of being refused.
 
-    :param patience: seconds that one may have to wait.
+    :param max_delay: seconds that one may have to wait.
     """
 
-    def __init__(self, per_second: float, burst: float = BURST, patience: float = PATIENCE) -> None:
+    def __init__(self, per_second: float, burst: float = BURST, max_delay: float = MAX_DELAY) -> None:
         self._interval = 1 / per_second
         self._burst = max(burst, self._interval)
-        self._patience = patience
+        self._max_delay = max_delay
         #: When the last turn is that was given away.
         self._last = -inf
 
@@ -40,7 +40,7 @@ class Rate:
         """Take a turn; return the seconds until it comes. None: too many wait, and none was taken."""
         now = monotonic()
         turn = max(self._last, now - self._burst) + self._interval
-        if turn - now > self._patience:
+        if turn - now > self._max_delay:
             return None
         self._last = turn
         return max(0.0, turn - now)

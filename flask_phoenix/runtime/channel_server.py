@@ -8,7 +8,7 @@ from typing import Any
 
 import gevent
 
-from ..channel import GRACEFUL, Channel, ChannelRuntime, SocketRef, as_reply, dispatch, dispatch_out, recover
+from ..channel import GRACEFUL, Channel, ChannelRuntime, SocketRef, as_reply, dispatch, dispatch_out, handle_error
 from ..exceptions import InvalidPayload, NotJoined, PhoenixError, Refused
 from ..protocol.messages import EXPIRING, JOIN, LEAVE, Broadcast, Frame, Kept, Message, Reply, shown
 from ..protocol.state import GIVEN_UP, JOIN_CRASHED, JOIN_TIMED_OUT, OK, TOO_MANY_JOINS, JoinReceived, Protocol
@@ -329,7 +329,7 @@ class ChannelServer(ChannelRuntime):
         except Refused as refused:
             return Reply("error", refused.response)
         except FAILURES as failure:
-            if (reply := self._recover(failure)) is None:
+            if (reply := self._handle_error(failure)) is None:
                 raise
             return reply
 
@@ -355,7 +355,7 @@ class ChannelServer(ChannelRuntime):
             if history.size:
                 self._enter(history)
             else:
-                self._subscribe(self.membership.topic, self.subscriber, self.connection.patience())
+                self._subscribe(self.membership.topic, self.subscriber, self.connection.time_to_confirm())
         except FAILURES:
             if not self.ended:
                 raise
@@ -419,18 +419,20 @@ class ChannelServer(ChannelRuntime):
                 reply = Reply("error", refused.response)
             return None if reply is None else self.protocol.reply(self.membership, message.ref, reply)
         except FAILURES as failure:
-            if (reply := self._recover(failure)) is None:
+            if (reply := self._handle_error(failure)) is None:
                 raise
             return self.protocol.reply(self.membership, message.ref, reply)
 
-    def _recover(self, failure: BaseException) -> Reply | None:
+    def _handle_error(self, failure: BaseException) -> Reply | None:
         """Return the reply that an error handler makes of an exception; None: none, and the app has been told of it.
 
         :raises BaseException: the error handler failed; of this, too, the app has been told.
         """
         engine, channel = self.connection.engine, self.channel
         try:
-            reply = channel and recover(failure, channel, self.connection.socket.error_handlers, engine.error_handlers)
+            reply = channel and handle_error(
+                failure, channel, self.connection.socket.error_handlers, engine.error_handlers
+            )
         except FAILURES as another:
             engine.report(another)
             raise
@@ -607,10 +609,10 @@ class ChannelServer(ChannelRuntime):
             except Exception:  # of one; the others are called all the same
                 log.exception("%r failed at the end of a channel", release)
 
-    def _subscribe(self, topic: str, subscriber: Subscriber, patience: float | None = None) -> None:
+    def _subscribe(self, topic: str, subscriber: Subscriber, timeout: float | None = None) -> None:
         """Subscribe, which may take a while; the channel may end meanwhile."""
         pubsub = self.connection.engine.pubsub
-        pubsub.subscribe(topic, subscriber, patience)
+        pubsub.subscribe(topic, subscriber, timeout)
         if self.ended:
             pubsub.unsubscribe(topic, subscriber)
 

@@ -30,7 +30,7 @@ FLUSH_BYTES = 16384
 numbers = count(1)
 
 #: The limits that a client has reached, until it has.
-NONE: frozenset[str] = frozenset()
+NOTHING_REACHED: frozenset[str] = frozenset()
 
 GOING_AWAY = 1001
 INTERNAL_ERROR = 1011
@@ -143,7 +143,7 @@ class Connection:
         self.pace: Callable[[], bool] | None = None
         #: Closes the connection in time, where the socket says when.
         self.expiry: Expiry | None = None
-        self._reached = NONE
+        self._reached = NOTHING_REACHED
         #: How many broadcasts this client went without, since its transport or its vsn cannot carry them.
         self.missed_count = 0
         self._pieces: list[Any] | None = None
@@ -174,7 +174,7 @@ class Connection:
     def tell_expiring(self, left: float) -> None:
         """Tell the client that it has so many seconds left; here, there is nobody to tell."""
 
-    def patience(self) -> float | None:
+    def time_to_confirm(self) -> float | None:
         """Return the seconds that a join may wait for the other nodes, where these are fewer than the adapter's own.
 
         It may have come while they were told the id, which took a part of that time.

@@ -18,7 +18,7 @@ class Outbox:
     Of queued frames with equal keys the newest alone is kept, in its own place in the order.
 
     :param limit: bytes that may wait when more comes; one message may be larger.
-    :param patience: seconds in which the client has to take some of what waits; None: no limit.
+    :param timeout: seconds in which the client has to take some of what waits; None: no limit.
     :param reached: called with ``"outbox_limit"``, ``"outbox_timeout"`` or ``"conflate"``, once with each, when more
         comes while so many bytes wait, when the client has taken nothing for so long, and when a frame is replaced.
     """
@@ -27,20 +27,20 @@ class Outbox:
         "_flusher",
         "_limit",
         "_number",
-        "_patience",
         "_queue",
         "_reached",
         "_send",
         "_size",
         "_sock",
+        "_timeout",
         "_told",
         "ready",
     )
 
-    def __init__(self, sock: Any, limit: int, patience: float | None, reached: Callable[[str], None]) -> None:
+    def __init__(self, sock: Any, limit: int, timeout: float | None, reached: Callable[[str], None]) -> None:
         self._sock = sock
         self._limit = limit
-        self._patience = patience
+        self._timeout = timeout
         self._reached = reached
         self._told: tuple[str, ...] = ()
         #: What waits, by its key, or by a number where it has none.
@@ -138,7 +138,7 @@ class Outbox:
         left = memoryview(data)
         while left:
             taken = False
-            with gevent.Timeout(self._patience, False):  # type: ignore[arg-type]  # which its stubs do not know
+            with gevent.Timeout(self._timeout, False):  # type: ignore[arg-type]  # which its stubs do not know
                 left = left[self._sock.send(left) :]
                 taken = True
             if not taken:

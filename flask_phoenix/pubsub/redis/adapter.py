@@ -15,9 +15,8 @@ from redis.exceptions import RedisClusterException, ResponseError
 
 from ...exceptions import NotPublished, PhoenixError
 from ..adapter import RUNS_ALREADY, WRONG_THREAD, Adapter, Publisher
-from ..history import History, Position
 from ..hub import thread_id
-from .archive import RedisArchive
+from .archive import KeepsInRedis, RedisArchive
 from .archivist import Archivist
 from .client import MARK_SIZE, PREFIX, URL, ChannelMessage, PublishingClient, split_url
 from .publisher import RedisPublisher
@@ -37,7 +36,7 @@ BATCH_SIZE = 1 << 20
 STOP_GRACE = 2.0
 
 
-class RedisAdapter(Adapter):
+class RedisAdapter(KeepsInRedis, Adapter):
     """Carries broadcasts between hosts over Redis' pub/sub, at most once and in order for each publisher and topic.
 
     While Redis is away, broadcasts reach the clients of their own node; the others miss them, and each is counted in
@@ -52,8 +51,6 @@ class RedisAdapter(Adapter):
     :param queue_limit: bytes that may wait to be published.
     :raises InvalidOption: the URL or the client cannot be used.
     """
-
-    keeps = True
 
     def __init__(
         self,
@@ -169,24 +166,6 @@ class RedisAdapter(Adapter):
         if full:
             raise NotPublished(f"{self._queue_limit} bytes wait for Redis: publish less, or raise queue_limit")
         self._threads.set(self._work)
-
-    def keep(self, topic: str, history: History, entry: bytes, key: str) -> tuple[Position, bool]:
-        """Keep an entry in Redis, and publish it, as one step.
-
-        :raises InvalidPayload: it is larger than what the topic may keep.
-        :raises NotPublished: Redis has not said that it is kept.
-        """
-        return self._archive.keep(topic, history, entry, key)
-
-    def kept(
-        self, topic: str, history: History, since: Position | None
-    ) -> tuple[Position, list[tuple[int, bytes]] | None]:
-        """Return where a topic is, and the entries after a position, or all."""
-        return self._archive.kept(topic, history, since)
-
-    def position(self, topic: str, history: History) -> Position:
-        """Return where a topic is."""
-        return self._archive.position(topic, history)
 
     @property
     def _runs(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 from redis.exceptions import NoPermissionError, NoScriptError
 
 from ...exceptions import InvalidOption, NotPublished
+from ..adapter import Archive
 from ..history import OVERHEAD, History, Position, check_size
 from .client import Command, RedisClient
 
@@ -156,3 +157,28 @@ class RedisArchive:
                 raise InvalidOption(f"in a cluster, a topic with a history has no '}}': {channel!r}")
             channel = b"{" + channel + b"}"
         return [channel + suffix for suffix in (b":history", b":history:log", b":history:keys")]
+
+
+class KeepsInRedis(Archive):
+    """What keeps in Redis, whether it is a node or publishes from outside."""
+
+    keeps = True
+    _archive: RedisArchive
+
+    def keep(self, topic: str, history: History, entry: bytes, key: str) -> tuple[Position, bool]:
+        """Keep an entry in Redis, and publish it, as one step.
+
+        :raises InvalidPayload: it is larger than what the topic may keep.
+        :raises NotPublished: Redis has not said that it is kept.
+        """
+        return self._archive.keep(topic, history, entry, key)
+
+    def kept(
+        self, topic: str, history: History, since: Position | None
+    ) -> tuple[Position, list[tuple[int, bytes]] | None]:
+        """Return where a topic is, and the entries after a position, or all."""
+        return self._archive.kept(topic, history, since)
+
+    def position(self, topic: str, history: History) -> Position:
+        """Return where a topic is."""
+        return self._archive.position(topic, history)

@@ -8,15 +8,14 @@ from redis.exceptions import NoPermissionError
 
 from ...exceptions import NotPublished
 from ..adapter import Publisher
-from ..history import History, Position
-from .archive import RedisArchive
+from .archive import KeepsInRedis, RedisArchive
 from .client import MARK_SIZE, PREFIX, URL, RedisClient, split_url
 
 #: The mark of a publisher that is no node, and drops nothing.
 NO_NODE = bytes(MARK_SIZE)
 
 
-class RedisPublisher(Publisher):
+class RedisPublisher(KeepsInRedis, Publisher):
     """Publishes from a process that serves nobody: a script, a task of a queue, a thread. It blocks, without gevent.
 
     One of it serves all threads, and processes that are forked after it was made.
@@ -25,8 +24,6 @@ class RedisPublisher(Publisher):
     :param timeout: seconds that Redis may take to answer.
     :raises InvalidOption: the URL or the client cannot be used.
     """
-
-    keeps = True
 
     def __init__(self, url: str = URL, *, client: Any = None, prefix: str = PREFIX, timeout: float = 5.0) -> None:
         self._client = RedisClient(url, client, prefix, timeout)
@@ -52,24 +49,6 @@ class RedisPublisher(Publisher):
             denied = isinstance(error, NoPermissionError)
             remedy = self._client.acl_remedy if denied else "look whether it runs and is the one meant"
             raise NotPublished(f"Redis has not taken it ({error}): {remedy}") from error
-
-    def keep(self, topic: str, history: History, entry: bytes, key: str) -> tuple[Position, bool]:
-        """Keep an entry in Redis, and publish it, as one step.
-
-        :raises InvalidPayload: it is larger than what the topic may keep.
-        :raises NotPublished: Redis has not said that it is kept.
-        """
-        return self._archive.keep(topic, history, entry, key)
-
-    def kept(
-        self, topic: str, history: History, since: Position | None
-    ) -> tuple[Position, list[tuple[int, bytes]] | None]:
-        """Return where a topic is, and the entries after a position, or all."""
-        return self._archive.kept(topic, history, since)
-
-    def position(self, topic: str, history: History) -> Position:
-        """Return where a topic is."""
-        return self._archive.position(topic, history)
 
     def close(self) -> None:
         """Close the connections."""

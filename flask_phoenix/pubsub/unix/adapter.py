@@ -29,7 +29,7 @@ from ..envelope import pack_kept
 from ..failures import log_failure
 from ..history import History, Position
 from ..hub import thread_id
-from .archive import WorkersArchive
+from .archive import KeepsInDirectory, WorkersArchive
 from .directory import directory_of_url, leave, nodes_in, path_of, remove_leftovers
 from .frames import HELLO, PUBLISH, SUBSCRIBE, SYNC, SYNCED, UNSUBSCRIBE, PeerFrame, encode_frame
 from .peer import Line, Peer, abandon, listen
@@ -49,7 +49,7 @@ RETRY = 0.02
 ACCEPT_RETRY = 0.5
 
 
-class WorkersAdapter(Adapter):
+class WorkersAdapter(KeepsInDirectory, Adapter):
     """Carries broadcasts between the workers of one host, without any other service.
 
     A worker that takes nothing, because it is stopped or never yields, delays nobody: when more than ``limit`` bytes
@@ -59,8 +59,6 @@ class WorkersAdapter(Adapter):
     :param directory: where they listen, or what returns that when the adapter starts.
     :param limit: bytes that may wait for one worker when more comes; one message may be larger.
     """
-
-    keeps = True
 
     subscribe_timeout = CONFIRM_TIMEOUT
 
@@ -170,16 +168,6 @@ class WorkersAdapter(Adapter):
         if new:
             self.publish(topic, pack_kept(position, entry))
         return position, new
-
-    def kept(
-        self, topic: str, history: History, since: Position | None
-    ) -> tuple[Position, list[tuple[int, bytes]] | None]:
-        """Return where a topic is, and the entries after a position, or all."""
-        return self._archive.read(topic, since)
-
-    def position(self, topic: str, history: History) -> Position:
-        """Return where a topic is."""
-        return self._archive.position(topic)
 
     def _check_thread(self) -> None:
         if self._running and thread_id() != self._thread:

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ...exceptions import NotPublished
+from ..adapter import Archive
 from ..history import OVERHEAD, TOTAL, History, Position, check_size
 from .directory import HISTORY
 
@@ -164,6 +165,23 @@ class WorkersArchive:
             first = f"SELECT topic, offset, length(data) FROM entry ORDER BY until LIMIT {SWEEP}"
             _drop(database, database.execute(first).fetchall())
         return full
+
+
+class KeepsInDirectory(Archive):
+    """What keeps where the workers of a directory do, whether it is one of them or publishes from outside."""
+
+    keeps = True
+    _archive: WorkersArchive
+
+    def kept(
+        self, topic: str, history: History, since: Position | None
+    ) -> tuple[Position, list[tuple[int, bytes]] | None]:
+        """Return where a topic is, and the entries after a position, or all."""
+        return self._archive.read(topic, since)
+
+    def position(self, topic: str, history: History) -> Position:
+        """Return where a topic is."""
+        return self._archive.position(topic)
 
 
 def _begin(database: sqlite3.Connection) -> str:

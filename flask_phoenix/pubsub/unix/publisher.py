@@ -14,7 +14,7 @@ from ...exceptions import NotPublished
 from ..adapter import Publisher, sharing_key
 from ..envelope import pack_kept
 from ..history import History, Position
-from .archive import WorkersArchive
+from .archive import KeepsInDirectory, WorkersArchive
 from .directory import check_private, directory_of_url, nodes_in, path_of
 from .frames import HEADER, PUBLISH, SYNC, FrameDecoder, encode_frame
 
@@ -22,7 +22,7 @@ from .frames import HEADER, PUBLISH, SYNC, FrameDecoder, encode_frame
 TAKE_TIMEOUT = 5.0
 
 
-class WorkersPublisher(Publisher):
+class WorkersPublisher(KeepsInDirectory, Publisher):
     """Publishes to the workers of this host from a process that is none of them, or from any thread of it.
 
     It needs no event loop, and connects when there is something to publish. A process that is forked connects for
@@ -32,8 +32,6 @@ class WorkersPublisher(Publisher):
     :param directory: where the workers listen.
     :param timeout: seconds that the workers, all together, may take to take a message.
     """
-
-    keeps = True
 
     def __init__(self, directory: str | Path, timeout: float = TAKE_TIMEOUT) -> None:
         self._directory = Path(directory)
@@ -86,16 +84,6 @@ class WorkersPublisher(Publisher):
             with suppress(NotPublished):
                 self.publish(topic, pack_kept(position, entry))
         return position, new
-
-    def kept(
-        self, topic: str, history: History, since: Position | None
-    ) -> tuple[Position, list[tuple[int, bytes]] | None]:
-        """Return where a topic is, and the entries after a position, or all."""
-        return self._archive.read(topic, since)
-
-    def position(self, topic: str, history: History) -> Position:
-        """Return where a topic is."""
-        return self._archive.position(topic)
 
     def close(self) -> None:
         """Close the connections; the next message makes new ones."""
