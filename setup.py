@@ -74,8 +74,8 @@ setup(
     },
     entry_points={
         "flask.commands": [
-            "run = flask_phoenix.cli:run",
-            "phoenix = flask_phoenix.cli:phoenix",
+            "run = flask_phoenix.cli.run:run",
+            "phoenix = flask_phoenix.cli.commands:phoenix",
         ],
         "flask_phoenix.adapters": [
             "workers = flask_phoenix.pubsub.unix.adapter:WorkersAdapter",

@@ -17,6 +17,7 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import click
 import flask_login
 import pytest
 from flask import Flask
@@ -37,7 +38,7 @@ from flask_phoenix import (
     extension,
 )
 from flask_phoenix.broadcaster import NONE, SETTING
-from flask_phoenix.cli import phoenix as commands
+from flask_phoenix.cli.commands import phoenix as commands
 from flask_phoenix.protocol.json import MAX_DEPTH, MAX_READ_DEPTH
 from flask_phoenix.protocol.messages import SHOWN_CHARACTERS
 from flask_phoenix.pubsub import history
@@ -562,8 +563,9 @@ def test_a_token_that_expires() -> None:
 
 
 def test_commands() -> None:
-    said = re.findall(r"^flask --app app phoenix (\w+)", read("scaling.md"), re.MULTILINE)
-    assert set(said) == set(commands.commands)
+    names = commands.list_commands(click.Context(commands))
+    assert [name for name, _ in rows("cli.md", "command", "does")] == names
+    assert all(commands.get_command(click.Context(commands), name) for name in names)
 
 
 def test_log_lines_of_lost_links() -> None:

@@ -1,4 +1,4 @@
-"""The commands ``flask run``, for apps that serve sockets, and ``flask phoenix``."""
+"""The command ``flask run``, for apps that serve sockets."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ from types import MethodType
 from typing import Any
 
 import click
-from flask import Flask, current_app
-from flask.cli import ScriptInfo, pass_script_info, run_command, show_server_banner, with_appcontext
+from flask import Flask
+from flask.cli import ScriptInfo, pass_script_info, run_command, show_server_banner
 from flask.helpers import get_debug_flag
 from gevent import monkey
 from werkzeug._reloader import run_with_reloader
 from werkzeug.debug import DebuggedApplication
 from werkzeug.serving import WSGIRequestHandler, generate_adhoc_ssl_context, is_running_from_reloader
 
-from .broadcaster import SETTING, Broadcaster
-from .exceptions import PhoenixError
-from .protocol.json import Json
-from .runtime.engine import Engine
-from .server.gevent import Handler, Server
+from ..runtime.engine import Engine
+from ..server.gevent import Handler, Server
 
 #: The environment variable by which ``flask run`` tells itself, begun anew, that the app serves sockets: the id of the
 #: process that has looked. Not named FLASK_, as an app may make its configuration of all those.
@@ -91,44 +88,6 @@ def _parts(app: Any) -> list[Any]:
         held = list(vars(app).values())
         return [*held, *(app for mounts in held if isinstance(mounts, dict) for app in mounts.values())]
     return []
-
-
-@click.group("phoenix")
-def phoenix() -> None:
-    """Speak to the clients that are connected to the app's processes."""
-
-
-@phoenix.command("broadcast")
-@click.argument("topic")
-@click.argument("event")
-@click.argument("payload", default="{}")
-@click.option("--url", help="How the processes are joined; the app's PHOENIX_PUBSUB_URL, unless given.")
-@with_appcontext
-def broadcast(topic: str, event: str, payload: str, url: str | None) -> None:
-    """Send an event to everybody on a topic. PAYLOAD is a JSON object."""
-    with _broadcaster(url) as broadcaster:
-        broadcaster.broadcast(topic, event, Json().loads(payload))
-
-
-@phoenix.command("disconnect")
-@click.argument("id")
-@click.option("--topic", help="End the channel of this topic alone, in each of these connections.")
-@click.option("--url", help="How the processes are joined; the app's PHOENIX_PUBSUB_URL, unless given.")
-@with_appcontext
-def disconnect(id: str, topic: str | None, url: str | None) -> None:
-    """Close every connection whose socket has this id."""
-    with _broadcaster(url) as broadcaster:
-        broadcaster.disconnect(id, topic)
-
-
-@contextmanager
-def _broadcaster(url: str | None) -> Iterator[Broadcaster]:
-    """Make a broadcaster for the app; what goes wrong is the command's error, in one line."""
-    try:
-        with Broadcaster(url or current_app.config.get(SETTING)) as broadcaster:
-            yield broadcaster
-    except PhoenixError as error:
-        raise click.ClickException(str(error)) from error
 
 
 def serve(
