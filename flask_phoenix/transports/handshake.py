@@ -239,12 +239,18 @@ def parse_query(query: bytes) -> dict[str, Any]:
     params: dict[str, Any] = {}
     try:
         for pair in query.split(b"&"):
-            if pair:
-                name, _, value = (unquote_to_bytes(part.replace(b"+", b" ")).decode() for part in pair.partition(b"="))
-                _put(params, name, value)
+            name, _, value = pair.partition(b"=")
+            if b"[" in name or b"%" in pair or b"+" in pair:
+                _put(params, _unquote(name), _unquote(value))
+            elif pair:
+                params[name.decode()] = value.decode()
     except UnicodeDecodeError:
         http_error(400, "the query string is not UTF-8")
     return params
+
+
+def _unquote(part: bytes) -> str:
+    return unquote_to_bytes(part.replace(b"+", b" ")).decode()
 
 
 def _put(params: dict[str, Any], name: str, value: str) -> None:

@@ -43,6 +43,8 @@ class Sessions:
         self._keys = keys
         self._options = options
         self._local: dict[str, LocalSession] = {}
+        #: Tokens that were made here, so that nobody need look at their signatures: their keys, and until when.
+        self._tokens: dict[str, tuple[LocalSession, Any, float]] = {}
         self._nodes = OtherNodes()
         engine.add(self._nodes)
         self.unused = UnusedSessions()
@@ -58,12 +60,13 @@ class Sessions:
         token = self._signer().dumps([self._engine.node, id])
 
         def end() -> None:
-            self._forget(client, id)
+            self._forget(client, id, token)
             ended()
 
         carrier = LongPollCarrier(options.window, options.outbox_limit, end)
         session = LocalSession(carrier, options.max_frame_size, lambda: self.unused.discard(client, id))
         self._local[id] = session
+        self._tokens[token] = session, self._keys()[-1], monotonic() + options.token_max_age
         if self._engine.adapter is not None:
             requests = self._requests[id] = RequestsOfOthers(self._engine, id, session)
             requests.open()
@@ -79,6 +82,9 @@ class Sessions:
 
         :param ask: whether to ask another node if it still has the session; else its next answer tells.
         """
+        if token in self._tokens:
+            session, key, until = self._tokens[token]
+            return session if key in self._keys() and monotonic() < until else None
         try:
             node, id = self._signer().loads(token, max_age=self._options.token_max_age)
         except (BadData, ValueError):
@@ -100,8 +106,9 @@ class Sessions:
             )
         return URLSafeTimedSerializer(keys, salt=self._salt)
 
-    def _forget(self, client: Hashable, id: str) -> None:
+    def _forget(self, client: Hashable, id: str, token: str) -> None:
         self._local.pop(id, None)
+        self._tokens.pop(token, None)
         self.unused.discard(client, id)
         requests = self._requests.pop(id, None)
         if requests is not None:
