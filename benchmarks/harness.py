@@ -55,7 +55,12 @@ class Load:
 
     @property
     def delivery(self) -> float:
-        """Microseconds of processor time of the servers for each delivery."""
+        """Microseconds of processor time of the servers for each delivery.
+
+        :raises FailedError: there were none in the time.
+        """
+        if not self.raw["deliveries"]:
+            raise FailedError(f"nothing was delivered in {self.raw['seconds']:.1f} s")
         return self._micros("cpu", slice(self.servers), self.raw["deliveries"])
 
     @property
@@ -83,7 +88,7 @@ class Load:
         return [float(seconds) for seconds in self.raw[name]]
 
     def _micros(self, name: str, which: slice, among: float) -> float:
-        return float(sum(self.raw[name][which]) / max(among, 1) * 1e6)
+        return float(sum(self.raw[name][which]) / among * 1e6)
 
 
 class Process:
