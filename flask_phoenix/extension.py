@@ -87,7 +87,7 @@ class State:
     def keep(self, presence: Presence, down_period: float, grace: float) -> None:
         """Have a presence in this app."""
         server = self.trackers[presence] = TrackerServer(presence, self.engine, self.json, down_period, grace)
-        self.engine.add(server)
+        self.engine.node.add(server)
 
     def endpoint(self, name: str | None) -> Endpoint:
         """Return the mount that Flask routed a request to.

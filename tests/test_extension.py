@@ -462,7 +462,7 @@ def started(app: Flask) -> Adapter | None:
     """Serve, as the first client makes it happen; return the adapter."""
     engine = app.extensions["phoenix"].engine
     engine.serve()
-    adapter: Adapter | None = engine.adapter
+    adapter: Adapter | None = engine.node.adapter
     return adapter
 
 

@@ -28,7 +28,8 @@ from flask_phoenix.pubsub.adapter import Adapter
 from flask_phoenix.pubsub.envelope import pack, unpack
 from flask_phoenix.pubsub.local import Lane, Subscriber
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
-from flask_phoenix.runtime.engine import Engine, Service
+from flask_phoenix.runtime.engine import Engine
+from flask_phoenix.runtime.node import Service
 from tests.support.adapters import HELLO, JSON, PACKED, Outside, Recording
 from tests.support.clients import MemoryClient, serve
 from tests.support.contract import Node
@@ -47,7 +48,7 @@ class Noting(Service):
 
     def start(self) -> None:
         assert self.engine.hub.running
-        assert self.engine.node
+        assert self.engine.node.name
         self.log.append("begin")
 
     def greet(self) -> None:
@@ -59,7 +60,7 @@ class Noting(Service):
         self.log.append("farewell")
 
     def stop(self) -> None:
-        assert self.engine.node
+        assert self.engine.node.name
         self.log.append("end")
 
     def gone(self, node: str) -> None:
@@ -208,7 +209,7 @@ def test_without_other_nodes_a_broadcast_reaches_subscribers_here(lonely: Engine
     lonely.broadcast(HELLO)
     in_greenlet(lonely.broadcast, HELLO)
     turn()
-    assert (heard, lonely.adapter) == ([HELLO, HELLO], None)
+    assert (heard, lonely.node.adapter) == ([HELLO, HELLO], None)
 
 
 @pytest.mark.parametrize("serves", [True, False])
@@ -306,20 +307,20 @@ def test_a_client_that_cannot_carry_bytes_goes_without_and_is_logged_once(
 
 def test_nothing_starts_before_the_first_connection(engine: Engine, adapter: Recording) -> None:
     heard = hear(engine)
-    assert (adapter.asked, engine.node, engine.hub.running) == ([], "", False)
+    assert (adapter.asked, engine.node.name, engine.hub.running) == ([], "", False)
     names = set()
     for _ in range(2):
         for _ in range(2):
             engine.serve()
-        names.add(engine.node)
-        assert engine.node == adapter.node
+        names.add(engine.node.name)
+        assert engine.node.name == adapter.node
         engine.broadcast(HELLO)
         turn()
         for _ in range(2):
             engine.stop()
         assert adapter.asked == ["start", "+room:1", PACKED, "stop"]
         adapter.asked.clear()
-    assert (engine.node, engine.adapter, len(names), len(heard)) == ("", None, 2, 2)
+    assert (engine.node.name, engine.node.adapter, len(names), len(heard)) == ("", None, 2, 2)
 
 
 def test_services_live_as_long_as_the_node(
@@ -327,15 +328,15 @@ def test_services_live_as_long_as_the_node(
 ) -> None:
     hear(engine)
     for _ in range(2):
-        engine.add(Noting(engine, adapter.asked))
-    engine.farewell()
+        engine.node.add(Noting(engine, adapter.asked))
+    engine.node.farewell()
     engine.serve()
-    engine.add(Noting(engine, adapter.asked))  # one that comes late begins at once
+    engine.node.add(Noting(engine, adapter.asked))  # one that comes late begins at once
     assert adapter.asked == ["start", "begin", "begin", "+room:1", "greet", "greet", "begin", "greet"]
     with caplog.at_level("INFO"):
         adapter.gone("another")
     assert "node another has ended" in caplog.text
-    engine.farewell()
+    engine.node.farewell()
     engine.stop()
     assert adapter.asked[8:] == [("gone", "another")] * 3 + ["farewell"] * 3 + ["end"] * 3 + ["stop"]
     adapter.gone("another")
@@ -345,7 +346,7 @@ def test_services_live_as_long_as_the_node(
 @pytest.mark.parametrize("where", ["start", "subscribe"])
 def test_thirty_clients_that_come_together_wait_for_one_start(engine: Engine, adapter: Recording, where: str) -> None:
     hear(engine)
-    engine.add(Noting(engine, adapter.asked))
+    engine.node.add(Noting(engine, adapter.asked))
     adapter.gates[where].clear()
     order: list[str] = []
 
@@ -368,7 +369,7 @@ def test_a_start_that_ends_midway_is_tried_again_by_the_next_who_waits(
     engine: Engine, adapter: Recording, how: str
 ) -> None:
     hear(engine)
-    engine.add(Noting(engine, adapter.asked))
+    engine.node.add(Noting(engine, adapter.asked))
     adapter.gates["subscribe"].clear()
     clients = [gevent.spawn(engine.serve) for _ in range(3)]
     turn()
@@ -394,7 +395,7 @@ def test_a_start_that_ends_midway_is_tried_again_by_the_next_who_waits(
 @pytest.mark.parametrize("where", ["start", "subscribe", "greet"])
 def test_a_stop_may_come_while_a_node_starts(engine: Engine, adapter: Recording, where: str) -> None:
     hear(engine)
-    engine.add(Noting(engine, adapter.asked, adapter.gates["greet"]))
+    engine.node.add(Noting(engine, adapter.asked, adapter.gates["greet"]))
     adapter.gates[where].clear()
     clients = [gevent.spawn(engine.serve) for _ in range(3)]
     turn()
@@ -407,9 +408,9 @@ def test_a_stop_may_come_while_a_node_starts(engine: Engine, adapter: Recording,
             client.get(timeout=DEADLINE)
     assert adapter.asked.count("start") == adapter.asked.count("stop") == 1
     assert adapter.asked.count("begin") == adapter.asked.count("end") == (0 if where == "start" else 1)
-    assert (engine.node, engine.adapter, engine.hub.running) == ("", None, False)
+    assert (engine.node.name, engine.node.adapter, engine.hub.running) == ("", None, False)
     engine.serve()
-    assert engine.node
+    assert engine.node.name
 
 
 def test_a_client_that_comes_while_a_node_stops_finds_a_new_one(engine: Engine, adapter: Recording) -> None:
@@ -423,7 +424,7 @@ def test_a_client_that_comes_while_a_node_stops_finds_a_new_one(engine: Engine, 
     adapter.gates["stop"].set()
     gevent.joinall([stopping, coming], DEADLINE, raise_error=True)
     assert adapter.asked == ["start", "stop", "start"]
-    assert engine.node == adapter.node
+    assert engine.node.name == adapter.node
 
 
 def test_a_service_may_fail_and_may_ask_for_the_start_that_it_belongs_to(engine: Engine, adapter: Recording) -> None:
@@ -439,10 +440,10 @@ def test_a_service_may_fail_and_may_ask_for_the_start_that_it_belongs_to(engine:
             self.stop()
 
     for kind in (Asking, Noting):
-        engine.add(kind(engine, adapter.asked))
+        engine.node.add(kind(engine, adapter.asked))
     engine.serve()
     adapter.gone("another")
-    engine.farewell()
+    engine.node.farewell()
     engine.stop()
     told = [("gone", "another"), "farewell", "farewell", "end"]
     assert adapter.asked == ["start", *["begin"] * 2, *["greet"] * 2, *told, "stop"]
@@ -456,7 +457,7 @@ def test_a_start_that_fails_is_tried_again_by_the_next(start: Callable[[Engine],
     for failure in (NotPublished, InvalidOption):
         with pytest.raises(failure):
             start(engine)
-        assert (engine.node, engine.adapter, adapter.asked) == ("", None, [])
+        assert (engine.node.name, engine.node.adapter, adapter.asked) == ("", None, [])
     start(engine)
     assert adapter.asked[:2] == ["start", "+room:1"]
     engine.stop()
@@ -492,7 +493,7 @@ def test_others_publish_from_outside_until_the_process_is_a_node(
     heard, outside = hear(engine), ("from outside", *PACKED)
     for _ in range(2):
         run(engine.broadcast, HELLO)
-    assert (adapter.asked, engine.node, engine.adapter) == (["publisher", outside, outside], "", None)
+    assert (adapter.asked, engine.node.name, engine.node.adapter) == (["publisher", outside, outside], "", None)
     engine.serve()
     run(engine.broadcast, HELLO)
     turn()

@@ -127,7 +127,7 @@ def test_a_node_that_comes_late_is_told_all(make: Callable[..., Node], network: 
     assert sorted(bob.people) == one.present()
     assert told(late) == ["ask"]
     states = [topic for source, topic, data in network.published if source is one.adapter and b'"state"' in data]
-    assert states[-1] == f"{GOSSIP}:{late.engine.node}", "an answer is for the one who asked"
+    assert states[-1] == f"{GOSSIP}:{late.engine.node.name}", "an answer is for the one who asked"
 
 
 def test_a_node_that_is_asked_from_outside_waits_for_the_others_to_answer(
@@ -161,7 +161,7 @@ def test_a_node_without_others_tells_nobody_and_keeps_nothing_for_them(node: Nod
     settle()
     assert not node.engine.pubsub.subscribed(GOSSIP)
     assert node.online.server().tracker.flush() is None
-    node.engine.farewell()
+    node.engine.node.farewell()
 
 
 # What is lost, doubled and late
@@ -190,7 +190,7 @@ def test_junk_is_ignored(make: Callable[..., Node], junk: bytes, caplog: pytest.
     one, two = make(), make("bob")
     eventually(lambda: agree(one, two))
     mine = refs(two.online.list("room:1"))["bob"][0].encode()
-    for topic in (GOSSIP, f"{GOSSIP}:{two.engine.node}"):
+    for topic in (GOSSIP, f"{GOSSIP}:{two.engine.node.name}"):
         two.adapter.hear(topic, b"J\x00\x06gossip" + junk.replace(b"mine", mine))
     two.phoenix.local_broadcast(GOSSIP, "what the app says there", {})
     settle()
@@ -279,7 +279,7 @@ def test_a_node_that_says_goodbye_is_gone_at_once(make: Callable[..., Node]) -> 
     one, two = make("ada"), make("bob")
     eventually(lambda: agree(one, two))
     one.online.track("room:1", "not told yet")
-    one.engine.farewell()
+    one.engine.node.farewell()
     assert told(one)[-2:] == ["delta", "goodbye"]
     eventually(lambda: two.present() == ["bob"])
     assert one.present() == ["ada", "bob", "not told yet"], "it can still be asked"
@@ -294,7 +294,7 @@ def test_a_node_that_says_goodbye_is_gone_at_once(make: Callable[..., Node]) -> 
 def test_a_node_that_stops_is_gone_at_once_and_comes_back_as_another(make: Callable[..., Node]) -> None:
     one, two = make("ada"), make("bob")
     eventually(lambda: agree(one, two))
-    assert one.adapter.topics == {GOSSIP, f"{GOSSIP}:{one.engine.node}"}
+    assert one.adapter.topics == {GOSSIP, f"{GOSSIP}:{one.engine.node.name}"}
     one.engine.stop()
     assert one.adapter.topics == set()
     eventually(lambda: two.present() == ["bob"])
@@ -376,7 +376,7 @@ def test_a_node_may_stop_and_start_again_while_it_starts(waiting: Node, make: Ca
     assert "stopped" in str(starts[0].get(timeout=DEADLINE))
     starts[1].get(timeout=DEADLINE)
     eventually(lambda: waiting.present() == other.present() == ["ada", "bob"])
-    assert waiting.adapter.topics == {GOSSIP, f"{GOSSIP}:{waiting.engine.node}"}
+    assert waiting.adapter.topics == {GOSSIP, f"{GOSSIP}:{waiting.engine.node.name}"}
     waiting.engine.stop()
     eventually(lambda: other.present() == ["bob"])
     assert waiting.adapter.topics == set()
@@ -387,7 +387,7 @@ def test_a_presence_may_be_made_while_its_process_stops_and_starts_again(
 ) -> None:
     waiting.adapter.slow = "no topic"
     waiting.engine.serve()
-    waiting.adapter.slow = f"phx:presence:late:{waiting.engine.node}"
+    waiting.adapter.slow = f"phx:presence:late:{waiting.engine.node.name}"
     making = gevent.spawn(in_thread, lambda: waiting.phoenix.presence(name="late"))
     eventually(lambda: "phx:presence:late" in waiting.adapter.topics)
     waiting.engine.stop()
@@ -513,7 +513,7 @@ def test_who_comes_back_in_time_never_was_away(make: Callable[..., Node], networ
         case "kill of its node":
             network.part(first.adapter)
             for node in (second, third):
-                node.adapter.gone(first.engine.node)
+                node.adapter.gone(first.engine.node.name)
         case "drain":
             draining = gevent.spawn(drain, first.engine)
             eventually(lambda: ada.client.carrier.closed == (1012, "draining"))
@@ -552,7 +552,7 @@ def test_who_does_not_come_back_leaves_after_the_grace(
         ada.leave()
     else:
         network.part(node.adapter)
-        other.adapter.gone(node.engine.node)
+        other.adapter.gone(node.engine.node.name)
     assert list(watcher.people) == ["ada"]
     eventually(lambda: watcher.people == {})
 
@@ -587,7 +587,7 @@ def test_a_node_that_was_taken_for_gone_goes_on(make: Callable[..., Node]) -> No
     watcher = other.enter()
     eventually(lambda: list(watcher.people) == ["ada"])
     before = refs(watcher.people)
-    other.adapter.gone(node.engine.node)
+    other.adapter.gone(node.engine.node.name)
     node.online.track("room:1", "bob")  # the other one asks for all, since it has forgotten the clock
     eventually(lambda: sorted(watcher.people) == ["ada", "bob"])
     assert refs(watcher.people)["ada"] == before["ada"]

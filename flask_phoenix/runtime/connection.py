@@ -180,7 +180,7 @@ class Connection:
         It may have come while they were told the id, which took a part of that time.
         """
         spent, known = self._id_wait
-        adapter = self.engine.adapter
+        adapter = self.engine.node.adapter
         if adapter is None or not spent or monotonic() - known > adapter.subscribe_timeout:
             return None
         return adapter.subscribe_timeout - spent

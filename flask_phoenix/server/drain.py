@@ -32,7 +32,7 @@ def drain(engine: Engine, limit: float = inf) -> None:
     end = min(end, monotonic() + GRACE)
     engine.wait_until_quiet(end - monotonic())
     engine.hand_over(end - monotonic())
-    engine.farewell()
+    engine.node.farewell()
 
 
 def _close_all(engine: Engine, window: float) -> None:

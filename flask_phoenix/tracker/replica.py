@@ -13,7 +13,8 @@ from ..exceptions import PhoenixError
 from ..protocol.messages import INTERNAL, Broadcast, shown
 from ..pubsub.failures import log_failure
 from ..pubsub.local import Subscriber
-from ..runtime.engine import Engine, Service
+from ..runtime.engine import Engine
+from ..runtime.node import Service
 from .state import Diffs, Gossip, Tracker
 
 log = logging.getLogger("flask_phoenix.presence")
@@ -40,7 +41,7 @@ class Replica(Service):
 
     def __init__(self, engine: Engine, name: str, down_period: float, grace: float = 0.0) -> None:
         self.engine = engine
-        self.tracker = Tracker(engine.node)
+        self.tracker = Tracker(engine.node.name)
         self._topic = f"{INTERNAL}presence:{name}"
         self._heartbeat_period = down_period / HEARTBEATS
         # It is checked at each heartbeat, and has to be over within the down period.
@@ -62,20 +63,20 @@ class Replica(Service):
     def start(self) -> None:
         """Begin, with no entries."""
         self.tracker = Tracker(
-            self.engine.node, self._silence_limit, PERMDOWN_PERIODS * self._silence_limit, self._grace
+            self.engine.node.name, self._silence_limit, PERMDOWN_PERIODS * self._silence_limit, self._grace
         )
 
     def greet(self) -> None:
         """Ask the other nodes for their entries; may block."""
-        if self.engine.adapter is None:
+        if self.engine.node.adapter is None:
             return
         # A subscriber of this very start: in a stop and another start meanwhile, one must not end what the other needs.
-        node, subscriber = self.engine.node, Subscriber(self._receive)
+        node, subscriber = self.engine.node.name, Subscriber(self._receive)
         try:
             for topic in self._own_topics(node):
                 self.engine.pubsub.subscribe(topic, subscriber)
         finally:
-            if self.engine.node == node:
+            if self.engine.node.name == node:
                 self._subscriber = subscriber
             else:  # it was stopped meanwhile
                 self._unsubscribe(node, subscriber)
@@ -116,7 +117,7 @@ class Replica(Service):
         self._heartbeat_timer = self._gather_timer = self._expiry_timer = None
         subscriber, self._subscriber = self._subscriber, None
         if subscriber is not None:
-            self._unsubscribe(self.engine.node, subscriber)
+            self._unsubscribe(self.engine.node.name, subscriber)
 
     def gone(self, node: str) -> None:
         """Remove the entries of a node that is known to have ended."""

@@ -177,7 +177,7 @@ class TrackerServer(Replica):
         :raises NotPublished: it is none of those that serve clients, and knows no way to them.
         """
         if not self.engine.hub.elsewhere:
-            self.engine.require_reach()
+            self.engine.node.require_reach()
             self.engine.serve()
             self.settle()
 
@@ -186,7 +186,7 @@ class TrackerServer(Replica):
         if self.engine.hub.elsewhere:
             raise Unsupported(WRONG_THREAD)
         if owner is None:
-            self.engine.warn_if_alone("what is tracked here is told to nobody else")
+            self.engine.node.warn_if_alone("what is tracked here is told to nobody else")
         self.engine.serve()
 
     def _find(self, owner: ChannelRuntime | None, topic: str, key: str) -> Entry:
@@ -314,7 +314,7 @@ class TrackerServer(Replica):
         self.engine.caught(failure)
 
     def _count_later(self, topic: str) -> None:
-        if topic not in self._count_timers and self.engine.node:
+        if topic not in self._count_timers and self.engine.node.name:
             timer = self._count_timers[topic] = gevent.get_hub().loop.timer(COUNT_PERIOD)
             timer.start(self._count, topic)
 

@@ -46,7 +46,7 @@ class Sessions:
         #: Tokens that were made here, so that nobody need look at their signatures: their keys, and until when.
         self._tokens: dict[str, tuple[LocalSession, Any, float]] = {}
         self._nodes = OtherNodes()
-        engine.add(self._nodes)
+        engine.node.add(self._nodes)
         self.unused = UnusedSessions()
         #: What answers the requests that other nodes hand over, by the ids of the sessions.
         self._requests: dict[str, RequestsOfOthers] = {}
@@ -57,7 +57,7 @@ class Sessions:
         :param ended: called when the session has ended.
         """
         id, options = secrets.token_urlsafe(16), self._options
-        token = self._signer().dumps([self._engine.node, id])
+        token = self._signer().dumps([self._engine.node.name, id])
 
         def end() -> None:
             self._forget(client, id, token)
@@ -67,7 +67,7 @@ class Sessions:
         session = LocalSession(carrier, options.max_frame_size, lambda: self.unused.discard(client, id))
         self._local[id] = session
         self._tokens[token] = session, self._keys()[-1], monotonic() + options.token_max_age
-        if self._engine.adapter is not None:
+        if self._engine.node.adapter is not None:
             requests = self._requests[id] = RequestsOfOthers(self._engine, id, session)
             requests.open()
         return carrier, id, token
@@ -93,7 +93,7 @@ class Sessions:
             return self._local[id]
         with suppress(PhoenixError):  # said when its client begins anew
             self._engine.serve()  # this may be the first request of this process, and the session another node's
-        if node == self._engine.node or self._engine.adapter is None or self._nodes.has_ended(node):
+        if node == self._engine.node.name or self._engine.node.adapter is None or self._nodes.has_ended(node):
             return None
         remote = RemoteSession(self._engine, self._nodes, node, id, self._options)
         return remote if not ask or remote.alive() else None

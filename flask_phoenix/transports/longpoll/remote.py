@@ -15,7 +15,8 @@ from gevent.queue import Empty, Queue
 from ...exceptions import NotPublished
 from ...protocol.messages import INTERNAL, Broadcast
 from ...pubsub.local import Subscriber
-from ...runtime.engine import Engine, Service
+from ...runtime.engine import Engine
+from ...runtime.node import Service
 from ..options import Options
 from .session import GONE, LocalSession, Session
 
@@ -116,13 +117,13 @@ class RemoteSession(Session):
 
         What is asked, and what is answered, may be lost with a link: then it is asked again, and answered as before.
         """
-        assert self._engine.adapter is not None
+        assert self._engine.node.adapter is not None
         topic, options = topic_of(secrets.token_urlsafe(16)), self._options
         request = Broadcast(self._topic, event, {**payload, "reply": topic})
         with self._nodes.replies_of(self._node) as replies, suppress(NotPublished):
             subscriber = Subscriber(lambda reply: replies.put(self._engine.pubsub.read(reply)))
             self._engine.pubsub.subscribe(topic, subscriber)
-            forget = self._engine.adapter.when_restored(lambda: replies.put(REPEAT))
+            forget = self._engine.node.adapter.when_restored(lambda: replies.put(REPEAT))
             try:
                 self._engine.broadcast(request)
                 acked, deadline = False, monotonic() + options.pubsub_timeout
