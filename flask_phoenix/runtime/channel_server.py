@@ -19,6 +19,7 @@ from .connection import Connection
 from .engine import FAILURES
 from .inbox import INBOX_LIMIT, Inbox
 from .recovery import Recovery, recovery_of
+from .resources import Resources
 
 log = logging.getLogger("flask_phoenix.channel")
 
@@ -35,14 +36,11 @@ class ChannelServer(ChannelRuntime):
         "_handled",
         "_held_pushes",
         "_join_timer",
-        "_other_topics",
         "_recovery",
         "_redispatch",
-        "_releases",
+        "_resources",
         "_route",
         "_stop_reason",
-        "_timers",
-        "_topic_subscriber",
         "channel",
         "connection",
         "ended",
@@ -83,16 +81,14 @@ class ChannelServer(ChannelRuntime):
         self._held_pushes: list[tuple[str, Any]] | None = None
         #: What :meth:`stop` was given, in a tuple.
         self._stop_reason: tuple[Any] | None = None
-        #: The channel as a subscriber of its own topic, and of other topics.
+        #: What the author has asked for, and ends with the channel.
+        self._resources: Resources | None = None
+        #: The channel as a subscriber of its own topic.
         intercepts = self._route.channel.intercepts
         conflation = self._route.channel.conflation if connection.carrier.conflates else None
         self.subscriber = Subscriber(
             self._receive_intercepted, lane, connection.carrier.write, intercepts, connection.missed, conflation
         )
-        self._topic_subscriber: Subscriber | None = None
-        self._other_topics: set[str] | None = None
-        self._timers: set[Any] | None = None
-        self._releases: list[Callable[[], None]] | None = None
 
     # What the connection asks for. Each but end() is called by the inbox.
 
@@ -230,42 +226,25 @@ class ChannelServer(ChannelRuntime):
 
     def send_after(self, seconds: float, message: Any) -> Callable[[], None]:
         """Queue a message in so many seconds; the answer is a function that cancels it."""
-        timer = gevent.get_hub().loop.timer(seconds)
-        timers = self._timers = self._timers or set()
-
-        def cancel() -> None:
-            timers.discard(timer)
-            timer.close()
-
-        def ring() -> None:
-            cancel()
-            self.send(message)
-
-        if not self.ended:
-            timers.add(timer)
-            timer.start(ring)
-        return cancel
+        if self.ended:
+            return lambda: None
+        return self._hold().call_after(seconds, lambda: self.send(message))
 
     def subscribe(self, topic: str) -> None:
         """Hear another topic."""
         if not self.ended:
-            self._other_topics = self._other_topics or set()
-            self._other_topics.add(topic)
-            self._topic_subscriber = self._topic_subscriber or Subscriber(self._receive_other)
-            self._subscribe(topic, self._topic_subscriber)
+            self._hold().subscribe(topic)
 
     def unsubscribe(self, topic: str) -> None:
         """Hear another topic no more."""
-        if self._other_topics is not None and self._topic_subscriber is not None:
-            self._other_topics.discard(topic)
-            self.connection.engine.pubsub.unsubscribe(topic, self._topic_subscriber)
+        if not self.ended:
+            self._hold().unsubscribe(topic)
 
     def at_end(self, release: Callable[[], None]) -> bool:
         """Call a function when the channel ends, however it ends; return False where it has ended already."""
         self._require_joined("track")
         if not self.ended:
-            self._releases = self._releases or []
-            self._releases.append(release)
+            self._hold().at_end(release)
         return not self.ended
 
     def history(self, since: str | None, limit: int | None) -> list[Kept]:
@@ -355,7 +334,7 @@ class ChannelServer(ChannelRuntime):
             if history.size:
                 self._enter(history)
             else:
-                self._subscribe(self.membership.topic, self.subscriber, self.connection.time_to_confirm())
+                self._subscribe()
         except FAILURES:
             if not self.ended:
                 raise
@@ -382,6 +361,12 @@ class ChannelServer(ChannelRuntime):
         else:
             self.subscriber.lane, self.subscriber.conflation = lane._replace(refs=True), None
         self.subscriber.name = recovery.name
+
+    def _subscribe(self) -> None:
+        topic, pubsub = self.membership.topic, self.connection.engine.pubsub
+        pubsub.subscribe(topic, self.subscriber, self.connection.time_to_confirm())
+        if self.ended:
+            pubsub.unsubscribe(topic, self.subscriber)
 
     def _enter(self, history: History) -> None:
         """Subscribe to a topic with a history, and see what the client has missed."""
@@ -571,7 +556,8 @@ class ChannelServer(ChannelRuntime):
         if self.ended:
             return
         self.ended = True
-        self._release()
+        if self._resources is not None:
+            self._resources.release()
         self._terminate(reason)
         self.connection.send(self.protocol.crash(self.membership))
         self._clean_up()
@@ -590,31 +576,15 @@ class ChannelServer(ChannelRuntime):
         self._stop_join_timer()
         self.protocol.forget(self.membership)
         self.inbox.clear()
-        pubsub = self.connection.engine.pubsub
         self.connection.engine.histories.leave(self.membership.topic, self.subscriber)
-        if self._topic_subscriber is not None:
-            for topic in self._other_topics or ():
-                pubsub.unsubscribe(topic, self._topic_subscriber)
-        for timer in self._timers or ():
-            timer.close()
-        self._other_topics = self._timers = None
-        self._release()
+        if self._resources is not None:
+            self._resources.free()
 
-    def _release(self) -> None:
-        """Call what :meth:`at_end` was given."""
-        releases, self._releases = self._releases, None
-        for release in releases or ():
-            try:
-                release()
-            except Exception:  # of one; the others are called all the same
-                log.exception("%r failed at the end of a channel", release)
-
-    def _subscribe(self, topic: str, subscriber: Subscriber, timeout: float | None = None) -> None:
-        """Subscribe, which may take a while; the channel may end meanwhile."""
-        pubsub = self.connection.engine.pubsub
-        pubsub.subscribe(topic, subscriber, timeout)
-        if self.ended:
-            pubsub.unsubscribe(topic, subscriber)
+    def _hold(self) -> Resources:
+        """Return what holds what ends with the channel."""
+        if self._resources is None:
+            self._resources = Resources(self.connection.engine.pubsub, self._receive_other)
+        return self._resources
 
     def _require_joined(self, verb: str) -> None:
         if not self.joined:
