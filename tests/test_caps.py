@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from time import monotonic
 from typing import Any
@@ -12,9 +12,10 @@ import gevent
 import pytest
 from flask import Flask, request
 from gevent.event import Event
+from gevent.queue import Queue
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from flask_phoenix import Channel, InvalidOption, Phoenix, Refused, Socket, on
+from flask_phoenix import InvalidOption, Phoenix
 from flask_phoenix.runtime import caps
 from flask_phoenix.runtime.caps import Rate, network_of
 from flask_phoenix.runtime.settings import Settings
@@ -22,9 +23,10 @@ from flask_phoenix.server.drain import drain
 from flask_phoenix.server.gevent import Server
 from flask_phoenix.signals import limit_reached
 from flask_phoenix.transports import pacing
-from tests.support.http import POLL, URL, connect, get, head, join
+from tests.support.http import POLL, URL, head, join
 from tests.support.presence import LONG, SHORT, eventually
 from tests.support.processes import DEADLINE, HOST
+from tests.support.served import Clients, Room, Visitor
 from tests.support.wire import UPGRADE, Wire, tls_contexts
 
 ECHO = '["1","2","room:1","echo",{}]'
@@ -43,26 +45,19 @@ class Site:
         self.app.config.update({f"PHOENIX_{name.upper()}": value for name, value in settings.items()})
         self.app.wsgi_app = ProxyFix(self.app.wsgi_app)  # type: ignore[method-assign]
         phoenix = Phoenix(self.app)
-        #: What a connect waits for.
-        self.gate = Event()
+        #: Set when a client asks to be let in; what its connect waits for.
+        self.asked, self.gate = Event(), Event()
         self.gate.set()
         site = self
 
         @phoenix.socket("/socket", longpoll=True, **options)
-        class UserSocket(Socket):
+        class UserSocket(Visitor):
             def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
+                site.asked.set()
                 site.gate.wait(DEADLINE)
-                if "banned" in params:
-                    raise Refused("banned")
+                super().connect(params, info)
 
-        @UserSocket.channel("room:*")
-        class RoomChannel(Channel):
-            def join(self, payload: Any) -> None:
-                return None
-
-            @on("echo")
-            def echo(self, payload: Any) -> Any:
-                return payload
+        UserSocket.channel("room:*")(Room)
 
         @self.app.post("/upload")
         def upload() -> str:
@@ -71,7 +66,7 @@ class Site:
         self.engine = self.app.extensions["phoenix"].engine
         self.server = Server((HOST, 0), self.app, [self.engine], log=None, **server)
         self.server.start()
-        self._clients: list[Wire] = []
+        self.clients = Clients(self.server)
         #: The limits that were signalled.
         self.reached: list[str] = []
         limit_reached.connect(self._note, self.app)
@@ -79,33 +74,15 @@ class Site:
     def _note(self, app: Flask, limit: str, **about: Any) -> None:
         self.reached.append(limit)
 
-    def dial(self, path: str = URL, headers: dict[str, str] | None = None) -> Wire:
-        """Send a request on a connection of its own."""
-        return self.raw(get(path, UPGRADE if headers is None else headers))
-
-    def status(self, path: str = URL, headers: dict[str, str] | None = None) -> str:
+    def status(self, path: str = URL, headers: Mapping[str, str] = UPGRADE) -> str:
         """Send a request, and hang up after the head of its answer; return that."""
-        client = self.dial(path, headers)
+        client = self.clients.dial(path, headers)
         with client.sock:
             return head(client)
 
-    def raw(self, data: bytes) -> Wire:
-        """Send bytes."""
-        client = Wire(connect(self.server.server_port))
-        self._clients.append(client)
-        client.sock.sendall(data)
-        return client
-
-    def enter(self) -> Wire:
-        """Open a WebSocket."""
-        client = self.dial()
-        assert head(client).startswith("HTTP/1.1 101")
-        return client
-
     def stop(self) -> None:
         """End."""
-        for client in self._clients:
-            client.sock.close()
+        self.clients.close()
         drain(self.engine)
         self.server.stop(timeout=1)
         self.engine.stop()
@@ -135,11 +112,10 @@ def test_who_comes_after_the_last_place_was_taken_is_told_when_to_try_again(
     make_site: MakeSite, caplog: pytest.LogCaptureFixture
 ) -> None:
     site = make_site(max_connections=2)
-    clients = [site.enter()]
-    polled = site.dial(POLL, {"Connection": "close"})
+    clients = [site.clients.enter()]
+    polled = site.clients.dial(POLL, {"Connection": "close"})
     assert head(polled).startswith("HTTP/1.1 200")
-    kinds: list[tuple[str, dict[str, str] | None]] = [(URL, None), (POLL, {})]
-    for path, headers in kinds * 2:
+    for path, headers in ((URL, UPGRADE), (POLL, {})) * 2:
         refusal = site.status(path, headers)
         assert refusal.startswith("HTTP/1.1 503")
         assert "Retry-After: 10\r\n" in refusal
@@ -155,13 +131,13 @@ def test_who_comes_after_the_last_place_was_taken_is_told_when_to_try_again(
 @pytest.mark.parametrize(
     ("path", "headers"),
     [
-        (f"{URL}&banned=1", None),
+        (f"{URL}&banned=1", UPGRADE),
         (f"{POLL}&banned=1", {}),
-        (f"{URL[:-5]}9.9.9", None),
+        (f"{URL[:-5]}9.9.9", UPGRADE),
         (URL, {**UPGRADE, "Sec-WebSocket-Version": "12"}),
     ],
 )
-def test_who_is_not_let_in_takes_no_place(make_site: MakeSite, path: str, headers: dict[str, str] | None) -> None:
+def test_who_is_not_let_in_takes_no_place(make_site: MakeSite, path: str, headers: dict[str, str]) -> None:
     site = make_site(max_connections=1)
     for _ in range(3):
         assert " 503 " not in site.status(path, headers)
@@ -171,19 +147,18 @@ def test_who_is_not_let_in_takes_no_place(make_site: MakeSite, path: str, header
 def test_a_place_is_taken_before_the_author_is_asked(make_site: MakeSite) -> None:
     site = make_site(max_connections=1)
     site.gate.clear()
-    first = site.dial()
-    eventually(lambda: isinstance(site.engine.caps.take(""), str))
+    first = site.clients.dial()
+    assert site.asked.wait(DEADLINE)
     assert site.status().startswith("HTTP/1.1 503")
     site.gate.set()
     assert head(first).startswith("HTTP/1.1 101")
-    first.sock.close()
 
 
 def test_places_of_an_address(make_site: MakeSite) -> None:
     site = make_site(max_connections_per_address=1)
 
     def ask(address: str) -> Wire:
-        return site.dial(headers={**UPGRADE, "X-Forwarded-For": address})
+        return site.clients.dial(headers={**UPGRADE, "X-Forwarded-For": address})
 
     first = ask("2001:db8::1")
     answers = [head(client)[9:12] for client in (first, ask("2001:db8::2"), ask("2001:db8:0:1::1"))]
@@ -224,57 +199,77 @@ def test_a_rate_gives_turns_one_after_another(monkeypatch: pytest.MonkeyPatch) -
     assert [slow.delay() for _ in range(3)] == [0, 10, None]
 
 
-def test_handshakes_that_come_together_are_a_slope(make_site: MakeSite) -> None:
-    site = make_site(handshakes_per_second=1)
-    site.engine.caps.handshakes = Rate(2 / SHORT, SHORT, 2 * SHORT)
-    begin, clients = monotonic(), [site.dial() for _ in range(12)]
-    answers = [head(client)[9:12] for client in clients]
-    assert sorted(answers) == ["101"] * 6 + ["503"] * 6
-    assert monotonic() - begin > SHORT
-    assert site.reached == ["handshakes_per_second"] * 6
-    for client in clients:
-        client.sock.close()
+class Turns(Rate):
+    """Gives so many turns, each when the test does."""
+
+    def __init__(self, most: int) -> None:
+        self._left = most
+        self.waiting: Queue[Event] = Queue()
+
+    def wait(self) -> bool:
+        if not self._left:
+            return False
+        self._left -= 1
+        turn = Event()
+        self.waiting.put(turn)
+        return turn.wait(DEADLINE)
+
+    def take(self, count: int) -> list[Event]:
+        """Return the turns of so many that wait, the first first."""
+        return [self.waiting.get(timeout=DEADLINE) for _ in range(count)]
+
+
+def test_handshakes_that_come_together_wait_and_too_many_are_refused(make_site: MakeSite) -> None:
+    site = make_site()
+    rate = site.engine.caps.handshakes = Turns(3)
+    clients = [site.clients.dial() for _ in range(3)]
+    turns = rate.take(3)
+    assert site.status().startswith("HTTP/1.1 503")
+    assert site.reached == ["handshakes_per_second"]
+    assert not site.asked.is_set()
+    for turn in turns:
+        turn.set()
+    assert [head(client)[9:12] for client in clients] == ["101"] * 3
 
 
 def test_one_who_goes_while_waiting_is_not_let_in(make_site: MakeSite) -> None:
-    site = make_site(handshakes_per_second=1)
-    site.engine.caps.handshakes = Rate(1 / SHORT, SHORT)
-    site.gate.clear()
-    first, second, third = (site.dial() for _ in range(3))
+    site = make_site()
+    rate = site.engine.caps.handshakes = Turns(3)
+    first, second, third = (site.clients.dial() for _ in range(3))
+    turns = rate.take(3)
     second.sock.close()
-    eventually(lambda: not site.engine.caps._taken)
-    site.gate.set()
+    for turn in turns:
+        turn.set()
     assert [head(client)[9:12] for client in (first, third)] == ["101", "101"]
-    eventually(lambda: len(site.engine.connections) == 2)
-    for client in (first, third):
-        client.sock.close()
+    assert len(site.engine.connections) == 2
 
 
 def test_joins_wait_for_their_turn_and_too_many_are_answered(make_site: MakeSite) -> None:
-    site = make_site(joins_per_second=1)
-    site.engine.caps.joins = Rate(1 / SHORT, SHORT, 1.5 * SHORT)
-    client = site.enter()
-    with client.sock:
-        for number in "123":
-            client.text(f'["{number}","{number}","room:{number}","phx_join",{{}}]')
-        answers = [json.loads(client.data()) for _ in "123"]
-    said = {topic: payload["status"] for _, _, topic, _, payload in answers}
-    assert said == {"room:1": "ok", "room:2": "ok", "room:3": "error"}
-    assert [topic for _, _, topic, _, payload in answers] == ["room:1", "room:3", "room:2"]
+    site = make_site()
+    rate = site.engine.caps.joins = Turns(2)
+    client = site.clients.enter()
+    for number in "123":
+        client.text(f'["{number}","{number}","room:{number}","phx_join",{{}}]')
+    turns, answers = rate.take(2), [json.loads(client.data())]
+    for turn in turns:
+        turn.set()
+        answers.append(json.loads(client.data()))
+    said = [(topic, payload["status"]) for _, _, topic, _, payload in answers]
+    assert said == [("room:3", "error"), ("room:1", "ok"), ("room:2", "ok")]
     assert site.reached == ["joins_per_second"]
 
 
 def test_a_client_that_says_much_is_read_more_slowly(
     make_site: MakeSite, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pacing, "MESSAGE_BURST", SHORT)
-    site = make_site({"messages_per_second": 2 / SHORT})
-    client = join(site.enter())
+    monkeypatch.setattr(pacing, "MESSAGE_BURST", SHORT / 4)
+    site = make_site({"messages_per_second": 8 / SHORT})
+    client = join(site.clients.enter())
     begin = monotonic()
     for _ in range(8):
         client.text(ECHO)
     assert [client.data() for _ in range(8)] == [client_echo()] * 8
-    assert monotonic() - begin > 2 * SHORT
+    assert monotonic() - begin > SHORT / 2
     assert set(site.reached) == {"messages_per_second"}
     assert len(caplog.records) == 1
 
@@ -289,20 +284,19 @@ def client_echo() -> str:
 
 def test_who_sends_a_head_too_slowly_is_cut_off(make_site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
     site = make_site(head_timeout=SHORT, keepalive_timeout=LONG, upload_timeout=LONG)
-    for begun in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: here\r\n"):
-        site.raw(begun).ended()
+    for client in [site.clients.send(data) for data in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: here\r\n")]:
+        client.ended()
     assert site.reached == ["head_timeout"] * 3
     assert caplog.messages == ["clients that send a request too slowly are cut off (PHOENIX_HEAD_TIMEOUT)"]
-    client = join(site.enter())
+    client = join(site.clients.enter())
     gevent.sleep(2 * SHORT)
     client.text(ECHO)
     assert client.data() == client_echo()
-    client.sock.close()
 
 
 def test_who_sends_no_next_request_is_let_go(make_site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
     site = make_site(keepalive_timeout=SHORT)
-    client = site.dial("/nowhere", {})
+    client = site.clients.dial("/nowhere", {})
     assert head(client).startswith("HTTP/1.1 404")
     while client.sock.recv(4096):
         pass
@@ -312,7 +306,7 @@ def test_who_sends_no_next_request_is_let_go(make_site: MakeSite, caplog: pytest
 @pytest.mark.parametrize("length", ["Content-Length: 200000", "Transfer-Encoding: chunked"])
 def test_who_sends_a_body_too_slowly_is_cut_off(make_site: MakeSite, length: str) -> None:
     site = make_site(upload_timeout=SHORT, head_timeout=LONG)
-    client = site.raw(f"POST /upload HTTP/1.1\r\nHost: here\r\n{length}\r\n\r\n5\r\nhello".encode())
+    client = site.clients.send(f"POST /upload HTTP/1.1\r\nHost: here\r\n{length}\r\n\r\n5\r\nhello".encode())
     with client.sock:
         while client.sock.recv(4096):
             pass
@@ -321,19 +315,20 @@ def test_who_sends_a_body_too_slowly_is_cut_off(make_site: MakeSite, length: str
 
 def test_a_large_body_takes_the_time_that_it_takes(make_site: MakeSite) -> None:
     site = make_site(upload_timeout=DEADLINE / 10)
-    client = site.raw(b"POST /upload HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Length: 196608\r\n\r\n")
+    client = site.clients.send(
+        b"POST /upload HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Length: 196608\r\n\r\n"
+    )
     for _ in range(3):
         gevent.sleep(DEADLINE / 25)
         client.sock.sendall(b"x" * 65536)
     assert head(client).startswith("HTTP/1.1 200")
     assert client.take(6) == b"196608"
-    client.sock.close()
 
 
 def test_a_handshake_of_tls_has_a_time_limit(make_site: MakeSite, tmp_path: Path, caplog: Any) -> None:
     here, _ = tls_contexts(tmp_path)
     site = make_site(server={"ssl_context": here}, head_timeout=SHORT)
-    site.raw(b"\x16\x03\x01").ended()
+    site.clients.send(b"\x16\x03\x01").ended()
     assert caplog.messages == []
 
 

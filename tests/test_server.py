@@ -29,7 +29,7 @@ from geventwebsocket.handler import WebSocketHandler
 from websockets.frames import Opcode
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
-from flask_phoenix import Channel, Phoenix, Refused, Socket, on
+from flask_phoenix import Phoenix
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.runtime.settings import Settings
 from flask_phoenix.runtime.turns import MAX_ACCEPT
@@ -42,6 +42,7 @@ from tests.support.http import JOIN, JOINED, POLL, URL, body, connect, get, head
 from tests.support.network import Network
 from tests.support.presence import LONG, Node, eventually
 from tests.support.processes import DEADLINE, HOST, ROOT, wait_until
+from tests.support.served import Clients, Room, Visitor
 from tests.support.wire import ACCEPT, UPGRADE, Wire, tls_contexts
 
 
@@ -58,22 +59,14 @@ class Site:
         site = self
 
         @self.phoenix.socket("/socket", longpoll={"window": 10 * DEADLINE})
-        class UserSocket(Socket):
+        class UserSocket(Visitor):
             def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
-                if "banned" in params:
-                    raise Refused("banned")
+                super().connect(params, info)
                 if "crash" in params:
                     raise RuntimeError("crash")
 
         @UserSocket.channel("room:*")
-        class RoomChannel(Channel):
-            def join(self, payload: Any) -> None:
-                return None
-
-            @on("echo")
-            def echo(self, payload: Any) -> Any:
-                return payload
-
+        class RoomChannel(Room):
             def terminate(self, reason: Any) -> None:
                 site.ended.put(reason)
                 if self.subtopic == "slow":
@@ -141,14 +134,8 @@ def dial_foreign(site: Site) -> Iterator[Dial]:
 
 @contextmanager
 def dialling(server: WSGIServer) -> Iterator[Dial]:
-    with ExitStack() as stack:
-
-        def dial(path: str, headers: dict[str, str] | None = None) -> Wire:
-            sock = stack.enter_context(connect(server.server_port))
-            sock.sendall(get(path, headers or {}))
-            return Wire(sock)
-
-        yield dial
+    with Clients(server) as clients:
+        yield clients.dial
     server.stop(timeout=DEADLINE)
 
 
@@ -378,7 +365,7 @@ def test_a_client_without_tls_leaves_no_traceback(site: Site, tmp_path: Path, ca
     here, _ = tls_contexts(tmp_path)
     server = site.serve(ssl_context=here)
     with dialling(server) as dial, pytest.raises((EOFError, ConnectionError)):
-        dial("/").take(1)
+        dial("/", {}).take(1)
     assert "Traceback" not in "".join(capfd.readouterr())
 
 
@@ -416,7 +403,7 @@ def test_a_poll_whose_client_has_hung_up_takes_nothing(site: Site, dial: Dial) -
     assert json.loads(body(dial(url, {"Connection": "close"})))["messages"] == [JOINED]
     for number in range(20):
         waiting.queue.clear()
-        hanging = dial(url)
+        hanging = dial(url, {})
         assert waiting.get(timeout=DEADLINE)
         hanging.sock.close()
         site.phoenix.broadcast("room:1", "news", {"n": number})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import queue
 import subprocess
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import DEADLINE, HOST, START, Server
+from tests.support.child import Child
+from tests.support.processes import HOST, START, Server
 
 FOLDER = Path(__file__).parent
 #: The environment of a server in which no warning passes.
@@ -27,24 +27,14 @@ class Script:
     """
 
     def __init__(self, *words: str) -> None:
-        self._process = subprocess.Popen(
-            ["node", *words],
-            cwd=FOLDER,
-            text=True,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        self._words = words
         self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._noise: list[str] = []
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
+        self._child = Child(("node", *words), FOLDER, self._sort, self._end, subprocess.STDOUT)
 
     def tell(self, value: object) -> None:
         """Write one line to the script."""
-        assert self._process.stdin
-        self._process.stdin.write(json.dumps(value) + "\n")
-        self._process.stdin.flush()
+        self._child.tell(json.dumps(value))
 
     def hear(self) -> Any:
         """Return the script's next value.
@@ -55,7 +45,7 @@ class Script:
             line = self._lines.get(timeout=START)
         except queue.Empty:
             line = None
-        assert line is not None, f"{self._process.args!r} says nothing more; before:\n{''.join(self._noise)}"
+        assert line is not None, f"{self._words} says nothing more; before:\n{''.join(self._noise)}"
         return json.loads(line)
 
     def result(self, helpers: Helpers | None = None) -> dict[str, Any]:
@@ -69,24 +59,15 @@ class Script:
 
     def close(self) -> int:
         """End the script with its input, and return its exit status."""
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.close()
-        try:
-            return self._process.wait(DEADLINE)
-        finally:
-            self._process.kill()
-            self._process.wait()
-            self._reader.join(DEADLINE)
-            self._process.stdout.close()
+        return self._child.close()
 
-    def _read(self) -> None:
-        assert self._process.stdout
-        for line in self._process.stdout:
-            if line.startswith(("{", "[")):
-                self._lines.put(line)
-            else:
-                self._noise.append(line)
+    def _sort(self, line: str) -> None:
+        if line.startswith(("{", "[")):
+            self._lines.put(line)
+        else:
+            self._noise.append(line)
+
+    def _end(self) -> None:
         self._lines.put(None)
 
 

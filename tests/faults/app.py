@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import request
 from flask.typing import ResponseReturnValue
 
 from flask_phoenix import Channel, History, NotPublished, Phoenix, Socket, intercept
 from flask_phoenix.protocol.messages import Broadcast
+from tests.support.worker_app import make_app
 
-app = Flask(__name__)
-app.secret_key = "the same for every process of these tests"
-app.config.from_prefixed_env()
+app = make_app(__name__)
 phoenix = Phoenix(app)
 online = phoenix.presence()
 
@@ -66,19 +65,6 @@ def broadcast_of(topic: str, number: int) -> Broadcast:
     odd = number % 2
     event = "odd" if odd and topic.startswith("hall") else "said"
     return Broadcast(topic, event, str(number).encode() if odd and topic.startswith("blob") else {"n": number})
-
-
-@app.after_request
-def name_worker(response: Response) -> Response:
-    """Tell which process answers."""
-    response.headers["X-Worker"] = str(os.getpid())
-    return response
-
-
-@app.get("/")
-def index() -> ResponseReturnValue:
-    """Answer, and do nothing else."""
-    return {}
 
 
 @app.post("/say")

@@ -8,7 +8,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from flask_phoenix.pubsub.adapter import make_publisher
 from flask_phoenix.pubsub.envelope import pack_entry
 from tests.faults.app import Room, broadcast_of
 from tests.faults.ledger import Ledger
+from tests.support.child import Child
 from tests.support.fleet import Fleet
 from tests.support.processes import DEADLINE, HOST, wait_until
 
@@ -55,24 +55,15 @@ class Clients:
 
     def __init__(self, ledger: Ledger, port: int, seed: int, plan: dict[str, str]) -> None:
         self._ledger = ledger
-        words = ("node", "faulty.mjs", str(port), str(seed), json.dumps(plan))
-        self._process = subprocess.Popen(
-            words, cwd=CLIENTS, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=1
-        )
         self._topics = plan
         #: Who is present, as each client says that follows it.
         self.present: dict[str, list[str]] = {}
         #: The numbers that each client without a history has got, and those of them that have joined.
         self.heard: dict[str, set[int]] = {}
         self.drops: int | None = None
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def tell(self, word: str) -> None:
-        """Say something to them."""
-        assert self._process.stdin
-        self._process.stdin.write(f"{word}\n")
-        self._process.stdin.flush()
+        self._child = Child(("node", "faulty.mjs", str(port), str(seed), json.dumps(plan)), CLIENTS, self._take)
+        #: Says something to them, and ends them.
+        self.tell, self.close = self._child.tell, self._child.close
 
     def have(self, last: dict[str, str]) -> bool:
         """Tell whether all have the last message of their topic."""
@@ -89,34 +80,19 @@ class Clients:
             for client, present in dict(self.present).items()
         )
 
-    def close(self) -> None:
-        """End them."""
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.close()
-        try:
-            self._process.wait(DEADLINE)
-        finally:
-            self._process.kill()
-            self._process.wait()
-            self._reader.join(DEADLINE)
-            self._process.stdout.close()
-
-    def _read(self) -> None:
-        assert self._process.stdout
-        for line in self._process.stdout:
-            record = json.loads(line)
-            if "drops" in record:
-                self.drops = record["drops"]
-            elif "told" in record:
-                self._ledger.told(record["name"], record["told"])
-            elif "present" in record:
-                self.present[record["name"]] = record["present"]
-            elif record["name"].startswith("plain"):
-                self.heard.setdefault(record["name"], set()).update([record["n"]] if "n" in record else [])
-            else:
-                name = record["name"]
-                self._ledger.message(name, self._topics[name], record.get("ref"), record["n"])
+    def _take(self, line: str) -> None:
+        record = json.loads(line)
+        if "drops" in record:
+            self.drops = record["drops"]
+        elif "told" in record:
+            self._ledger.told(record["name"], record["told"])
+        elif "present" in record:
+            self.present[record["name"]] = record["present"]
+        elif record["name"].startswith("plain"):
+            self.heard.setdefault(record["name"], set()).update([record["n"]] if "n" in record else [])
+        else:
+            name = record["name"]
+            self._ledger.message(name, self._topics[name], record.get("ref"), record["n"])
 
 
 class Publishers:

@@ -13,8 +13,9 @@ import pytest
 from gevent import socket
 
 from flask_phoenix.transports.websocket import CUT
+from tests.support.http import connect, get, open_websocket
 from tests.support.processes import HOST, Server, Servers, wait_until
-from tests.support.wire import UPGRADE, Wire, write
+from tests.support.wire import Wire, write
 
 PYTHON = (sys.executable, "-m")
 APP = "tests.faults.app:app"
@@ -31,18 +32,6 @@ def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
     return servers.start(*COMMANDS[request.param])
 
 
-def connect(server: Server) -> Wire:
-    """Open a WebSocket, and hear its first answer."""
-    wire = Wire(socket.create_connection((HOST, server.port), 10))
-    lines = ["GET /socket/websocket?vsn=2.0.0 HTTP/1.1", "Host: here", *map(": ".join, UPGRADE.items()), "", ""]
-    wire.sock.sendall("\r\n".join(lines).encode())
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        head += wire.take(1)
-    assert head.startswith(b"HTTP/1.1 101 ")
-    return wire
-
-
 def lives(wire: Wire) -> bool:
     """Tell whether a client is answered."""
     wire.text('[null,"1","phoenix","heartbeat",{}]')
@@ -52,7 +41,7 @@ def lives(wire: Wire) -> bool:
 def serves(server: Server) -> bool:
     """Tell whether a newcomer is served."""
     try:
-        wire = connect(server)
+        wire = open_websocket(server.port)
     except (OSError, EOFError):
         return False
     try:
@@ -67,7 +56,7 @@ def workers(server: Server) -> list[int]:
 
 
 def test_a_server_that_is_stopped_for_a_while_answers_what_came_meanwhile(server: Server) -> None:
-    wire = connect(server)
+    wire = open_websocket(server.port)
     os.killpg(server.pid, signal.SIGSTOP)
     wire.text('[null,"1","phoenix","heartbeat",{}]')
     assert wire.silent(0.1)
@@ -78,11 +67,11 @@ def test_a_server_that_is_stopped_for_a_while_answers_what_came_meanwhile(server
 
 
 def test_resets_inside_of_frames_and_clients_that_say_nothing_more(server: Server) -> None:
-    wire = connect(server)
+    wire = open_websocket(server.port)
     frame = write(1, b'["1","1","room:1","phx_join",{}]')
     half_open: list[Any] = []
     for at in range(1, len(frame), 3):
-        other = connect(server)
+        other = open_websocket(server.port)
         other.sock.sendall(frame[:at])
         if at % 2:
             other.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, CUT)
@@ -100,10 +89,10 @@ def test_resets_inside_of_frames_and_clients_that_say_nothing_more(server: Serve
 def test_a_server_without_descriptors_serves_its_clients_and_later_others(name: str, servers: Servers) -> None:
     command = " ".join(COMMANDS[name])
     server = servers.start("sh", "-c", f"ulimit -n {FEW}; exec {command}")
-    wire = connect(server)
-    others = [socket.create_connection((HOST, server.port), 10) for _ in range(FEW)]
+    wire = open_websocket(server.port)
+    others = [connect(server.port) for _ in range(FEW)]
     assert lives(wire)
-    others[-1].sendall(b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+    others[-1].sendall(get("/", {"Connection": "close"}))
     assert lives(wire)
     for other in others:
         other.close()
@@ -113,7 +102,7 @@ def test_a_server_without_descriptors_serves_its_clients_and_later_others(name: 
 
 def test_a_worker_that_is_killed_is_followed_by_another(servers: Servers) -> None:
     server = servers.start(*COMMANDS["gunicorn"])
-    wire = connect(server)
+    wire = open_websocket(server.port)
     (worker,) = workers(server)
     os.kill(worker, signal.SIGKILL)
     wire.ended()

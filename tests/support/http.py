@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from gevent import socket
@@ -19,7 +20,7 @@ def connect(port: Any) -> Any:
     return socket.create_connection((HOST, port), DEADLINE)
 
 
-def get(path: str, headers: dict[str, str]) -> bytes:
+def get(path: str, headers: Mapping[str, str]) -> bytes:
     """Write a GET request."""
     lines = [f"GET {path} HTTP/1.1", f"Host: {HOST}", *(f"{name}: {value}" for name, value in headers.items())]
     return "\r\n".join([*lines, "", ""]).encode("latin-1")

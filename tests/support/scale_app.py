@@ -1,4 +1,4 @@
-"""An app for tests that serve it in several processes: each answer tells which of them gave it.
+"""An app for tests that serve it in several processes.
 
 Served by ``gunicorn -k gevent tests.support.scale_app:app``, which patches the standard library in each worker. Done
 here, it would be done in gunicorn's own process too under ``--preload``, which then does not see its workers die.
@@ -10,17 +10,15 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from flask import Flask, Response, request
+from flask import request
 from flask.typing import ResponseReturnValue
 
 from flask_phoenix import Channel, Phoenix, Socket, on
+from tests.support.worker_app import make_app
 
-app = Flask(__name__)
-app.secret_key = "the same for every process of these tests"
-app.config.from_mapping(DOWN_PERIOD=30)
-app.config.from_prefixed_env()
+app = make_app(__name__)
 phoenix = Phoenix(app)
-crowd = phoenix.presence(down_period=app.config["DOWN_PERIOD"])
+crowd = phoenix.presence(down_period=app.config.get("DOWN_PERIOD", 30))
 
 
 @phoenix.socket("/socket", longpoll={"window": 2.0})
@@ -72,19 +70,6 @@ class CrowdChannel(RoomChannel):
     @on("update")
     def change(self, payload: dict[str, Any]) -> dict[str, Any]:
         return {"ref": self.update(**payload)}
-
-
-@app.after_request
-def name_worker(response: Response) -> Response:
-    """Tell which process answers."""
-    response.headers["X-Worker"] = str(os.getpid())
-    return response
-
-
-@app.get("/")
-def index() -> ResponseReturnValue:
-    """Answer, and do nothing else."""
-    return {}
 
 
 @app.get("/online")
