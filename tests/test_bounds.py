@@ -13,7 +13,8 @@ from gevent.event import Event
 from flask_phoenix import Channel, Socket
 from flask_phoenix.channel import on
 from flask_phoenix.protocol.messages import Broadcast
-from flask_phoenix.runtime import listener
+from flask_phoenix.runtime import listener, turns
+from flask_phoenix.runtime.channel_connection import LARGE
 from flask_phoenix.runtime.connection import Bounds
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.runtime.settings import Settings
@@ -57,11 +58,11 @@ def slow(gate: Event) -> type[Socket]:
     return serve(Slow)
 
 
-def push_all(client: MemoryClient, rooms: str, count: int = COUNT, event: str = "do") -> None:
+def push_all(client: MemoryClient, rooms: str, count: int = COUNT, event: str = "do", size: int = SIZE) -> None:
     """Push large messages, to one room after another."""
     for number in range(count):
         room = rooms[number % len(rooms)]
-        client.say(room, number, f"room:{room}", event, {"n": number, "pad": "x" * SIZE})
+        client.say(room, number, f"room:{room}", event, {"n": number, "pad": "x" * size})
 
 
 @pytest.mark.parametrize("rooms", ["1", "123"])
@@ -84,7 +85,7 @@ def test_a_client_is_read_no_further_than_its_bytes(
 
 
 def test_who_has_taken_its_time_goes_after_those_for_whom_something_comes() -> None:
-    turns, log = Turns(), list[str]()
+    shared, log = Turns(), list[str]()
     ours, theirs = socket.socketpair()
     loop = gevent.get_hub().loop
     newcomer = loop.io(ours.fileno(), 1)
@@ -98,7 +99,7 @@ def test_who_has_taken_its_time_goes_after_those_for_whom_something_comes() -> N
 
     def flood() -> None:
         theirs.sendall(b"1")
-        turns.wait()
+        shared.wait()
         log.append("flood")
 
     gevent.spawn(flood).get(timeout=DEADLINE)
@@ -106,6 +107,23 @@ def test_who_has_taken_its_time_goes_after_those_for_whom_something_comes() -> N
     assert log == ["newcomer", "its answer", "flood"]
     ours.close()
     theirs.close()
+
+
+def test_a_client_whose_message_took_long_to_decode_rests(
+    engine: Engine, gate: Event, slow: type[Socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate.set()
+    monkeypatch.setattr(turns, "LONG_TURN", 0.0)
+    monkeypatch.setattr(turns, "REST", 1e9)
+    greedy, other, modest = (MemoryClient(engine, slow) for _ in range(3))
+    for client in (greedy, other, modest):
+        client.join()
+    reading = [gevent.spawn(push_all, client, "1", size=LARGE) for client in (greedy, other)]
+    turn()
+    assert [[message[1] for message in client.rest()] for client in (greedy, other)] == [[0], [0]]
+    push_all(modest, "1", size=LARGE // 2)
+    assert len(modest.rest()) == COUNT
+    gevent.killall(reading)
 
 
 @pytest.mark.parametrize("event", ["crash", "phx_leave", "no such channel"])

@@ -53,7 +53,7 @@ from flask_phoenix.pubsub.unix.archive import BUSY_TIMEOUT
 from flask_phoenix.runtime import histories, inbox, listener, once
 from flask_phoenix.runtime.expiry import EXPIRED
 from flask_phoenix.runtime.settings import Settings
-from flask_phoenix.runtime.turns import LONG_TURN
+from flask_phoenix.runtime.turns import LONG_TURN, MAX_REST, REST
 from flask_phoenix.server import drain
 from flask_phoenix.server import gunicorn as gunicorn_server
 from flask_phoenix.testing import Client, Joined
@@ -255,6 +255,8 @@ def test_limits_of_security() -> None:
     ]
     assert stated("security.md", r"each (\d+) KiB") == [PIECE >> 10]
     assert stated("security.md", r"for (\d+) milliseconds") == [LONG_TURN * 1000]
+    assert stated("security.md", r"have to rest, and (\d+) seconds") == [MAX_REST]
+    assert "twice what it took" in prose("security.md") and REST == 2
     assert f"after {SHOWN_CHARACTERS} characters" in prose("security.md")
 
 

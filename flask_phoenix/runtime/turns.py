@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 import gevent
@@ -17,6 +17,10 @@ MAX_ACCEPT = 8
 LONG_TURN = 0.005
 #: Seconds of each turn for those who wait.
 SHARE = 0.005
+#: Seconds that a client rests for each second that its message took to be decoded; to be freed, it takes half as long.
+REST = 2.0
+#: Seconds that a client rests at most: it goes on to send heartbeats.
+MAX_REST = 5.0
 #: libev's lowest priority.
 LATE = -2
 
@@ -28,7 +32,7 @@ class Turns:
     together would hold up the others for as long as a thousand joins or ends take.
     """
 
-    __slots__ = ("_timer", "_waiting")
+    __slots__ = ("_rested", "_timer", "_waiting")
 
     def __init__(self) -> None:
         self.forget()
@@ -37,6 +41,19 @@ class Turns:
         """Wait for nothing any more, in a process that was forked from the one in which this ran."""
         self._waiting = deque[Callable[[], Any]]()
         self._timer: Any = None
+        #: When all that was too much is made up for, by :func:`time.monotonic`.
+        self._rested = 0.0
+
+    def rest(self, seconds: float) -> None:
+        """Wait for longer than a client's message took, if that was too long for one turn.
+
+        A kilobyte that was deflated may cost 50 ms. Where several clients send such, each waits for the others too: all
+        of them together get a third of the time, and the others the rest.
+        """
+        if seconds > LONG_TURN:
+            now = monotonic()
+            self._rested = max(self._rested, now) + seconds * REST
+            gevent.sleep(min(self._rested - now, MAX_REST))
 
     def wait(self) -> None:
         """Wait for a later turn that has time left. Not for the event loop's own greenlet."""
