@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -18,7 +18,6 @@ from flask_phoenix.runtime.channel_connection import LARGE
 from flask_phoenix.runtime.connection import Bounds
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.runtime.settings import Settings
-from flask_phoenix.runtime.turns import Turns
 from tests.support.clients import KINDS, MemoryClient, Site, serve
 from tests.support.loop import turn
 from tests.support.processes import DEADLINE, wait_until
@@ -85,7 +84,7 @@ def test_a_client_is_read_no_further_than_its_bytes(
 
 
 def test_who_has_taken_its_time_goes_after_those_for_whom_something_comes() -> None:
-    shared, log = Turns(), list[str]()
+    shared, log = turns.Turns(), list[str]()
     ours, theirs = socket.socketpair()
     loop = gevent.get_hub().loop
     newcomer = loop.io(ours.fileno(), 1)
@@ -107,6 +106,32 @@ def test_who_has_taken_its_time_goes_after_those_for_whom_something_comes() -> N
     assert log == ["newcomer", "its answer", "flood"]
     ours.close()
     theirs.close()
+
+
+def test_who_has_had_a_turn_to_its_end_goes_behind_who_has_not() -> None:
+    shared, log = turns.Turns(), list[str]()
+
+    def take(wait: Callable[[], None], name: str) -> None:
+        wait()
+        log.append(name)
+
+    greedy = [gevent.spawn(take, shared.wait_late, "greedy") for _ in range(3)]
+    modest = [gevent.spawn(take, shared.wait, "modest") for _ in range(3)]
+    gevent.joinall([*greedy, *modest], timeout=DEADLINE)
+    assert log == ["modest"] * 3 + ["greedy"] * 3
+
+
+def test_those_who_read_much_go_on_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "LONG_TURN", -1.0)
+    shared, log = turns.Turns(), list[int]()
+
+    def read(number: int) -> None:
+        for _ in range(3):
+            shared.share()
+            log.append(number)
+
+    gevent.joinall([gevent.spawn(read, number) for number in range(3)], timeout=DEADLINE)
+    assert log == [0, 1, 2] * 3
 
 
 def test_a_client_whose_message_took_long_to_decode_rests(

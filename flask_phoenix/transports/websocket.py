@@ -261,6 +261,8 @@ class WebSocketCarrier(Carrier):
         self._fragments: bytearray | None = None
         self._empty_fragments = 0
         self._splitter = FrameSplitter() if extensions else None
+        #: Whether what was received last took more than a turn.
+        self._busy = False
         #: Whether the latest frames were tiny.
         self._tiny = False
         self._failed = False
@@ -334,7 +336,8 @@ class WebSocketCarrier(Carrier):
                     hub.switch()
                     readable.stop()
                 if time() - loop.now() > LONG_TURN:  # the loop's clock stands still in each of its turns
-                    turns.wait()
+                    (turns.wait_late if self._busy else turns.wait)()
+                    self._busy = False
                 try:
                     data = sock.recv(READ_SIZE)
                 except OSError:  # reset: many clients leave so
@@ -409,8 +412,9 @@ class WebSocketCarrier(Carrier):
     def _take_turn(self) -> None:
         """Wait for a later turn of the event loop, if this one has been long."""
         if time() - self._loop.now() > LONG_TURN:  # the loop's clock stands still in each of its turns
+            self._busy = True
             self._connection.flush()
-            self._connection.engine.turns.wait()
+            self._connection.engine.turns.wait_late()
 
     def _receive_message(self, opcode: int, data: bytes) -> None:
         connection = self._connection
