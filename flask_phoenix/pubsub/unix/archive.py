@@ -37,7 +37,8 @@ class WorkersArchive:
     """Keeps the histories of the workers of a directory. A call blocks its process, for a fraction of a millisecond.
 
     What is kept outlives any worker, and all of them where the directory stays. It need not outlive the machine, so
-    nothing is forced to the disk: when the machine has started anew, it begins anew.
+    nothing is forced to the disk: when the machine has started anew, it begins anew. So its clock is the one that
+    counts from there, which all processes share and nobody sets.
 
     :param directory: in which the workers listen.
     :param total: bytes that all topics keep together.
@@ -62,7 +63,7 @@ class WorkersArchive:
         size = len(data) + OVERHEAD
         check_size(size, history, topic)
         with self._writing() as database:
-            now = time.time()
+            now = time.monotonic()
             if key:
                 self._trim(database, topic, history, now)
                 same = database.execute("SELECT offset FROM entry WHERE topic = ? AND key = ?", (topic, key)).fetchone()
@@ -90,7 +91,7 @@ class WorkersArchive:
                 return position, None
             rows: list[tuple[int, bytes]] = database.execute(
                 "SELECT offset, data FROM entry WHERE topic = ? AND offset > ? AND until > ? ORDER BY offset",
-                (topic, -1 if since is None else since.offset, time.time()),
+                (topic, -1 if since is None else since.offset, time.monotonic()),
             ).fetchall()
         return position, rows if since is None or len(rows) == head - since.offset else None
 
