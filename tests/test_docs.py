@@ -49,7 +49,7 @@ from flask_phoenix.pubsub.redis.client import OPTIONS
 from flask_phoenix.pubsub.unix import adapter as workers
 from flask_phoenix.pubsub.unix import directory, publisher
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
-from flask_phoenix.pubsub.unix.archive import BUSY_TIMEOUT
+from flask_phoenix.pubsub.unix.archive import BLOCK, BUSY_TIMEOUT
 from flask_phoenix.runtime import histories, inbox, listener, once
 from flask_phoenix.runtime.expiry import EXPIRED
 from flask_phoenix.runtime.settings import Settings
@@ -268,7 +268,8 @@ def test_numbers_of_recovery() -> None:
     assert f"{history.TOTAL >> 20} MiB" in text
     assert f"every {histories.CHECK_PERIOD:.0f} s" in text
     assert f"that hangs, {histories.OPEN_TIMEOUT:.0f} s at most" in text
-    assert f"each call for {BUSY_TIMEOUT:.0f} s at most" in text
+    assert f"to be kept wait for {BUSY_TIMEOUT:.0f} s at most" in text
+    assert f"more than {BLOCK * 1000:.0f} ms at a time" in text
     assert f"for {once.KEPT.ttl / 60:.0f} minutes by all nodes, up to {once.KEPT.size // 2:,} of them" in text
     assert f"up to {publishing.MESSAGE_LIMIT}" in text
     assert f"good for {publishing.TOLERANCE} s" in text
