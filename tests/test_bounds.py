@@ -13,7 +13,7 @@ from gevent.event import Event
 from flask_phoenix import Channel, Socket
 from flask_phoenix.channel import on
 from flask_phoenix.protocol.messages import Broadcast
-from flask_phoenix.runtime import listener, turns
+from flask_phoenix.runtime import channel_server, listener, turns
 from flask_phoenix.runtime.channel_connection import LARGE
 from flask_phoenix.runtime.connection import Bounds
 from flask_phoenix.runtime.engine import Engine
@@ -238,6 +238,26 @@ def test_broadcasts_wait_within_bytes(engine: Engine, gate: Event, caplog: pytes
     heard = [client.hear() for _ in range(2)]
     assert [frame[3] for frame in heard] == ["told", "phx_error"]
     assert (engine.limits["inbox_limit"], "slower than its broadcasts" in caplog.text) == (1, True)
+
+
+def test_what_a_channel_sends_itself_is_bounded(
+    engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hasty(Channel):
+        def join(self, payload: Any) -> None:
+            for number in range(payload["n"]):
+                self.send(number)
+
+        def handle_info(self, message: Any) -> None:
+            self.push("told", {"n": message})
+
+    monkeypatch.setattr(channel_server, "SEND_LIMIT", 5)
+    client = MemoryClient(engine, serve(Hasty))
+    client.say("1", "1", "room:1", "phx_join", {"n": 5})
+    assert [frame[3] for frame in client.rest()] == ["phx_reply", *["told"] * 5]
+    client.say("2", "2", "room:2", "phx_join", {"n": 7})
+    assert client.rest()[-1][3] == "phx_error"
+    assert (engine.limits["send_limit"], caplog.text.count("5 messages wait")) == (1, 1)
 
 
 def test_a_slow_function_loses_broadcasts_and_says_so(

@@ -50,7 +50,7 @@ from flask_phoenix.pubsub.unix import adapter as workers
 from flask_phoenix.pubsub.unix import directory, publisher
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.pubsub.unix.archive import BLOCK, BUSY_TIMEOUT
-from flask_phoenix.runtime import histories, inbox, listener, once
+from flask_phoenix.runtime import channel_server, histories, inbox, listener, once
 from flask_phoenix.runtime.expiry import EXPIRED
 from flask_phoenix.runtime.settings import Settings
 from flask_phoenix.runtime.turns import LONG_TURN, MAX_REST, REST
@@ -240,6 +240,7 @@ def test_limits_of_security() -> None:
         f"{settings.inbox_total >> 20} MiB",
         f"{inbox.INBOX_LIMIT:,}",
         f"{options.inbox_limit >> 20} MiB",
+        f"{channel_server.SEND_LIMIT:,}",
         f"{listener.LISTENER_LIMIT >> 20} MiB",
         f"{settings.history_total >> 20} MiB",
         f"{websocket.MAX_EMPTY_FRAGMENTS}",
