@@ -15,6 +15,7 @@ from gevent.pool import PoolFull
 from gevent.socket import socket
 
 from ..runtime.engine import Engine
+from ..runtime.turns import MAX_ACCEPT
 from .drain import drain
 
 #: Seconds of the ``graceful_timeout`` that are left to gunicorn, which looks once in a second.
@@ -78,7 +79,7 @@ class WorkerWatch:
         self._previous = previous
         self._engines: list[Engine] = []
         self._timer = gevent.get_hub().loop.timer(CHECK_PERIOD, CHECK_PERIOD, ref=False)
-        self._ending = False
+        self._ending = self._accepts_few = False
 
     def start(self) -> None:
         """Watch for the signal, which is noticed at once, and for other reasons."""
@@ -100,8 +101,16 @@ class WorkerWatch:
             self._previous(number, frame)
 
     def _check(self) -> None:
+        if not self._accepts_few:
+            self._accept_few()
         if not getattr(self.worker, "alive", True):
             self._end()
+
+    def _accept_few(self) -> None:
+        """Let the servers, once they are there, accept as many connections in a turn as our own server does."""
+        for server in self._servers():
+            server.max_accept = min(server.max_accept, MAX_ACCEPT)
+            self._accepts_few = True
 
     def _end(self) -> None:
         """Accept nobody more, and drain; the worker waits for that as for its clients."""
