@@ -663,7 +663,7 @@ def test_it_drains_when_gunicorn_stops_its_worker(engine: Engine, signals: None,
 
 @pytest.mark.parametrize(("default", "taken"), [(100, MAX_ACCEPT), (1, 1)])
 def test_a_worker_of_gunicorn_accepts_a_few_in_each_turn(default: int, taken: int) -> None:
-    server = StreamServer((HOST, 0))
+    server = StreamServer((HOST, 0), lambda *client: None)
     server.max_accept = default
     worker = SimpleNamespace(sockets=[], alive=True)
     watch = WorkerWatch(worker, None)
