@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from flask_phoenix import (
 from flask_phoenix.protocol.messages import Broadcast, Kept
 from flask_phoenix.pubsub.envelope import pack_entry, unpack
 from flask_phoenix.pubsub.history import OVERHEAD
+from flask_phoenix.pubsub.unix import archive
+from flask_phoenix.pubsub.unix.directory import HISTORY as HISTORY_FILE
 from flask_phoenix.testing import MemoryAdapter
 from tests.support.processes import DEADLINE, wait_until
 from tests.support.redis_server import RedisCluster, RedisServer
@@ -238,3 +241,25 @@ def test_in_a_cluster_a_topic_with_no_slot_of_its_own_is_refused(cluster: RedisC
     with pytest.raises(InvalidOption, match="cluster"):
         nodes.start().keep("room:}", HISTORY, entry("a"), "")
     nodes.stop()
+
+
+def test_a_database_that_another_process_holds_lets_the_event_loop_go_on(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = WorkersAdapter(short_path)
+    adapter.start("one", lambda topic, data: None, lambda node: None)
+    first, _ = adapter.keep(TOPIC, HISTORY, entry("a"), "")
+    other = sqlite3.connect(short_path / HISTORY_FILE, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    keeping = [gevent.spawn(adapter.keep, TOPIC, HISTORY, entry("b"), "") for _ in range(3)]
+    gevent.sleep(0)
+    assert not any(each.ready() for each in keeping)
+    other.execute("COMMIT")
+    gevent.joinall(keeping, timeout=DEADLINE)
+    assert sorted(each.get()[0].offset for each in keeping) == [first.offset + n for n in (1, 2, 3)]
+    other.execute("BEGIN IMMEDIATE")
+    monkeypatch.setattr(archive, "BUSY_TIMEOUT", 0.1)
+    with pytest.raises(NotPublished, match="is a worker stopped"):
+        adapter.keep(TOPIC, HISTORY, entry("c"), "")
+    other.close()
+    adapter.stop()

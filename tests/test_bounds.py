@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gevent
@@ -13,11 +13,11 @@ from gevent.event import Event
 from flask_phoenix import Channel, Socket
 from flask_phoenix.channel import on
 from flask_phoenix.protocol.messages import Broadcast
-from flask_phoenix.runtime import listener
+from flask_phoenix.runtime import channel_server, listener, turns
+from flask_phoenix.runtime.channel_connection import LARGE
 from flask_phoenix.runtime.connection import Bounds
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.runtime.settings import Settings
-from flask_phoenix.runtime.turns import Turns
 from tests.support.clients import KINDS, MemoryClient, Site, serve
 from tests.support.loop import turn
 from tests.support.processes import DEADLINE, wait_until
@@ -57,11 +57,11 @@ def slow(gate: Event) -> type[Socket]:
     return serve(Slow)
 
 
-def push_all(client: MemoryClient, rooms: str, count: int = COUNT, event: str = "do") -> None:
+def push_all(client: MemoryClient, rooms: str, count: int = COUNT, event: str = "do", size: int = SIZE) -> None:
     """Push large messages, to one room after another."""
     for number in range(count):
         room = rooms[number % len(rooms)]
-        client.say(room, number, f"room:{room}", event, {"n": number, "pad": "x" * SIZE})
+        client.say(room, number, f"room:{room}", event, {"n": number, "pad": "x" * size})
 
 
 @pytest.mark.parametrize("rooms", ["1", "123"])
@@ -84,7 +84,7 @@ def test_a_client_is_read_no_further_than_its_bytes(
 
 
 def test_who_has_taken_its_time_goes_after_those_for_whom_something_comes() -> None:
-    turns, log = Turns(), list[str]()
+    shared, log = turns.Turns(), list[str]()
     ours, theirs = socket.socketpair()
     loop = gevent.get_hub().loop
     newcomer = loop.io(ours.fileno(), 1)
@@ -98,7 +98,7 @@ def test_who_has_taken_its_time_goes_after_those_for_whom_something_comes() -> N
 
     def flood() -> None:
         theirs.sendall(b"1")
-        turns.wait()
+        shared.wait()
         log.append("flood")
 
     gevent.spawn(flood).get(timeout=DEADLINE)
@@ -106,6 +106,49 @@ def test_who_has_taken_its_time_goes_after_those_for_whom_something_comes() -> N
     assert log == ["newcomer", "its answer", "flood"]
     ours.close()
     theirs.close()
+
+
+def test_who_has_had_a_turn_to_its_end_goes_behind_who_has_not() -> None:
+    shared, log = turns.Turns(), list[str]()
+
+    def take(wait: Callable[[], None], name: str) -> None:
+        wait()
+        log.append(name)
+
+    greedy = [gevent.spawn(take, shared.wait_late, "greedy") for _ in range(3)]
+    modest = [gevent.spawn(take, shared.wait, "modest") for _ in range(3)]
+    gevent.joinall([*greedy, *modest], timeout=DEADLINE)
+    assert log == ["modest"] * 3 + ["greedy"] * 3
+
+
+def test_those_who_read_much_go_on_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "LONG_TURN", -1.0)
+    shared, log = turns.Turns(), list[int]()
+
+    def read(number: int) -> None:
+        for _ in range(3):
+            shared.share()
+            log.append(number)
+
+    gevent.joinall([gevent.spawn(read, number) for number in range(3)], timeout=DEADLINE)
+    assert log == [0, 1, 2] * 3
+
+
+def test_a_client_whose_message_took_long_to_decode_rests(
+    engine: Engine, gate: Event, slow: type[Socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate.set()
+    monkeypatch.setattr(turns, "LONG_TURN", 0.0)
+    monkeypatch.setattr(turns, "REST", 1e9)
+    greedy, other, modest = (MemoryClient(engine, slow) for _ in range(3))
+    for client in (greedy, other, modest):
+        client.join()
+    reading = [gevent.spawn(push_all, client, "1", size=LARGE) for client in (greedy, other)]
+    turn()
+    assert [[message[1] for message in client.rest()] for client in (greedy, other)] == [[0], [0]]
+    push_all(modest, "1", size=LARGE // 2)
+    assert len(modest.rest()) == COUNT
+    gevent.killall(reading)
 
 
 @pytest.mark.parametrize("event", ["crash", "phx_leave", "no such channel"])
@@ -195,6 +238,26 @@ def test_broadcasts_wait_within_bytes(engine: Engine, gate: Event, caplog: pytes
     heard = [client.hear() for _ in range(2)]
     assert [frame[3] for frame in heard] == ["told", "phx_error"]
     assert (engine.limits["inbox_limit"], "slower than its broadcasts" in caplog.text) == (1, True)
+
+
+def test_what_a_channel_sends_itself_is_bounded(
+    engine: Engine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Hasty(Channel):
+        def join(self, payload: Any) -> None:
+            for number in range(payload["n"]):
+                self.send(number)
+
+        def handle_info(self, message: Any) -> None:
+            self.push("told", {"n": message})
+
+    monkeypatch.setattr(channel_server, "SEND_LIMIT", 5)
+    client = MemoryClient(engine, serve(Hasty))
+    client.say("1", "1", "room:1", "phx_join", {"n": 5})
+    assert [frame[3] for frame in client.rest()] == ["phx_reply", *["told"] * 5]
+    client.say("2", "2", "room:2", "phx_join", {"n": 7})
+    assert client.rest()[-1][3] == "phx_error"
+    assert (engine.limits["send_limit"], caplog.text.count("5 messages wait")) == (1, 1)
 
 
 def test_a_slow_function_loses_broadcasts_and_says_so(

@@ -49,11 +49,11 @@ from flask_phoenix.pubsub.redis.client import OPTIONS
 from flask_phoenix.pubsub.unix import adapter as workers
 from flask_phoenix.pubsub.unix import directory, publisher
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
-from flask_phoenix.pubsub.unix.archive import BUSY_TIMEOUT
-from flask_phoenix.runtime import histories, inbox, listener, once
+from flask_phoenix.pubsub.unix.archive import BLOCK, BUSY_TIMEOUT
+from flask_phoenix.runtime import channel_server, histories, inbox, listener, once
 from flask_phoenix.runtime.expiry import EXPIRED
 from flask_phoenix.runtime.settings import Settings
-from flask_phoenix.runtime.turns import LONG_TURN
+from flask_phoenix.runtime.turns import LONG_TURN, MAX_REST, REST
 from flask_phoenix.server import drain
 from flask_phoenix.server import gunicorn as gunicorn_server
 from flask_phoenix.testing import Client, Joined
@@ -240,6 +240,7 @@ def test_limits_of_security() -> None:
         f"{settings.inbox_total >> 20} MiB",
         f"{inbox.INBOX_LIMIT:,}",
         f"{options.inbox_limit >> 20} MiB",
+        f"{channel_server.SEND_LIMIT:,}",
         f"{listener.LISTENER_LIMIT >> 20} MiB",
         f"{settings.history_total >> 20} MiB",
         f"{websocket.MAX_EMPTY_FRAGMENTS}",
@@ -255,6 +256,9 @@ def test_limits_of_security() -> None:
     ]
     assert stated("security.md", r"each (\d+) KiB") == [PIECE >> 10]
     assert stated("security.md", r"for (\d+) milliseconds") == [LONG_TURN * 1000]
+    assert stated("security.md", r"have to rest, and (\d+) seconds") == [MAX_REST]
+    assert f"{REST:.0f}" == "2"
+    assert "twice what it took" in prose("security.md")
     assert f"after {SHOWN_CHARACTERS} characters" in prose("security.md")
 
 
@@ -265,7 +269,8 @@ def test_numbers_of_recovery() -> None:
     assert f"{history.TOTAL >> 20} MiB" in text
     assert f"every {histories.CHECK_PERIOD:.0f} s" in text
     assert f"that hangs, {histories.OPEN_TIMEOUT:.0f} s at most" in text
-    assert f"each call for {BUSY_TIMEOUT:.0f} s at most" in text
+    assert f"to be kept wait for {BUSY_TIMEOUT:.0f} s at most" in text
+    assert f"more than {BLOCK * 1000:.0f} ms at a time" in text
     assert f"for {once.KEPT.ttl / 60:.0f} minutes by all nodes, up to {once.KEPT.size // 2:,} of them" in text
     assert f"up to {publishing.MESSAGE_LIMIT}" in text
     assert f"good for {publishing.TOLERANCE} s" in text

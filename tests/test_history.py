@@ -25,6 +25,7 @@ from flask_phoenix import (
 )
 from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.pubsub.history import OVERHEAD, MemoryStore
+from flask_phoenix.runtime import histories
 from flask_phoenix.testing import MemoryAdapter
 from tests.support.clients import Client, Room, Site, WebSocketClient
 from tests.support.processes import DEADLINE, ROOT
@@ -464,13 +465,24 @@ def test_broadcasts_during_a_rejoin_come_once(pair: Pair, late: int) -> None:
 
 
 def test_a_join_is_answered_though_the_history_does_not_answer(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flask_phoenix.runtime.histories.OPEN_TIMEOUT", 0.05)
+    monkeypatch.setattr(histories, "OPEN_TIMEOUT", 0.05)
     since = join(pair.sites[0].connect(), None)
     gate = pair.adapters[0].gate
     gate.clear()
     assert not join(pair.sites[0].connect(), since)["recovered"]
     assert not gate.is_set()
     gate.set()
+
+
+def test_a_join_waits_for_topic_and_history_together(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    since = join(pair.sites[1].connect(), None)
+    now, adapter = [1e6], pair.adapters[0]
+    monkeypatch.setattr(histories, "OPEN_TIMEOUT", 2 * DEADLINE)
+    monkeypatch.setattr(histories, "monotonic", lambda: now[0])
+    monkeypatch.setattr(adapter, "subscribe", lambda topic: now.__setitem__(0, now[0] + 2 * DEADLINE))
+    adapter.gate.clear()
+    assert not join(pair.sites[0].connect(), since)["recovered"]
+    adapter.gate.set()
 
 
 def test_a_join_that_is_given_up_sends_nothing(pair: Pair) -> None:

@@ -590,6 +590,18 @@ def test_a_client_that_polls_is_there_and_one_that_only_sends_is_gone(make_site:
     assert site.phoenix.connection_count() == 0
 
 
+def test_a_process_that_stood_still_ends_nobody(make_site: MakeSite) -> None:
+    site = make_site(longpoll={"window": SHORT})
+    browser = Browser(site, RAW).open()
+    (close,) = site.engine.connections
+    its: Any = close.__self__.carrier
+    # As if nobody had looked for an hour.
+    its._polled -= 3600
+    its._checked -= 3600
+    gevent.sleep(SHORT * 1.6)
+    assert not browser.gone()
+
+
 def test_a_newer_poll_takes_the_place_of_the_older(make_site: MakeSite) -> None:
     browser = Browser(make_site(longpoll={"window": SHORT * 5}), RAW).open()
     older, newer = browser.wait(204), browser.wait()

@@ -25,6 +25,7 @@ from gevent import monkey, socket
 from gevent.event import Event
 from gevent.pywsgi import WSGIServer
 from gevent.queue import Queue
+from gevent.server import StreamServer
 from geventwebsocket.handler import WebSocketHandler
 from websockets.frames import Opcode
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
@@ -37,6 +38,7 @@ from flask_phoenix.server import drain as drains
 from flask_phoenix.server.detection import detect_server
 from flask_phoenix.server.drain import drain
 from flask_phoenix.server.gevent import ESCAPED, Server
+from flask_phoenix.server.gunicorn import WorkerWatch
 from flask_phoenix.testing import Client
 from tests.support.http import JOIN, JOINED, POLL, URL, body, connect, get, head
 from tests.support.network import Network
@@ -644,3 +646,17 @@ def test_it_drains_when_gunicorn_stops_its_worker(engine: Engine, signals: None,
     assert worker.stopped.wait(DEADLINE)
     gevent.idle()
     assert engine.draining
+
+
+@pytest.mark.parametrize(("default", "taken"), [(100, MAX_ACCEPT), (1, 1)])
+def test_a_worker_of_gunicorn_accepts_a_few_in_each_turn(default: int, taken: int) -> None:
+    server = StreamServer((HOST, 0), lambda *client: None)
+    server.max_accept = default
+    worker = SimpleNamespace(sockets=[], alive=True)
+    watch = WorkerWatch(worker, None)
+    watch._check()  # before there is a server
+    server.start()
+    worker.sockets.append(server.socket)
+    watch._check()
+    assert server.max_accept == taken
+    server.stop()

@@ -812,6 +812,24 @@ def test_what_comes_from_one_at_once_is_spread_over_turns(
         answered += greedy.client.sock.recv(MIB)
 
 
+def test_tiny_fragments_are_decoded_in_small_pieces(carriers: Carriers, monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces, decode = list[int](), websocket.WebSocketCarrier._decode_piece
+
+    def note(carrier: WebSocketCarrier, data: bytes) -> None:
+        pieces.append(len(data))
+        decode(carrier, data)
+
+    monkeypatch.setattr(websocket.WebSocketCarrier, "_decode_piece", note)
+    member = carriers.member()
+    text = f'["1","2","room:1","echo",{{"a":"{"x" * 20_000}"}}]'.encode()
+    data = b"".join(write(0 if at else 1, text[at : at + 1], fin=at == len(text) - 1) for at in range(len(text)))
+    member.client.sock.sendall(data)
+    assert '"status":"ok"' in str(member.client.data())
+    assert set(pieces[1:-1]) <= {*range(websocket.SMALL_READ + 1)}
+    member.client.text(text.decode())
+    assert '"status":"ok"' in str(member.client.data())
+
+
 # Compression
 
 

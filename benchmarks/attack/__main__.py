@@ -45,6 +45,7 @@ ATTACKS: dict[str, tuple[Callable[[int, float], Got], dict[str, str]]] = {
     "200,000 empty fragments": (floods.empty_fragments, {}),
     "200,000 fragments of one byte": (floods.small_fragments, {}),
     "100,000 echoes": (floods.echoes, {}),
+    "the same from 20 clients": (floods.many_echoes, {}),
     "20,000 joins and leaves": (floods.joins, {}),
     "5,000 crashes": (floods.crashes, {}),
     "1,500 half-open heads": (handshakes.half_open_heads, {}),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gevent
+
 from tests.support.wire import write
 
 from .attacker import Attacker, Got, frame
@@ -14,6 +16,13 @@ def echoes(port: int, seconds: float) -> Got:
     attacker = Attacker(port, seconds)
     attacker.send(JOIN, *([frame("1", "2", "room:1", "echo", {}) * 100] * 1000))
     return attacker.count(ok=100_001)
+
+
+def many_echoes(port: int, seconds: float) -> Got:
+    """Ask for 5,000 echoes from each of 20 clients at once."""
+    attackers = [Attacker(port, seconds) for _ in range(20)]
+    gevent.joinall([gevent.spawn(each.send, JOIN, frame("1", "2", "room:1", "echo", {}) * 5000) for each in attackers])
+    return sum((each.count(ok=5001) for each in attackers), Got())
 
 
 def joins(port: int, seconds: float) -> Got:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any
 
 from ..protocol.messages import Frame, Message, shown
@@ -15,6 +16,9 @@ from .engine import Engine
 from .inbox import INBOX_LIMIT, Inbox
 
 log = logging.getLogger("flask_phoenix.channel")
+
+#: Bytes of a frame beyond which it is looked how long it takes to decode: what is smaller takes less than 1 ms.
+LARGE = 16384
 
 #: How an inbox is given a call, its argument, and the bytes that these hold.
 Start = Callable[[Inbox, Any, Any, int], None]
@@ -49,17 +53,35 @@ class ChannelConnection(Connection):
         """
         if self.pace is not None and not self.pace():
             return
+        size = len(frame)
+        if size > LARGE:
+            self._receive_large(frame)
+            return
         event = self.protocol.receive(frame)
         if type(event) is MessageReceived:  # the hot path
             server: ChannelServer = event.membership.server
-            server.inbox.hand_off(server.handle_in, event.message, len(frame))
+            server.inbox.hand_off(server.handle_in, event.message, size)
             if server.inbox.running:
                 self._pace(server)
         elif event is not None:
-            self.handle(event, Inbox.hand_off, len(frame))
-            if type(event) is Held:
-                self.account.hold(len(frame))
-                self._pace(event.membership.server)
+            self._take(event, size)
+
+    def _receive_large(self, frame: Frame) -> None:
+        """Handle a frame that may have taken long to decode, and then let the others go on for as long."""
+        began = perf_counter()
+        event = self.protocol.receive(frame)
+        cost = perf_counter() - began
+        if event is not None:
+            self._take(event, len(frame))
+        del event  # it may be large
+        self.engine.turns.rest(cost)
+
+    def _take(self, event: Event, size: int) -> None:
+        self.handle(event, Inbox.hand_off, size)
+        if type(event) is Held:
+            self.account.hold(size)
+        if isinstance(event, Held | MessageReceived):
+            self._pace(event.membership.server)
 
     def tell_expiring(self, left: float) -> None:
         """Tell the client on each of its channels that it has so many seconds left."""

@@ -23,6 +23,9 @@ from .resources import Resources
 
 log = logging.getLogger("flask_phoenix.channel")
 
+#: Messages that wait for one channel's ``handle_info``, beyond which its own code is to send no more.
+SEND_LIMIT = 10_000
+
 
 class ChannelServer(ChannelRuntime):
     """Runs one channel: its callbacks one at a time in its inbox, its subscriptions and timers, its end.
@@ -221,8 +224,12 @@ class ChannelServer(ChannelRuntime):
             self.connection.engine.hub.call(self.inbox.put_next, self._settle)
 
     def send(self, message: Any) -> None:
-        """Queue a message for the channel's own ``handle_info``."""
-        self._queue(self._inform, message)
+        """Queue a message for the channel's own ``handle_info``, within bounds."""
+        if len(self.inbox) < SEND_LIMIT:
+            self._queue(self._inform, message)
+        elif self._stop_reason is None:
+            self.connection.engine.reach("send_limit", connection=self.connection)
+            self.stop(PhoenixError(f"{SEND_LIMIT} messages wait: its handle_info is slower than what it is sent"))
 
     def send_after(self, seconds: float, message: Any) -> Callable[[], None]:
         """Queue a message in so many seconds; the answer is a function that cancels it."""

@@ -28,7 +28,7 @@ log = logging.getLogger("flask_phoenix.pubsub")
 
 #: Topics of which is remembered whether they have a history.
 KNOWN_LIMIT = 10_000
-#: Seconds that a join waits for a history that does not answer; its client is told later, then.
+#: Seconds that a join waits for its topic and for a history that does not answer; its client is told later, then.
 OPEN_TIMEOUT = 2.0
 #: Seconds between two looks at whether a topic has more than was delivered here.
 CHECK_PERIOD = 5.0
@@ -267,11 +267,11 @@ class Histories:
             if self._checker is None:
                 self._checker = Context().run(gevent.spawn, self._check, archive)
         tail.users.add(subscriber)
-        self._pubsub.hold(topic)
         deadline = monotonic() + OPEN_TIMEOUT
+        self._pubsub.hold(topic)
         if tail.position is None:
             tail.catch_up()
-            tail.known.wait(OPEN_TIMEOUT)
+            tail.known.wait(max(0.0, deadline - monotonic()))
         if recovery is not None:
             self._recover(archive, tail, history, recovery, deadline)
             tail.names[recovery.name] = subscriber

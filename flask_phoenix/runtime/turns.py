@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from time import perf_counter
+from time import monotonic, perf_counter, time
 from typing import Any
 
 import gevent
@@ -15,8 +15,13 @@ from greenlet import getcurrent
 MAX_ACCEPT = 8
 #: Seconds after which a turn has been long: whoever reads from a client then waits for another one.
 LONG_TURN = 0.005
-#: Seconds of each turn for those who wait.
+#: Seconds of each turn for those who wait, and for those who wait with more to do.
 SHARE = 0.005
+LATE_SHARE = 0.002
+#: Seconds that a client rests for each second that its message took to be decoded; to be freed, it takes half as long.
+REST = 2.0
+#: Seconds that a client rests at most: it goes on to send heartbeats.
+MAX_REST = 5.0
 #: libev's lowest priority.
 LATE = -2
 
@@ -28,27 +33,52 @@ class Turns:
     together would hold up the others for as long as a thousand joins or ends take.
     """
 
-    __slots__ = ("_timer", "_waiting")
+    __slots__ = ("_late", "_rested", "_timer", "_waiting")
 
     def __init__(self) -> None:
         self.forget()
 
     def forget(self) -> None:
         """Wait for nothing any more, in a process that was forked from the one in which this ran."""
-        self._waiting = deque[Callable[[], Any]]()
+        self._waiting, self._late = deque[Callable[[], Any]](), deque[Callable[[], Any]]()
         self._timer: Any = None
+        #: When all that was too much is made up for, by :func:`time.monotonic`.
+        self._rested = 0.0
+
+    def rest(self, seconds: float) -> None:
+        """Wait for longer than a client's message took, if that was too long for one turn.
+
+        A kilobyte that was deflated may cost 50 ms. Where several clients send such, each waits for the others too: all
+        of them together get a third of the time, and the others the rest.
+        """
+        if seconds > LONG_TURN:
+            now = monotonic()
+            self._rested = max(self._rested, now) + seconds * REST
+            gevent.sleep(min(self._rested - now, MAX_REST))
 
     def wait(self) -> None:
         """Wait for a later turn that has time left. Not for the event loop's own greenlet."""
+        self._wait(self._waiting)
+
+    def wait_late(self) -> None:
+        """Do the same for who has had a turn to the end, and more to do: behind those who have not."""
+        self._wait(self._late)
+
+    def share(self) -> None:
+        """Let others have a turn who also read much, and those for whom a turn has been long."""
+        if self._late or time() - gevent.get_hub().loop.now() > LONG_TURN:  # that clock stands still in each turn
+            self._wait(self._late)
+
+    def _wait(self, queue: deque[Callable[[], Any]]) -> None:
         resume = getcurrent().switch
-        self._waiting.append(resume)
+        queue.append(resume)
         if self._timer is None:
             self._set_timer()
         try:
             gevent.get_hub().switch()
         except BaseException:  # it is killed
             with suppress(ValueError):
-                self._waiting.remove(resume)
+                queue.remove(resume)
             raise
 
     def _set_timer(self) -> None:
@@ -65,10 +95,11 @@ class Turns:
         timer, self._timer = self._timer, None
         if timer is not None:  # or the process was forked in between
             timer.close()
-        deadline = perf_counter() + SHARE
-        while self._waiting:
-            self._waiting.popleft()()
-            if perf_counter() >= deadline:
-                break
-        if self._waiting and self._timer is None:
+        for queue, share in ((self._waiting, SHARE), (self._late, LATE_SHARE)):  # of each, one at least
+            deadline = perf_counter() + share
+            while queue:
+                queue.popleft()()
+                if perf_counter() >= deadline:
+                    break
+        if (self._waiting or self._late) and self._timer is None:
             self._set_timer()

@@ -26,7 +26,7 @@ from werkzeug.wrappers import Response
 from ..exceptions import Unsupported
 from ..runtime.engine import Engine
 from ..runtime.settings import Settings
-from ..runtime.turns import MAX_ACCEPT
+from ..runtime.turns import MAX_ACCEPT, Turns
 from .detection import SERVER
 from .drain import drain
 from .head import Head
@@ -67,6 +67,7 @@ class BodyReader:
 
     def __init__(self, handler: Handler) -> None:
         self._handler = handler
+        self._begun = False
 
     def read(self, size: int) -> bytes:
         """Read so many bytes, or fewer at the end of the stream."""
@@ -82,6 +83,9 @@ class BodyReader:
         return self._read_in_time(self._handler.rfile.readline, min(size, PIECE))
 
     def _read_in_time(self, read: Callable[[int], bytes], size: int) -> bytes:
+        if self._begun:  # what has come already is read without a switch: as fast as clients can send
+            self._handler.server.turns.share()
+        self._begun = True
         self._handler.watch("upload_timeout")
         try:
             return read(size)
@@ -260,7 +264,7 @@ class Server(WSGIServer):
         #: The sockets that outlive their requests.
         self._handed_over: set[Any] = set()
         self._stopping, self._ended = Event(), Event()
-        self.settings = Settings()
+        self.settings, self.turns = Settings(), Turns()
         self._reported: defaultdict[str, float] = defaultdict(lambda: float("-inf"))
         for engine in engines:
             self.join(engine)
@@ -268,7 +272,7 @@ class Server(WSGIServer):
     def join(self, engine: Engine) -> None:
         """Drain an engine, too, before the server ends, which an author's code may ask for by SystemExit."""
         self.engines.add(engine)
-        self.settings = engine.settings
+        self.settings, self.turns = engine.settings, engine.turns
         engine.served, engine.stop_server = True, self._stopping.set
 
     def init_socket(self) -> None:

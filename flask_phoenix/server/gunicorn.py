@@ -15,12 +15,15 @@ from gevent.pool import PoolFull
 from gevent.socket import socket
 
 from ..runtime.engine import Engine
+from ..runtime.turns import MAX_ACCEPT
 from .drain import drain
 
 #: Seconds of the ``graceful_timeout`` that are left to gunicorn, which looks once in a second.
 RESERVE = 2.5
 #: Seconds between two looks at whether the worker is to end.
 CHECK_PERIOD = 0.05
+#: Looks for the servers of a worker that begins; each takes some milliseconds.
+LOOKS = 20
 
 
 def has_several_workers() -> bool:
@@ -79,6 +82,8 @@ class WorkerWatch:
         self._engines: list[Engine] = []
         self._timer = gevent.get_hub().loop.timer(CHECK_PERIOD, CHECK_PERIOD, ref=False)
         self._ending = False
+        #: How often it looks yet for the servers, which the worker makes after it has loaded the app.
+        self._looks = LOOKS
 
     def start(self) -> None:
         """Watch for the signal, which is noticed at once, and for other reasons."""
@@ -100,8 +105,17 @@ class WorkerWatch:
             self._previous(number, frame)
 
     def _check(self) -> None:
+        if self._looks:
+            self._looks -= 1
+            self._accept_few()
         if not getattr(self.worker, "alive", True):
             self._end()
+
+    def _accept_few(self) -> None:
+        """Let the servers, once they are there, accept as many connections in a turn as our own server does."""
+        for server in self._servers():
+            server.max_accept = min(server.max_accept, MAX_ACCEPT)
+            self._looks = 0
 
     def _end(self) -> None:
         """Accept nobody more, and drain; the worker waits for that as for its clients."""

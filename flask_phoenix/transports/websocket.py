@@ -47,6 +47,10 @@ CLOSE_TIMEOUT = 2.0
 LATE = 1.0
 #: Bytes that are read at a time.
 READ_SIZE = 16384
+#: Bytes that are decoded at a time where frames are tiny.
+SMALL_READ = 1024
+#: Bytes of a tiny frame: a message in one is larger.
+TINY = 16
 #: Empty fragments of one message; a client needs none.
 MAX_EMPTY_FRAGMENTS = 100
 #: libev's and libuv's name for "readable".
@@ -257,6 +261,10 @@ class WebSocketCarrier(Carrier):
         self._fragments: bytearray | None = None
         self._empty_fragments = 0
         self._splitter = FrameSplitter() if extensions else None
+        #: Whether what was received last took more than a turn.
+        self._busy = False
+        #: Whether the latest frames were tiny.
+        self._tiny = False
         self._failed = False
         self._opcode = Opcode.TEXT
         self._loop = gevent.get_hub().loop
@@ -328,7 +336,8 @@ class WebSocketCarrier(Carrier):
                     hub.switch()
                     readable.stop()
                 if time() - loop.now() > LONG_TURN:  # the loop's clock stands still in each of its turns
-                    turns.wait()
+                    (turns.wait_late if self._busy else turns.wait)()
+                    self._busy = False
                 try:
                     data = sock.recv(READ_SIZE)
                 except OSError:  # reset: many clients leave so
@@ -346,14 +355,24 @@ class WebSocketCarrier(Carrier):
     def _decode(self, data: bytes) -> None:
         """Read data with the codec, which answers pings and close frames, and fails clients that break RFC 6455."""
         # What is compressed may be a thousand times larger: it is taken one frame at a time.
-        for piece in self._splitter.split(data) if self._splitter is not None else (data,):
+        for piece in self._splitter.split(data) if self._splitter is not None else self._cut_small(data):
             self._decode_piece(piece)
+
+    def _cut_small(self, data: bytes) -> Iterator[bytes]:
+        """Yield what was received, in several pieces where the frames are tiny: to read so many takes long."""
+        start = 0
+        while start < len(data):
+            size = SMALL_READ if self._tiny else READ_SIZE
+            yield data[start : start + size]
+            start += size
 
     def _decode_piece(self, data: bytes) -> None:
         codec, connection = self._codec, self._connection
         codec.receive_data(data)
         due = deque(codec.data_to_send())
-        for frame in codec.events_received():
+        received = codec.events_received()
+        self._tiny = len(received) * TINY > len(data)
+        for frame in received:
             if isinstance(frame, frames.Frame):
                 self._take_turn()
                 if frame.opcode is Opcode.PING and due and due[0][:1] == PONG:
@@ -393,8 +412,9 @@ class WebSocketCarrier(Carrier):
     def _take_turn(self) -> None:
         """Wait for a later turn of the event loop, if this one has been long."""
         if time() - self._loop.now() > LONG_TURN:  # the loop's clock stands still in each of its turns
+            self._busy = True
             self._connection.flush()
-            self._connection.engine.turns.wait()
+            self._connection.engine.turns.wait_late()
 
     def _receive_message(self, opcode: int, data: bytes) -> None:
         connection = self._connection

@@ -96,7 +96,7 @@ class WorkersAdapter(KeepsInDirectory, Adapter):
         self._thread, self._loop = thread_id(), gevent.get_hub().loop
         self._greenlets = Pool()
         self._listener = listen(self._directory, node)
-        self._archive = WorkersArchive(self._directory, self.history_total, self.history_reached)
+        self._archive = WorkersArchive(self._directory, self.history_total, self.history_reached, gevent.sleep)
         self._running, self._forked = True, False
         self._spawn(self._accept)
         os.register_at_fork(after_in_child=_calling(weakref.WeakMethod(self._abandon)))

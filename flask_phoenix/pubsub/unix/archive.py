@@ -18,6 +18,8 @@ from .directory import HISTORY
 
 #: Seconds for which another worker may hold it: one that was stopped in the middle of a write.
 BUSY_TIMEOUT = 2.0
+#: Seconds of a try, in which the process does nothing else, and seconds until the next one, which are its event loop's.
+BLOCK, RETRY = 0.02, 0.05
 #: Entries of all topics that leave at most, with each that comes, since they are too old.
 SWEEP = 8
 
@@ -36,16 +38,29 @@ OLDEST = "SELECT offset, until, length(data) FROM entry"
 class WorkersArchive:
     """Keeps the histories of the workers of a directory. A call blocks its process, for a fraction of a millisecond.
 
+    Where another one holds the database for longer, it pauses between tries, so that others go on meanwhile.
+
     What is kept outlives any worker, and all of them where the directory stays. It need not outlive the machine, so
-    nothing is forced to the disk: when the machine has started anew, it begins anew.
+    nothing is forced to the disk: when the machine has started anew, it begins anew. So its clock is the one that
+    counts from there, which all processes share and nobody sets.
 
     :param directory: in which the workers listen.
     :param total: bytes that all topics keep together.
     :param reached: called when that bound has dropped what its topic would have kept.
+    :param pause: waits for so many seconds, while another process holds it for longer.
     """
 
-    def __init__(self, directory: Path, total: int = TOTAL, reached: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        total: int = TOTAL,
+        reached: Callable[[], None] = lambda: None,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
         self._reached = reached
+        self._pause = pause
+        #: Until when nobody tries: another process holds the database.
+        self._held_until = 0.0
         self._directory = directory
         self._total = total
         self._process = 0
@@ -62,7 +77,7 @@ class WorkersArchive:
         size = len(data) + OVERHEAD
         check_size(size, history, topic)
         with self._writing() as database:
-            now = time.time()
+            now = time.monotonic()
             if key:
                 self._trim(database, topic, history, now)
                 same = database.execute("SELECT offset FROM entry WHERE topic = ? AND key = ?", (topic, key)).fetchone()
@@ -90,7 +105,7 @@ class WorkersArchive:
                 return position, None
             rows: list[tuple[int, bytes]] = database.execute(
                 "SELECT offset, data FROM entry WHERE topic = ? AND offset > ? AND until > ? ORDER BY offset",
-                (topic, -1 if since is None else since.offset, time.time()),
+                (topic, -1 if since is None else since.offset, time.monotonic()),
             ).fetchall()
         return position, rows if since is None or len(rows) == head - since.offset else None
 
@@ -114,35 +129,58 @@ class WorkersArchive:
 
         :raises NotPublished: it cannot be done.
         """
+        deadline = time.monotonic() + BUSY_TIMEOUT
         try:
-            with self._lock:
-                database = self._open()
-                database.execute("BEGIN IMMEDIATE")
-                try:
-                    yield database
-                    database.execute("COMMIT")
-                except BaseException:
-                    with suppress(sqlite3.Error):
-                        database.execute("ROLLBACK")
-                    raise
+            while not self._lock_database(time.monotonic() > deadline):
+                self._pause(RETRY)
+            try:
+                yield self._database
+                self._database.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._database.execute("ROLLBACK")
+                raise
+            finally:
+                self._lock.release()
         except sqlite3.Error as error:
             raise NotPublished(
                 f"the history of the workers in {self._directory} cannot be used: {error}; is a worker stopped, or the"
                 " disk full?"
             ) from error
 
-    def _open(self) -> sqlite3.Connection:
-        """Return this process' own connection: what a fork has inherited is its parent's."""
-        if self._process != os.getpid():
-            database = sqlite3.connect(
-                self._directory / HISTORY, BUSY_TIMEOUT, isolation_level=None, check_same_thread=False
-            )
+    def _lock_database(self, last: bool) -> bool:
+        """Begin a transaction, and keep this process' threads out; return False if another process holds it.
+
+        :param last: whether that is an error.
+        """
+        if time.monotonic() < self._held_until and not last:
+            return False
+        self._lock.acquire()
+        try:
+            self._open()
+            self._database.execute("BEGIN IMMEDIATE")
+        except BaseException as error:
+            self._lock.release()  # for nobody may wait with it
+            if last or "locked" not in str(error):
+                raise
+            self._held_until = time.monotonic() + RETRY
+            return False
+        return True
+
+    def _open(self) -> None:
+        """Open this process' own connection: what a fork has inherited is its parent's."""
+        if self._process == os.getpid():
+            return
+        database = sqlite3.connect(self._directory / HISTORY, BLOCK, isolation_level=None, check_same_thread=False)
+        try:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = OFF")
             database.executescript(SCHEMA)
             self._epoch = _begin(database)
-            self._database, self._process = database, os.getpid()
-        return self._database
+        except BaseException:
+            database.close()
+            raise
+        self._database, self._process = database, os.getpid()
 
     def _trim(self, database: sqlite3.Connection, topic: str, history: History, now: float) -> None:
         """Drop what the topic keeps beyond its own bounds, and some of what is too old."""

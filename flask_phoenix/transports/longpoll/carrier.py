@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from time import monotonic
 
 import gevent
 from gevent.event import Event
@@ -22,6 +23,8 @@ BURST = 0.1
 
 #: Windows after which a client that has not polled is gone (``transports/long_poll_server.ex``).
 ABSENT_WINDOWS = 1.5
+#: Seconds by which the timer may go off late.
+LATE = 1.0
 
 
 class LongPollCarrier(Carrier):
@@ -44,9 +47,8 @@ class LongPollCarrier(Carrier):
         self._poll: Event | None = None
         #: All polls that wait, also those whose place another has taken.
         self._waiting: set[Event] = set()
-        self._loop = gevent.get_hub().loop
-        self._polled = self._loop.now()
-        self._timer = self._loop.timer(window * ABSENT_WINDOWS, window * ABSENT_WINDOWS)
+        self._polled = self._checked = monotonic()
+        self._timer = gevent.get_hub().loop.timer(window * ABSENT_WINDOWS, window * ABSENT_WINDOWS)
         self.to_wire = text_only
         self.write = self._keep
 
@@ -61,7 +63,7 @@ class LongPollCarrier(Carrier):
 
         One poll is remembered: a newer one takes the older one's place, which then runs into its window.
         """
-        self._polled = self._loop.now()
+        self._polled = monotonic()
         poll = self._poll = Event()
         self._waiting.add(poll)
         remembered = False
@@ -108,9 +110,9 @@ class LongPollCarrier(Carrier):
 
     def _linger(self, poll: Event) -> None:
         """Let the rest of a burst come: one answer carries many frames as cheaply as the first."""
-        connection, latest = self.connection, self._loop.now() + BURST
+        connection, latest = self.connection, monotonic() + BURST
         while connection.open and connection.engine.hub.owes(connection, connection.topics):
-            if self._poll is not poll or self._size >= self._limit or self._loop.now() > latest:
+            if self._poll is not poll or self._size >= self._limit or monotonic() > latest:
                 return
             gevent.sleep(0)
 
@@ -119,7 +121,11 @@ class LongPollCarrier(Carrier):
             self._poll.set()
 
     def _check(self) -> None:
-        if self._poll is None and self._loop.now() - self._polled > self.window * ABSENT_WINDOWS:
+        absent, now = self.window * ABSENT_WINDOWS, monotonic()
+        if now - self._checked > absent + LATE:  # the process stood still, and has not read what came meanwhile
+            self._polled = now
+        self._checked = now
+        if self._poll is None and now - self._polled > absent:
             self.connection.close(1000, "inactive")
 
 
