@@ -5,6 +5,11 @@ ARGS ?=
 SECONDS ?= 900
 
 bin := .venv/bin/python -m
+# Some of the tests wait, and the longest files come first: see tests/conftest.py.
+parallel := -n 3 --dist loadfile --no-loadscope-reorder
+
+# Each of the hundreds of processes of the tests would compile all modules anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help run test faults lint format cover tox bench attack clean services
 
@@ -15,7 +20,7 @@ run: .venv/.installed example_app/node_modules  ## Serve the example chat and ma
 	$(bin) example_app --port $(PORT) $(ARGS)
 
 test: services .venv/.installed example_app/node_modules tests/clients/node_modules  ## Run the tests (ARGS="-k socket").
-	$(bin) pytest -n 2 --dist loadfile $(ARGS)
+	$(bin) pytest $(parallel) $(ARGS)
 
 faults: services .venv/.installed tests/clients/node_modules  ## See for half an hour whether clients miss anything (SECONDS=900).
 	PHOENIX_FAULTS_SECONDS=$(SECONDS) $(bin) pytest -p no:xdist -o log_cli=true -o log_cli_level=INFO -o python_files="test_*.py losses.py" tests/faults $(ARGS)

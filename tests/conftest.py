@@ -6,7 +6,6 @@ import gc
 import os
 import time
 import traceback
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -45,8 +44,30 @@ VALUES_ONLY = {
     "test_protocol",
     "test_tracker",
 }
+#: The files whose tests take longest, with those that start servers, node and browsers: begun last, one of them would
+#: run on alone when all others are done.
+LONGEST = (
+    "test_clients",
+    "test_servers_real",
+    "test_faults",
+    "test_many_processes",
+    "test_golden",
+    "test_processes",
+    "test_docs",
+    "test_example_app",
+    "test_cli",
+    "test_package",
+    "test_hosts",
+    "test_redis",
+)
 #: A greenlet that waits in one of these, and no deeper, is idle; like the event loop it lives as long as its process.
 IDLE = {Hub._run.__code__, Runner._run.__code__}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the longest files."""
+    ranks = {name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
 @pytest.fixture
@@ -161,24 +182,19 @@ def event_loop() -> None:
     gevent.get_hub().threadpool.apply(int)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def what_is_old(event_loop: None) -> None:
-    """Let nobody look again through what is there before a module's tests begin: all modules, and all other tests."""
-    gc.collect()
-    gc.freeze()
-
-
 @pytest.fixture(autouse=True)
 def no_leaks(event_loop: None, request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves greenlets or file descriptors behind."""
     if request.module.__name__.rpartition(".")[2] in VALUES_ONLY:
         yield
         return
-    old_greenlets, old_descriptors = weakref.WeakSet(_greenlets()), _descriptors()
+    gc.collect()
+    gc.freeze()  # what is there by now is not among gc.get_objects(): nobody looks through it again
+    old_descriptors = _descriptors()
 
     def leaks() -> list[str]:
         return [
-            *(_describe(each) for each in _greenlets() if each not in old_greenlets),
+            *map(_describe, _greenlets()),
             *(f"descriptor {number}: {target}" for number, target in sorted(_descriptors() - old_descriptors)),
         ]
 
@@ -198,7 +214,7 @@ def _settle(leaks: Callable[[], list[str]]) -> list[str]:
 
 
 def _greenlets() -> list[greenlet]:
-    """Return the started, unfinished greenlets of this thread that do a test's work."""
+    """Return the started, unfinished greenlets of this thread that do this test's work."""
     # issubclass: isinstance would ask proxies, which answer for others or raise.
     every: list[greenlet] = [each for each in gc.get_objects() if issubclass(type(each), greenlet)]
     return [each for each in every if each and _root(each) is _root() and not _belongs_to_process(each)]

@@ -579,7 +579,7 @@ def test_timers_end_with_their_channel(site: Site) -> None:
 
     def send(channel: Room) -> None:
         channels.append(channel)
-        channel.send_after(0.001, "never")
+        channel.send_after(0.05, "never")
 
     client = site.enter(scripted(do=send, handle_info=push_info))
     client.say("1", "2", "room:1", "do")
@@ -593,7 +593,7 @@ def test_timers_end_with_their_channel(site: Site) -> None:
     channel.unsubscribe("news")
     channel.stop()
     rung = Event()
-    gevent.spawn_later(0.005, rung.set)
+    gevent.spawn_later(0.06, rung.set)
     assert rung.wait(DEADLINE)
     client.hears_only()
     assert (site.notes(), site.hears("news")) == (["left"], False)
