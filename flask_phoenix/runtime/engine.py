@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from contextvars import Context
-from time import monotonic
 from typing import Any
 
 import gevent
@@ -21,6 +20,7 @@ from gevent.hub import MAIN_THREAD_IDENT  # type: ignore[attr-defined]
 from gevent.hub import Hub as EventLoop
 from gevent.lock import Semaphore
 
+from .. import clock
 from ..channel import ErrorHandlers
 from ..exceptions import InvalidOption, NotPublished, PhoenixError, Unsupported
 from ..protocol.json import MAX_DEPTH, Json
@@ -620,8 +620,8 @@ class Engine:
 
 
 def _wait_while(condition: Callable[[], Any], seconds: float) -> None:
-    deadline = monotonic() + seconds
-    while monotonic() < deadline and condition():
+    deadline = clock.monotonic() + seconds
+    while clock.monotonic() < deadline and condition():
         gevent.sleep(QUIET_CHECK_PERIOD)
 
 

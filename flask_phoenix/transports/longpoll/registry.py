@@ -6,12 +6,12 @@ import logging
 import secrets
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from time import monotonic
 from typing import Any
 
 from gevent.event import Event
 from itsdangerous import BadData, URLSafeTimedSerializer
 
+from ... import clock
 from ...exceptions import PhoenixError, Unsupported
 from ...runtime.engine import Engine
 from ..options import Options
@@ -155,8 +155,8 @@ class UnusedSessions:
         freed = Event()
         waiting = self._waiting.setdefault(client, set())
         waiting.add(freed)
-        deadline = monotonic() + UNUSED_DELAY
-        while self.are_many(client) and (left := deadline - monotonic()) > 0:
+        deadline = clock.monotonic() + UNUSED_DELAY
+        while self.are_many(client) and (left := deadline - clock.monotonic()) > 0:
             freed.clear()
             freed.wait(left)
         waiting.discard(freed)
