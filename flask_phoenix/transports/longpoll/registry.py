@@ -66,7 +66,7 @@ class Sessions:
         carrier = LongPollCarrier(options.window, options.outbox_limit, end)
         session = LocalSession(carrier, options.max_frame_size, lambda: self.unused.discard(client, id))
         self._local[id] = session
-        self._tokens[token] = session, self._keys()[-1], monotonic() + options.token_max_age
+        self._tokens[token] = session, self._keys()[-1], clock.monotonic() + options.token_max_age
         if self._engine.adapter is not None:
             requests = self._requests[id] = RequestsOfOthers(self._engine, id, session)
             requests.open()
@@ -84,7 +84,7 @@ class Sessions:
         """
         if token in self._tokens:
             session, key, until = self._tokens[token]
-            return session if key in self._keys() and monotonic() < until else None
+            return session if key in self._keys() and clock.monotonic() < until else None
         try:
             node, id = self._signer().loads(token, max_age=self._options.token_max_age)
         except (BadData, ValueError):
