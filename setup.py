@@ -77,6 +77,7 @@ setup(
             "run = flask_phoenix.cli.run:run",
             "phoenix = flask_phoenix.cli.commands:phoenix",
         ],
+        "pytest11": ["flask_phoenix = flask_phoenix.pytest_plugin"],
         "flask_phoenix.adapters": [
             "workers = flask_phoenix.pubsub.unix.adapter:WorkersAdapter",
             "redis = flask_phoenix.pubsub.redis.adapter:RedisAdapter [redis]",

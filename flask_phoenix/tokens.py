@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import pbkdf2_hmac
 from math import inf
-from time import time
 from typing import Any
 
+from . import clock
 from .exceptions import ExpiredToken, InvalidOption, InvalidPayload, InvalidToken
 from .protocol.terms import Atom, read_term, write_term
 
@@ -36,7 +36,7 @@ def sign(data: Any, salt: str, secret: Secret, max_age: float = MAX_AGE) -> str:
     :raises InvalidPayload: the data is of a kind that a token cannot hold.
     """
     check_max_age(max_age)
-    term = data, int(time() * 1000), INFINITY if max_age == inf else max_age
+    term = data, int(clock.time() * 1000), INFINITY if max_age == inf else max_age
     try:
         text = f"{SHA256}.{_encode(write_term(term))}"
     except ValueError as error:
@@ -56,7 +56,7 @@ def verify(token: Any, salt: str, secrets: Sequence[Secret], max_age: float | No
         check_max_age(max_age)
     data, signed_at, own_max_age = _open(_checked(token, salt, secrets))
     age_limit = own_max_age if max_age is None else max_age
-    now = int(time() * 1000)
+    now = int(clock.time() * 1000)
     if age_limit in (inf, INFINITY):
         return data
     if age_limit <= 0 or signed_at + int(age_limit * 1000) < now:

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "flask_phoenix"
 PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
 
 #: What stands beside each other on a floor, from the ground up.
-(ORDER,) = re.findall(r"^exceptions, .* <- .*$", PAGE, re.MULTILINE)
+(ORDER,) = re.findall(r"^clock, .* <- .*$", PAGE, re.MULTILINE)
 FLOOR = {name: floor for floor, names in enumerate(ORDER.split(" <- ")) for name in names.split(", ")}
 MODULES = sorted(
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts)

@@ -97,9 +97,9 @@ def broadcaster(url: str) -> Iterator[Broadcaster]:
 
 def news(joined: Joined, number: int = 1) -> list[int]:
     """Return the numbers of the next so many broadcasts; no other may come."""
-    numbers = [joined.expect("news", DEADLINE)["n"] for _ in range(number)]
+    numbers = [joined.assert_push("news", within=DEADLINE)["n"] for _ in range(number)]
     turn()
-    joined.refute("news", 0)
+    joined.refute_push("news")
     return numbers
 
 
@@ -175,7 +175,7 @@ def test_a_script(url: str, make_stage: MakeStage, options: tuple[str, ...]) -> 
     expect_sent_away(ada)
     for listener in (*listeners, grace):
         assert news(listener, 100) == list(range(100))
-        assert listener.expect("blob") == b"\xde\xad"
+        assert listener.assert_push("blob") == b"\xde\xad"
         assert listener.client.closed is None
 
 
@@ -193,7 +193,7 @@ def test_children_of_one_that_has_broadcast_before(url: str, joined: Joined) -> 
 def test_clients_get_what_was_said(broadcaster: Broadcaster, joined: Joined, payload: Any) -> None:
     in_thread(broadcaster.broadcast, "room:two words\n\u00e9", "news", {"other": "topic"})
     in_thread(broadcaster.broadcast, "room:1", "news", payload)
-    assert joined.expect("news") == payload
+    assert joined.assert_push("news") == payload
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_what_cannot_be_said(broadcaster: Broadcaster, joined: Joined, topic: An
 def test_payloads_are_written_by_the_json_that_is_given(url: str, joined: Joined) -> None:
     with Broadcaster(url, Json(default=lambda value: sorted(value))) as broadcaster:
         in_thread(broadcaster.broadcast, "room:1", "news", {"n": {3, 1, 2}})
-    assert joined.expect("news") == {"n": [1, 2, 3]}
+    assert joined.assert_push("news") == {"n": [1, 2, 3]}
 
 
 # Its life
@@ -268,7 +268,7 @@ def test_nobody_is_told_that_it_was_said_without_redis(tmp_path: Path) -> None:
         def heard() -> bool:
             broadcaster.broadcast("room:1", "are you there", {})
             with suppress(AssertionError):
-                joined.expect("are you there", 0.01)
+                joined.assert_push("are you there", within=0.01)
                 return True
             return False
 

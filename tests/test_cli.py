@@ -325,16 +325,16 @@ def test_it_is_a_command_of_flask() -> None:
 def test_broadcasting(stage: Stage, arguments: tuple[str, ...], payload: Any) -> None:
     result = command(stage.app, "broadcast", "room:1", "news", *arguments)
     assert (result.exit_code, result.output) == (0, "")
-    assert stage.joined.expect("news") == payload
-    stage.joined.refute("news")
+    assert stage.joined.assert_push("news") == payload
+    stage.joined.refute_push("news")
 
 
 def test_disconnecting(stage: Stage) -> None:
     assert command(stage.app, "disconnect", "user:bob").exit_code == 0
     assert command(stage.app, "broadcast", "room:1", "news").exit_code == 0
-    assert stage.joined.expect("news") == {}
+    assert stage.joined.assert_push("news") == {}
     assert command(stage.app, "disconnect", "user:ada", "--topic", "room:1").exit_code == 0
-    stage.joined.expect("phx_close")
+    stage.joined.assert_push("phx_close")
     result = command(stage.app, "disconnect", "user:ada")
     assert (result.exit_code, result.output) == (0, "")
     stage.expect_sent_away()
@@ -357,7 +357,7 @@ def test_where_the_way_is_found(stage: Stage, tmp_path: Path, told: tuple[str, .
     arguments = (*told, "--url", option) if option else told
     assert command(app, *arguments, PHOENIX_PUBSUB_URL=variable).output == ""
     if told[0] == "broadcast":
-        assert stage.joined.expect("news") == {}
+        assert stage.joined.assert_push("news") == {}
     else:
         stage.expect_sent_away()
 
@@ -387,7 +387,7 @@ def test_what_goes_wrong_is_said_in_one_line(
 )
 def test_a_payload_that_is_no_json_object(stage: Stage, payload: str, said: str) -> None:
     assert said in complaint(command(stage.app, "broadcast", "room:1", "news", payload))
-    stage.joined.refute("news")
+    stage.joined.refute_push("news")
 
 
 def test_nobody_is_there(stage: Stage) -> None:
@@ -411,7 +411,7 @@ def flask(folder: Path, *words: str, **environment: str) -> subprocess.Completed
 def test_the_whole_command(stage: Stage, tmp_path: Path) -> None:
     told = flask(tmp_path, "broadcast", "room:1", "news", '{"n": 1}', "--url", stage.url)
     assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
-    assert stage.joined.expect("news") == {"n": 1}
+    assert stage.joined.assert_push("news") == {"n": 1}
     told = flask(tmp_path, "disconnect", "user:ada", FLASK_PHOENIX_PUBSUB_URL=stage.url)
     assert (told.returncode, told.stdout, told.stderr) == (0, "", "")
     stage.expect_sent_away()

@@ -68,13 +68,13 @@ def enter(app: Flask) -> Iterator[Enter]:
 
 
 def history(joined: Joined) -> list[dict[str, Any]]:
-    messages: list[dict[str, Any]] = joined.expect("history")["messages"]
+    messages: list[dict[str, Any]] = joined.assert_push("history")["messages"]
     return messages
 
 
 def change(joined: Joined, side: str, nickname: str) -> dict[str, Any]:
     """Wait until somebody comes or goes, or has another status; return the meta."""
-    while nickname not in (diff := joined.expect("presence_diff"))[side]:
+    while nickname not in (diff := joined.assert_push("presence_diff"))[side]:
         pass
     (meta,) = diff[side][nickname]["metas"]
     found: dict[str, Any] = meta
@@ -155,8 +155,8 @@ def test_code_comes_from_the_environment_too(database: str, monkeypatch: pytest.
 def test_message_reaches_everybody_with_its_true_sender(enter: Enter) -> None:
     ada, grace = enter("Ada").join(LOBBY), enter("Grace").join(LOBBY)
     reply = ada.call("new_msg", {"body": " <b>hello</b>\n", "nickname": "Grace", "id": "1"})
-    told = ada.expect("new_msg")
-    assert told == grace.expect("new_msg")
+    told = ada.assert_push("new_msg")
+    assert told == grace.assert_push("new_msg")
     assert {"nickname": "Ada", "body": "<b>hello</b>", "id": reply.response["id"]}.items() <= told.items()
     assert ada.call("new_msg", {"body": "\u00f6" * LONGEST_TEXT}).status == "ok"
 
@@ -167,7 +167,7 @@ def test_unfit_message_is_refused(enter: Enter, payload: Any) -> None:
     assert ada.call("new_msg", payload) == Reply("error", {"reason": "empty"})
     too_long = {"reason": "too long", "longest": LONGEST_TEXT}
     assert ada.call("new_msg", {"body": "x" * (LONGEST_TEXT + 1)}) == Reply("error", too_long)
-    grace.refute("new_msg")
+    grace.refute_push("new_msg")
 
 
 def test_everybody_is_told_who_is_here_and_how(enter: Enter) -> None:
@@ -175,7 +175,7 @@ def test_everybody_is_told_who_is_here_and_how(enter: Enter) -> None:
     change(ada, "joins", "Ada")
     enter("Ada").join(LOBBY)
     grace = client.join(LOBBY)
-    state = grace.expect("presence_state")
+    state = grace.assert_push("presence_state")
     assert {nickname: len(presence["metas"]) for nickname, presence in state.items()} == {"Ada": 2, "Grace": 1}
     before = change(ada, "joins", "Grace")
     assert (before["typing"], before["away"]) == (False, False)
@@ -209,10 +209,10 @@ def test_announcement(http: FlaskClient, enter: Enter, content: dict[str, Any], 
     response = http.post("/announce", **content)
     if reason is None:
         assert (response.status_code, response.json) == (200, {"text": "Supper"})
-        assert ada.expect("announcement") == {"text": "Supper"}
+        assert ada.assert_push("announcement") == {"text": "Supper"}
     else:
         assert (response.status_code, response.get_json()["reason"]) == (400, reason)
-        ada.refute("announcement")
+        ada.refute_push("announcement")
     assert http.get("/announce").status_code == 405
 
 
@@ -223,12 +223,12 @@ def test_watcher_hears_the_lines_that_were_joined(app: Flask, enter: Enter) -> N
     client = enter("Ada")
     ada, second, third = client.join("map"), client.join("map:2"), client.join("map:3")
     assert ada.response == {"worker": os.getpid()}
-    assert ada.expect("presence_state").keys() == {"Ada"}
+    assert ada.assert_push("presence_state").keys() == {"Ada"}
     with app.app_context():
         for line in (1, 2):
             phoenix.broadcast(f"map:{line}", "positions", {"line": line})
-    assert second.expect("positions") == {"line": 2}
-    third.refute("positions")
+    assert second.assert_push("positions") == {"line": 2}
+    third.refute_push("positions")
     for name in ("", "0", "9", "02", "Ring"):
         with pytest.raises(Refused, match="no such line"):
             client.join(f"map:{name}")

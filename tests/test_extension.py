@@ -162,10 +162,10 @@ def test_apps_of_one_extension_are_apart(make_app: MakeApp, stack: ExitStack) ->
         with app.app_context():
             phoenix.broadcast("room:1", "news", {"app": app.name})
             assert phoenix.connection_count() == 1
-    assert [each.expect("news") for each in rooms] == [{"app": app.name} for app in apps]
+    assert [each.assert_push("news") for each in rooms] == [{"app": app.name} for app in apps]
     assert rooms[0].call("shout", {"n": 1}).status == "ok"  # a channel speaks for its own app
-    assert rooms[0].expect("shout") == {"n": 1}
-    rooms[1].refute("shout")
+    assert rooms[0].assert_push("shout") == {"n": 1}
+    rooms[1].refute_push("shout")
     with pytest.raises(PhoenixError, match=r"2 apps.*app\.app_context\(\), or say app\.extensions\[\"phoenix\"\]"):
         phoenix.connection_count()
     heard: Queue[Any] = Queue()
@@ -173,10 +173,10 @@ def test_apps_of_one_extension_are_apart(make_app: MakeApp, stack: ExitStack) ->
     ends = [state.subscribe("room:1", heard.put), state.tap(heard.put)]
     state.broadcast("room:1", "news", {"n": 1})
     state.local_broadcast("room:1", "news", {"n": 2})
-    assert [rooms[1].expect("news") for _ in range(2)] == [{"n": 1}, {"n": 2}]
+    assert [rooms[1].assert_push("news") for _ in range(2)] == [{"n": 1}, {"n": 2}]
     assert sorted(heard.get(timeout=DEADLINE).payload["n"] for _ in range(4)) == [1, 1, 2, 2]
     assert state.connection_count() == 1
-    rooms[0].refute("news")
+    rooms[0].refute_push("news")
     for end in ends:
         end()
 
@@ -190,7 +190,7 @@ def test_an_extension_speaks_for_its_own_app_and_forgets_those_that_are_gone(
     joined = enter().join("room:1")
     with other_app.app_context():  # of none of its apps: the only one that it has is meant
         phoenix.broadcast("room:1", "news", {"n": 1})
-    assert joined.expect("news") == {"n": 1}
+    assert joined.assert_push("news") == {"n": 1}
     gc.collect()
     assert other.connection_count() == 0
 
@@ -244,18 +244,18 @@ def test_broadcasts(app: Flask, phoenix: Phoenix, enter: Callable[..., Client]) 
 
     speaker, listener, elsewhere = enter().join("room:1"), enter().join("room:1"), enter().join("room:2")
     assert app.test_client().post("/announce").status_code == 200
-    assert listener.expect("news") == {"from": "a view"}
+    assert listener.assert_push("news") == {"from": "a view"}
     assert not has_app_context()
     phoenix.broadcast("room:1", "news", {"n": 1})
     phoenix.broadcast("room:1", "news", b"\xde\xad")
     phoenix.local_broadcast("room:1", "news", {"n": 2})
-    assert [listener.expect("news") for _ in range(3)] == [{"n": 1}, b"\xde\xad", {"n": 2}]
+    assert [listener.assert_push("news") for _ in range(3)] == [{"n": 1}, b"\xde\xad", {"n": 2}]
     assert speaker.call("shout", {"n": 1}).status == "ok"
-    assert [each.expect("shout") for each in (speaker, listener)] == [{"n": 1}] * 2
+    assert [each.assert_push("shout") for each in (speaker, listener)] == [{"n": 1}] * 2
     assert speaker.call("shout_from", {"n": 2}).status == "ok"
-    assert listener.expect("shout") == {"n": 2}
-    speaker.refute("shout")
-    elsewhere.refute("news")
+    assert listener.assert_push("shout") == {"n": 2}
+    speaker.refute_push("shout")
+    elsewhere.refute_push("news")
 
 
 # Functions that listen
@@ -302,7 +302,7 @@ def test_a_function_that_fails_or_blocks_delays_nobody(
     joined = enter().join("room:1")
     for number in range(2):
         phoenix.broadcast("room:1", "news", {"n": number})
-        assert joined.expect("news") == {"n": number}
+        assert joined.assert_push("news") == {"n": number}
     release.set()
     assert heard.get(timeout=DEADLINE) == {"n": 1}
     (record,) = caplog.records
@@ -327,7 +327,7 @@ def test_disconnect_and_count(app: Flask, phoenix: Phoenix, enter: Callable[...,
     assert phoenix.connection_count() == 4
     phoenix.disconnect("user:ada")
     phoenix.broadcast("room:1", "news", {"n": 1})
-    assert still_there.expect("news") == {"n": 1}
+    assert still_there.assert_push("news") == {"n": 1}
     assert [client.closed for client in ada] == [(1001, "disconnected")] * 2
     assert grace.closed is nobody.closed is None
     for _ in range(2):
@@ -377,7 +377,7 @@ def test_other_types_are_written_as_the_app_writes_them(
     room(phoenix)
     joined = stack.enter_context(Client(app)).join("room:1")
     phoenix.broadcast("room:1", "news", {"at": MOMENT})
-    assert joined.expect("news") == {"at": written}
+    assert joined.assert_push("news") == {"at": written}
     with pytest.raises(InvalidPayload):
         phoenix.broadcast("room:1", "news", {"at": object()})
 
@@ -396,7 +396,7 @@ def test_json_module(make_app: MakeApp, stack: ExitStack, kind: str) -> None:
     room(phoenix)
     joined = stack.enter_context(Client(app)).join("room:1", {"n": 1.5})
     assert joined.call("shout", {"text": "\u00e9"}).status == "ok"
-    assert joined.expect("shout") == {"text": "\u00e9"}
+    assert joined.assert_push("shout") == {"text": "\u00e9"}
     assert ({"text": "\u00e9"} in written) is (kind == "object")
 
 
@@ -427,17 +427,17 @@ def test_broadcasts_among_nodes(network: tuple[list[Phoenix], list[Client], list
     ends = [there.subscribe("room:1", heard.put), there.tap(heard.put)]
     here.broadcast("room:1", "shout", {"n": 1})
     here.broadcast("nobody hears it there", "shout", {"n": 2})
-    assert [each.expect("shout") for each in rooms] == [{"n": 1}] * 2
+    assert [each.assert_push("shout") for each in rooms] == [{"n": 1}] * 2
     assert [heard.get(timeout=DEADLINE) for _ in ends] == [Broadcast("room:1", "shout", {"n": 1})] * 2
     assert heard.empty()
     for end in ends:
         end()
     here.local_broadcast("room:1", "news", {"n": 3})
-    assert rooms[0].expect("news") == {"n": 3}
+    assert rooms[0].assert_push("news") == {"n": 3}
     assert rooms[1].call("shout_from", {"n": 4}).status == "ok"
-    assert rooms[0].expect("shout") == {"n": 4}
+    assert rooms[0].assert_push("shout") == {"n": 4}
     for event in ("shout", "news"):
-        rooms[1].refute(event)
+        rooms[1].refute_push(event)
     here.disconnect("ann")
     for client in clients:
         client.refute(lambda message: True)
@@ -485,7 +485,7 @@ def test_a_url_joins_the_nodes(
     monkeypatch.setenv("PHOENIX_PUBSUB_URL", "too late")
     rooms = [stack.enter_context(Client(app)).join("room:1") for app in apps]
     nodes[0].broadcast("room:1", "news", {"n": 1})
-    assert [each.expect("news") for each in rooms] == [{"n": 1}] * 2
+    assert [each.assert_push("news") for each in rooms] == [{"n": 1}] * 2
     assert directories(no_setting) == ["workers"]
 
 
@@ -519,8 +519,8 @@ def test_several_workers_are_joined_by_themselves(
     assert len(directories(no_setting)) == 2
     rooms = [stack.enter_context(Client(app)).join("room:1") for app in apps]
     assert rooms[0].call("shout_from", {"n": 1}).status == "ok"
-    assert rooms[1].expect("shout") == {"n": 1}
-    rooms[2].refute("shout")
+    assert rooms[1].assert_push("shout") == {"n": 1}
+    rooms[2].refute_push("shout")
     assert caplog.records == []
 
 
@@ -619,16 +619,16 @@ def test_presences_of_apps_are_apart(make_app: MakeApp, stack: ExitStack) -> Non
     clients = [stack.enter_context(Client(app, params={"user": user})) for app, user in zip(apps, "ab", strict=True)]
     rooms = [client.join("room:1") for client in clients]
     for app, joined, user in zip(apps, rooms, "ab", strict=True):
-        state = joined.expect("presence_state")
+        state = joined.assert_push("presence_state")
         assert {key: each["app"] for key, each in state.items()} == {user: app.name}
-        assert joined.expect("presence_diff") == {"joins": state, "leaves": {}}
+        assert joined.assert_push("presence_diff") == {"joins": state, "leaves": {}}
         with app.app_context():
             assert online.list("room:1") == state
     assert apps[0].test_client().get("/online").json == {"people": ["a"], "count": 1}
     with pytest.raises(PhoenixError, match=r"call it inside app\.app_context\(\)"):
         online.list("room:1")
     clients[0].close()
-    rooms[1].refute("presence_diff")
+    rooms[1].refute_push("presence_diff")
     with pytest.raises(PhoenixError, match="call init_app first"):
         Phoenix().presence().track("room:1", "ada")
 
@@ -666,5 +666,5 @@ def test_presences_of_nodes_are_one(make_app: MakeApp, stack: ExitStack, late: b
     for joined in [client.join("room:1") for client in clients]:
         names: set[str] = set()
         while names != {app.name for app in apps}:
-            names |= set(joined.expect("presence_diff")["joins"])
+            names |= set(joined.assert_push("presence_diff")["joins"])
     assert presences[0].list("room:1") == presences[1].list("room:1")

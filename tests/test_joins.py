@@ -11,8 +11,8 @@ import pytest
 from gevent.event import Event
 
 from flask_phoenix import Channel, NotJoined, NotPublished, Refused, on
-from flask_phoenix.runtime import connection
 from flask_phoenix.runtime.engine import Engine
+from flask_phoenix.testing import Clock
 from tests.support.clients import (
     CRASHED,
     JOIN_CRASHED,
@@ -343,23 +343,23 @@ def knock(site: Site, **acts: Callable[..., Any]) -> Client:
 
 
 @pytest.mark.parametrize("ends", [None, NotPublished("out of reach")], ids=["confirmed", "failed"])
-@pytest.mark.parametrize("left", [0.01, DEADLINE], ids=["too late", "in time"])
+@pytest.mark.parametrize("left", [0.5, 50.0], ids=["too late", "in time"])
 def test_waits_for_the_id_and_for_the_topic_share_one_limit(
     far: Engine,
     slow: SlowAdapter,
     caplog: pytest.LogCaptureFixture,
-    monkeypatch: pytest.MonkeyPatch,
+    phoenix_clock: Clock,
     left: float,
     ends: Exception | None,
 ) -> None:
-    slow.subscribe_timeout, times = 100.0, iter([0.0, 100.0 - left])
-    monkeypatch.setattr(connection, "monotonic", lambda: next(times, 100.0))
+    slow.subscribe_timeout = 100.0
     connecting = gevent.spawn(MemoryClient, far, serve(Room), name="ann")
-    turn()
+    phoenix_clock.advance(100.0 - left)
     slow.confirm()
     client = connecting.get(timeout=DEADLINE)
     client.say("1", "1", "room:1", "phx_join", {})
-    late = left < DEADLINE
+    phoenix_clock.advance(1)
+    late = left < 1
     if not late:
         turn()
         slow.confirm(ends)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,12 +12,14 @@ from flask import Flask, Response, abort, g, request, session
 from gevent.queue import Queue
 from werkzeug.exceptions import HTTPException
 
-from flask_phoenix import Channel, NotPublished, Phoenix, Refused, Reply, Socket, on
+from flask_phoenix import Channel, NotPublished, Phoenix, Refused, Reply, Socket, UnknownEvent, on
 from flask_phoenix.exceptions import PhoenixError
 from flask_phoenix.testing import Client, MemoryAdapter
 from tests.support.loop import turn
 
 phoenix = Phoenix()
+
+NO_METHOD = "Counter has no method for 'crash': write one under @on('crash'), or Counter.handle_in"
 
 
 @phoenix.socket("/shop/<shop_id>", connect_info=["session", "x_headers", "user_agent"], check_csrf=False)
@@ -161,7 +164,7 @@ def test_payloads_of_both_kinds(client: Client, payload: Any) -> None:
     assert joined.call("echo", payload) == Reply("ok", payload)
     for event in ("push", "say"):
         joined.push(event, payload)
-    assert (joined.expect("said"), joined.expect("pushed")) == (payload, payload)
+    assert (joined.assert_push("said"), joined.assert_push("pushed")) == (payload, payload)
 
 
 def test_calls(client: Client) -> None:
@@ -170,7 +173,7 @@ def test_calls(client: Client) -> None:
     assert joined.call("fail") == Reply("error", {"reason": "no"})
     assert client.reply(client.push("counter:9", "echo", {})) == Reply("error", {"reason": "unmatched topic"})
     joined.push("crash")
-    assert joined.expect("phx_error") == {"reason": "channel_crash"}
+    assert joined.assert_push("phx_error") == {"reason": "channel_crash"}
 
 
 def test_what_comes_in_between_is_kept(app: Flask, client: Client) -> None:
@@ -179,20 +182,20 @@ def test_what_comes_in_between_is_kept(app: Flask, client: Client) -> None:
         joined.push("push", {"n": number})
     with app.app_context():
         phoenix.broadcast("counter:1", "news", {"n": 1})
-    assert one.expect("news") == {"n": 1}
-    assert other.expect("pushed") == {"n": 2}
-    assert [one.expect("pushed")["n"] for _ in range(2)] == [1, 3]
-    one.refute("pushed")
+    assert one.assert_push("news") == {"n": 1}
+    assert other.assert_push("pushed") == {"n": 2}
+    assert [one.assert_push("pushed")["n"] for _ in range(2)] == [1, 3]
+    one.refute_push("pushed")
 
 
 def test_push_of_an_older_channel_is_not_the_newer_ones(client: Client) -> None:
     old = client.join("counter:1")
     old.push("push", {"n": 1})
     new = client.join("counter:1")
-    new.refute("pushed")
-    assert (old.expect("pushed"), old.expect("phx_close")) == ({"n": 1}, {})
+    new.refute_push("pushed")
+    assert (old.assert_push("pushed"), old.assert_push("phx_close")) == ({"n": 1}, {})
     assert new.leave() == Reply("ok", {})
-    assert new.expect("phx_close") == {}
+    assert new.assert_push("phx_close") == {}
 
 
 def test_ends(app: Flask) -> None:
@@ -211,24 +214,39 @@ def test_ends(app: Flask) -> None:
 def test_what_it_says(client: Client) -> None:
     joined = client.join("counter:1")
     joined.push("push", {"n": 1})
-    with pytest.raises(AssertionError, match=r"expected 'said' on 'counter:1' within 0\.001 s; what came: .*pushed"):
-        joined.expect("said", within=0.001)
-    with pytest.raises(AssertionError, match="expected a reply to 99 within"):
-        client.reply("99", within=0.001)
-    with pytest.raises(AssertionError, match="expected a message within"):
-        client.receive(lambda message: message.event == "other", within=0.001)
-    with pytest.raises(AssertionError, match=r"expected no 'pushed' on 'counter:1'; got .*'n': 1"):
-        joined.refute("pushed", within=0.001)
-    joined.push("push", {"n": 2})
-    with pytest.raises(AssertionError, match="expected no message; got"):
-        client.refute(lambda message: message.event == "pushed", within=0.001)
+    joined.push("crash")
+    with pytest.raises(AssertionError) as failed:
+        joined.assert_push("pushed", {"n": 2}, within=0)
+    lines = [re.sub(r"^ +[\d.]+ ", "0.000 ", line) for line in str(failed.value).splitlines()]
+    assert lines == [
+        "client: expected 'pushed' on 'counter:1' with {'n': 2}",
+        "  one came in which payload['n'] is 1, not 2",
+        "  What happened (s; * is what no assertion has taken):",
+        "0.000   client -> phx_join on counter:1 (ref 1): {}",
+        f"0.000   client <- reply to 1 on counter:1: ok {joined.response}",
+        "0.000   client -> push on counter:1 (ref 2): {'n': 1}",
+        "0.000 * client <- pushed on counter:1: {'n': 1}",
+        "0.000   client -> crash on counter:1 (ref 3): {}",
+        f"0.000   app !! {UnknownEvent(NO_METHOD)!r}",
+        "0.000 * client <- phx_error on counter:1 (ref 1): {'reason': 'channel_crash'}",
+    ]
+    with pytest.raises(AssertionError, match="client: expected a reply to 99, and it has not come"):
+        client.reply("99", within=0)
+    with pytest.raises(AssertionError, match="client: expected a message, and it has not come"):
+        client.receive(lambda message: message.event == "other", within=0)
+    with pytest.raises(AssertionError, match=r"expected no 'pushed' on 'counter:1'; got 'pushed': \{'n': 1\}"):
+        joined.refute_push("pushed")
+    joined.assert_push("phx_error")
+    client.join("counter:2").push("phx_leave")
+    with pytest.raises(AssertionError, match="expected no message; got 'phx_close'"):
+        client.refute(lambda message: message.event == "phx_close")
 
 
 def test_time_limit_of_the_tests_own_is_its_own(client: Client) -> None:
     joined = client.join("counter:1")
     limit = gevent.Timeout(0.001)
     with pytest.raises(gevent.Timeout) as expired, limit:
-        joined.expect("never")
+        joined.assert_push("never")
     assert expired.value is limit
 
 

@@ -6,11 +6,11 @@ import logging
 from collections import Counter
 from ipaddress import IPv6Address, ip_address
 from math import inf
-from time import monotonic
 from types import TracebackType
 
 import gevent
 
+from .. import clock
 from .settings import Settings
 
 log = logging.getLogger("flask_phoenix.handshake")
@@ -38,7 +38,7 @@ class Rate:
 
     def delay(self) -> float | None:
         """Take a turn; return the seconds until it comes. None: too many wait, and none was taken."""
-        now = monotonic()
+        now = clock.monotonic()
         turn = max(self._last, now - self._burst) + self._interval
         if turn - now > self._max_delay:
             return None
@@ -129,7 +129,7 @@ class Caps:
 
     def report(self, cap: str, what: str = "clients are refused") -> None:
         """Log that a cap is reached, and what that means, once in a while."""
-        now = monotonic()
+        now = clock.monotonic()
         if now - self._reported.get(cap, -inf) > REPORT_PERIOD:
             self._reported[cap] = now
             log.warning("%s: PHOENIX_%s is reached", what, cap.upper())

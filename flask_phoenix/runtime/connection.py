@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection
 from contextlib import AbstractContextManager
 from contextvars import Context
 from itertools import count
-from time import monotonic
 from typing import Any, NamedTuple
 
+from .. import clock
 from ..exceptions import InvalidPayload, Refused
 from ..protocol.messages import DISCONNECT, DISCONNECT_TOPIC, Broadcast, Frame, shown
 from ..protocol.serializers import Serializer
@@ -157,9 +157,9 @@ class Connection:
         self.open = True
         self.engine.connections.add(self.account.close)
         if self.id is not None and self._disconnect is not None:
-            began = monotonic()
+            began = clock.monotonic()
             self.engine.pubsub.subscribe(self.id, self._disconnect)
-            self._id_wait = ((now := monotonic()) - began, now)
+            self._id_wait = ((now := clock.monotonic()) - began, now)
             if not self.open:  # ended meanwhile
                 self.engine.pubsub.unsubscribe(self.id, self._disconnect)
         if self.socket.expires_at is not None:
@@ -181,7 +181,7 @@ class Connection:
         """
         spent, known = self._id_wait
         adapter = self.engine.node.adapter
-        if adapter is None or not spent or monotonic() - known > adapter.subscribe_timeout:
+        if adapter is None or not spent or clock.monotonic() - known > adapter.subscribe_timeout:
             return None
         return adapter.subscribe_timeout - spent
 

@@ -6,11 +6,11 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from time import monotonic
 from typing import Any
 
 import gevent
 
+from .. import clock
 from ..channel import ErrorHandlers
 from ..exceptions import InvalidOption
 from ..protocol.json import MAX_DEPTH, Json
@@ -296,6 +296,6 @@ class Engine:
 
 
 def _wait_while(condition: Callable[[], Any], seconds: float) -> None:
-    deadline = monotonic() + seconds
-    while monotonic() < deadline and condition():
+    deadline = clock.monotonic() + seconds
+    while clock.monotonic() < deadline and condition():
         gevent.sleep(QUIET_CHECK_PERIOD)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import time
 from typing import Any
 
 import gevent
 
+from .. import clock
 from ..socket import BaseSocket
 
 #: Registered by IANA as "Unauthorized". The clients of Phoenix come back from it, and ``connect`` decides anew.
@@ -38,7 +38,7 @@ class Expiry:
     def left(self) -> float:
         """Seconds up to the end; the author may have moved it."""
         expires_at = self._socket.expires_at
-        return float("inf") if expires_at is None else expires_at - time()
+        return float("inf") if expires_at is None else expires_at - clock.time()
 
     def start(self) -> None:
         """Begin, for the end that the socket has now."""

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from contextvars import Context
 from functools import partial
-from time import monotonic
 from typing import Any
 
 import gevent
 
+from .. import clock
 from ..exceptions import HistoryLost, InvalidOption, NotPublished, PhoenixError
 from ..protocol.json import Json
 from ..protocol.messages import Broadcast, Kept, shown
@@ -131,7 +131,7 @@ class Histories:
         if tail is not None and sender is not None:
             tail.names[name] = sender
         if archive is None:
-            position, new = self.store.append(sealed, history, monotonic(), name, key)
+            position, new = self.store.append(sealed, history, clock.monotonic(), name, key)
         else:
             position, new = archive.keep(sealed.topic, history, pack_entry(name, sealed, self._json), key)
         if new:
@@ -147,7 +147,7 @@ class Histories:
         :raises NotPublished: nothing keeps it.
         """
         if archive is None:
-            return self.store.append(sealed, history, monotonic(), "", key)[1]
+            return self.store.append(sealed, history, clock.monotonic(), "", key)[1]
         return archive.keep(sealed.topic, history, pack_entry("", sealed, self._json), key)[1]
 
     def noted(self, archive: Archive | None, topic: str, history: History) -> Iterator[Broadcast]:
@@ -192,7 +192,7 @@ class Histories:
     ) -> Stretch | None:
         """Return what a topic has kept since a position, or all that it keeps; None: some of it is lost."""
         if archive is None:
-            return self.store.read(topic, history, monotonic(), since)
+            return self.store.read(topic, history, clock.monotonic(), since)
         position, kept = archive.kept(topic, history, since)
         if kept is None:
             return None
@@ -232,7 +232,7 @@ class Histories:
         if recovery is not None and self._adapter is None:
             since = recovery.since
             stretch = None if since is None else self._read(None, topic, history, since)
-            position = self.store.position(topic, history, monotonic())
+            position = self.store.position(topic, history, clock.monotonic())
             recovery.take(None if stretch is None else stretch.kept(topic), position)
 
     def leave(self, topic: str, subscriber: Subscriber) -> None:
@@ -267,11 +267,11 @@ class Histories:
             if self._checker is None:
                 self._checker = Context().run(gevent.spawn, self._check, archive)
         tail.users.add(subscriber)
-        deadline = monotonic() + OPEN_TIMEOUT
+        deadline = clock.monotonic() + OPEN_TIMEOUT
         self._pubsub.hold(topic)
         if tail.position is None:
             tail.catch_up()
-            tail.known.wait(max(0.0, deadline - monotonic()))
+            tail.known.wait(max(0.0, deadline - clock.monotonic()))
         if recovery is not None:
             self._recover(archive, tail, history, recovery, deadline)
             tail.names[recovery.name] = subscriber
@@ -285,10 +285,10 @@ class Histories:
         """
         since = recovery.since
         if since is not None:
-            tail.reach(since, max(0.0, deadline - monotonic()))
+            tail.reach(since, max(0.0, deadline - clock.monotonic()))
         collected = tail.collect()
         try:
-            with gevent.Timeout(max(0.0, deadline - monotonic()), NotPublished("it does not answer in time")):
+            with gevent.Timeout(max(0.0, deadline - clock.monotonic()), NotPublished("it does not answer in time")):
                 stretch = None if since is None else self._read(archive, tail.topic, history, since)
         except PhoenixError as error:
             log.warning("the history of %s cannot be read: %s", shown(tail.topic), error)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
 import gevent
 
+from .. import clock
 from ..exceptions import Refused
 from ..protocol.json import Json
 from ..protocol.messages import INTERNAL, Broadcast, JsonText, Reply
@@ -57,13 +57,13 @@ def _outcome(
     histories: Histories, archive: Archive | None, json: Json, topic: str, claim: list[Any]
 ) -> tuple[str, Any]:
     """Wait for the outcome of a call; return whether it was answered, and how."""
-    deadline = monotonic() + WAIT
+    deadline = clock.monotonic() + WAIT
     while True:
         for entry in histories.noted(archive, f"{INTERNAL}once:{topic}", KEPT):
             if entry.event != CLAIMED:
                 *done, reply = json.loads(entry.payload)
                 if done == claim:
                     return entry.event, reply
-        if monotonic() > deadline:
+        if clock.monotonic() > deadline:
             raise Refused(reason="in doubt")
         gevent.sleep(LOOK)

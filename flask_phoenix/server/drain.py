@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from math import ceil, inf
-from time import monotonic
 
 import gevent
 
+from .. import clock
 from ..runtime.engine import Engine
 
 #: The close code for a server that goes down and comes back (RFC 6455's registry: service restart).
@@ -27,20 +27,20 @@ def drain(engine: Engine, limit: float = inf) -> None:
     :param limit: seconds in which it must be done.
     """
     engine.draining = True
-    end = monotonic() + limit
+    end = clock.monotonic() + limit
     _close_all(engine, min(engine.settings.drain_window, limit * WINDOW_SHARE))
-    end = min(end, monotonic() + GRACE)
-    engine.wait_until_quiet(end - monotonic())
-    engine.hand_over(end - monotonic())
+    end = min(end, clock.monotonic() + GRACE)
+    engine.wait_until_quiet(end - clock.monotonic())
+    engine.hand_over(end - clock.monotonic())
     engine.node.farewell()
 
 
 def _close_all(engine: Engine, window: float) -> None:
     """Close the connections over a while, so that they come back as a slope and not as a wall."""
     closes = list(engine.connections)
-    begin, spread, done = monotonic(), min(window, len(closes) / CLOSE_RATE), 0
+    begin, spread, done = clock.monotonic(), min(window, len(closes) / CLOSE_RATE), 0
     while done < len(closes):
-        share = (monotonic() - begin + BATCH_PERIOD) / (spread + BATCH_PERIOD)
+        share = (clock.monotonic() - begin + BATCH_PERIOD) / (spread + BATCH_PERIOD)
         due = ceil(len(closes) * min(1.0, share))
         for close in closes[done:due]:
             close(SERVICE_RESTART, "draining")

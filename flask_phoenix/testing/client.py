@@ -1,156 +1,276 @@
-"""A client of an app for its tests: it joins, pushes, and waits for what comes."""
+"""What a client can do in a test, and what can be said of what it got, whatever carries its frames."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
-from typing import Any
-
-import gevent
-from flask import Flask, abort, request
-from gevent.queue import Queue
+from typing import Any, TypeVar
 
 from ..exceptions import Refused
-from ..extension import State
-from ..protocol.messages import JOIN, LEAVE, REPLY, Message, Reply
-from .frames import write_client_frame
-from .in_memory import MemoryCarrier
+from ..protocol.messages import HEARTBEAT, JOIN, LEAVE, PHOENIX, REPLY, Broadcast, Message, Reply
+from .frames import Wire
+from .matching import ANYTHING, difference
+from .presence import Change, Follower, Presences
+from .settling import wait_for
+from .transcript import CLOSED, GOT, SENT, Entry, Transcript
 
-#: Seconds within which an expected message has to come.
-EXPECT_WITHIN = 2.0
-#: Seconds for which a refuted message is waited for.
-REFUTE_WITHIN = 0.05
+#: Real seconds within which what another thread does has to come. What follows in this one has come before that.
+WITHIN = 2.0
 
 
-class Client:
-    """One client of an app, through the app's real handshake, engine and serializer, without a network.
+Kind = TypeVar("Kind", bound="BaseClient")
 
-    ``before_request`` functions run; cookies and headers count. It speaks vsn 2.0.0, and needs a socket with channels.
 
-    :param path: where the socket is mounted, with its variables filled in: ``"/shop/7"``.
-    :param params: the client's parameters.
-    :param headers: of the handshake request, such as an Origin or a Cookie.
-    :raises Refused: the socket refuses.
-    :raises werkzeug.exceptions.HTTPException: the handshake refuses, for its origin or version.
+class BaseClient:
+    """A client that a test plays: it joins, pushes, and says what has to come.
+
+    What came is taken by the assertion that it fits, once, in whatever order; ``refute_*`` look at what was not taken.
+    Payloads are matched as :func:`.difference` says: of a dict the keys that are named.
+
+    :param name: by which failures name it.
     """
 
-    def __init__(
-        self, app: Flask, path: str = "/socket", params: dict[str, Any] | None = None, headers: Any = None
-    ) -> None:
-        self._arrived: Queue[Message] = Queue()
-        self._kept: list[Message] = []
+    def __init__(self, transcript: Transcript, name: str, wire: Wire, within: float = WITHIN) -> None:
+        self.transcript = transcript
+        self.name = name
+        self.within = within
+        #: The close code and the reason, once the server has closed the connection.
+        self.closed: tuple[int, str] | None = None
+        self._wire = wire
         self._refs = count(1)
-        self._carrier = MemoryCarrier(self._arrived.put_nowait)
-        state: State = app.extensions["phoenix"]
-        query = {"vsn": "2.0.0", **(params or {})}
-        with app.test_request_context(f"{path}/websocket", query_string=query, headers=headers):
-            answer = app.preprocess_request()
-            if answer is not None:
-                abort(app.make_response(answer))
-            endpoint = state.endpoint(request.endpoint)
-            self._connection = endpoint.accept(self._carrier, request.view_args or {})
-        self._connection.opened()
+        self._waiting: list[Entry] = []
+        self._since = len(transcript.broadcasts)
+        self._taken_broadcasts: set[int] = set()
+        self._followers: dict[str, Follower] = {}
 
-    @property
-    def closed(self) -> tuple[int, str] | None:
-        """The close code and the reason, once the server has closed the connection."""
-        return self._carrier.closed
-
-    def join(self, topic: str, payload: Any = None) -> Joined:
+    def join(self, topic: str, payload: Any = None, *, within: float | None = None) -> Joined:
         """Join a topic.
 
         :raises Refused: the channel refuses; the exception carries the response.
+        :raises AssertionError: no answer comes.
         """
-        ref = next(self._refs)
-        self._send(Message(str(ref), str(ref), topic, JOIN, {} if payload is None else payload))
-        reply = self.reply(str(ref))
-        if reply.status != "ok":
-            raise Refused(reply.response)
-        return Joined(self, topic, str(ref), reply.response)
+        ref = self.push(topic, JOIN, payload)
+        follower = self._followers[topic]
+        status, response = self.reply(ref, within)
+        if status != "ok":
+            raise Refused(response)
+        return Joined(self, topic, ref, response, follower)
 
-    def push(self, topic: str, event: str, payload: Any, join_ref: str | None = None) -> str:
+    #: The name of Phoenix's ``ChannelTest`` for it; the broadcasts of all topics can be asserted in any case.
+    subscribe_and_join = join
+
+    def push(self, topic: str, event: str, payload: Any = None, join_ref: str | None = None) -> str:
         """Send an event, with bytes as a binary frame; return its ref."""
         ref = str(next(self._refs))
-        self._send(Message(join_ref, ref, topic, event, payload))
+        if event == JOIN:
+            join_ref, self._followers[topic] = ref, Follower()
+        message = Message(join_ref, ref, topic, event, {} if payload is None else payload)
+        frame = self._wire.write(message)
+        if self.closed is not None:
+            raise AssertionError(self._failure(f"{event!r} cannot be sent: the connection was closed {self.closed}"))
+        self.transcript.note(self.name, SENT, message)
+        self._send(frame)
         return ref
 
-    def reply(self, ref: str, within: float = EXPECT_WITHIN) -> Reply:
+    def reply(self, ref: str, within: float | None = None) -> Reply:
         """Wait for the reply to a ref.
 
         :raises AssertionError: it does not come.
         """
-        message = self.receive(
-            lambda message: message.event == REPLY and message.ref == ref, f"a reply to {ref}", within
-        )
+        message = self.receive(_answers(ref), f"a reply to {ref}", within)
         return Reply(message.payload["status"], message.payload["response"])
 
-    def receive(
-        self, fits: Callable[[Message], bool], what: str = "a message", within: float = EXPECT_WITHIN
-    ) -> Message:
+    def assert_reply(
+        self,
+        ref: str,
+        status: str = "ok",
+        response: Any = ANYTHING,
+        *,
+        exact: bool = False,
+        within: float | None = None,
+    ) -> Any:
+        """See that a message is answered so; return the response.
+
+        :raises AssertionError: it is answered otherwise, or not at all.
+        """
+        reply = self.reply(ref, within)
+        wrong = difference(response, reply.response, exact, "response")
+        if reply.status != status:
+            wrong = f"it is {reply.status!r}: {reply.response!r}"
+        if wrong is not None:
+            raise AssertionError(self._failure(f"expected the reply to {ref} to be {status!r}, {response!r}; {wrong}"))
+        return reply.response
+
+    def refute_reply(self, ref: str, status: str | None = None, response: Any = ANYTHING, *, within: float = 0) -> None:
+        """See that a message is not answered, or not so.
+
+        :raises AssertionError: it is.
+        """
+        answers = _answers(ref)
+
+        def fits(message: Message) -> bool:
+            return (
+                answers(message)
+                and status in (None, message.payload["status"])
+                and difference(response, message.payload["response"]) is None
+            )
+
+        self.refute(fits, f"reply to {ref}", within)
+
+    def assert_broadcast(
+        self, topic: str, event: str, payload: Any = ANYTHING, *, exact: bool = False, within: float | None = None
+    ) -> Any:
+        """See that an event was broadcast on a topic since this client connected, whoever got it; return its payload.
+
+        Each client may assert it once.
+
+        :raises AssertionError: it was not.
+        """
+        found = self._wait(lambda: self._take_broadcast(topic, event, payload, exact), within)
+        if found is None:
+            others = [each for _, each in self._broadcasts(topic, event)]
+            raise AssertionError(
+                self._failure(
+                    f"expected {event!r} to be broadcast on {topic!r} with {payload!r}", others, payload, exact
+                )
+            )
+        return found.payload
+
+    def refute_broadcast(self, topic: str, event: str, payload: Any = ANYTHING, *, within: float = 0) -> None:
+        """See that an event was not broadcast on a topic since this client connected.
+
+        :raises AssertionError: it was.
+        """
+        if self._wait(lambda: self._take_broadcast(topic, event, payload, False), within):
+            raise AssertionError(self._failure(f"expected {event!r} not to be broadcast on {topic!r}, and it was"))
+
+    def receive(self, fits: Callable[[Message], bool], what: str = "a message", within: float | None = None) -> Message:
         """Wait for the first message that fits; the others are kept for later.
 
         :raises AssertionError: none comes.
         """
-        message = self._take(fits, within)
+        message = self.take(fits, within)
         if message is None:
-            raise AssertionError(f"expected {what} within {within} s; what came: {self._kept}")
+            raise AssertionError(self._failure(f"expected {what}, and it has not come"))
         return message
 
-    def refute(self, fits: Callable[[Message], bool], what: str = "message", within: float = REFUTE_WITHIN) -> None:
+    def refute(self, fits: Callable[[Message], bool], what: str = "message", within: float = 0) -> None:
         """See that no message comes that fits.
 
         :raises AssertionError: one does.
         """
-        message = self._take(fits, within)
+        message = self.take(fits, within)
         if message is not None:
-            raise AssertionError(f"expected no {what}; got {message}")
+            raise AssertionError(self._failure(f"expected no {what}; got {message.event!r}: {message.payload!r}"))
+
+    def assert_closed(self, code: int | None = None, reason: str | None = None, *, within: float | None = None) -> None:
+        """See that the server has closed the connection.
+
+        :raises AssertionError: it has not, or otherwise.
+        """
+        expected = "to be closed" + "".join(f" {said!r}" for said in (code, reason) if said is not None)
+        if not self._wait(lambda: self.closed, within):
+            raise AssertionError(self._failure(f"expected the connection {expected}; it is open"))
+        assert self.closed is not None
+        if code not in (None, self.closed[0]) or reason not in (None, self.closed[1]):
+            raise AssertionError(self._failure(f"expected the connection {expected}; it was, with {self.closed}"))
+
+    def channel(self, topic: str) -> Any:
+        """Return the author's channel that this client has joined, if it runs in this process."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Go away, as when a page is closed."""
-        self._connection.closed("closed")
+        raise NotImplementedError
 
-    def __enter__(self) -> Client:
+    def take(self, fits: Callable[[Message], bool], within: float | None = None) -> Message | None:
+        """Return the first message that fits, once it has come; None: it does not."""
+        message: Message | None = self._wait(lambda: self._take(fits), within)
+        return message
+
+    def messages(self, topic: str, event: str) -> list[Message]:
+        """Return the messages of an event that no assertion has taken."""
+        waiting: list[Message] = [entry.what for entry in self._waiting]
+        return [message for message in waiting if (message.topic, message.event) == (topic, event)]
+
+    def __enter__(self: Kind) -> Kind:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _send(self, message: Message) -> None:
-        self._connection.receive(write_client_frame(message))
+    def _send(self, frame: Any) -> None:
+        raise NotImplementedError
 
-    def _take(self, fits: Callable[[Message], bool], within: float) -> Message | None:
-        for message in self._kept:
-            if fits(message):
-                self._kept.remove(message)
+    def _wait(self, find: Callable[[], Any], within: float | None) -> Any:
+        """Return what is found, once there is something; see :data:`WITHIN`."""
+        found: list[Any] = []
+
+        def look() -> bool:
+            found.append(find())
+            return bool(found[-1])
+
+        return found[-1] if wait_for(look, self.within if within is None else within) else None
+
+    def _arrive(self, message: Message) -> None:
+        """Take what the server sends."""
+        if message.topic == PHOENIX:
+            return  # the answer to a heartbeat
+        if message.topic in self._followers:
+            self._followers[message.topic].hear(message.event, message.payload)
+        self._waiting.append(self.transcript.note(self.name, GOT, message))
+
+    def _take(self, fits: Callable[[Message], bool]) -> Message | None:
+        for index, entry in enumerate(self._waiting):
+            if fits(entry.what):
+                entry.taken = True
+                del self._waiting[index]
+                message: Message = entry.what
                 return message
-        timeout = gevent.Timeout.start_new(within)
-        try:
-            while not fits(message := self._arrived.get()):
-                self._kept.append(message)
-            return message
-        except gevent.Timeout as expired:
-            if expired is not timeout:
-                raise
-            return None
-        finally:
-            timeout.close()
+        return None
+
+    def _end(self, code: int, reason: str) -> None:
+        self.closed = code, reason
+        self.transcript.note(self.name, CLOSED, f"closed by the server: {code} {reason}")
+
+    def _broadcasts(self, topic: str, event: str) -> list[tuple[int, Broadcast]]:
+        entries = enumerate(self.transcript.broadcasts[self._since :])
+        return [
+            (index, entry.what)
+            for index, entry in entries
+            if index not in self._taken_broadcasts and entry.what[:2] == (topic, event)
+        ]
+
+    def _take_broadcast(self, topic: str, event: str, payload: Any, exact: bool) -> Broadcast | None:
+        for index, broadcast in self._broadcasts(topic, event):
+            if difference(payload, broadcast.payload, exact) is None:
+                self._taken_broadcasts.add(index)
+                self.transcript.broadcasts[self._since + index].taken = True
+                return broadcast
+        return None
+
+    def _failure(self, what: str, others: list[Any] | None = None, payload: Any = ANYTHING, exact: bool = False) -> str:
+        """Write what a test is told: what it is about, how near other payloads of the event came, what happened."""
+        near = [f"  one came in which {difference(payload, other.payload, exact)}" for other in others or []]
+        return "\n".join([f"{self.name}: {what}", *near, str(self.transcript)])
 
 
 class Joined:
-    """A topic that a :class:`Client` has joined."""
+    """A topic that a client has joined."""
 
-    def __init__(self, client: Client, topic: str, join_ref: str, response: Any) -> None:
+    def __init__(self, client: BaseClient, topic: str, join_ref: str, response: Any, follower: Follower) -> None:
         self.client = client
         self.topic = topic
         self.join_ref = join_ref
         #: The response of the join's reply.
         self.response = response
+        self._follower = follower
 
     def push(self, event: str, payload: Any = None) -> str:
-        """Send an event; return its ref, for :meth:`Client.reply`."""
-        return self.client.push(self.topic, event, {} if payload is None else payload, self.join_ref)
+        """Send an event; return its ref, for :meth:`assert_reply`."""
+        return self.client.push(self.topic, event, payload, self.join_ref)
 
-    def call(self, event: str, payload: Any = None, within: float = EXPECT_WITHIN) -> Reply:
+    def call(self, event: str, payload: Any = None, *, within: float | None = None) -> Reply:
         """Send an event and wait for the reply.
 
         :raises AssertionError: it does not come.
@@ -161,21 +281,122 @@ class Joined:
         """Leave the topic."""
         return self.call(LEAVE)
 
-    def expect(self, event: str, within: float = EXPECT_WITHIN) -> Any:
-        """Wait for an event, pushed or broadcast; return its payload.
+    def assert_reply(
+        self,
+        ref: str,
+        status: str = "ok",
+        response: Any = ANYTHING,
+        *,
+        exact: bool = False,
+        within: float | None = None,
+    ) -> Any:
+        """See that a message is answered so; return the response. As :meth:`BaseClient.assert_reply`."""
+        return self.client.assert_reply(ref, status, response, exact=exact, within=within)
 
-        :raises AssertionError: it does not come.
+    def refute_reply(self, ref: str, status: str | None = None, response: Any = ANYTHING, *, within: float = 0) -> None:
+        """See that a message is not answered, or not so."""
+        self.client.refute_reply(ref, status, response, within=within)
+
+    def assert_push(
+        self, event: str, payload: Any = ANYTHING, *, exact: bool = False, within: float | None = None
+    ) -> Any:
+        """See that this client gets an event here, pushed or broadcast; return its payload.
+
+        :raises AssertionError: it does not.
         """
-        return self.client.receive(self._fits(event), f"{event!r} on {self.topic!r}", within).payload
+        client, here = self.client, self._fits(event)
+        message = client.take(lambda each: here(each) and difference(payload, each.payload, exact) is None, within)
+        if message is None:
+            others = client.messages(self.topic, event)
+            raise AssertionError(
+                client._failure(f"expected {event!r} on {self.topic!r} with {payload!r}", others, payload, exact)
+            )
+        return message.payload
 
-    def refute(self, event: str, within: float = REFUTE_WITHIN) -> None:
-        """See that an event does not come.
+    def refute_push(self, event: str, payload: Any = ANYTHING, *, within: float = 0) -> None:
+        """See that this client does not get an event here, neither pushed nor broadcast.
 
         :raises AssertionError: it does.
         """
-        self.client.refute(self._fits(event), f"{event!r} on {self.topic!r}", within)
+        here = self._fits(event)
+        self.client.refute(
+            lambda each: here(each) and difference(payload, each.payload) is None,
+            f"{event!r} on {self.topic!r}",
+            within,
+        )
+
+    def assert_broadcast(
+        self, event: str, payload: Any = ANYTHING, *, exact: bool = False, within: float | None = None
+    ) -> Any:
+        """See that an event was broadcast on this topic, whoever got it. As :meth:`BaseClient.assert_broadcast`."""
+        return self.client.assert_broadcast(self.topic, event, payload, exact=exact, within=within)
+
+    def refute_broadcast(self, event: str, payload: Any = ANYTHING, *, within: float = 0) -> None:
+        """See that an event was not broadcast on this topic since the client connected."""
+        self.client.refute_broadcast(self.topic, event, payload, within=within)
+
+    @property
+    def channel(self) -> Any:
+        """The author's channel, in the server: its ``assigns``, its ``send``."""
+        return self.client.channel(self.topic)
+
+    @property
+    def presences(self) -> Presences:
+        """Who is present here, as this client knows: each key with its metas."""
+        wait_for(lambda: True, 0)
+        return self._follower.presences
+
+    def assert_presence_join(self, key: str, meta: Any = ANYTHING, *, within: float | None = None) -> list[Any]:
+        """See that this client is told that a key, with this meta, has come; return the metas that did.
+
+        :raises AssertionError: it is not.
+        """
+        return self._assert_change(self._follower.joins, "come", key, meta, within)
+
+    def assert_presence_leave(self, key: str, meta: Any = ANYTHING, *, within: float | None = None) -> list[Any]:
+        """See that this client is told that a key, with this meta, has gone; return the metas that did.
+
+        :raises AssertionError: it is not.
+        """
+        return self._assert_change(self._follower.leaves, "gone", key, meta, within)
+
+    def refute_presence_join(self, key: str, meta: Any = ANYTHING, *, within: float = 0) -> None:
+        """See that this client is not told that a key has come."""
+        self._refute_change(self._follower.joins, "come", key, meta, within)
+
+    def refute_presence_leave(self, key: str, meta: Any = ANYTHING, *, within: float = 0) -> None:
+        """See that this client is not told that a key has gone."""
+        self._refute_change(self._follower.leaves, "gone", key, meta, within)
+
+    def _assert_change(self, changes: list[Change], verb: str, key: str, meta: Any, within: float | None) -> list[Any]:
+        change: Change | None = self.client._wait(lambda: _take_change(changes, key, meta), within)
+        if change is None:
+            raise AssertionError(
+                self.client._failure(f"expected {key!r} to have {verb} to {self.topic!r} with {meta!r}")
+            )
+        return change.metas
+
+    def _refute_change(self, changes: list[Change], verb: str, key: str, meta: Any, within: float) -> None:
+        if self.client._wait(lambda: _take_change(changes, key, meta), within):
+            raise AssertionError(self.client._failure(f"expected {key!r} not to have {verb} to {self.topic!r}"))
 
     def _fits(self, event: str) -> Callable[[Message], bool]:
         # What the JavaScript client checks: a frame with another join_ref belongs to a channel that is gone.
         refs = (None, self.join_ref)
         return lambda message: message.event == event and message.topic == self.topic and message.join_ref in refs
+
+
+def heartbeat() -> Message:
+    """Return a client's sign of life."""
+    return Message(None, HEARTBEAT, PHOENIX, HEARTBEAT, {})
+
+
+def _answers(ref: str) -> Callable[[Message], bool]:
+    return lambda message: message.event == REPLY and message.ref == ref
+
+
+def _take_change(changes: list[Change], key: str, meta: Any) -> Change | None:
+    for index, change in enumerate(changes):
+        if change.key == key and any(difference(meta, each) is None for each in change.metas):
+            return changes.pop(index)
+    return None

@@ -1,10 +1,12 @@
-"""Frames of vsn 2.0.0 as a client writes and reads them."""
+"""Frames as a client writes and reads them, of both versions of the wire."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
+from ..exceptions import InvalidPayload
 from ..protocol.messages import REPLY, Frame, Message
 
 #: The header fields of a server's binary frames, by the first byte.
@@ -32,3 +34,32 @@ def read_server_frame(frame: Frame) -> Message:
     if "status" in fields:
         payload = {"status": fields["status"], "response": payload}
     return Message(fields.get("join_ref"), fields.get("ref"), fields["topic"], fields.get("event", REPLY), payload)
+
+
+def write_old_client_frame(message: Message) -> str:
+    """Write a message as a client of vsn 1.0.0 does.
+
+    :raises InvalidPayload: it is bytes, for which that version has no frame.
+    """
+    if isinstance(message.payload, bytes):
+        raise InvalidPayload("a client of vsn 1.0.0 cannot send bytes: let it connect with vsn='2.0.0'")
+    return json.dumps(message._asdict())
+
+
+def read_old_server_frame(frame: Frame) -> Message:
+    """Read a frame as a client of vsn 1.0.0 does: it is told no join_ref."""
+    return Message(join_ref=None, **json.loads(frame))
+
+
+class Wire(NamedTuple):
+    """How a client writes and reads."""
+
+    write: Callable[[Message], Frame]
+    read: Callable[[Frame], Message]
+
+
+#: By the version that a client asks for.
+WIRES = {
+    "1.0.0": Wire(write_old_client_frame, read_old_server_frame),
+    "2.0.0": Wire(write_client_frame, read_server_frame),
+}

@@ -6,20 +6,19 @@ import logging
 import os
 import secrets
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
 import gevent
 
+from .. import clock
 from ..exceptions import NotPublished, PhoenixError
-from ..protocol.messages import Broadcast, Message
+from ..protocol.messages import Broadcast, Frame, Message
 from ..pubsub.adapter import RUNS_ALREADY, WRONG_THREAD, Adapter, Archive, Publisher
 from ..pubsub.envelope import pack_kept
 from ..pubsub.failures import log_failure
 from ..pubsub.history import History, MemoryStore, Position
 from ..pubsub.hub import thread_id
 from ..runtime.connection import Carrier
-from .frames import read_server_frame
 
 log = logging.getLogger("flask_phoenix.pubsub")
 
@@ -31,20 +30,23 @@ class MemoryCarrier(Carrier):
     """Carries frames to a client in the same process.
 
     :param write: takes each message that the client receives.
+    :param read: reads the frames.
+    :param end: is given the close code and the reason when the server closes the connection.
     """
 
     transport = "websocket"
     stream = False
-    to_wire = staticmethod(read_server_frame)
 
-    def __init__(self, write: Callable[[Message], None]) -> None:
+    def __init__(
+        self, write: Callable[[Message], None], read: Callable[[Frame], Message], end: Callable[[int, str], None]
+    ) -> None:
         self.write = write
-        #: The close code and the reason, once the server has closed the connection.
-        self.closed: tuple[int, str] | None = None
+        self.to_wire = read
+        self._end = end
 
     def close(self, code: int, reason: str) -> None:
-        """Remember how the server closed the connection."""
-        self.closed = code, reason
+        """Tell the client how the server closes the connection."""
+        self._end(code, reason)
 
 
 class MemoryArchive(Archive):
@@ -58,7 +60,7 @@ class MemoryArchive(Archive):
 
         :raises NotPublished: nobody is there.
         """
-        position, new = self._shared.append(Broadcast(topic, "", entry), history, monotonic(), key=key)
+        position, new = self._shared.append(Broadcast(topic, "", entry), history, clock.monotonic(), key=key)
         if new:
             self.publish(topic, pack_kept(position, entry))
         return position, new
@@ -67,12 +69,12 @@ class MemoryArchive(Archive):
         self, topic: str, history: History, since: Position | None
     ) -> tuple[Position, list[tuple[int, bytes]] | None]:
         """Return where a topic is, and the entries after a position, or all."""
-        position, stretch = self.position(topic, history), self._shared.read(topic, history, monotonic(), since)
+        position, stretch = self.position(topic, history), self._shared.read(topic, history, clock.monotonic(), since)
         return position, stretch and [(entry.offset, entry.broadcast.payload) for entry in stretch.entries]
 
     def position(self, topic: str, history: History) -> Position:
         """Return where a topic is."""
-        return self._shared.position(topic, history, monotonic())
+        return self._shared.position(topic, history, clock.monotonic())
 
     def publish(self, topic: str, data: bytes) -> None:
         """Hand data on."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from time import monotonic
 from typing import Any
 
 import gevent
 
+from .. import clock
 from ..exceptions import PhoenixError
 from ..protocol.messages import INTERNAL, Broadcast, shown
 from ..pubsub.failures import log_failure
@@ -81,7 +81,7 @@ class Replica(Service):
             else:  # it was stopped meanwhile
                 self._unsubscribe(node, subscriber)
         if self._subscriber is subscriber:
-            self._greeted_at = self._last_heartbeat = self._awake_since = monotonic()
+            self._greeted_at = self._last_heartbeat = self._awake_since = clock.monotonic()
             self._heartbeat_timer = gevent.get_hub().loop.timer(self._heartbeat_period, self._heartbeat_period)
             self._heartbeat_timer.start(self._guard, self._heartbeat)
             self._send(self.tracker.hello())
@@ -95,7 +95,7 @@ class Replica(Service):
         """
         if self._heartbeat_timer is None or gevent.getcurrent() is gevent.get_hub():
             return
-        left = self._greeted_at + SETTLE_TIMEOUT - (now := monotonic())
+        left = self._greeted_at + SETTLE_TIMEOUT - (now := clock.monotonic())
         if left <= 0 and self._is_late(now):
             self._greeted_at, left = now, SETTLE_TIMEOUT
             self._send(self.tracker.hello())
@@ -121,7 +121,7 @@ class Replica(Service):
 
     def gone(self, node: str) -> None:
         """Remove the entries of a node that is known to have ended."""
-        self.tell(self.tracker.gone(node, monotonic()))
+        self.tell(self.tracker.gone(node, clock.monotonic()))
         self._expire_later()
 
     def hands_over(self) -> bool:
@@ -141,7 +141,7 @@ class Replica(Service):
 
     def depart(self, refs: Iterable[str]) -> None:
         """Let entries of this node go, with their grace."""
-        now = monotonic()
+        now = clock.monotonic()
         for ref in refs:
             self.changed(self.tracker.depart(ref, now))
         self._expire_later()
@@ -149,13 +149,13 @@ class Replica(Service):
     def _expire_later(self) -> None:
         due = self.tracker.next_expiry
         if due is not None and self._expiry_timer is None:
-            self._expiry_timer = gevent.get_hub().loop.timer(max(GATHER_PERIOD, due - monotonic()))
+            self._expiry_timer = gevent.get_hub().loop.timer(max(GATHER_PERIOD, due - clock.monotonic()))
             self._expiry_timer.start(self._guard, self._expire)
 
     def _expire(self) -> None:
         self._expiry_timer.close()
         self._expiry_timer = None
-        self.changed(self.tracker.expire(monotonic()))
+        self.changed(self.tracker.expire(clock.monotonic()))
         self._expire_later()
 
     def _guard(self, callback: Callable[[], None]) -> None:
@@ -180,7 +180,7 @@ class Replica(Service):
         A process that did not run for a while has received nothing meanwhile; that says nothing about the other nodes,
         which are given all the time that a silent one has.
         """
-        now = monotonic()
+        now = clock.monotonic()
         if self._is_late(now):
             self._awake_since = now
         self._last_heartbeat = now
@@ -193,7 +193,7 @@ class Replica(Service):
 
     def _receive(self, broadcast: Broadcast) -> None:
         try:
-            diffs, answers = self.tracker.receive(self.engine.pubsub.read(broadcast).payload, monotonic())
+            diffs, answers = self.tracker.receive(self.engine.pubsub.read(broadcast).payload, clock.monotonic())
         except PhoenixError as error:
             log.error("gossip on %s is ignored: %s", shown(broadcast.topic), error)
             return

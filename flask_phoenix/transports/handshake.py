@@ -8,12 +8,12 @@ import logging
 import re
 import secrets
 from collections.abc import Callable
-from time import time
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import unquote_to_bytes
 
 from flask import Response, abort, request, session
 
+from .. import clock
 from ..exceptions import InvalidReturn, Refused
 from ..protocol.messages import shown
 from ..protocol.serializers import Serializer, choose_serializer
@@ -149,7 +149,7 @@ def admit(
         )
     if socket.expires_at is not None:
         check_expires_at(socket.expires_at, f"{mount.socket.__name__}.connect")
-        if socket.expires_at <= time():
+        if socket.expires_at <= clock.time():
             raise Refused("token expired")
     return Admission(socket, identify(socket), serializer)
 

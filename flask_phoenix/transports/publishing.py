@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hmac
-import time
 from collections.abc import Callable
 from typing import Any
 
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
+from .. import clock
 from ..exceptions import InvalidMessage, InvalidOption, InvalidPayload, NotPublished
 from ..protocol.json import Json
 from .endpoint import NAME
@@ -70,7 +70,7 @@ class Publishing:
     def _is_signed(self, body: bytes) -> bool:
         fields = dict(part.partition("=")[::2] for part in request.headers.get(SIGNATURE, "").split(","))
         at = fields.get("t", "")
-        if not (at.isascii() and at.isdigit() and len(at) < 12) or abs(time.time() - int(at)) > TOLERANCE:
+        if not (at.isascii() and at.isdigit() and len(at) < 12) or abs(clock.time() - int(at)) > TOLERANCE:
             return False
         expected = hmac.digest(self._secret, at.encode() + b"." + body, "sha256").hex()
         return hmac.compare_digest(expected.encode(), fields.get("v1", "").encode())

@@ -133,4 +133,4 @@ def test_a_message() -> None:
     with create_app().app_context(), Client(create_app(), "/socket", {"token": "ada"}) as client:
         room = client.join("room:lobby")
         assert room.call("new_msg", {"body": "Hello"}) == flask_phoenix.Reply("ok", {"saved": True})
-        room.expect("new_msg")
+        room.assert_push("new_msg")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from time import monotonic
 
 import gevent
 from gevent.event import Event
 
+from ... import clock
 from ...exceptions import InvalidPayload
 from ...protocol.messages import Frame
 from ...runtime.connection import Carrier, Connection
@@ -47,7 +47,7 @@ class LongPollCarrier(Carrier):
         self._poll: Event | None = None
         #: All polls that wait, also those whose place another has taken.
         self._waiting: set[Event] = set()
-        self._polled = self._checked = monotonic()
+        self._polled = self._checked = clock.monotonic()
         self._timer = gevent.get_hub().loop.timer(window * ABSENT_WINDOWS, window * ABSENT_WINDOWS)
         self.to_wire = text_only
         self.write = self._keep
@@ -63,7 +63,7 @@ class LongPollCarrier(Carrier):
 
         One poll is remembered: a newer one takes the older one's place, which then runs into its window.
         """
-        self._polled = monotonic()
+        self._polled = clock.monotonic()
         poll = self._poll = Event()
         self._waiting.add(poll)
         remembered = False
@@ -110,9 +110,9 @@ class LongPollCarrier(Carrier):
 
     def _linger(self, poll: Event) -> None:
         """Let the rest of a burst come: one answer carries many frames as cheaply as the first."""
-        connection, latest = self.connection, monotonic() + BURST
+        connection, latest = self.connection, clock.monotonic() + BURST
         while connection.open and connection.engine.hub.owes(connection, connection.topics):
-            if self._poll is not poll or self._size >= self._limit or monotonic() > latest:
+            if self._poll is not poll or self._size >= self._limit or clock.monotonic() > latest:
                 return
             gevent.sleep(0)
 
@@ -121,7 +121,7 @@ class LongPollCarrier(Carrier):
             self._poll.set()
 
     def _check(self) -> None:
-        absent, now = self.window * ABSENT_WINDOWS, monotonic()
+        absent, now = self.window * ABSENT_WINDOWS, clock.monotonic()
         if now - self._checked > absent + LATE:  # the process stood still, and has not read what came meanwhile
             self._polled = now
         self._checked = now

@@ -6,12 +6,12 @@ import logging
 import secrets
 from collections.abc import Callable, Hashable
 from contextlib import suppress
-from time import monotonic
 from typing import Any
 
 from gevent.event import Event
 from itsdangerous import BadData, URLSafeTimedSerializer
 
+from ... import clock
 from ...exceptions import PhoenixError, Unsupported
 from ...runtime.engine import Engine
 from ..options import Options
@@ -66,7 +66,7 @@ class Sessions:
         carrier = LongPollCarrier(options.window, options.outbox_limit, end)
         session = LocalSession(carrier, options.max_frame_size, lambda: self.unused.discard(client, id))
         self._local[id] = session
-        self._tokens[token] = session, self._keys()[-1], monotonic() + options.token_max_age
+        self._tokens[token] = session, self._keys()[-1], clock.monotonic() + options.token_max_age
         if self._engine.node.adapter is not None:
             requests = self._requests[id] = RequestsOfOthers(self._engine, id, session)
             requests.open()
@@ -84,7 +84,7 @@ class Sessions:
         """
         if token in self._tokens:
             session, key, until = self._tokens[token]
-            return session if key in self._keys() and monotonic() < until else None
+            return session if key in self._keys() and clock.monotonic() < until else None
         try:
             node, id = self._signer().loads(token, max_age=self._options.token_max_age)
         except (BadData, ValueError):
@@ -155,8 +155,8 @@ class UnusedSessions:
         freed = Event()
         waiting = self._waiting.setdefault(client, set())
         waiting.add(freed)
-        deadline = monotonic() + UNUSED_DELAY
-        while self.are_many(client) and (left := deadline - monotonic()) > 0:
+        deadline = clock.monotonic() + UNUSED_DELAY
+        while self.are_many(client) and (left := deadline - clock.monotonic()) > 0:
             freed.clear()
             freed.wait(left)
         waiting.discard(freed)

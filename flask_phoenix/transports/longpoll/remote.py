@@ -6,12 +6,12 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from time import monotonic
 from typing import Any
 
 import gevent
 from gevent.queue import Empty, Queue
 
+from ... import clock
 from ...exceptions import NotPublished
 from ...protocol.messages import INTERNAL, Broadcast
 from ...pubsub.local import Subscriber
@@ -126,8 +126,8 @@ class RemoteSession(Session):
             forget = self._engine.node.adapter.when_restored(lambda: replies.put(REPEAT))
             try:
                 self._engine.broadcast(request)
-                acked, deadline = False, monotonic() + options.pubsub_timeout
-                while (left := deadline - monotonic()) > 0:
+                acked, deadline = False, clock.monotonic() + options.pubsub_timeout
+                while (left := deadline - clock.monotonic()) > 0:
                     with suppress(Empty):
                         reply = replies.get(timeout=left if acked else min(left, REPEAT_AFTER))
                         if reply is None:
@@ -136,7 +136,7 @@ class RemoteSession(Session):
                             return dict(reply.payload)
                         if reply.event == ACK:
                             if not acked:
-                                acked, deadline = True, monotonic() + options.window + options.pubsub_timeout
+                                acked, deadline = True, clock.monotonic() + options.window + options.pubsub_timeout
                             continue
                     self._engine.broadcast(request)
             finally:

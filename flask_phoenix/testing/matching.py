@@ -1,0 +1,63 @@
+"""Comparing a payload with what a test expects of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+class Anything:
+    """Stands for a payload of which nothing is expected."""
+
+    def __repr__(self) -> str:
+        return "any payload"
+
+
+#: Any payload.
+ANYTHING = Anything()
+
+
+def matches(expected: Any, actual: Any, exact: bool = False) -> bool:
+    """Tell whether a value is what was expected: see :func:`difference`."""
+    return difference(expected, actual, exact) is None
+
+
+def difference(expected: Any, actual: Any, exact: bool = False, where: str = "payload") -> str | None:
+    """Say what is wrong with a value first; None: nothing.
+
+    A dict is expected to have these keys, and may have others; a list to have these items, and no others; a class to be
+    the value's; a function to return something true for it; anything else to be equal.
+
+    :param exact: expect a dict to have no other keys.
+    """
+    if expected is ANYTHING:
+        return None
+    if isinstance(expected, dict) and isinstance(actual, dict):
+        return _difference_of_dicts(expected, actual, exact, where)
+    if isinstance(expected, list) and isinstance(actual, list):
+        if len(expected) != len(actual):
+            return f"{where} has {len(actual)} items, not {len(expected)}"
+        pairs = enumerate(zip(expected, actual, strict=True))
+        return _first(difference(*pair, exact, f"{where}[{index}]") for index, pair in pairs)
+    if isinstance(expected, type):
+        return None if isinstance(actual, expected) else f"{where} is {actual!r}, no {expected.__name__}"
+    if isinstance(expected, Callable):  # type: ignore[arg-type]
+        return None if expected(actual) else f"{where} is {actual!r}, which {_name(expected)} does not take"
+    return None if expected == actual else f"{where} is {actual!r}, not {expected!r}"
+
+
+def _difference_of_dicts(expected: dict[Any, Any], actual: dict[Any, Any], exact: bool, where: str) -> str | None:
+    for key in expected:
+        if key not in actual:
+            return f"{where} has no {key!r}"
+    if exact and (more := [key for key in actual if key not in expected]):
+        return f"{where} has {more[0]!r}, too"
+    return _first(difference(value, actual[key], exact, f"{where}[{key!r}]") for key, value in expected.items())
+
+
+def _first(differences: Any) -> str | None:
+    return next((found for found in differences if found is not None), None)
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return getattr(function, "__name__", repr(function))

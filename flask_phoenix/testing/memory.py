@@ -1,0 +1,314 @@
+"""A client of an app without a network, and the factory that the fixture ``phoenix_client`` is."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from types import EllipsisType
+from typing import Any
+
+import gevent
+from flask import Flask, abort, request
+from flask.testing import FlaskClient
+from gevent.queue import Queue
+
+from .. import clock
+from ..channel import Channel
+from ..exceptions import InvalidMessage, PhoenixError
+from ..extension import State
+from ..protocol.messages import Frame
+from ..protocol.serializers import choose_serializer
+from ..runtime.connection import INTERNAL_ERROR, Connection
+from ..socket import Socket
+from ..transports.endpoint import Endpoint
+from ..transports.handshake import Admission, identify
+from .client import WITHIN, BaseClient, heartbeat
+from .frames import WIRES, Wire
+from .in_memory import MemoryCarrier
+from .settling import call, settle
+from .transcript import Transcript
+
+log = logging.getLogger("flask_phoenix.connection")
+
+#: Seconds between two signs of life of the npm client.
+HEARTBEAT_PERIOD = 30.0
+#: The close code for a client that fell silent, as a WebSocket's.
+PROTOCOL_ERROR = 1002
+
+#: The parameter in which a client sends its CSRF token.
+CSRF_PARAMETER = "_csrf_token"
+
+
+class Client(BaseClient):
+    """One client of an app, through the app's real handshake, engine and serializer, without a network.
+
+    ``before_request`` functions run; cookies and headers count.
+
+    :param path: where the socket is mounted, with its variables filled in: ``"/shop/7"``. Unless given, where the only
+        one is, or the only one of ``socket``; or ``"/socket"``.
+    :param params: the client's parameters, nested or not.
+    :param headers: of the handshake request, such as an Origin.
+    :param http: a test client of the app: its cookies, and the CSRF token of its session.
+    :param session: what the session holds, if there is no ``http``; its CSRF token goes with it.
+    :param assigns: begins without a handshake, and without ``connect``: with these values.
+    :param id: the socket's id then, unless ``id()`` is to tell.
+    :param socket: the class whose mount is meant.
+    :param vsn: the version of the wire.
+    :param heartbeat: seconds between two signs of life; None: none, so that it may fall silent.
+    :param name: by which failures tell it from others; the socket's id unless given.
+    :param wire: how it writes and reads the frames of an author's own serializer.
+    :raises Refused: the socket refuses.
+    :raises werkzeug.exceptions.HTTPException: the handshake refuses, for its origin or version.
+    """
+
+    def __init__(
+        self,
+        app: Flask,
+        path: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        headers: Any = None,
+        *,
+        http: FlaskClient | None = None,
+        session: Mapping[str, Any] | None = None,
+        assigns: Mapping[str, Any] | None = None,
+        id: str | EllipsisType | None = ...,
+        socket: type[Socket] | None = None,
+        vsn: str = "2.0.0",
+        heartbeat: float | None = HEARTBEAT_PERIOD,
+        name: str = "",
+        wire: Wire | None = None,
+        within: float = WITHIN,
+        transcript: Transcript | None = None,
+    ) -> None:
+        self._own_transcript = None if transcript is not None else Transcript(app)
+        wire = wire or WIRES.get(vsn, WIRES["2.0.0"])
+        super().__init__(transcript or self._own_transcript or Transcript(app), name or "client", wire, within)
+        self._app = app
+        self._frames: Queue[Any] = Queue()
+        self._carrier = MemoryCarrier(self._arrive, wire.read, self._end)
+        self._last_sent = clock.monotonic()
+        self._timers: list[Any] = []
+        endpoint, url = find_endpoint(app, path, socket)
+        handshake = Handshake(app, endpoint, url, {"vsn": vsn, **(params or {})}, headers, http, session)
+        if assigns is None:
+            self._connection = call(handshake.connect, self._carrier, within=within)
+        else:
+            self._connection = call(handshake.skip, self._carrier, assigns, id, within=within)
+        self.name = name or self._connection.id or self.name
+        self._open(endpoint.mount.options.timeout, heartbeat)
+
+    @property
+    def socket(self) -> Any:
+        """The author's socket."""
+        return self._connection.socket
+
+    def channel(self, topic: str) -> Any:
+        """Return the author's channel that this client has joined.
+
+        :raises AssertionError: there is none.
+        """
+        settle()
+        membership = self._connection.topics.get(topic)
+        channel = getattr(getattr(membership, "server", None), "channel", None)
+        assert isinstance(channel, Channel), self._failure(f"{topic!r} is not joined")
+        return channel
+
+    def close(self) -> None:
+        """Go away, as when a page is closed; ``terminate`` has run then, unless it waits for something."""
+        call(self._connection.closed, "closed", within=self.within)
+        self._stop()
+        settle()
+        if self._own_transcript is not None:
+            self._own_transcript.close()
+
+    def _open(self, timeout: float | None, heartbeat_period: float | None) -> None:
+        call(self._connection.opened, within=self.within)
+        gevent.spawn(self._read)
+        loop = gevent.get_hub().loop
+        if heartbeat_period is not None:
+            timer = loop.timer(heartbeat_period, heartbeat_period)
+            timer.start(self._beat)
+            self._timers.append(timer)
+        if timeout is not None:
+            timer = loop.timer(timeout)
+            timer.start(self._check_idle, timer, timeout)
+            self._timers.append(timer)
+
+    def _end(self, code: int, reason: str) -> None:
+        super()._end(code, reason)
+        self._stop()
+
+    def _stop(self) -> None:
+        """Hand nothing to the connection any more."""
+        while self._timers:
+            self._timers.pop().close()
+        self._frames.put(StopIteration)
+
+    def _send(self, frame: Frame) -> None:
+        self._last_sent = clock.monotonic()
+        self._frames.put(frame)
+        settle()
+
+    def _read(self) -> None:
+        """Hand the frames to the connection, one after another, as a transport does."""
+        for frame in self._frames:
+            try:
+                self._connection.receive(frame)
+            except InvalidMessage as error:
+                log.error("a client of %s sent an invalid message: %s", type(self.socket).__name__, error)
+                self._connection.close(INTERNAL_ERROR, "invalid message")
+
+    def _beat(self) -> None:
+        if self._connection.open:
+            self._last_sent = clock.monotonic()
+            self._frames.put(self._wire.write(heartbeat()))
+
+    def _check_idle(self, timer: Any, timeout: float) -> None:
+        left = self._last_sent + timeout - clock.monotonic()
+        timer.stop()
+        if left <= 0.001:
+            self._connection.close(PROTOCOL_ERROR, "timeout")
+            return
+        self._timers.remove(timer)
+        timer = gevent.get_hub().loop.timer(left)
+        timer.start(self._check_idle, timer, timeout)
+        self._timers.append(timer)
+
+
+class Handshake:
+    """A client's request."""
+
+    def __init__(
+        self,
+        app: Flask,
+        endpoint: Endpoint,
+        url: str,
+        params: dict[str, Any],
+        headers: Any,
+        http: FlaskClient | None,
+        session: Mapping[str, Any] | None,
+    ) -> None:
+        self._app = app
+        self._endpoint = endpoint
+        self._url = url
+        self._params = params
+        self._headers = headers
+        self._http = http
+        self._session = session
+
+    def connect(self, carrier: MemoryCarrier) -> Connection:
+        """Let the app decide, and make the connection."""
+        app = self._app
+        with self._context():
+            answer = app.preprocess_request()
+            if answer is not None:
+                abort(app.make_response(answer))
+            return self._endpoint.accept(carrier, request.view_args or {})
+
+    def skip(self, carrier: MemoryCarrier, assigns: Mapping[str, Any], id: str | EllipsisType | None) -> Connection:
+        """Make the connection without asking."""
+        mount = self._endpoint.mount
+        socket = mount.socket(dict(self._params), mount.transport)
+        socket.assigns.update(assigns)
+        serializer = choose_serializer(self._params["vsn"], self._endpoint.serializers)
+        with self._context():
+            name = identify(socket) if isinstance(id, EllipsisType) else id
+            return self._endpoint.connect(Admission(socket, name, serializer), carrier)
+
+    def _context(self) -> Any:
+        http, params = self._http, dict(self._params)
+        if http is None and self._session is not None:
+            http = self._begin_session(self._session)
+        if http is not None and "session" in self._endpoint.mount.options.info_keys:
+            with http.session_transaction() as session:
+                token = session.get(self._endpoint.mount.options.csrf_token_key)
+            if token is not None:
+                params.setdefault(CSRF_PARAMETER, token)
+        base = http.environ_base if http is not None else None
+        query = list(flatten(params))
+        context = self._app.test_request_context(
+            self._url, query_string=dict(query), headers=self._headers, environ_base=base
+        )
+        if http is not None:
+            http._add_cookies_to_wsgi(context.request.environ)  # what a request of its own would send
+        return context
+
+    def _begin_session(self, values: Mapping[str, Any]) -> FlaskClient:
+        if not self._app.secret_key:
+            raise PhoenixError("session= needs the app's SECRET_KEY, with which its cookie is signed: set one")
+        http = self._app.test_client()
+        with http.session_transaction() as session:
+            session[self._endpoint.mount.options.csrf_token_key] = "a token"
+            session.update(values)
+        return http
+
+
+class Clients:
+    """Makes clients of one app, which fail with one transcript; ``with Clients(app) as connect``.
+
+    It is what the fixture ``phoenix_client`` returns. At the end all clients are closed, and the app serves nobody, as
+    before.
+    """
+
+    def __init__(self, app: Flask) -> None:
+        if "phoenix" not in app.extensions:
+            raise PhoenixError(f"{app!r} serves no sockets: call phoenix.init_app(app), or Phoenix(app)")
+        self.app = app
+        self.transcript = Transcript(app)
+        self._clients: list[Client] = []
+        self._engine = app.extensions["phoenix"].engine
+        self._served = bool(self._engine.node)
+
+    def __call__(self, path: str | None = None, *, name: str = "", **options: Any) -> Client:
+        """Connect a client; the arguments are those of :class:`Client`."""
+        name = name or f"client {len(self._clients) + 1}"
+        client = Client(self.app, path, name=name, transcript=self.transcript, **options)
+        self._clients.append(client)
+        return client
+
+    def close(self) -> None:
+        """Close all clients."""
+        while self._clients:
+            self._clients.pop().close()
+        self.transcript.close()
+        if not self._served:
+            call(self._engine.stop, within=WITHIN)
+
+    def __enter__(self) -> Clients:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def find_endpoint(app: Flask, path: str | None, socket: type[Socket] | None) -> tuple[Endpoint, str]:
+    """Return where a client connects, and its URL.
+
+    :raises PhoenixError: no socket is mounted there, or it is not clear which is meant.
+    """
+    state: State = app.extensions["phoenix"]
+    every = [endpoint for endpoint in state.endpoints if issubclass(endpoint.mount.socket, Socket)]
+    every.sort(key=lambda endpoint: endpoint.mount.transport != "websocket")
+    meant = [endpoint for endpoint in every if socket in (None, endpoint.mount.socket)]
+    paths = list(dict.fromkeys(endpoint.mount.path for endpoint in meant))
+    if path is None:
+        path = paths[0] if len(paths) == 1 else "/socket"
+    for endpoint in meant:
+        url = "/".join([path.rstrip("/"), endpoint.mount.options.path.strip("/")])
+        with app.test_request_context(url):
+            if request.endpoint == endpoint.name:
+                return endpoint, url
+    of = f" of {socket.__name__}" if socket is not None else ""
+    raise PhoenixError(f"no socket{of} is mounted at {path!r}; there are {[each.mount.url for each in every]}")
+
+
+def flatten(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the parameters of a query string as the npm client writes them: ``a[b]=1``, ``c[]=2``."""
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            yield from flatten(each, f"{name}[{key}]" if name else str(key))
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from flatten(each, f"{name}[]")
+    elif value is not None:
+        yield name, str(value).lower() if isinstance(value, bool) else str(value)
