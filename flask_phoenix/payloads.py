@@ -122,14 +122,14 @@ def reader_of_parameter(function: Any, position: int, where: str, strict: bool =
 
 def annotation_of_parameter(function: Any, position: int) -> tuple[str, Any] | None:
     """Return the name and the annotation of a parameter that is given by its position, if it has one."""
-    code, annotations = getattr(inspect_function(function), "__code__", None), annotations_of(function)
+    code, annotations = getattr(innermost(function), "__code__", None), annotations_of(function)
     if code is None or position >= code.co_argcount:
         return None
     name = code.co_varnames[position]
     return (name, annotations[name]) if name in annotations else None
 
 
-def inspect_function(function: Any) -> Any:
+def innermost(function: Any) -> Any:
     """Return the function that a decorator stands around."""
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
@@ -138,7 +138,7 @@ def inspect_function(function: Any) -> Any:
 
 def annotations_of(function: Any) -> dict[str, Any]:
     """Return the annotations of a function; those that cannot be evaluated yet as they are written."""
-    function = inspect_function(function)
+    function = innermost(function)
     if sys.version_info >= (3, 14):
         return annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF)
     annotations: dict[str, Any] = getattr(function, "__annotations__", {})
@@ -153,7 +153,7 @@ def resolve(annotation: Any, function: Any) -> Any:
     """
     holder: Any = SimpleNamespace(__annotations__={"payload": annotation})
     try:
-        names = getattr(inspect_function(function), "__globals__", {})
+        names = getattr(innermost(function), "__globals__", {})
         return get_type_hints(holder, globalns=names, include_extras=True)["payload"]
     except NameError:
         raise
@@ -216,11 +216,11 @@ def reader_of(annotation: Any, where: str, strict: bool = True) -> Reader | None
 
 def converter_of(annotation: Any, where: str, strict: bool = True) -> Reader | None:
     """Return what makes a value of a type; as :func:`reader_of`, but that it raises :exc:`Errors`."""
-    parts = list(_parts(annotation))
+    parts = list(parts_of(annotation))
     if any(_takes_anything(part) for part in parts):
         return None
-    binary = [part for part in parts if _bare(part) is bytes]
-    text = [part for part in parts if _bare(part) is not bytes]
+    binary = [part for part in parts if bare(part) is bytes]
+    text = [part for part in parts if bare(part) is not bytes]
     read_text = _text_converter(Union[tuple(text)] if binary else annotation, where, strict) if text else None  # noqa: UP007
     read_bytes = _checked(binary[0], where, strict) if binary else None
 
@@ -236,21 +236,21 @@ def converter_of(annotation: Any, where: str, strict: bool = True) -> Reader | N
     return convert
 
 
-def _parts(annotation: Any) -> Iterator[Any]:
+def parts_of(annotation: Any) -> Iterator[Any]:
     """Take a union apart."""
     if isinstance(annotation, TypeVar):
         constraints = annotation.__constraints__
         annotation = Union[constraints] if constraints else annotation.__bound__ or Any  # noqa: UP007
     if get_origin(annotation) in (Union, UnionType):
         for part in get_args(annotation):
-            yield from _parts(part)
+            yield from parts_of(part)
     elif hasattr(annotation, "__value__"):  # type Message = ...
-        yield from _parts(annotation.__value__)
+        yield from parts_of(annotation.__value__)
     else:
         yield annotation
 
 
-def _bare(annotation: Any) -> Any:
+def bare(annotation: Any) -> Any:
     """Take the constraints away."""
     return get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
 
@@ -267,7 +267,7 @@ def _checked(annotation: Any, where: str, strict: bool) -> Reader:
 
 
 def _text_converter(annotation: Any, where: str, strict: bool) -> Reader:
-    if any(_is_model(part) for part in _walk(annotation)):
+    if has_model(annotation):
         return _model_converter(annotation)
     _check_type(annotation, where)
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
@@ -287,6 +287,11 @@ def _text_converter(annotation: Any, where: str, strict: bool) -> Reader:
             raise Errors([{"path": "", "message": "It nests too deep"}]) from error
 
     return read
+
+
+def has_model(annotation: Any) -> bool:
+    """Tell whether a model of pydantic is written in a type: then pydantic reads it."""
+    return any(_is_model(part) for part in _walk(annotation))
 
 
 def _walk(annotation: Any) -> Iterator[Any]:
