@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .channel import SocketRef as SocketRef
     from .channel import intercept as intercept
     from .channel import on as on
+    from .channel import sends as sends
     from .exceptions import AlreadyTracked as AlreadyTracked
     from .exceptions import ExpiredToken as ExpiredToken
     from .exceptions import HistoryLost as HistoryLost
@@ -49,7 +50,7 @@ else:
     # The same names once more, as an interpreter needs them; tests/test_package.py holds the two lists equal.
     _NAMES = {
         "broadcaster": "Broadcaster",
-        "channel": "Channel SocketRef intercept on",
+        "channel": "Channel SocketRef intercept on sends",
         "exceptions": "AlreadyTracked ExpiredToken HistoryLost InvalidMessage InvalidOption InvalidPayload"
         " InvalidReturn InvalidToken NotJoined NotPublished NotTracked PhoenixError Refused UnknownEvent UnknownVersion"
         " Unsupported",

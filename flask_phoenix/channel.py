@@ -5,20 +5,23 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from functools import partialmethod
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from .exceptions import InvalidOption, InvalidReturn, Refused, UnknownEvent
-from .protocol.messages import REFRESH, Kept, Reply, shown
+from .exceptions import InvalidOption, InvalidPayload, InvalidReturn, Refused, UnknownEvent
+from .payloads import Declared, Errors, Reader, Record, is_record, reader_of_parameter, shown_type
+from .protocol.messages import DISCONNECT, DISCONNECT_TOPIC, EXPIRING, REFRESH, Kept, Reply, shown
 from .pubsub.conflation import Conflation
 from .pubsub.failures import EXITS
 from .pubsub.history import History
 
 log = logging.getLogger("flask_phoenix.channel")
+ChannelClass = TypeVar("ChannelClass", bound="type[Channel]")
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 #: What a handler may return: nothing, the response of an ok reply, or a whole reply.
-Result = dict[str, Any] | bytes | Reply | None
+Result = Record | bytes | Reply | None
 #: A meta, or a function that makes it of the former one.
 NewMeta = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -26,6 +29,9 @@ NewMeta = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]
 CALLBACKS = ("join", "after_join", "handle_in", "handle_out", "handle_info", "terminate")
 #: The attributes by which :func:`on` and :func:`intercept` mark methods.
 ON, INTERCEPT = "__phoenix_on__", "__phoenix_intercept__"
+
+#: Events that no channel has to declare: they are this package's own.
+UNDECLARED = frozenset({"presence_state", "presence_diff", "presence_count", DISCONNECT, DISCONNECT_TOPIC, EXPIRING})
 
 #: Reasons of :meth:`Channel.stop` that end a channel on purpose; any other one counts as a crash, as in Phoenix.
 GRACEFUL = ("normal", "shutdown")
@@ -157,6 +163,54 @@ def intercept(*events: str) -> Callable[[Method], Method]:
     return _mark(INTERCEPT, events)
 
 
+def sends(event: str, payload: Any) -> Callable[[ChannelClass], ChannelClass]:
+    """Declare an event that the server sends, and the type of its payload: ``@sends("new_msg", Message)``.
+
+    It stands above the class of a channel, once for each event. Where a channel declares events, those that are pushed
+    and broadcast on its topics are held to it, while the app is tested or debugged.
+
+    :param payload: a dataclass, a TypedDict, a Struct of msgspec, a model of pydantic, ``bytes`` for a binary payload,
+        or what takes everything, such as ``dict[str, Any]``.
+    :raises InvalidOption: the event is no string, the type is none, or this stands above something else.
+    """
+    if not isinstance(event, str):
+        raise InvalidOption(f"expected the name of an event, as in @sends('new_msg', Message), got {event!r}")
+
+    def declare(channel: ChannelClass) -> ChannelClass:
+        if not isinstance(channel, type) or not issubclass(channel, Channel):
+            raise InvalidOption(f"@sends({event!r}, ...) stands above a class of a Channel, not above {channel!r}")
+        declared = Declared(payload, f"{channel.__name__}, which sends {event!r} as {shown_type(payload)},")
+        with suppress(NameError):  # of what is defined further down; it is looked at with the first payload
+            declared.look()
+        channel.declared_events = {**channel.declared_events, event: declared}
+        return channel
+
+    return declare
+
+
+def check_sent(channel: type[Channel], event: str, payload: Any) -> None:
+    """Hold what is sent on a channel's topics to what it declares.
+
+    :param payload: as it is written.
+    :raises InvalidPayload: it does not declare the event, or the payload is of another type.
+    """
+    if not channel.declared_events or event in UNDECLARED:
+        return
+    if event not in channel.declared_events:
+        raise InvalidPayload(
+            f"{channel.__name__} does not declare that it sends {shown(event)}; it declares"
+            f" {', '.join(map(repr, channel.declared_events))}. Write @sends({event!r}, ...) above it"
+        )
+    declared = channel.declared_events[event]
+    try:
+        declared.check(payload)
+    except Errors as error:
+        raise InvalidPayload(
+            f"{channel.__name__} sends {event!r} with another payload than {shown_type(declared.annotation)}, which it"
+            f" declares: {error}"
+        ) from None
+
+
 def _mark(name: str, events: tuple[str, ...]) -> Callable[[Method], Method]:
     if not events or not all(isinstance(event, str) for event in events):
         raise InvalidOption(f"expected names of events, as in @on('new_msg'), got {events!r}")
@@ -201,6 +255,12 @@ class Channel:
 
     #: Events from the client, and the names of the methods that handle them; gathered from :func:`on`.
     handlers: ClassVar[dict[str, str]] = {}
+    #: :attr:`handlers`, but where a method's payload has a declared type, the name of what converts it and calls it.
+    entrances: ClassVar[dict[str, str]] = {}
+    #: Makes the payload of :meth:`join` one of its declared type, if it has one.
+    read_join: ClassVar[Reader | None] = None
+    #: Events that the server sends, and the types of their payloads; gathered from :func:`sends`.
+    declared_events: ClassVar[dict[str, Declared]] = {}
     #: Broadcast events that are intercepted, and the names of their methods; gathered from :func:`intercept`.
     interceptors: ClassVar[dict[str, str]] = {}
     #: :attr:`interceptors` as a set, by which the pubsub groups subscribers.
@@ -212,6 +272,8 @@ class Channel:
         super().__init_subclass__()
         refuse_reserved(cls, Channel, CALLBACKS)
         cls.handlers = _gather(cls, ON)
+        cls.entrances = {event: _entrance(cls, name) for event, name in cls.handlers.items()}
+        cls.read_join = read_by(cls, "join")
         cls.interceptors = _gather(cls, INTERCEPT)
         cls.intercepts = frozenset(cls.interceptors)
         cls.conflation = Conflation(cls.__name__, cls.conflate) if cls.conflate else None
@@ -383,7 +445,7 @@ def dispatch(channel: Channel, event: Any, payload: Any) -> Reply | None:
 
     :raises InvalidReturn: it returned something that is no reply.
     """
-    name = channel.handlers.get(event) if isinstance(event, str) else None
+    name = channel.entrances.get(event) if isinstance(event, str) else None
     if name is None:
         if event == REFRESH:
             return channel.runtime.refresh(payload)
@@ -436,17 +498,38 @@ def register_error_handler(table: ErrorHandlers, kinds: tuple[Any, ...]) -> Call
 def as_reply(result: Any, channel: Channel, method: str) -> Reply | None:
     """Turn what a method returned into a reply.
 
-    :raises InvalidReturn: it is none of None, a dict, bytes and Reply.
+    :raises InvalidReturn: it is none of None, a dict, a record, bytes and Reply.
     """
     if result is None or type(result) is Reply:
         return result
-    if isinstance(result, (dict, bytes)):
+    if isinstance(result, (dict, bytes)) or is_record(result):
         return Reply("ok", result)
     raise InvalidReturn(
         f"{type(channel).__name__}.{method} returned {shown(result)}; expected a dict or bytes (an ok reply),"
         " Reply(status, response), or None (no reply). Any other JSON value goes as Reply('ok', value);"
         " to refuse, raise Refused(...)"
     )
+
+
+def read_by(cls: type, name: str, strict: bool = True) -> Reader | None:
+    """Return what makes a method's first argument one of its declared type; None: it takes whatever comes."""
+    method = inspect.getattr_static(cls, name)
+    position = 0 if isinstance(method, staticmethod) else 1
+    return reader_of_parameter(method, position, f"{cls.__name__}.{name}", strict)
+
+
+def _entrance(cls: type[Channel], name: str) -> str:
+    """Return the name of the method to call with an event: where its payload has a type, one that converts it first."""
+    read = read_by(cls, name)
+    if read is None:
+        return name
+
+    def enter(channel: Channel, payload: Any) -> Reply | None:
+        return as_reply(getattr(channel, name)(read(payload)), channel, name)
+
+    entrance = f"_enter_{name}"
+    setattr(cls, entrance, enter)
+    return entrance
 
 
 def _gather(cls: type, mark: str) -> dict[str, str]:

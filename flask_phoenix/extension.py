@@ -69,7 +69,7 @@ class State:
             adapter_class(self._url).from_url(self._url)  # is there one, and does it take the URL?
         self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), self._to_json)
         self.engine = Engine(app.app_context, self.json, self._find_adapter, self._may_serve, is_master)
-        self.engine.report, self.engine.app = self._report, app
+        self.engine.report, self.engine.app, self.engine.checks = self._report, app, self._checks
         self.engine.configure(Settings.read(app.config))
         self.endpoints: list[Endpoint] = []
         #: What this app and process has of each presence.
@@ -103,7 +103,7 @@ class State:
 
     def broadcast(self, topic: str, event: str, payload: Any, *, idempotency_key: str = "") -> Position | None:
         """Send an event to everybody on a topic, as :meth:`Phoenix.broadcast` does."""
-        return self.engine.broadcast(Broadcast(topic, event, payload), key=idempotency_key)
+        return self.engine.broadcast(self._checked(topic, event, payload), key=idempotency_key)
 
     def history(self, topic: str, since: str | None = None, limit: int | None = None) -> list[Kept]:
         """Return what a topic keeps, as :meth:`Phoenix.history` does."""
@@ -115,11 +115,11 @@ class State:
             raise InvalidOption(
                 f"broadcast_from leaves out a channel; got {sender!r:.200}. To leave out none: broadcast"
             )
-        self.engine.broadcast(Broadcast(topic, event, payload), sender.runtime.subscriber)
+        self.engine.broadcast(self._checked(topic, event, payload), sender.runtime.subscriber)
 
     def local_broadcast(self, topic: str, event: str, payload: Any) -> None:
         """Send an event to everybody on a topic in this process, as :meth:`Phoenix.local_broadcast` does."""
-        self.engine.broadcast(Broadcast(topic, event, payload), local=True)
+        self.engine.broadcast(self._checked(topic, event, payload), local=True)
 
     def subscribe(self, topic: str, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
         """Call a function with each broadcast on a topic, as :meth:`Phoenix.subscribe` does."""
@@ -181,6 +181,16 @@ class State:
             got_request_exception.send(self.app, _async_wrapper=self.app.ensure_sync, exception=failure)
         except FAILURES:
             channel_log.exception("a listener of got_request_exception failed")
+
+    def _checks(self) -> bool:
+        return bool(self.app.config["TESTING"] or self.app.config["DEBUG"])
+
+    def _checked(self, topic: str, event: str, payload: Any) -> Broadcast:
+        """Make a broadcast; in tests and under debug, see that the channels of its topic declare it."""
+        broadcast = Broadcast(topic, event, payload)
+        if self._checks():
+            self.engine.check_sent(broadcast)
+        return broadcast
 
     def _may_serve(self) -> bool:
         """Tell whether clients may come to this process: it handles a request, is a test, or a server's worker."""

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from math import isfinite
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, refuse_reserved, register_error_handler
+from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, read_by, refuse_reserved, register_error_handler
 from .exceptions import InvalidOption, InvalidReturn, Refused
+from .payloads import Reader
 from .protocol.messages import INTERNAL, Frame
 
 #: What authors write in a Socket, and in a RawSocket.
@@ -63,18 +64,25 @@ class BaseSocket:
     expires_at: float | None = None
     #: What makes replies of exceptions of this socket's channels; gathered by :meth:`Socket.errorhandler`.
     error_handlers: ClassVar[ErrorHandlers] = {}
+    #: Makes the parameters of :meth:`connect` a value of their declared type, if they have one.
+    read_params: ClassVar[Reader | None] = None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.read_params = read_by(cls, "connect", strict=False)
 
     def __init__(self, params: dict[str, Any], transport: str) -> None:
         self.params = params
         self.assigns = {}
         self.transport = transport
 
-    def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
+    def connect(self, params: Any, info: dict[str, Any]) -> None:
         """Let the client in, or raise Refused: HTTP 403, or what the mount's ``error_handler`` answers.
 
         Called in the handshake's request context, before the connection is upgraded: Flask's ``request`` and
         ``session`` work.
 
+        :param params: :attr:`params`, or a value of the type that the parameter is annotated with.
         :param info: what the mount's ``connect_info`` lists, and ``auth_token``.
         """
 
@@ -90,8 +98,8 @@ class Socket(BaseSocket):
     channels: ClassVar[tuple[Route, ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
         refuse_reserved(cls, Socket, SOCKET_CALLBACKS)
+        super().__init_subclass__()
         cls.error_handlers = dict(cls.error_handlers)
 
     @classmethod
@@ -148,8 +156,8 @@ class RawSocket(BaseSocket):
     """One client whose frames the author handles, without channels: another protocol on the same mounts and limits."""
 
     def __init_subclass__(cls) -> None:
-        super().__init_subclass__()
         refuse_reserved(cls, RawSocket, RAW_CALLBACKS)
+        super().__init_subclass__()
 
     def bind(self, send: Callable[[Frame], None], close: Callable[[int, str], None]) -> None:
         """Connect the socket with its connection, which calls this."""

@@ -39,6 +39,7 @@ from flask_phoenix import (
 )
 from flask_phoenix.broadcaster import NONE, SETTING
 from flask_phoenix.cli.commands import phoenix as commands
+from flask_phoenix.payloads import MAX_ERRORS
 from flask_phoenix.protocol.json import MAX_DEPTH, MAX_READ_DEPTH
 from flask_phoenix.protocol.messages import SHOWN_CHARACTERS
 from flask_phoenix.pubsub import history
@@ -80,7 +81,7 @@ PAGES = sorted(path.name for path in DOCS.glob("*.md"))
 
 #: What the engine calls, and no author.
 INTERNAL = {"runtime", "error_handlers", "handlers", "interceptors", "intercepts", "match", "channels", "bind"}
-INTERNAL |= {"server", "conflation"}
+INTERNAL |= {"server", "conflation", "entrances", "read_join", "read_params", "declared_events"}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -466,6 +467,7 @@ def test_the_formula_of_scaling() -> None:
     [
         ("channels.md", r"If ([\d,]+) wait, the channel crashes", inbox.INBOX_LIMIT),
         ("channels.md", r"cut at ([\d,]+) characters", SHOWN_CHARACTERS),
+        ("payloads.md", r"At most ([\d,]+)\serrors", MAX_ERRORS),
         ("differences.md", r"while ([\d,]+) wait in one channel", inbox.INBOX_LIMIT),
         ("differences.md", r"beyond ([\d,]+) the channel crashes", inbox.INBOX_LIMIT),
         ("testing.md", r"(\d) real seconds at most", WITHIN),

@@ -7,7 +7,7 @@ from importlib import import_module
 import click
 
 #: Where each command stands: a module of this folder. The function has the command's name.
-COMMANDS = {"broadcast": "publish", "disconnect": "publish"}
+COMMANDS = {"asyncapi": "asyncapi", "broadcast": "publish", "disconnect": "publish", "types": "types"}
 
 
 class Commands(click.Group):

@@ -11,6 +11,7 @@ import msgspec
 import ujson
 
 from ..exceptions import InvalidMessage, InvalidPayload
+from ..payloads import is_typed, plain
 from .messages import Frame
 
 #: Reads JSON and nothing but JSON.
@@ -99,8 +100,8 @@ class Json:
     """
 
     def __init__(self, module: Any = None, default: Callable[[Any], Any] | None = None) -> None:
-        self._module = module
-        writer = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=default)
+        self._module, self._default = module, default
+        writer = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=self._make_plain)
         self._encode = writer.encode
 
     def dumps(self, value: Any) -> str:
@@ -109,7 +110,14 @@ class Json:
         :raises InvalidPayload: JSON has no such value.
         """
         try:
-            text = encode_basestring(value) if type(value) is str else "null" if value is None else self._write(value)
+            if type(value) is dict:
+                text = self._write(value)
+            elif type(value) is str:
+                text = encode_basestring(value)
+            else:
+                text = (
+                    "null" if value is None else self._write(plain(value, self._default) if is_typed(value) else value)
+                )
             if not text.isascii():
                 text.encode()  # fails on a lone surrogate, which cannot leave in a text frame
         except Exception as error:
@@ -131,6 +139,14 @@ class Json:
             return value if self._module is None else self._module.loads(text)
         except Exception as error:
             raise InvalidMessage(f"expected JSON: {error}") from error
+
+    def _make_plain(self, value: Any) -> Any:
+        """Make a value of another type, which stands inside of the written one, a value that JSON has."""
+        if is_typed(value):
+            return plain(value, self._default)
+        if self._default is None:
+            raise TypeError(f"{type(value).__name__} is nothing that JSON has")
+        return self._default(value)
 
     def _write(self, value: Any) -> str:
         try:

@@ -9,6 +9,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from ..exceptions import InvalidMessage, InvalidOption, InvalidPayload, UnknownVersion
+from ..payloads import is_record
 from .json import Json
 from .messages import OFFSET, REPLY, Broadcast, Frame, JsonText, Message, Reply, shown
 
@@ -167,6 +168,8 @@ class V2Serializer(Serializer):
             return self._dumps(payload)
         if isinstance(payload, JsonText) and payload.startswith("{"):
             return payload
+        if is_record(payload):
+            return self._dumps(payload)
         raise InvalidPayload(f"expected payload to be a dict (a JSON object) or bytes, got {type(payload).__name__}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..exceptions import InvalidMessage, InvalidPayload
+from ..payloads import is_record
 from ..protocol.json import Json
 from ..protocol.messages import Broadcast, JsonText, Kept, shown
 from ..protocol.serializers import encode_field
@@ -58,7 +59,7 @@ def check_payload(broadcast: Broadcast) -> None:
 
     :raises InvalidPayload: it is not.
     """
-    if not isinstance(broadcast.payload, dict | bytes):
+    if not isinstance(broadcast.payload, dict | bytes) and not is_record(broadcast.payload):
         raise InvalidPayload(
             f"the payload of a broadcast is a dict (a JSON object) or bytes; got {type(broadcast.payload).__name__}"
         )

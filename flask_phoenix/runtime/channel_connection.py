@@ -10,7 +10,7 @@ from typing import Any
 from ..protocol.messages import Frame, Message, shown
 from ..protocol.state import Answered, Event, Held, JoinReceived, LeaveReceived, MessageReceived, Protocol
 from ..socket import Socket
-from .channel_server import ChannelServer
+from .channel_server import ChannelServer, CheckedChannelServer
 from .connection import Bounds, Carrier, Connection, Surroundings
 from .engine import Engine
 from .inbox import INBOX_LIMIT, Inbox
@@ -114,7 +114,8 @@ class ChannelConnection(Connection):
             start(server.inbox, call, event.message, size)
 
     def _join(self, join: JoinReceived, start: Start, size: int) -> None:
-        server = join.membership.server = ChannelServer(self, self.protocol, self.lane, join, self._redispatch)
+        kind = CheckedChannelServer if self.engine.checks() else ChannelServer
+        server = join.membership.server = kind(self, self.protocol, self.lane, join, self._redispatch)
         if join.replaced is not None:
             log.debug("duplicate join of %s: the newer one wins", shown(join.membership.topic))
             join.replaced.server.end("duplicate_join", start)

@@ -8,7 +8,17 @@ from typing import Any
 
 import gevent
 
-from ..channel import GRACEFUL, Channel, ChannelRuntime, SocketRef, as_reply, dispatch, dispatch_out, handle_error
+from ..channel import (
+    GRACEFUL,
+    Channel,
+    ChannelRuntime,
+    SocketRef,
+    as_reply,
+    check_sent,
+    dispatch,
+    dispatch_out,
+    handle_error,
+)
 from ..exceptions import InvalidPayload, NotJoined, PhoenixError, Refused
 from ..protocol.messages import EXPIRING, JOIN, LEAVE, Broadcast, Frame, Kept, Message, Reply, shown
 from ..protocol.state import GIVEN_UP, JOIN_CRASHED, JOIN_TIMED_OUT, OK, TOO_MANY_JOINS, JoinReceived, Protocol
@@ -310,8 +320,10 @@ class ChannelServer(ChannelRuntime):
 
     def _ask(self, join: JoinReceived) -> Reply:
         try:
-            channel = self._make()
-            return as_reply(channel.join(join.message.payload), channel, "join") or OK
+            channel, payload = self._make(), join.message.payload
+            if (read := self._route.channel.read_join) is not None:
+                payload = read(payload)
+            return as_reply(channel.join(payload), channel, "join") or OK
         except Refused as refused:
             return Reply("error", refused.response)
         except FAILURES as failure:
@@ -615,3 +627,20 @@ class ChannelServer(ChannelRuntime):
     @property
     def _name(self) -> str:
         return self._route.channel.__name__
+
+
+class CheckedChannelServer(ChannelServer):
+    """Runs a channel, and holds what it sends to what it declares: in tests, and under debug."""
+
+    __slots__ = ()
+
+    def push(self, event: str, payload: Any) -> None:
+        """Send an event to this client."""
+        check_sent(self._route.channel, event, self.connection.engine.as_written(payload))
+        super().push(event, payload)
+
+    def broadcast(self, event: str, payload: Any, everybody: bool) -> None:
+        """Send an event to the subscribers of the topic."""
+        self._require_joined("broadcast")
+        self.connection.engine.check_sent(Broadcast(self.membership.topic, event, payload))
+        super().broadcast(event, payload, everybody)

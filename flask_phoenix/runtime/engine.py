@@ -11,7 +11,7 @@ from typing import Any
 import gevent
 
 from .. import clock
-from ..channel import ErrorHandlers
+from ..channel import ErrorHandlers, check_sent
 from ..exceptions import InvalidOption
 from ..protocol.json import MAX_DEPTH, Json
 from ..protocol.messages import Broadcast, Kept, Reply, shown
@@ -78,6 +78,8 @@ class Engine:
         self.error_handlers: ErrorHandlers = {}
         #: Tells the app of an exception of a callback, in that callback's context.
         self.report: Callable[[BaseException], None] = lambda failure: None
+        #: Tells whether what is sent is held to what the channels declare.
+        self.checks: Callable[[], bool] = lambda: False
         #: The app, from which signals come.
         self.app: Any = None
         #: How often each bound was reached, by its name in docs/security.md.
@@ -208,6 +210,19 @@ class Engine:
         elif not local:
             self.node.require_hearer(sealed)
         return None
+
+    def check_sent(self, broadcast: Broadcast) -> None:
+        """Hold a broadcast to what the channels of its topic declare.
+
+        :raises InvalidPayload: one of them declares something else, or it cannot be written.
+        """
+        routes = [route for socket in self.histories.sockets if (route := socket.match(broadcast.topic)) is not None]
+        for channel in {route.channel for route in routes if route.channel.declared_events}:
+            check_sent(channel, broadcast.event, self.as_written(broadcast.payload))
+
+    def as_written(self, payload: Any) -> Any:
+        """Return a payload as a client reads it."""
+        return payload if isinstance(payload, bytes) else self._json.loads(self._json.dumps(payload), MAX_DEPTH)
 
     def _keep(
         self,

@@ -27,6 +27,9 @@ log = logging.getLogger("flask_phoenix.handshake")
 PHOENIX_PROTOCOL = "phoenix"
 TOKEN_PREFIX = "base64url.bearer.phx."
 
+#: The parameters of every client, for this package.
+OUR_PARAMS = ("vsn", "_csrf_token")
+
 #: Bytes of a query string.
 QUERY_LIMIT = 1_000_000
 BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
@@ -141,7 +144,7 @@ def admit(
     serializer = choose_serializer(params.get("vsn"), serializers)
     socket = mount.socket(params, mount.transport)
     connect: Callable[..., Any] = socket.connect
-    answer = connect(params, info)
+    answer = connect(_typed(mount, params), info)
     if answer is not None:
         raise InvalidReturn(
             f"{mount.socket.__name__}.connect returned {shown(answer)}; expected None, which lets the client in;"
@@ -152,6 +155,15 @@ def admit(
         if socket.expires_at <= clock.time():
             raise Refused("token expired")
     return Admission(socket, identify(socket), serializer)
+
+
+def _typed(mount: Mount, params: dict[str, Any]) -> Any:
+    """Return the parameters as ``connect`` declares them; those that the protocol has are not among what is checked.
+
+    :raises Refused: they are of another type.
+    """
+    read = mount.socket.read_params
+    return params if read is None else read({name: params[name] for name in params if name not in OUR_PARAMS})
 
 
 def identify(socket: BaseSocket) -> str | None:

@@ -1,0 +1,1 @@
+"""What an app declares about its payloads, for those who write clients."""

@@ -1,0 +1,23 @@
+import { Presence, Socket } from "phoenix";
+import type { UserSocket } from "./declared";
+
+const socket: UserSocket = new Socket("/shop/7/socket", { params: { user: 7 } });
+socket.connect();
+const room = socket.channel("room:42", { nick: "Ada" });
+room.join().receive("ok", (state) => state.messages[0].body.trim()).receive("error", ({ reason }) => reason?.trim());
+room.on("new_msg", (message) => message.reply_to?.toFixed());
+room.on("frame", (frame) => frame.byteLength);
+room
+  .push("new_msg", { body: "Hello" }, 1000)
+  .receive("ok", (saved) => saved.id.toFixed())
+  .receive("error", ({ errors }) => errors?.map(({ path }) => path.trim()))
+  .receive("timeout", () => undefined);
+room.push("act", { type: "stop", why: "bored" });
+room.push("frame", new ArrayBuffer(8)).receive("ok", (bytes) => bytes.byteLength);
+room.push("article", { author: { name: "Ada" }, pair: [1, "a"] });
+new Presence(room).list();
+const id: string = "7";
+socket.channel(`room:${id}`, () => ({ nick: "Ada" })).leave();
+const lobby = socket.channel("room:lobby");
+lobby.on("anything", (payload) => payload.whatever);
+lobby.push("shout", {});
