@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Annotated, Any, Generic, Literal, Optional, TypedDict, TypeVar
@@ -106,17 +107,19 @@ class Site:
         self.app.testing = True
         self.phoenix = Phoenix(self.app)
         self.socket: Any = self.phoenix.socket("/socket")(type("Visitor", (Socket,), {}))
+        self.clients = ExitStack()
 
     def enter(self, channel: type[Channel], payload: Any = None) -> Any:
         self.socket.channels = ()
         self.socket.channel("room:*")(channel)
-        return Client(self.app).join("room:1", payload)
+        return self.clients.enter_context(Client(self.app)).join("room:1", payload)
 
 
 @pytest.fixture
 def site() -> Iterator[Site]:
     site = Site()
-    yield site
+    with site.clients:
+        yield site
     site.app.extensions["phoenix"].engine.stop()
 
 
