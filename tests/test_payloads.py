@@ -265,7 +265,7 @@ def test_annotation_may_name_what_is_defined_further_down(site: Site, caplog: py
     room = site.enter(Untyped)
     assert room.call("later", {"n": 7}) == ("ok", 7)
     room.push("never", {})
-    room.expect("phx_error")
+    room.assert_push("phx_error")
     assert "Untyped.never, whose payload is annotated with Nowhere, cannot be called: name 'Nowhere'" in caplog.text
     assert "Define it or import it at the top of tests.test_payloads" in caplog.text
 
@@ -345,7 +345,7 @@ def test_what_the_app_says_may_be_of_such_types(site: Site, make: Callable[[], A
     assert written["body"] == {"text": "a"}
     assert room.call("speak") == ("ok", written)
     site.phoenix.broadcast("room:1", "outside", make())
-    assert [room.expect(event) for event in ("pushed", "told", "outside")] == [written] * 3
+    assert [room.assert_push(event) for event in ("pushed", "told", "outside")] == [written] * 3
     assert [broadcast.payload for broadcast in heard] == [written] * 2
 
 
@@ -396,11 +396,11 @@ def test_channel_is_held_to_what_it_declares(site: Site, caplog: pytest.LogCaptu
     for verb in ("push", "broadcast"):
         room = site.enter(Declared)
         room.push(verb, ["new_msg", GOOD])
-        assert room.expect("new_msg") == GOOD
+        assert room.assert_push("new_msg") == GOOD
         room.push(verb, ["presence_state", {}])
-        room.expect("presence_state")
+        room.assert_push("presence_state")
         room.push(verb, ["new_msg", {}])
-        room.expect("phx_error")
+        room.assert_push("phx_error")
     assert caplog.text.count("body: Object missing required field `body`") == 2
     site.app.testing = False
     site.enter(Declared).push("push", ["new_msg", {}])
