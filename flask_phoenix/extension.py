@@ -37,9 +37,9 @@ from .socket import BaseSocket, Socket
 from .tokens import MAX_AGE, Secret, sign, verify
 from .tracker.server import TrackerServer
 from .transports.endpoint import NAME, Endpoint, WebSocketEndpoint
-from .transports.gateway import Gateway
 from .transports.handshake import PHOENIX_PROTOCOL, csrf_token
 from .transports.longpoll.endpoint import LongPollEndpoint
+from .transports.middleware import Middleware
 from .transports.options import check_keys, make_mounts
 from .transports.publishing import Publishing
 
@@ -255,7 +255,7 @@ class Phoenix:
             state.keep(presence, *periods)
         app.extensions["phoenix"] = state
         app.url_value_preprocessor(_exempt_from_csrf)
-        app.wsgi_app = Gateway(app, NAME)  # type: ignore[method-assign]
+        app.wsgi_app = Middleware(app, NAME)  # type: ignore[method-assign]
         app.jinja_env.globals["phoenix_csrf_token"] = csrf_token
         # gevent-websocket asks for it where it says 101 itself: the subprotocol to echo when the client offers it.
         app.app_protocol = lambda path: PHOENIX_PROTOCOL  # type: ignore[attr-defined]

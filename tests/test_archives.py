@@ -52,7 +52,8 @@ class Nodes:
 
     def start(self) -> Adapter:
         """Start another one."""
-        adapter, heard, name = self._make(), Queue[Kept](), f"node{len(self._started)}"
+        heard: Queue[Kept] = Queue()
+        adapter, name = self._make(), f"node{len(self._started)}"
         adapter.start(name, lambda topic, data: heard.put(_kept(unpack(topic, data))), lambda node: None)
         self._started.append(adapter)
         self.heard.append(heard)

@@ -120,7 +120,7 @@ Dial = Callable[..., Wire]
 def dial(site: Site) -> Iterator[Dial]:
     with dialling(site.serve()) as dial:
         yield dial
-        drain(site.engine)
+    drain(site.engine)
 
 
 @pytest.fixture
@@ -130,8 +130,8 @@ def dial_foreign(site: Site) -> Iterator[Dial]:
     server.start()
     with dialling(server) as dial:
         yield dial
-        site.engine.draining = False
-        drain(site.engine)
+    site.engine.draining = False
+    drain(site.engine)
 
 
 @contextmanager

@@ -30,8 +30,8 @@ from ..server.detection import detect_server
 from ..server.upgrade import close_refused, find_hand_over, has_hung_up, take_socket
 from ..socket import RawSocket, Socket
 from .contexts import surroundings_of_handshake
-from .gateway import UPGRADE, Upgrade
 from .handshake import Admission, admit, check_origin, choose_protocol, http_error, offered_protocols
+from .middleware import UPGRADE, Upgrade
 from .options import Mount
 from .pacing import pace
 from .websocket import Limits, WebSocketCarrier, accept_upgrade

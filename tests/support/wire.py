@@ -81,10 +81,11 @@ class Wire:
         return int(Close.parse(frame.data).code)
 
     def closed(self) -> int:
-        """Receive frames up to a close frame, answer it and see the stream end; return its code."""
+        """Receive frames up to a close frame, answer it, see the stream end, and hang up; return the code."""
         code = self.close_code()
         self.close(None if code == 1005 else code)
         self.ended()
+        self.sock.close()
         return code
 
     def ended(self) -> None:

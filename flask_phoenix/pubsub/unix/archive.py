@@ -171,7 +171,9 @@ class WorkersArchive:
         """Open this process' own connection: what a fork has inherited is its parent's."""
         if self._process == os.getpid():
             return
-        database = sqlite3.connect(self._directory / HISTORY, BLOCK, isolation_level=None, check_same_thread=False)
+        database = sqlite3.connect(
+            self._directory / HISTORY, timeout=BLOCK, isolation_level=None, check_same_thread=False
+        )
         try:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = OFF")
@@ -247,7 +249,8 @@ def _number(database: sqlite3.Connection, query: str, *arguments: object) -> int
 def _grow(database: sqlite3.Connection, topic: str, size: int, head: int = 0) -> None:
     """Count bytes, and where the topic is."""
     database.execute(
-        "INSERT INTO topic VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET head = max(head, ?2), size = size + ?3",
+        "INSERT INTO topic VALUES (?, ?, ?)"
+        " ON CONFLICT DO UPDATE SET head = max(head, excluded.head), size = size + excluded.size",
         (topic, head, size),
     )
     database.execute("UPDATE life SET size = size + ?", (size,))

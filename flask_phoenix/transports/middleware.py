@@ -1,4 +1,4 @@
-"""The gateway: a WSGI layer around an app, which finds mounts at sloppy paths and lets WebSockets begin."""
+"""The middleware: a WSGI layer around an app, which finds mounts at sloppy paths and lets WebSockets begin."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class Upgrade:
             self.hand_over = None  # they answer when it ends
 
 
-class Gateway:
+class Middleware:
     """Stands between an app and the server, inside of middlewares that are added later.
 
     :param endpoint_prefix: how the names of the endpoints of mounts begin.
