@@ -15,8 +15,7 @@ from gevent.event import Event
 from gevent.queue import Queue
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from flask_phoenix import Channel, InvalidOption, Phoenix, Refused, Socket, on
-from flask_phoenix.runtime import caps
+from flask_phoenix import InvalidOption, Phoenix
 from flask_phoenix.runtime.caps import Rate, network_of
 from flask_phoenix.runtime.settings import Settings
 from flask_phoenix.server.drain import drain

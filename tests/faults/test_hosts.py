@@ -19,7 +19,7 @@ from gevent import socket
 from flask_phoenix.transports.websocket import CUT
 from tests.support.http import connect, get, open_websocket
 from tests.support.processes import DEADLINE, HOST, Server, Servers, wait_until
-from tests.support.wire import UPGRADE, Wire, write
+from tests.support.wire import Wire, write
 
 PYTHON = (sys.executable, "-m")
 APP = "tests.faults.app:app"
