@@ -35,6 +35,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 #: What a handler may return: nothing, the response of an ok reply, or a whole reply.
 Result = Record | bytes | Reply | None
+Handler = TypeVar("Handler", bound=Callable[[Any, Any], Result])
 #: A meta, or a function that makes it of the former one.
 NewMeta = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]
 
@@ -165,7 +166,7 @@ SERVICES: dict[str, tuple[type, str]] = {
 }
 
 
-def on(*events: str) -> Callable[[Method], Method]:
+def on(*events: str) -> Callable[[Handler], Handler]:
     """Make a method handle events from the client: ``@on("new_msg")`` above ``def new_msg(self, payload)``.
 
     :raises InvalidOption: an event is no string, or is one of the protocol's own.

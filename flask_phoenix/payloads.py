@@ -6,9 +6,11 @@ not imported: a model that stands in an annotation brings it along.
 
 from __future__ import annotations
 
+import inspect
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from functools import lru_cache
 from types import SimpleNamespace, UnionType
 from typing import Annotated, Any, ClassVar, Protocol, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -27,6 +29,9 @@ Reader = Callable[[Any], Any]
 INVALID = "invalid payload"
 #: Errors that are told of one payload, and characters of each: a client is to be told less than it has sent.
 MAX_ERRORS, MAX_TEXT = 20, 200
+
+#: Classes of which it is remembered how their instances are written.
+KNOWN_TYPES = 1024
 
 _ANYTHING = (Any, object)
 _MAPPINGS = (dict, Mapping, MutableMapping)
@@ -70,15 +75,24 @@ class Errors(ValueError):
 
 def is_typed(value: Any) -> bool:
     """Tell whether this is an instance of a dataclass, of a Struct or of a model."""
-    kind = type(value)
-    return hasattr(kind, "__struct_config__") or hasattr(kind, "__dataclass_fields__") or _is_model(kind)
+    kind: Any = type(value)
+    return bool(_way_of(kind))
 
 
 def is_record(value: Any) -> bool:
     """Tell whether this is such an instance, and is written as a JSON object."""
-    if isinstance(value, msgspec.Struct):
-        return not value.__struct_config__.array_like
-    return is_typed(value) and not getattr(value, "__pydantic_root_model__", False)
+    kind: Any = type(value)
+    return _way_of(kind).endswith("record")
+
+
+@lru_cache(maxsize=KNOWN_TYPES)
+def _way_of(kind: type) -> str:
+    """Return how instances of a class are written; nothing: they are not of our kinds."""
+    if _is_model(kind):
+        return "model" if getattr(kind, "__pydantic_root_model__", False) else "model record"
+    if issubclass(kind, msgspec.Struct):
+        return "array" if kind.__struct_config__.array_like else "record"
+    return "record" if hasattr(kind, "__dataclass_fields__") else ""
 
 
 def plain(value: Any, default: Callable[[Any], Any] | None = None) -> Any:
@@ -88,8 +102,9 @@ def plain(value: Any, default: Callable[[Any], Any] | None = None) -> Any:
     """
 
     def convert(inner: Any) -> Any:
-        if _is_model(type(inner)):
-            return type(inner).__pydantic_serializer__.to_python(inner, mode="json", by_alias=True)
+        kind: Any = type(inner)
+        if _is_model(kind):
+            return kind.__pydantic_serializer__.to_python(inner, mode="json", by_alias=True)
         if default is None:
             raise TypeError(f"{type(inner).__name__} is nothing that JSON has")
         return default(inner)
@@ -122,23 +137,16 @@ def reader_of_parameter(function: Any, position: int, where: str, strict: bool =
 
 def annotation_of_parameter(function: Any, position: int) -> tuple[str, Any] | None:
     """Return the name and the annotation of a parameter that is given by its position, if it has one."""
-    code, annotations = getattr(innermost(function), "__code__", None), annotations_of(function)
+    code, annotations = getattr(inspect.unwrap(function), "__code__", None), annotations_of(function)
     if code is None or position >= code.co_argcount:
         return None
     name = code.co_varnames[position]
     return (name, annotations[name]) if name in annotations else None
 
 
-def innermost(function: Any) -> Any:
-    """Return the function that a decorator stands around."""
-    while hasattr(function, "__wrapped__"):
-        function = function.__wrapped__
-    return function
-
-
 def annotations_of(function: Any) -> dict[str, Any]:
     """Return the annotations of a function; those that cannot be evaluated yet as they are written."""
-    function = innermost(function)
+    function = inspect.unwrap(function)
     if sys.version_info >= (3, 14):
         return annotationlib.get_annotations(function, format=annotationlib.Format.FORWARDREF)
     annotations: dict[str, Any] = getattr(function, "__annotations__", {})
@@ -153,7 +161,7 @@ def resolve(annotation: Any, function: Any) -> Any:
     """
     holder: Any = SimpleNamespace(__annotations__={"payload": annotation})
     try:
-        names = getattr(innermost(function), "__globals__", {})
+        names = getattr(inspect.unwrap(function), "__globals__", {})
         return get_type_hints(holder, globalns=names, include_extras=True)["payload"]
     except NameError:
         raise
@@ -271,18 +279,20 @@ def _text_converter(annotation: Any, where: str, strict: bool) -> Reader:
         return _model_converter(annotation)
     _check_type(annotation, where)
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
-        kind, wrapped = annotation, False  # it knows how it is read
-    else:  # of other types msgspec would find out each time
-        kind, wrapped = msgspec.defstruct("Payload", [("payload", annotation)]), True
+        return _msgspec_converter(annotation, strict)  # it knows how it is read
+    # Of other types msgspec would find out each time.
+    read = _msgspec_converter(msgspec.defstruct("Payload", [("payload", annotation)]), strict, ".payload")
+    return lambda payload: read({"payload": payload}).payload
+
+
+def _msgspec_converter(kind: type, strict: bool, root: str = "") -> Reader:
     convert = msgspec.convert
 
     def read(payload: Any) -> Any:
         try:
-            if wrapped:
-                return convert({"payload": payload}, kind, strict=strict, str_keys=True, dec_hook=_read_model).payload  # type: ignore[attr-defined]
             return convert(payload, kind, strict=strict, str_keys=True, dec_hook=_read_model)
         except msgspec.ValidationError as error:
-            raise Errors(_errors_of_msgspec(error, ".payload" if wrapped else "")) from error
+            raise Errors(_errors_of_msgspec(error, root)) from error
         except RecursionError as error:
             raise Errors([{"path": "", "message": "It nests too deep"}]) from error
 

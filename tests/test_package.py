@@ -18,10 +18,10 @@ import flask_phoenix
 from tests.support.processes import DEADLINE, ROOT
 
 FACE = Path(flask_phoenix.__file__)
-USER_CODE = "tests/typing/user_code.py"
+TYPING = Path("tests/typing")
 
 
-def run(*words: str | Path, cwd: Path = ROOT, path: Path = ROOT) -> str:
+def run(*words: str | Path, cwd: Path = ROOT, path: Path = ROOT, status: int = 0) -> str:
     """Run Python in a process of its own, and return what it writes."""
     done = subprocess.run(
         (sys.executable, *words),
@@ -33,7 +33,7 @@ def run(*words: str | Path, cwd: Path = ROOT, path: Path = ROOT) -> str:
         text=True,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
+    assert done.returncode == status, done.stdout
     return done.stdout
 
 
@@ -77,9 +77,14 @@ except ImportError as error:
     assert run("-c", code) == "Channel False RedisAdapter needs redis-py; type: pip install 'flask_phoenix[redis]'\n"
 
 
-@pytest.mark.parametrize("checker", [("mypy", "--strict"), ("pyright",)], ids=lambda checker: checker[0])
+@pytest.mark.parametrize(
+    "checker", [("mypy", "--strict"), ("pyright", "--pythonpath", sys.executable)], ids=lambda checker: checker[0]
+)
 def test_types_of_user_code(checker: tuple[str, ...]) -> None:
-    assert re.search("no issues found|^0 errors, 0 warnings", run("-m", *checker, USER_CODE), re.MULTILINE)
+    lines = (ROOT / TYPING / "mistakes.py").read_text("utf-8").splitlines()
+    wrong = [("mistakes.py", str(number)) for number, line in enumerate(lines, 1) if line.endswith("# wrong")]
+    said = run("-m", *checker, TYPING / "user_code.py", TYPING / "mistakes.py", status=1)
+    assert sorted(set(re.findall(r"/(\w+\.py):(\d+)[:\d]* -? ?error: ", said))) == sorted(wrong), said
 
 
 def build(kind: str, source: Path, out: Path) -> Path:

@@ -338,12 +338,16 @@ def test_what_the_app_says_may_be_of_such_types(site: Site, make: Callable[[], A
             ref = self.socket_ref()
             self.reply(ref, make())
 
+        @on("once")
+        def pays(self, payload: Any) -> Any:
+            return self.once("key", make)
+
     heard: list[Broadcast] = []
     site.phoenix.subscribe("room:1", heard.append)
     room = site.enter(Speaker)
     written = room.response
     assert written["body"] == {"text": "a"}
-    assert room.call("speak") == ("ok", written)
+    assert room.call("speak") == room.call("once") == room.call("once") == ("ok", written)
     site.phoenix.broadcast("room:1", "outside", make())
     assert [room.assert_push(event) for event in ("pushed", "told", "outside")] == [written] * 3
     assert [broadcast.payload for broadcast in heard] == [written] * 2

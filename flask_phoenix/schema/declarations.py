@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Union
 
 from ..channel import Channel, Tracking
 from ..exceptions import InvalidOption
-from ..payloads import annotation_of_parameter, annotations_of, bare, innermost, parts_of, resolve, shown_type
+from ..payloads import annotation_of_parameter, annotations_of, bare, parts_of, resolve, shown_type
 from ..protocol.messages import Reply
 from ..socket import BaseSocket, Route, Socket
 
@@ -120,7 +120,7 @@ def shape_of_parameter(cls: type, name: str) -> Shape:
     except NameError as error:
         raise InvalidOption(
             f"{cls.__name__}.{name} takes {shown_type(found[1])}: {error}; define it or import it at the top of"
-            f" {innermost(method).__module__}"
+            f" {inspect.unwrap(method).__module__}"
         ) from error
 
 

@@ -67,11 +67,13 @@ SCALARS = {"string": "string", "number": "number", "integer": "number", "boolean
 
 
 def typescript(clients: list[Client]) -> str:
-    """Write the declarations.
+    """Write the declarations; a socket that is mounted twice is written once.
 
     :raises InvalidOption: a type has no schema.
     """
-    return "".join(_Writer(clients).write())
+    by_path = {client.path: client for client in clients}
+    kinds = {str(client._replace(path="")): client for client in reversed(by_path.values())}
+    return "".join(_Writer(list(reversed(kinds.values()))).write())
 
 
 class _Writer:
@@ -114,7 +116,7 @@ class _Writer:
         )
 
     def _contract(self, name: str, family: Family) -> str:
-        pushes = [self._handled(handled) for handled in family.handled]
+        pushes = [line for handled in family.handled for line in self._handled(handled)]
         if family.takes_others:
             pushes.append("[event: string]: { payload: any; reply: any };")
         events = [f"{_field(event)}: {self._of(shape)};" for event, shape in family.sent.items()]
@@ -130,14 +132,14 @@ class _Writer:
             f"  pushes: {_block(pushes)};\n  events: {_block(events)};\n}}\n"
         )
 
-    def _handled(self, handled: Handled) -> str:
+    def _handled(self, handled: Handled) -> list[str]:
         """Write what goes in and what comes back; a method without an answer may answer later, with anything."""
         types = f"{{ payload: {self._of(handled.payload)}; reply: {self._of(handled.reply, 'any')} }}"
-        return f"{_comment(handled.about, '    ')}{'    ' if handled.about else ''}{_field(handled.event)}: {types};"
+        return [*_comment(handled.about).splitlines(), f"{_field(handled.event)}: {types};"]
 
     def _of(self, shape: Shape, nothing: str = "never") -> str:
         schema = self._schemas.of(shape)
-        kinds = [] if schema is None else [self._type(schema, "  ")]
+        kinds = [] if schema is None else [self._type(schema, "    ")]
         if shape.binary:
             kinds.append("ArrayBuffer")
         return "any" if "any" in kinds else _union(kinds) or nothing
@@ -217,14 +219,8 @@ def _field(name: str) -> str:
 
 
 def _block(lines: list[str]) -> str:
-    return (
-        "".join(
-            ["{\n", *(f"    {line.lstrip() if not line.startswith('    ') else line[4:]}\n" for line in lines), "  }"]
-        )
-        if lines
-        else "{}"
-    )
+    return "".join(["{\n", *(f"    {line}\n" for line in lines), "  }"]) if lines else "{}"
 
 
-def _comment(about: str, indent: str = "") -> str:
-    return f"{indent}/** {about.replace('*/', '* /')} */\n" if about else ""
+def _comment(about: str) -> str:
+    return f"/** {about.replace('*/', '* /')} */\n" if about else ""

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypedDict
 
+import msgspec
 from flask import Flask
 
 import flask_phoenix
@@ -24,6 +26,7 @@ from flask_phoenix import (
     WorkersAdapter,
     intercept,
     on,
+    sends,
 )
 from flask_phoenix.testing import Client, MemoryAdapter
 
@@ -91,6 +94,52 @@ class Room(Channel):
 
     def terminate(self, reason: Any) -> None:
         self.untrack(self.assigns["user"])
+
+
+class Move(msgspec.Struct):
+    x: int
+
+
+@dataclass
+class Moved:
+    by: str
+    move: Move
+
+
+class Params(TypedDict, total=False):
+    token: str
+
+
+class Entered(TypedDict):
+    players: list[str]
+
+
+@phoenix.socket("/game")
+class Player(Socket):
+    def connect(self, params: Params, info: dict[str, Any]) -> None:
+        self.assigns["name"] = params.get("token", "nobody")
+
+
+@sends("moved", Moved)
+@sends("frame", bytes)
+@Player.channel("game:*")
+class Game(Channel):
+    def join(self, payload: Params) -> Entered:
+        return {"players": [payload.get("token", "nobody")]}
+
+    @on("move")
+    def move(self, payload: Move) -> Moved:
+        moved = Moved(self.assigns["name"], payload)
+        self.broadcast("moved", moved)
+        return moved
+
+    @on("where")
+    def where(self, payload: Move | None) -> Move | None:
+        return payload
+
+    @on("later")
+    def later(self, payload: Move) -> None:
+        self.reply(self.socket_ref(), payload)
 
 
 @phoenix.socket("/raw")
