@@ -8,13 +8,15 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache, partial
+from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import gevent
 import pytest
 from flask import Flask
+from gevent import monkey
 
 from flask_phoenix import Channel, Phoenix, Presence, Socket, on
 from flask_phoenix.exceptions import PhoenixError
@@ -224,16 +226,44 @@ def outcome(kind: str, call: Callable[[App], Call], url: str | None) -> str:
         app.engine.stop()
 
 
-@cache
-def real_outcome(kind: str, call: Callable[[App], Call], url: str | None) -> str:
-    """Return what it comes to in a process of its own."""
-    command = [sys.executable, "-m", "tests.test_processes", json.dumps([kind, CALLS.index(call), url])]
-    run = partial(subprocess.run, cwd=ROOT, timeout=3 * DEADLINE, capture_output=True, text=True)
-    done = in_thread(run, command)
-    assert done.returncode == 0, done.stderr
-    if url is None and call in (subscribe, tap):
-        assert "PHOENIX_PUBSUB_URL" in done.stderr
-    return str(done.stdout.strip())
+class Nursery:
+    """Makes processes by forking one that has imported everything, and has done nothing else."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            (sys.executable, "-m", "tests.test_processes"),
+            cwd=ROOT,
+            text=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+
+    def outcome(self, kind: str, call: Callable[[App], Call], url: str | None) -> str:
+        """Return what a call comes to in a process of its own."""
+        return str(in_thread(self._outcome, kind, call, url))
+
+    def close(self) -> None:
+        """End it."""
+        self._process.communicate(timeout=DEADLINE)
+
+    def _outcome(self, kind: str, call: Callable[[App], Call], url: str | None) -> str:
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps([kind, CALLS.index(call), url]) + "\n")
+        self._process.stdin.flush()
+        *said, status = takewhile(str.strip, self._process.stdout)
+        assert status == "0\n", "".join([*said, status])
+        if url is None and call in (subscribe, tap):
+            assert "PHOENIX_PUBSUB_URL" in "".join(said)
+        return said[-1].strip()
+
+
+@pytest.fixture(scope="module")
+def nursery() -> Iterator[Nursery]:
+    nursery = Nursery()
+    yield nursery
+    nursery.close()
 
 
 def table(number: int) -> list[tuple[str, int, str]]:
@@ -244,24 +274,34 @@ def table(number: int) -> list[tuple[str, int, str]]:
 
 
 @pytest.mark.parametrize(("kind", "column", "promise"), table(1))
-def test_where_processes_are_joined(server: Server, kind: str, column: int, promise: str) -> None:
+def test_where_processes_are_joined(server: Server, nursery: Nursery, kind: str, column: int, promise: str) -> None:
     url = server.app.flask.config["PHOENIX_PUBSUB_URL"]
     for call in COLUMNS[column]:
-        assert (real_outcome if kind in REAL else outcome)(kind, call, url) == promise, call.__name__
+        assert (nursery.outcome if kind in REAL else outcome)(kind, call, url) == promise, call.__name__
     if column == 0:
         assert wait_until(lambda: "said" in [each.event for each in server.heard], turn)
         assert wait_until(lambda: server.client.closed is not None, turn)
 
 
 @pytest.mark.parametrize(("kind", "column", "promise"), table(2))
-def test_where_nothing_joins_them(kind: str, column: int, promise: str) -> None:
+def test_where_nothing_joins_them(nursery: Nursery, kind: str, column: int, promise: str) -> None:
     for call in COLUMNS[column]:
-        assert (real_outcome if kind in REAL else outcome)(kind, call, None) == promise, call.__name__
+        assert (nursery.outcome if kind in REAL else outcome)(kind, call, None) == promise, call.__name__
+
+
+def breed() -> None:
+    """Carry out each call that a line asks for in a child, and tell its exit status; an empty line ends the answer."""
+    # Those of gevent would make an event loop here, which the children would inherit.
+    fork, wait = monkey.get_original("os", "fork"), monkey.get_original("os", "waitpid")
+    for line in sys.stdin:
+        kind, call, url = json.loads(line)
+        child = fork()
+        if not child:
+            print(outcome(kind, CALLS[call], url), flush=True)  # noqa: T201
+            sys.exit()
+        print(f"{os.waitstatus_to_exitcode(wait(child, 0)[1])}\n", flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":
-    from gevent import monkey
-
     monkey.patch_all()
-    wanted = json.loads(sys.argv[1])
-    print(outcome(wanted[0], CALLS[wanted[1]], wanted[2]), flush=True)  # noqa: T201
+    breed()
