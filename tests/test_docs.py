@@ -151,15 +151,23 @@ def public(cls: type) -> set[str]:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "python"))])
 def test_python_runs(page: str, tmp_path: Path) -> None:
-    tests = []
+    for files in together(page):
+        for block in files:
+            (tmp_path / block.filename).write_text(block.code)
+        names = [Path(block.filename).stem for block in files if not block.filename.startswith("test_")]
+        tests = [block.filename for block in files if block.filename.startswith("test_")]
+        assert not names or not run(tmp_path, "-W", "error", "-c", f"import {', '.join(names)}")
+        assert not tests or " passed" in run(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", "-q", *tests)
+
+
+def together(page: str) -> list[list[Block]]:
+    """Return the files of a page, each time as many as there are of different names."""
+    groups: list[list[Block]] = [[]]
     for block in blocks(page, "python"):
-        (tmp_path / block.filename).write_text(block.code)
-        if block.filename.startswith("test_"):
-            tests.append(block.filename)
-        else:
-            assert not run(tmp_path, "-W", "error", "-c", f"import {Path(block.filename).stem}")
-    if tests:
-        assert " passed" in run(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", "-q", *tests)
+        if block.filename in [other.filename for other in groups[-1]]:
+            groups.append([])
+        groups[-1].append(block)
+    return groups
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "py"))])
