@@ -61,7 +61,7 @@ setup(
             "pytest>=8.4",
             "pytest-cov>=7.0",
             "pytest-timeout>=2.4",
-            "pytest-xdist>=3.7",
+            "pytest-xdist>=3.8",
             "redis>=5.0.1",
             "ruff==0.17.*",
             "setuptools>=77",

@@ -384,7 +384,7 @@ STORIES = (
 
 def test_npm_client_polls(way: Way, servers: Servers, node: driver.Script) -> None:
     # Each request comes on a connection of its own, to any worker.
-    peer = fleet.start(servers, way.environment, "--keep-alive", "0", app="tests.clients.server_app:app")
+    peer = fleet.start(servers, way.environment, "--preload", "--keep-alive", "0", app="tests.clients.server_app:app")
     for story in STORIES:
         driver.play(node, driver.base(peer.server), story, transport="longpoll")
 

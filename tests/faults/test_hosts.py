@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,11 @@ COMMANDS = {
 FEW = 60
 
 
-@pytest.fixture(params=COMMANDS)
-def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
-    return servers.start(*COMMANDS[request.param])
+@pytest.fixture(scope="module", params=COMMANDS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    servers = Servers(tmp_path_factory.mktemp("servers"))
+    yield servers.start(*COMMANDS[request.param])
+    servers.stop()
 
 
 def lives(wire: Wire) -> bool:
