@@ -7,11 +7,13 @@ SECONDS ?= 900
 bin := .venv/bin/python -m
 # Some of the tests wait, and the longest files come first: see tests/conftest.py.
 parallel := -n 3 --dist loadfile --no-loadscope-reorder
+# What touches the dependencies most, each in a minute or less: servers, the handshake, redis-py, JSON, the types.
+against_oldest := $(patsubst %,tests/test_%.py,handshake websocket server apps extension longpoll redis json package)
 
 # Each of the hundreds of processes of the tests would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test faults lint format cover tox bench attack clean services
+.PHONY: help run test oldest faults lint format cover tox bench attack clean services
 
 help:  ## Show the targets; each sets up what it needs.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -21,6 +23,9 @@ run: .venv/.installed example_app/node_modules  ## Serve the example chat and ma
 
 test: services .venv/.installed example_app/node_modules tests/clients/node_modules  ## Run the tests (ARGS="-k socket").
 	$(bin) pytest $(parallel) $(ARGS)
+
+oldest: services .venv/.installed  ## Run tests of what touches the dependencies, on the oldest versions of them.
+	$(bin) tox run -e oldest -- $(against_oldest) $(ARGS)
 
 faults: services .venv/.installed tests/clients/node_modules  ## See for half an hour whether clients miss anything (SECONDS=900).
 	PHOENIX_FAULTS_SECONDS=$(SECONDS) $(bin) pytest -p no:xdist -o log_cli=true -o log_cli_level=INFO -o python_files="test_*.py losses.py" tests/faults $(ARGS)
