@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .exceptions import InvalidOption
+from .patterns import Pattern
 from .protocol.json import Json
 from .protocol.messages import Broadcast, disconnect_message
 from .pubsub.adapter import make_publisher
@@ -17,11 +18,6 @@ from .pubsub.history import History, Position
 SETTING = "PHOENIX_PUBSUB_URL"
 #: The URL that says: each process by itself.
 NONE = "none"
-
-
-def fits(topic: str, pattern: str) -> bool:
-    """Tell whether a topic is one of a pattern: exactly, or by what stands before the star."""
-    return topic.startswith(pattern[:-1]) if pattern.endswith("*") else topic == pattern
 
 
 class Broadcaster:
@@ -47,7 +43,7 @@ class Broadcaster:
             )
         self._json = json or Json()
         self._publisher = make_publisher(url)
-        self._histories = dict(histories or {})
+        self._histories = [(Pattern(pattern), history) for pattern, history in (histories or {}).items()]
         if self._histories and not self._publisher.keeps:
             raise InvalidOption(f"{type(self._publisher).__name__} keeps no histories: use redis:// or workers://")
 
@@ -65,7 +61,7 @@ class Broadcaster:
         broadcast = Broadcast(topic, event, payload)
         check_payload(broadcast)
         sealed = seal(broadcast, self._json)
-        history = next((each for pattern, each in self._histories.items() if fits(topic, pattern)), None)
+        history = next((each for pattern, each in self._histories if pattern.find(topic)), None)
         if history is not None and history.size:
             entry = pack_entry("", sealed, self._json)
             return self._publisher.keep(topic, history, entry, idempotency_key)[0]

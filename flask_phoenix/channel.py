@@ -11,7 +11,20 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from .exceptions import InvalidOption, InvalidPayload, InvalidReturn, Refused, UnknownEvent
 from .payloads import Declared, Errors, Reader, Record, is_record, reader_of_parameter, shown_type
-from .protocol.messages import DISCONNECT, DISCONNECT_TOPIC, EXPIRING, REFRESH, Kept, Reply, shown
+from .protocol.messages import (
+    CLOSE,
+    DISCONNECT,
+    DISCONNECT_TOPIC,
+    ERROR,
+    EXPIRING,
+    JOIN,
+    LEAVE,
+    REFRESH,
+    REPLY,
+    Kept,
+    Reply,
+    shown,
+)
 from .pubsub.conflation import Conflation
 from .pubsub.failures import EXITS
 from .pubsub.history import History
@@ -30,6 +43,14 @@ CALLBACKS = ("join", "after_join", "handle_in", "handle_out", "handle_info", "te
 #: The attributes by which :func:`on` and :func:`intercept` mark methods.
 ON, INTERCEPT = "__phoenix_on__", "__phoenix_intercept__"
 
+#: Events that no method handles, and what does.
+RESERVED = {
+    JOIN: "write join(self, payload)",
+    LEAVE: "write terminate(self, reason), whose reason is 'left' then",
+    REPLY: "clients get it for what a handler returns",
+    ERROR: "clients get it when a handler fails",
+    CLOSE: "clients get it from self.stop()",
+}
 #: Events that no channel has to declare: they are this package's own.
 UNDECLARED = frozenset({"presence_state", "presence_diff", "presence_count", DISCONNECT, DISCONNECT_TOPIC, EXPIRING})
 
@@ -147,8 +168,11 @@ SERVICES: dict[str, tuple[type, str]] = {
 def on(*events: str) -> Callable[[Method], Method]:
     """Make a method handle events from the client: ``@on("new_msg")`` above ``def new_msg(self, payload)``.
 
-    :raises InvalidOption: an event is no string.
+    :raises InvalidOption: an event is no string, or is one of the protocol's own.
     """
+    for event in events:
+        if isinstance(event, str) and event in RESERVED:
+            raise InvalidOption(f"@on({event!r}) would never be called: it is the protocol's own; {RESERVED[event]}")
     return _mark(ON, events)
 
 
@@ -216,6 +240,8 @@ def _mark(name: str, events: tuple[str, ...]) -> Callable[[Method], Method]:
         raise InvalidOption(f"expected names of events, as in @on('new_msg'), got {events!r}")
 
     def decorate(method: Method) -> Method:
+        if isinstance(method, type) or not hasattr(method, "__dict__"):
+            raise InvalidOption(f"it stands above a method of a Channel; got {shown(method)} for {events!r}")
         setattr(method, name, (*events, *getattr(method, name, ())))
         return method
 
@@ -236,6 +262,8 @@ class Channel:
     topic: str
     #: What the star of the pattern stands for: ``"42"``; empty where the pattern has no star.
     subtopic: str
+    #: What the variables of the pattern stand for: ``{"room_id": "42"}`` for ``room:<room_id>``.
+    variables: dict[str, Any]
     #: The author's values: a copy of the socket's, and those that the pattern was given.
     assigns: dict[str, Any]
     #: The parameters of the client's connect.
@@ -271,6 +299,7 @@ class Channel:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         refuse_reserved(cls, Channel, CALLBACKS)
+        refuse_async(cls, CALLBACKS)
         cls.handlers = _gather(cls, ON)
         cls.entrances = {event: _entrance(cls, name) for event, name in cls.handlers.items()}
         cls.read_join = read_by(cls, "join")
@@ -282,15 +311,17 @@ class Channel:
         self.runtime = runtime
         self.topic = topic
         self.subtopic = subtopic
+        self.variables = {}
         self.assigns = assigns
 
     # What authors write.
 
-    def join(self, payload: Any) -> Result:
+    def join(self, payload: Any, *_: Any, **variables: Any) -> Result:
         """Decide whether the client may enter.
 
-        Mandatory. Return the response of the ok reply (None is ``{}``), or raise Refused. The channel is not joined
-        yet: to push or broadcast, use :meth:`after_join`.
+        Mandatory, as ``def join(self, payload)``; each variable of the pattern is one more argument, by its name.
+        Return the response of the ok reply (None is ``{}``), or raise Refused. The channel is not joined yet: to push
+        or broadcast, use :meth:`after_join`.
         """
         raise NotImplementedError
 
@@ -533,9 +564,42 @@ def _entrance(cls: type[Channel], name: str) -> str:
 
 
 def _gather(cls: type, mark: str) -> dict[str, str]:
-    """Return the names of the marked methods of a class and its bases by event; the nearest class wins."""
-    bodies = [vars(base) for base in reversed(cls.__mro__)]
-    return {event: name for body in bodies for name, method in body.items() for event in getattr(method, mark, ())}
+    """Return the names of the marked methods of a class and its bases by event; the nearest class wins.
+
+    :raises InvalidOption: the class has two methods for one event.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        found.update(_gather_own(base, mark))
+    return found
+
+
+def _gather_own(cls: type, mark: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, method in vars(cls).items():
+        for event in dict.fromkeys(getattr(method, mark, ())):
+            if event in found and vars(cls)[found[event]] is not method:
+                decorator = "on" if mark == ON else "intercept"
+                raise InvalidOption(
+                    f"{cls.__name__} has two methods for {event!r}, {found[event]} and {name}: one event has one"
+                    f" method; take @{decorator}({event!r}) away from one of them"
+                )
+            found[event] = name
+    return found
+
+
+def refuse_async(cls: type, callbacks: Collection[str]) -> None:
+    """Refuse a subclass whose methods would return coroutines, which nobody awaits.
+
+    :raises InvalidOption: with the remedy.
+    """
+    for name, method in vars(cls).items():
+        called = name in callbacks or hasattr(method, ON) or hasattr(method, INTERCEPT)
+        if called and inspect.iscoroutinefunction(method):
+            raise InvalidOption(
+                f"{cls.__name__}.{name} is async, and nobody would await it: write def {name} without async; it may"
+                " block, as gevent lets others run meanwhile"
+            )
 
 
 def refuse_reserved(cls: type, root: type, callbacks: Collection[str]) -> None:

@@ -18,9 +18,10 @@ from gevent import GreenletExit
 from .broadcaster import NONE, SETTING
 from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, register_error_handler
 from .exceptions import InvalidOption, PhoenixError
+from .hints import Hints
 from .presence import Presence
 from .protocol.json import Json
-from .protocol.messages import Broadcast, Kept, disconnect_message
+from .protocol.messages import Broadcast, Kept, disconnect_message, shown
 from .pubsub.adapter import Adapter, adapter_class
 from .pubsub.history import Position
 from .pubsub.local import Subscriber
@@ -28,7 +29,8 @@ from .pubsub.unix.adapter import WorkersAdapter
 from .pubsub.unix.directory import directory_of_server
 from .runtime.engine import FAILURES, Engine
 from .runtime.listener import Listener
-from .runtime.settings import Settings
+from .runtime.settings import KEYS, Settings
+from .runtime.watchdog import Watchdog
 from .server.gevent import Server, require_patched
 from .server.gunicorn import drain_with_worker, has_several_workers, is_loading, is_master, is_worker
 from .socket import BaseSocket, Socket
@@ -38,15 +40,22 @@ from .transports.endpoint import NAME, Endpoint, WebSocketEndpoint
 from .transports.gateway import Gateway
 from .transports.handshake import PHOENIX_PROTOCOL, csrf_token
 from .transports.longpoll.endpoint import LongPollEndpoint
-from .transports.options import make_mounts
+from .transports.options import check_keys, make_mounts
 from .transports.publishing import Publishing
 
 log = logging.getLogger("flask_phoenix.pubsub")
+socket_log = logging.getLogger("flask_phoenix.handshake")
 channel_log = logging.getLogger("flask_phoenix.channel")
 
 MANY_PROCESSES = (
     f"several processes serve this app and nothing joins them, since {SETTING} is {NONE!r}: a broadcast reaches only"
     " the clients of its own process. Take that setting away, or name a way, such as redis://localhost"
+)
+
+NO_SOCKETS = (
+    "no socket is mounted in the app %r, and every client will get HTTP 404: write @phoenix.socket('/socket') above a"
+    " class, in a module that the app imports. Where a module was imported under two names ('python app.py', and in"
+    " it 'from app import phoenix'), there are two: keep phoenix in a module of its own, which the others import"
 )
 
 ENDPOINTS: dict[str, type[Endpoint]] = {"websocket": WebSocketEndpoint, "longpoll": LongPollEndpoint}
@@ -70,7 +79,12 @@ class State:
         self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), self._to_json)
         self.engine = Engine(app.app_context, self.json, self._find_adapter, self._may_serve, is_master)
         self.engine.report, self.engine.app, self.engine.checks = self._report, app, self._checks
+        check_keys(app.config, [SETTING, "PHOENIX_JSON", *KEYS])
         self.engine.configure(Settings.read(app.config))
+        if app.debug:
+            self.engine.node.add(Watchdog())
+        #: Looks at broadcasts under debug.
+        self._hints = Hints(self.engine, lambda: self.engine.histories.sockets) if app.debug else None
         self.endpoints: list[Endpoint] = []
         #: What this app and process has of each presence.
         self.trackers: dict[Presence, TrackerServer] = {}
@@ -83,6 +97,11 @@ class State:
             endpoint = ENDPOINTS[mount.transport](self.engine, self.json, mount)
             endpoint.register(self.app)
             self.endpoints.append(endpoint)
+
+    def warn_if_bare(self) -> None:
+        """Log that the app has no sockets, which is no use to a server."""
+        if not self.endpoints:
+            socket_log.warning(NO_SOCKETS, self.app.name)
 
     def keep(self, presence: Presence, down_period: float, grace: float) -> None:
         """Have a presence in this app."""
@@ -190,6 +209,8 @@ class State:
         broadcast = Broadcast(topic, event, payload)
         if self._checks():
             self.engine.check_sent(broadcast)
+        if self._hints is not None:
+            self._hints.broadcast(topic)
         return broadcast
 
     def _may_serve(self) -> bool:
@@ -251,10 +272,12 @@ class Phoenix:
         Variables in the path (``/shop/<shop_id>``) become parameters of the connect. The options are the attributes of
         :class:`.Options`; what is not given comes from the app's configuration (``PHOENIX_TIMEOUT`` and so on).
 
-        :raises InvalidOption: an option is unknown or cannot be.
+        :raises InvalidOption: an option is unknown or cannot be, or it stands above what is no socket.
         """
+        _check_path(path)
 
         def mount(socket: SocketClass) -> SocketClass:
+            _check_socket(path, socket)
             make_mounts(path, socket, options, {})
             self._mounts.append((path, socket, options))
             for state in self._states:
@@ -440,8 +463,9 @@ class Phoenix:
         :param options: those of gevent's server: ``certfile`` and ``keyfile`` for TLS, ``log=None`` for no access log.
         :raises Unsupported: gevent has not patched the standard library.
         """
+        state = state_of(app)
+        state.warn_if_bare()
         require_patched()
-        state: State = app.extensions["phoenix"]
         Server((host, port), app, [state.engine], **options).serve_until_stopped()
 
     def _state(self) -> State:
@@ -451,11 +475,52 @@ class Phoenix:
         if len(self._states) == 1:
             return next(iter(self._states))
         raise PhoenixError(
-            "no app to speak for: call init_app first"
+            "no app to speak for: call phoenix.init_app(app) first"
             if not self._states
             else f"{len(self._states)} apps share this extension: call it inside app.app_context(), or say"
             ' app.extensions["phoenix"].broadcast(...)'
         )
+
+
+def waits_for_an_app(phoenix: Phoenix) -> bool:
+    """Tell whether sockets are mounted here, and no app has been initialised."""
+    return bool(phoenix._mounts) and not phoenix._states
+
+
+def state_of(app: Flask) -> State:
+    """Return what an app has of this extension.
+
+    :raises PhoenixError: nothing.
+    """
+    state: State | None = app.extensions.get("phoenix")
+    if state is None:
+        raise PhoenixError(
+            f"the app {app.name!r} has no phoenix: call phoenix.init_app(app) in its factory, or write Phoenix(app)"
+        )
+    return state
+
+
+def _check_path(path: Any) -> None:
+    if not isinstance(path, str):
+        name = getattr(path, "__name__", shown(path))
+        raise InvalidOption(
+            f"the path is missing: write @phoenix.socket('/socket'), with parentheses, above class {name}(Socket)"
+        )
+
+
+def _check_socket(path: str, socket: Any) -> None:
+    """See that this is a socket's class.
+
+    :raises InvalidOption: with the remedy.
+    """
+    if isinstance(socket, type) and issubclass(socket, BaseSocket):
+        return
+    name = getattr(socket, "__name__", shown(socket))
+    if isinstance(socket, type) and issubclass(socket, Channel):
+        remedy = f"is a Channel: mount a socket there, and write @UserSocket.channel('room:*') above {name}"
+    else:
+        remedy = f"is no socket's class: write class {name}(Socket), or class {name}(RawSocket)"
+    raise InvalidOption(f"@phoenix.socket({path!r}) stands above {name}, which {remedy}")
 
 
 def _exempt_from_csrf(endpoint: str | None, values: Any) -> None:

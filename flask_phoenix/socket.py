@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from difflib import get_close_matches
 from math import isfinite
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, read_by, refuse_reserved, register_error_handler
+from .channel import (
+    Channel,
+    ErrorHandlerFunction,
+    ErrorHandlers,
+    read_by,
+    refuse_async,
+    refuse_reserved,
+    register_error_handler,
+)
 from .exceptions import InvalidOption, InvalidReturn, Refused
+from .patterns import Pattern
 from .payloads import Reader
-from .protocol.messages import INTERNAL, Frame
+from .protocol.messages import INTERNAL, Frame, shown
 
 #: What authors write in a Socket, and in a RawSocket.
 CALLBACKS = ("connect", "id")
@@ -19,24 +30,31 @@ RAW_CALLBACKS = (*CALLBACKS, "open", "handle_frame", "terminate")
 ChannelClass = TypeVar("ChannelClass", bound=type[Channel])
 
 
+#: How many patterns a line of the log lists.
+SHOWN_PATTERNS = 20
+
+
 class Route(NamedTuple):
     """A topic pattern, the channel that serves it, and the values that this channel starts with."""
 
     pattern: str
     channel: type[Channel]
     assigns: dict[str, Any]
+    parsed: Pattern
 
     def matches(self, topic: str) -> bool:
-        """Tell whether a topic fits: exactly, or by what stands before the star."""
-        if topic.startswith(INTERNAL):
-            return False
-        if self.pattern.endswith("*"):
-            return topic.startswith(self.pattern[:-1])
-        return topic == self.pattern
+        """Tell whether a topic fits: exactly, by what stands before the star, or with a value for each variable."""
+        return not topic.startswith(INTERNAL) and self.parsed.find(topic) is not None
 
     def subtopic(self, topic: str) -> str:
         """Return what the star stands for."""
-        return topic[len(self.pattern) - 1 :] if self.pattern.endswith("*") else ""
+        found = self.parsed.find(topic)
+        return found.subtopic if found is not None else ""
+
+    def variables(self, topic: str) -> dict[str, Any]:
+        """Return what the variables of the pattern stand for."""
+        found = self.parsed.find(topic)
+        return found.variables if found is not None else {}
 
 
 def check_expires_at(expires_at: Any, where: str) -> None:
@@ -99,6 +117,7 @@ class Socket(BaseSocket):
 
     def __init_subclass__(cls) -> None:
         refuse_reserved(cls, Socket, SOCKET_CALLBACKS)
+        refuse_async(cls, SOCKET_CALLBACKS)
         super().__init_subclass__()
         cls.error_handlers = dict(cls.error_handlers)
 
@@ -106,21 +125,17 @@ class Socket(BaseSocket):
     def channel(cls, pattern: str, assigns: dict[str, Any] | None = None) -> Callable[[ChannelClass], ChannelClass]:
         """Let a channel serve topics: ``"system"`` exactly, ``"room:*"`` whatever begins so.
 
+        ``"room:<room_id>"`` serves what has one part there, and hands it to ``join`` as the argument ``room_id``; kinds
+        of variables are those of Flask's rules, as ``<int:room_id>``.
+
         :param assigns: values that the channel starts with, beside the socket's.
-        :raises InvalidOption: a star stands elsewhere than at the end, or the channel has no ``join``.
+        :raises InvalidOption: the pattern cannot be, or is taken, or the channel has no ``join`` that fits it.
         """
-        if not isinstance(pattern, str) or "*" in pattern[:-1]:
-            raise InvalidOption(
-                f"a pattern is a topic, or a beginning and one star at its end ('room:*'); got {pattern!r}"
-            )
+        parsed = _parse(cls, pattern)
 
         def register(channel: ChannelClass) -> ChannelClass:
-            if channel.join is Channel.join:
-                raise InvalidOption(
-                    f"{channel.__name__} has no join(self, payload): who may enter must be decided."
-                    " To let everybody in: def join(self, payload): return None"
-                )
-            cls.channels = (*cls.channels, Route(pattern, channel, assigns or {}))
+            _check_route(cls, pattern, parsed, channel)
+            cls.channels = (*cls.channels, Route(pattern, channel, assigns or {}, parsed))
             return channel
 
         return register
@@ -152,11 +167,78 @@ class Socket(BaseSocket):
         return next((route for route in cls.channels if route.matches(topic)), None)
 
 
+def explain_unmatched(socket: type[Socket], topic: Any) -> str:
+    """Tell why a message for a topic comes to nobody, and what would."""
+    name = socket.__name__
+    if not isinstance(topic, str):
+        return "a topic is a string"
+    if (route := socket.match(topic)) is not None:
+        return f"{route.channel.__name__} serves it as {route.pattern!r}, and this client has not joined it"
+    patterns = [route.pattern for route in socket.channels]
+    if not patterns:
+        return (
+            f"{name} has no channels: write @{name}.channel('room:*') above one, in a module that the app imports"
+            f" before it serves (and imports under one name, so that there is one {name})"
+        )
+    close = get_close_matches(topic[:40].partition(":")[0], {pattern.partition(":")[0]: "" for pattern in patterns}, 1)
+    hint = next((f"; did you mean {each!r}?" for each in patterns if close and each.partition(":")[0] == close[0]), "")
+    return f"the patterns of {name} are {', '.join(map(repr, patterns[:SHOWN_PATTERNS]))}{hint}"
+
+
+def _parse(socket: type[Socket], pattern: Any) -> Pattern:
+    """Take a pattern apart.
+
+    :raises InvalidOption: it cannot be one.
+    """
+    if isinstance(pattern, type):
+        raise InvalidOption(
+            f"a pattern is missing: write @{socket.__name__}.channel('room:*') above class {pattern.__name__}(Channel)"
+        )
+    return Pattern(pattern)
+
+
+def _check_route(socket: type[Socket], pattern: str, parsed: Pattern, channel: Any) -> None:
+    """See that a socket can have a channel serve a pattern.
+
+    :raises InvalidOption: with the remedy.
+    """
+    if socket is Socket:
+        raise InvalidOption(
+            "@Socket.channel would let every socket of every app serve it: make a socket of your own, class"
+            f" UserSocket(Socket), mount it with @phoenix.socket('/socket'), and write @UserSocket.channel({pattern!r})"
+        )
+    if not (isinstance(channel, type) and issubclass(channel, Channel)):
+        name = getattr(channel, "__name__", shown(channel))
+        raise InvalidOption(
+            f"@{socket.__name__}.channel({pattern!r}) stands above {name}, which is no Channel:"
+            f" write class {name}(Channel)"
+        )
+    name = channel.__name__
+    if channel.join is Channel.join:
+        raise InvalidOption(
+            f"{name} has no join(self, payload): who may enter must be decided."
+            " To let everybody in: def join(self, payload): return None"
+        )
+    for route in socket.channels:
+        if route.pattern == pattern:
+            raise InvalidOption(
+                f"{socket.__name__} lets {route.channel.__name__} serve {pattern!r} already, and the first pattern that"
+                f" fits wins: give {name} another pattern"
+            )
+    try:
+        inspect.signature(object.__new__(channel).join).bind(None, **dict.fromkeys(parsed.variables))
+    except TypeError:
+        expected = ", ".join(("self", "payload", *parsed.variables))
+        given = str(inspect.signature(channel.join))
+        raise InvalidOption(f"{name}.join{given} does not fit {pattern!r}: write def join({expected})") from None
+
+
 class RawSocket(BaseSocket):
     """One client whose frames the author handles, without channels: another protocol on the same mounts and limits."""
 
     def __init_subclass__(cls) -> None:
         refuse_reserved(cls, RawSocket, RAW_CALLBACKS)
+        refuse_async(cls, RAW_CALLBACKS)
         super().__init_subclass__()
 
     def bind(self, send: Callable[[Frame], None], close: Callable[[int, str], None]) -> None:

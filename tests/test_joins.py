@@ -284,6 +284,7 @@ def test_connection_that_is_closed_while_a_replaced_channel_terminates(engine: E
 
 
 def test_topic_without_a_channel(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.serve(Room)
     client = site.connect()
     client.say("1", "1", "nope", "phx_join")
     client.say("1", "2", "nope", "echo")
@@ -291,8 +292,10 @@ def test_topic_without_a_channel(site: Site, caplog: pytest.LogCaptureFixture) -
     client.hears_only(
         reply("1", UNMATCHED, None, "nope"), reply("2", UNMATCHED, None, "nope"), reply("3", None, "1", "nope")
     )
-    line = f"Visitor: ignoring unmatched topic 'nope' (connection {client.connection.number})"
-    assert [record.getMessage() for record in caplog.records] == [line] * 2
+    begin, end = "Visitor: ignoring unmatched topic 'nope'", f" (connection {client.connection.number})"
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first == f"{begin}: the patterns of Visitor are 'room:*'{end}"
+    assert second == begin + end
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,7 +7,16 @@ from importlib import import_module
 import click
 
 #: Where each command stands: a module of this folder. The function has the command's name.
-COMMANDS = {"asyncapi": "asyncapi", "broadcast": "publish", "disconnect": "publish", "types": "types"}
+COMMANDS = {
+    "asyncapi": "asyncapi",
+    "broadcast": "publish",
+    "client": "client",
+    "disconnect": "publish",
+    "gen": "gen",
+    "new": "new",
+    "routes": "routes",
+    "types": "types",
+}
 
 
 class Commands(click.Group):

@@ -48,9 +48,12 @@ def run(info: ScriptInfo, /, **options: Any) -> None:
         serve(info, failing(error), **options)
         return
     if not find_engines(app):
+        warn_if_forgotten(app)
         assert run_command.callback is not None
         run_command.callback(**options)
         return
+    if isinstance(app, Flask) and "phoenix" in app.extensions and not is_running_from_reloader():
+        app.extensions["phoenix"].warn_if_bare()
     os.environ[LOOKED] = str(os.getpid())
     reload = get_debug_flag() if options["reload"] is None else options["reload"]
     if not monkey.is_module_patched("socket") and not (reload and not is_running_from_reloader()):
@@ -58,6 +61,17 @@ def run(info: ScriptInfo, /, **options: Any) -> None:
         sys.stderr.flush()
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
     serve(info, app, **options)
+
+
+def warn_if_forgotten(app: Any) -> None:
+    """Say that this app serves no sockets, where a module of the program has some for an app that is yet to come."""
+    extension = sys.modules.get("flask_phoenix.extension")
+    if extension is None:
+        return
+    for module in list(sys.modules.values()):
+        for name, value in list(vars(module).items()):
+            if type(value) is extension.Phoenix and extension.waits_for_an_app(value):
+                click.secho(f"{module.__name__}.{name} serves no app: call {name}.init_app(app)", err=True, fg="red")
 
 
 def _is_begun_anew() -> bool:

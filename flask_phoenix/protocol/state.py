@@ -80,6 +80,8 @@ class Answered(NamedTuple):
     problem: str | None = None
     #: The limit that the client has reached.
     limit: str | None = None
+    #: The problem is that the message's topic is not joined, or cannot be.
+    unmatched: Message | None = None
 
 
 class Held(NamedTuple):
@@ -243,7 +245,8 @@ class Protocol:
 
     def _unmatched(self, message: Message) -> Answered:
         # The only reply that never echoes the join_ref (``socket.ex``).
-        return Answered(self._reply(None, message, UNMATCHED), f"ignoring unmatched topic {shown(message.topic)}")
+        problem = f"ignoring unmatched topic {shown(message.topic)}"
+        return Answered(self._reply(None, message, UNMATCHED), problem, unmatched=message)
 
     def _reply(self, join_ref: Any, message: Message, reply: Reply) -> Frame:
         return self.serializer.encode_reply(join_ref, message.ref, message.topic, reply)

@@ -61,7 +61,8 @@ def check_payload(broadcast: Broadcast) -> None:
     """
     if not isinstance(broadcast.payload, dict | bytes) and not is_record(broadcast.payload):
         raise InvalidPayload(
-            f"the payload of a broadcast is a dict (a JSON object) or bytes; got {type(broadcast.payload).__name__}"
+            f"the payload of a broadcast is a dict (a JSON object) or bytes; got {type(broadcast.payload).__name__} for"
+            f" {shown(broadcast.event)} on {shown(broadcast.topic)}: put it into a dict, as in {{'body': ...}}"
         )
 
 

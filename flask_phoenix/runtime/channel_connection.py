@@ -9,7 +9,7 @@ from typing import Any
 
 from ..protocol.messages import Frame, Message, shown
 from ..protocol.state import Answered, Event, Held, JoinReceived, LeaveReceived, MessageReceived, Protocol
-from ..socket import Socket
+from ..socket import Socket, explain_unmatched
 from .channel_server import ChannelServer, CheckedChannelServer
 from .connection import Bounds, Carrier, Connection, Surroundings
 from .engine import Engine
@@ -27,7 +27,7 @@ Start = Callable[[Inbox, Any, Any, int], None]
 class ChannelConnection(Connection):
     """A client that joins channels."""
 
-    __slots__ = ("lane", "protocol")
+    __slots__ = ("_explained", "lane", "protocol")
 
     socket: Socket
 
@@ -43,6 +43,7 @@ class ChannelConnection(Connection):
     ) -> None:
         super().__init__(engine, socket, name, carrier, surroundings, bounds)
         self.protocol = protocol
+        self._explained = False
         self.topics = protocol.memberships
         self.lane = carrier.lane(protocol.serializer)
 
@@ -102,8 +103,10 @@ class ChannelConnection(Connection):
         """
         if isinstance(event, Answered):
             self.send(event.frame)
-            if event.problem and (event.limit is None or self.reach(event.limit)):
-                log.warning("%s: %s (connection %d)", type(self.socket).__name__, event.problem, self.number)
+            if event.unmatched is not None:
+                self._log_problem(f"{event.problem}{self._explain(event.unmatched)}")
+            elif event.problem and (event.limit is None or self.reach(event.limit)):
+                self._log_problem(event.problem)
         elif isinstance(event, JoinReceived):
             self._join(event, start, size)
         elif isinstance(event, Held):
@@ -112,6 +115,16 @@ class ChannelConnection(Connection):
             server: ChannelServer = event.membership.server
             call = server.leave if isinstance(event, LeaveReceived) else server.handle_in
             start(server.inbox, call, event.message, size)
+
+    def _explain(self, unmatched: Message) -> str:
+        """Tell, once for each client, why its message comes to nobody."""
+        if self._explained:
+            return ""
+        self._explained = True
+        return f": {explain_unmatched(type(self.socket), unmatched.topic)}"
+
+    def _log_problem(self, problem: str) -> None:
+        log.warning("%s: %s (connection %d)", type(self.socket).__name__, problem, self.number)
 
     def _join(self, join: JoinReceived, start: Start, size: int) -> None:
         kind = CheckedChannelServer if self.engine.checks() else ChannelServer

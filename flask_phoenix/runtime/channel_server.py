@@ -8,6 +8,7 @@ from typing import Any
 
 import gevent
 
+from ..assigns import CheckedAssigns
 from ..channel import (
     GRACEFUL,
     Channel,
@@ -323,7 +324,7 @@ class ChannelServer(ChannelRuntime):
             channel, payload = self._make(), join.message.payload
             if (read := self._route.channel.read_join) is not None:
                 payload = read(payload)
-            return as_reply(channel.join(payload), channel, "join") or OK
+            return as_reply(channel.join(payload, **channel.variables), channel, "join") or OK
         except Refused as refused:
             return Reply("error", refused.response)
         except FAILURES as failure:
@@ -334,8 +335,12 @@ class ChannelServer(ChannelRuntime):
     def _make(self) -> Channel:
         """Make the author's object."""
         socket, route, topic = self.connection.socket, self._route, self.membership.topic
-        channel = route.channel(self, topic, route.subtopic(topic), {**socket.assigns, **route.assigns})
+        assigns = {**socket.assigns, **route.assigns}
+        if type(socket.assigns) is CheckedAssigns:
+            assigns = CheckedAssigns(self._name, assigns)
+        channel = route.channel(self, topic, route.subtopic(topic), assigns)
         channel.params, channel.transport = socket.params, socket.transport
+        channel.variables = route.variables(topic)
         self.channel = channel
         return channel
 
@@ -367,6 +372,7 @@ class ChannelServer(ChannelRuntime):
             reply = self._recovery.tell(reply)
         frame = self.protocol.accept(join, reply)
         self.joined = True
+        self.connection.engine.joined_patterns.add(self._route.pattern)
         return frame
 
     def _tell_positions(self, recovery: Recovery) -> None:

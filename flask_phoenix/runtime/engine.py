@@ -82,6 +82,8 @@ class Engine:
         self.checks: Callable[[], bool] = lambda: False
         #: The app, from which signals come.
         self.app: Any = None
+        #: The topic patterns that some client has joined.
+        self.joined_patterns: set[str] = set()
         #: How often each bound was reached, by its name in docs/security.md.
         self.limits: Counter[str] = Counter()
         self._json = json

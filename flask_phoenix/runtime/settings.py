@@ -52,3 +52,7 @@ class Settings:
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < inf:
                 raise InvalidOption(f"{keys[name]} is a positive number; got {value!r}")
         return cls(**given)
+
+
+#: The keys of an app that are read here.
+KEYS = [f"PHOENIX_{field.name.upper()}" for field in fields(Settings)]

@@ -15,7 +15,7 @@ from gevent.queue import Queue
 from .. import clock
 from ..channel import Channel
 from ..exceptions import InvalidMessage, PhoenixError
-from ..extension import State
+from ..extension import state_of
 from ..protocol.messages import Frame
 from ..protocol.serializers import choose_serializer
 from ..runtime.connection import INTERNAL_ERROR, Connection
@@ -251,13 +251,11 @@ class Clients:
     """
 
     def __init__(self, app: Flask) -> None:
-        if "phoenix" not in app.extensions:
-            raise PhoenixError(f"{app!r} serves no sockets: call phoenix.init_app(app), or Phoenix(app)")
         self.app = app
         self.transcript = Transcript(app)
         self._clients: list[Client] = []
-        self._engine = app.extensions["phoenix"].engine
-        self._served = bool(self._engine.node)
+        self._engine = state_of(app).engine
+        self._served = bool(self._engine.node.name)
 
     def __call__(self, path: str | None = None, *, name: str = "", **options: Any) -> Client:
         """Connect a client; the arguments are those of :class:`Client`."""
@@ -286,7 +284,7 @@ def find_endpoint(app: Flask, path: str | None, socket: type[Socket] | None) -> 
 
     :raises PhoenixError: no socket is mounted there, or it is not clear which is meant.
     """
-    state: State = app.extensions["phoenix"]
+    state = state_of(app)
     every = [endpoint for endpoint in state.endpoints if issubclass(endpoint.mount.socket, Socket)]
     every.sort(key=lambda endpoint: endpoint.mount.transport != "websocket")
     meant = [endpoint for endpoint in every if socket in (None, endpoint.mount.socket)]

@@ -8,6 +8,7 @@ import gevent
 from flask import Flask, got_request_exception
 
 from .. import clock
+from ..extension import state_of
 from ..protocol.messages import REPLY, Broadcast, Message
 from ..runtime.engine import Engine
 
@@ -44,7 +45,7 @@ class Transcript:
         self._entries: list[Entry] = []
         #: The broadcasts of this process, and of others where it hears their topics.
         self.broadcasts: list[Entry] = []
-        self._engine: Engine = app.extensions["phoenix"].engine
+        self._engine: Engine = state_of(app).engine
         self._end_tap = self._engine.pubsub.tap(self._note_broadcast)
         got_request_exception.connect(self._note_failure, app)
 

@@ -11,9 +11,10 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import unquote_to_bytes
 
-from flask import Response, abort, request, session
+from flask import Response, abort, current_app, request, session
 
 from .. import clock
+from ..assigns import CheckedAssigns
 from ..exceptions import InvalidReturn, Refused
 from ..protocol.messages import shown
 from ..protocol.serializers import Serializer, choose_serializer
@@ -143,6 +144,8 @@ def admit(
     info = connect_info(mount, params, token)
     serializer = choose_serializer(params.get("vsn"), serializers)
     socket = mount.socket(params, mount.transport)
+    if current_app.debug:
+        socket.assigns = CheckedAssigns(mount.socket.__name__, socket.assigns)
     connect: Callable[..., Any] = socket.connect
     answer = connect(_typed(mount, params), info)
     if answer is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -11,6 +12,8 @@ from ..exceptions import InvalidOption
 from ..protocol.serializers import Serializer
 from ..socket import BaseSocket
 from .origin import OriginPolicy
+
+log = logging.getLogger("flask_phoenix.handshake")
 
 #: What ``connect_info`` may list.
 INFO_KEYS = (
@@ -28,6 +31,9 @@ TRANSPORTS = {"websocket": True, "longpoll": False}
 
 #: What the app's configuration is asked for, as ``PHOENIX_TIMEOUT`` and so on, where ``phoenix.socket`` says nothing.
 PREFIX = "PHOENIX_"
+
+#: How much a key has to resemble another to be that one, misspelt.
+MISSPELT = 0.85
 
 
 @dataclass(frozen=True)
@@ -176,6 +182,21 @@ def check_names(given: Mapping[str, Any], known: Sequence[str]) -> None:
             close = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean {close[0]!r}?" if close else f"known are {', '.join(known)}"
             raise InvalidOption(f"phoenix.socket has no option {name!r}; {hint}")
+
+
+def check_keys(config: Mapping[str, Any], known: Sequence[str]) -> None:
+    """Check that every ``PHOENIX_*`` key of an app is read by somebody.
+
+    :param known: those that are no options of a mount.
+    :raises InvalidOption: one is misspelt; one that resembles none is left alone, and named in the log.
+    """
+    known = [*known, *(PREFIX + name.upper() for name in (*NAMES, *TRANSPORTS))]
+    for key in config:
+        if not key.startswith(PREFIX) or key in known:
+            continue
+        if close := difflib.get_close_matches(key, known, 1, MISSPELT):
+            raise InvalidOption(f"the app's configuration has {key}, which nothing reads; did you mean {close[0]}?")
+        log.warning("the app's configuration has %s, which nothing reads; docs/options.md lists the keys", key)
 
 
 def _check(options: Options, path: str) -> None:

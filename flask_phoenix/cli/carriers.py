@@ -1,0 +1,172 @@
+"""How ``flask phoenix client`` reaches a server: over a WebSocket, or by polling. Blocking; no event loop."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from socket import SHUT_RDWR
+from typing import Any
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.sync.client import connect
+
+from ..exceptions import PhoenixError
+from ..protocol.messages import Frame
+from ..transports.handshake import PHOENIX_PROTOCOL, TOKEN_PREFIX
+
+#: Seconds for a handshake, and for the answer to a request; a poll waits less than that.
+TIMEOUT = 30.0
+#: The scheme of each transport, plain and over TLS.
+SCHEMES = {"websocket": ("ws", "wss"), "longpoll": ("http", "https")}
+
+Headers = Sequence[tuple[str, str]]
+
+
+class Lost(PhoenixError):
+    """There is no connection, or no more."""
+
+
+def address(url: str, transport: str, query: dict[str, str]) -> str:
+    """Return where a transport of a mount is: ``localhost:5000/socket`` is ``ws://localhost:5000/socket/websocket``."""
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    secure = parts.scheme in ("wss", "https")
+    path = parts.path.rstrip("/")
+    if not path.endswith(f"/{transport}"):
+        path = f"{path}/{transport}"
+    joined = "&".join(filter(None, [parts.query, urlencode(query)]))
+    return urlunsplit((SCHEMES[transport][secure], parts.netloc, path, joined, ""))
+
+
+def _in_base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _of_token(token: str) -> str:
+    """Write a token as the name of a subprotocol, which may hold no slash."""
+    return base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
+
+
+class WebSocketCarrier:
+    """Carries frames over a WebSocket.
+
+    :raises Lost: the server cannot be reached, or refuses.
+    """
+
+    def __init__(self, url: str, headers: Headers, token: str | None) -> None:
+        protocols: list[Any] = [PHOENIX_PROTOCOL, TOKEN_PREFIX + _of_token(token)] if token else []
+        self._stack = ExitStack()
+        try:
+            connecting = connect(
+                url,
+                additional_headers=headers,
+                subprotocols=protocols or None,
+                open_timeout=TIMEOUT,
+                max_size=None,
+                close_timeout=1,
+            )
+            self._socket = self._stack.enter_context(connecting)
+        except InvalidStatus as error:
+            raise Lost(f"{url} refuses: HTTP {error.response.status_code}") from error
+        except (OSError, InvalidHandshake, ValueError) as error:
+            raise Lost(f"cannot connect to {url}: {error}") from error
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame.
+
+        :raises Lost: the connection is closed.
+        """
+        try:
+            self._socket.send(frame)
+        except ConnectionClosed as error:
+            raise Lost(f"closed: {error}") from error
+
+    def frames(self) -> Iterator[Any]:
+        """Yield what comes.
+
+        :raises Lost: the connection is closed.
+        """
+        try:
+            while True:
+                yield self._socket.recv()
+        except ConnectionClosed as error:
+            raise Lost(f"closed: {error}") from error
+
+    def close(self) -> None:
+        """Go away."""
+        self._stack.close()
+
+
+class LongPollCarrier:
+    """Carries frames over requests.
+
+    :raises Lost: the server cannot be reached, or refuses.
+    """
+
+    def __init__(self, url: str, headers: Headers, token: str | None) -> None:
+        self._url = url
+        parts = urlsplit(url)
+        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
+        self._polling, self._posting = (kind(parts.netloc, timeout=TIMEOUT) for _ in range(2))
+        self._headers = dict(headers)
+        if token:
+            self._headers["X-Phoenix-AuthToken"] = token
+        answer = self._request(self._polling)
+        if answer.get("status") != 410:
+            self._polling.close()
+            raise Lost(f"{url} refuses: status {answer.get('status')}")
+        self._headers["X-Phoenix-Longpoll-Token"] = answer["token"]
+
+    def send(self, frame: Frame) -> None:
+        """Send a frame.
+
+        :raises Lost: the session has ended.
+        """
+        line = _in_base64(frame) if isinstance(frame, bytes) else frame
+        answer = self._request(self._posting, line.encode())
+        if answer.get("status") != 200:
+            raise Lost(f"closed: status {answer.get('status')}")
+
+    def frames(self) -> Iterator[Any]:
+        """Yield what comes.
+
+        :raises Lost: the session has ended.
+        """
+        while True:
+            answer = self._request(self._polling)
+            if answer.get("status") not in (200, 204):
+                raise Lost(f"closed: status {answer.get('status')}")
+            yield from answer.get("messages") or ()
+
+    def close(self) -> None:
+        """Go away: the server learns of it by the polls that do not come."""
+        with suppress(OSError):
+            if self._polling.sock is not None:
+                self._polling.sock.shutdown(SHUT_RDWR)  # wakes whoever waits for a poll
+        self._posting.close()
+
+    def _request(self, connection: HTTPConnection, body: bytes | None = None) -> dict[str, Any]:
+        parts = urlsplit(self._url)
+        headers = {**self._headers, "Content-Type": "application/x-ndjson"} if body is not None else self._headers
+        try:
+            connection.request("GET" if body is None else "POST", f"{parts.path}?{parts.query}", body, headers)
+            with connection.getresponse() as response:
+                text = response.read()
+            answer: dict[str, Any] = json.loads(text) if response.status == 200 else {}
+        except (OSError, HTTPException, ValueError) as error:
+            connection.close()
+            raise Lost(f"cannot reach {self._url}: {error}") from error
+        if response.status != 200:
+            connection.close()
+            raise Lost(f"{self._url} refuses: HTTP {response.status}")
+        return answer
+
+
+#: What carries the frames of each transport.
+CARRIERS: dict[str, Callable[[str, Headers, str | None], WebSocketCarrier | LongPollCarrier]] = {
+    "websocket": WebSocketCarrier,
+    "longpoll": LongPollCarrier,
+}
