@@ -490,7 +490,7 @@ def waits_for_an_app(phoenix: Phoenix) -> bool:
 def state_of(app: Flask) -> State:
     """Return what an app has of this extension.
 
-    :raises PhoenixError: nothing.
+    :raises PhoenixError: ``init_app`` was not called for it.
     """
     state: State | None = app.extensions.get("phoenix")
     if state is None:
