@@ -14,10 +14,13 @@ from typing import Any
 import gevent
 from flask import Flask
 
-from flask_phoenix import Channel, Phoenix, Presence, Socket, on
+from flask_phoenix import Channel, History, Phoenix, Presence, Socket, on
+
+NEWS = History(size=10_000, ttl=120)
 
 app = Flask(__name__)
 app.secret_key = "the same in every process"
+app.config.from_prefixed_env()
 phoenix = Phoenix(app)
 online = phoenix.presence(Presence, grace=float(os.environ.get("GRACE", "0")))
 notes = os.open(os.environ["NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -61,6 +64,16 @@ class Room(Channel):
     def terminate(self, reason: Any) -> None:
         """Note the end."""
         note("end", self.assigns["id"])
+
+
+@UserSocket.channel("news:*")
+class News(Channel):
+    """Keeps what is told from outside."""
+
+    history = NEWS
+
+    def join(self, payload: Any) -> None:
+        """Let everybody in."""
 
 
 if __name__ == "__main__":
