@@ -31,7 +31,7 @@ def note(*words: object) -> None:
     os.write(notes, (" ".join(map(str, words)) + "\n").encode())
 
 
-@phoenix.socket("/socket", longpoll=True)
+@phoenix.socket("/socket", longpoll=True, timeout=600)
 class UserSocket(Socket):
     """Lets everybody in."""
 
