@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from importlib import import_module
 from typing import Any
 
@@ -12,6 +13,15 @@ NO_APP = (
     "phoenix_client needs a fixture named app that returns the Flask app under test, as pytest-flask does; for one, in"
     " conftest.py:\n\n    @pytest.fixture\n    def app():\n        return create_app()"
 )
+
+
+@pytest.fixture
+def live_phoenix_server() -> Iterator[Any]:
+    """Serve an app in a process of its own: call it with ``"chat:create_app"``, or with that function."""
+    with ExitStack() as servers:
+        yield lambda app, **environment: servers.enter_context(
+            import_module("flask_phoenix.testing").LiveServer(app, environment)
+        )
 
 
 @pytest.fixture

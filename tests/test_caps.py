@@ -16,7 +16,6 @@ from gevent.queue import Queue
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from flask_phoenix import InvalidOption, Phoenix
-from flask_phoenix.runtime import caps
 from flask_phoenix.runtime.caps import Rate, network_of
 from flask_phoenix.runtime.settings import Settings
 from flask_phoenix.server.drain import drain
@@ -188,7 +187,7 @@ def test_what_counts_as_one_address(address: str, network: str) -> None:
 
 def test_a_rate_gives_turns_one_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 100.0
-    monkeypatch.setattr(caps, "monotonic", lambda: now)
+    monkeypatch.setattr("flask_phoenix.clock.monotonic", lambda: now)
     rate = Rate(2, burst=1, max_delay=2)
     assert [rate.delay() for _ in range(8)] == [0, 0, 0.5, 1, 1.5, 2, None, None]
     now = 101.0

@@ -133,7 +133,7 @@ def run(folder: Path, *words: str) -> str:
         (sys.executable, *words),
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
-        timeout=3 * DEADLINE,
+        timeout=6 * DEADLINE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -61,7 +61,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Stop the time by which nodes judge each other; their timers go on."""
     clock = Clock()
-    monkeypatch.setattr(replica, "monotonic", clock)
+    monkeypatch.setattr("flask_phoenix.clock.monotonic", clock)
     return clock
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gevent
@@ -37,16 +38,18 @@ class Entry:
 
 
 class Transcript:
-    """What happened in an app: what its clients sent and got, its broadcasts, and exceptions of its callbacks."""
+    """What happened: what clients sent and got, and in an app its broadcasts, and exceptions of its callbacks."""
 
-    def __init__(self, app: Flask) -> None:
+    def __init__(self, app: Flask | None = None) -> None:
         self._began = clock.monotonic()
         self._entries: list[Entry] = []
         #: The broadcasts of this process, and of others where it hears their topics.
         self.broadcasts: list[Entry] = []
-        self._engine: Engine = app.extensions["phoenix"].engine
-        self._end_tap = self._engine.pubsub.tap(self._note_broadcast)
-        got_request_exception.connect(self._note_failure, app)
+        self._end_tap: Callable[[], object] = lambda: None
+        if app is not None:
+            self._engine: Engine = app.extensions["phoenix"].engine
+            self._end_tap = self._engine.pubsub.tap(self._note_broadcast)
+            got_request_exception.connect(self._note_failure, app)
 
     def note(self, who: str, why: str, what: Any) -> Entry:
         """Remember something."""
