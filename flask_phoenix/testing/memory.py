@@ -260,7 +260,7 @@ class Clients:
         self.transcript = Transcript(app)
         self._clients: list[Client] = []
         self._engine = app.extensions["phoenix"].engine
-        self._served = bool(self._engine.node)
+        self._served = bool(self._engine.node.name)
 
     def __call__(self, path: str | None = None, params: Mapping[str, Any] | None = None, **options: Any) -> Client:
         """Connect a client; the arguments are those of :class:`Client`."""
