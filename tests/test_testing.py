@@ -311,7 +311,6 @@ def test_publisher_of_a_network() -> None:
         ({"n": str}, {"n": 1}, "payload['n'] is 1, no str"),
         (callable, 1, "payload is 1, which callable does not take"),
     ],
-    ids=repr,
 )
 def test_payloads_that_fit(expected: Any, actual: Any, wrong: str | None) -> None:
     assert difference(expected, actual) == wrong
