@@ -23,7 +23,7 @@ from flask_phoenix.runtime import background
 from tests.support.adapters import Recording
 from tests.support.clients import Room, Site, WebSocketClient
 from tests.support.loop import turn
-from tests.support.processes import DEADLINE, ROOT, wait_until
+from tests.support.processes import DEADLINE, ROOT, START, wait_until
 
 KIND = (WebSocketClient, "2.0.0")
 MakeSite = Callable[..., Site]
@@ -137,7 +137,7 @@ class Cluster:
 
     def wait(self, line: str, since: int = 0) -> int:
         """Wait for a line; return how many there are then."""
-        assert wait_until(lambda: line in self.lines()[since:], lambda: time.sleep(0.01)), self.lines()[-5:]
+        assert wait_until(lambda: line in self.lines()[since:], lambda: time.sleep(0.01), START), self.lines()[-5:]
         return len(self.lines())
 
     def close(self) -> None:
@@ -151,12 +151,14 @@ def cluster_of_two(request: pytest.FixtureRequest, short_path: Path, tmp_path: P
     """Return two processes, of which ``a`` leads."""
     url = request.getfixturevalue("redis_url") if request.param == "redis" else f"workers://{short_path}/nodes"
     cluster = Cluster(url, tmp_path / "log")
-    cluster.start("a")
-    cluster.wait("a works")
-    cluster.start("b")
-    cluster.wait("b serves")
-    yield cluster
-    cluster.close()
+    try:
+        cluster.start("a")
+        cluster.wait("a works")
+        cluster.start("b")
+        cluster.wait("b serves")
+        yield cluster
+    finally:
+        cluster.close()
 
 
 def test_another_takes_over_from_one_that_is_killed_and_from_one_that_drains(cluster_of_two: Cluster) -> None:
