@@ -114,6 +114,10 @@ class ChannelRuntime:
         """Queue a message in so many seconds; the answer is a function that cancels it."""
         raise NotImplementedError
 
+    def spawn(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """Call a function in a greenlet of its own, which ends with the channel."""
+        raise NotImplementedError
+
     def subscribe(self, topic: str) -> None:
         """Hear another topic."""
         raise NotImplementedError
@@ -429,6 +433,14 @@ class Channel:
     def send_after(self, seconds: float, message: Any) -> Callable[[], None]:
         """Hand a message to :meth:`handle_info` in so many seconds; call the answer to cancel it."""
         return self.runtime.send_after(seconds, message)
+
+    def spawn(self, function: Callable[..., Any], *arguments: Any) -> None:
+        """Call a function beside the callbacks, in a greenlet and an app context of its own.
+
+        It ends with the channel, by ``gevent.GreenletExit`` where it waits. What it raises is the channel's crash, as
+        that of a task that is linked to it.
+        """
+        self.runtime.spawn(function, arguments)
 
     def subscribe(self, topic: str) -> None:
         """Hear another topic too: its broadcasts come to :meth:`handle_info`. Subscribing twice brings them twice."""

@@ -27,6 +27,7 @@ from .pubsub.history import Position
 from .pubsub.local import Subscriber
 from .pubsub.unix.adapter import WorkersAdapter
 from .pubsub.unix.directory import directory_of_server
+from .runtime.background import Background
 from .runtime.engine import FAILURES, Engine
 from .runtime.listener import Listener
 from .runtime.settings import KEYS, Settings
@@ -61,6 +62,7 @@ NO_SOCKETS = (
 ENDPOINTS: dict[str, type[Endpoint]] = {"websocket": WebSocketEndpoint, "longpoll": LongPollEndpoint}
 
 PresenceKind = TypeVar("PresenceKind", bound=Presence)
+BackgroundFunction = TypeVar("BackgroundFunction", bound=Callable[[], Any])
 SocketClass = TypeVar("SocketClass", bound=type[BaseSocket])
 
 
@@ -107,6 +109,10 @@ class State:
         """Have a presence in this app."""
         server = self.trackers[presence] = TrackerServer(presence, self.engine, self.json, down_period, grace)
         self.engine.node.add(server)
+
+    def run_beside(self, function: Callable[[], Any], name: str) -> None:
+        """Call a function beside the requests, as :meth:`Phoenix.background` does."""
+        self.engine.node.add(Background(self.engine, function, name))
 
     def endpoint(self, name: str | None) -> Endpoint:
         """Return the mount that Flask routed a request to.
@@ -230,6 +236,7 @@ class Phoenix:
     def __init__(self, app: Flask | None = None, adapter: Adapter | None = None) -> None:
         self._adapter = adapter
         self._mounts: list[tuple[str, type[BaseSocket], dict[str, Any]]] = []
+        self._background: list[tuple[Callable[[], Any], str]] = []
         self._presences: dict[Presence, tuple[float, float]] = {}
         self._states: WeakSet[State] = WeakSet()
         self._error_handlers: ErrorHandlers = {}
@@ -253,6 +260,8 @@ class Phoenix:
             state.mount(path, socket, options)
         for presence, periods in self._presences.items():
             state.keep(presence, *periods)
+        for function, name in self._background:
+            state.run_beside(function, name)
         app.extensions["phoenix"] = state
         app.url_value_preprocessor(_exempt_from_csrf)
         app.wsgi_app = Middleware(app, NAME)  # type: ignore[method-assign]
@@ -296,6 +305,37 @@ class Phoenix:
         :raises InvalidOption: one of the kinds is no class of exceptions.
         """
         return register_error_handler(self._error_handlers, kinds)
+
+    @overload
+    def background(self, function: BackgroundFunction, /, *, once_per_cluster: bool = ...) -> BackgroundFunction: ...
+
+    @overload
+    def background(
+        self, function: None = ..., /, *, once_per_cluster: bool = ...
+    ) -> Callable[[BackgroundFunction], BackgroundFunction]: ...
+
+    def background(self, function: Any = None, /, *, once_per_cluster: bool = False) -> Any:
+        """Run a function beside the requests, in a greenlet and an app context: from the first client to the drain.
+
+        ``@phoenix.background`` runs it once in each process that serves. What it raises is logged, and it is called
+        again, after a second at first and 30 at most. At its end it gets ``gevent.GreenletExit`` where it waits.
+
+        :param once_per_cluster: in one of all processes: another one takes over when that ends.
+        :raises InvalidOption: this is no function, or another one of this name is run once per cluster.
+        """
+
+        def add(function: Any) -> Any:
+            if not callable(function) or isinstance(function, type):
+                raise InvalidOption(f"@phoenix.background stands above a function; got {function!r}")
+            name = f"{function.__module__}.{function.__qualname__}" if once_per_cluster else ""
+            if name and any(name == other for _, other in self._background):
+                raise InvalidOption(f"{name} is run once per cluster already: give this function another name")
+            self._background.append((function, name))
+            for state in self._states:
+                state.run_beside(function, name)
+            return function
+
+        return add if function is None else add(function)
 
     @overload
     def presence(self, *, name: str = ..., down_period: float = ..., grace: float = ...) -> Presence: ...

@@ -827,3 +827,43 @@ def test_each_callback_has_an_app_context_of_its_own(kind: Any) -> None:
     assert sorted(noted) == sorted(names)
     assert not has_app_context()
     site.close()
+
+
+def test_what_a_channel_spawns_ends_with_it_in_a_context(site: Site) -> None:
+    class Spawning(Room):
+        def after_join(self) -> None:
+            self.spawn(self.work, "it")
+
+        def work(self, what: str) -> None:
+            self.assigns["log"].put(f"{what} runs in {current_app.name}")
+            try:
+                gevent.sleep(DEADLINE)
+            except gevent.GreenletExit:
+                self.assigns["log"].put("ended")
+                raise
+
+    site.serve(Spawning)
+    client = site.enter(Spawning)
+    assert site.noted() == f"it runs in {site.app.name}"
+    client.hang_up()
+    assert site.noted() == "ended"
+
+
+def test_what_fails_in_what_a_channel_spawns_is_its_crash(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    class Spawning(Room):
+        @on("work")
+        def work(self, payload: Any) -> None:
+            self.spawn(self.fail)
+
+        def fail(self) -> None:
+            raise RuntimeError("oops")
+
+        def terminate(self, reason: Any) -> None:
+            self.assigns["log"].put(reason)
+
+    site.serve(Spawning)
+    client = site.enter(Spawning)
+    client.say("1", "2", "room:1", "work")
+    assert repr(site.noted()) == "RuntimeError('oops')"
+    client.hears(ERROR)
+    assert "crashed in fail, which it has spawned" in caplog.text

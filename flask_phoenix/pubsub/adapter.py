@@ -9,7 +9,7 @@ from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from ..exceptions import InvalidOption
+from ..exceptions import InvalidOption, Unsupported
 from .history import TOTAL, History, Position
 
 #: The entry points in which packages name their adapters (``scheme = package.module:Adapter``), and their publishers. A
@@ -117,6 +117,17 @@ class Adapter(Archive):
         :raises NotPublished: it is known at once that it cannot be.
         """
         raise NotImplementedError
+
+    def lead(self, name: str, lost: Callable[[], None]) -> Callable[[], None]:
+        """Wait, for as long as it takes, until this node alone leads under a name; return what gives that up.
+
+        :param lost: to be called by the event loop itself, in a callback of it, before another node may lead; it ends
+            at once what this node does as the leader.
+        :raises Unsupported: this adapter cannot tell who leads.
+        """
+        raise Unsupported(
+            f"{type(self).__name__} cannot tell who leads: write its lead(), or join the nodes by workers: or redis:"
+        )
 
     def when_restored(self, call: Callable[[], None]) -> Callable[[], None]:
         """Call back whenever a link was lost and is there again: what others have published meanwhile is missed.

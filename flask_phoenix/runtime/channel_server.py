@@ -248,6 +248,12 @@ class ChannelServer(ChannelRuntime):
             return lambda: None
         return self._hold().call_after(seconds, lambda: self.send(message))
 
+    def spawn(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """Call a function in a greenlet of its own, which ends with the channel."""
+        if not self.ended:
+            context = self.connection.context.copy()
+            self._hold().spawn(lambda: context.run(self._run_spawned, function, arguments))
+
     def subscribe(self, topic: str) -> None:
         """Hear another topic."""
         if not self.ended:
@@ -456,6 +462,20 @@ class ChannelServer(ChannelRuntime):
             self.connection.call(function, *arguments)
         except FAILURES as failure:
             self._fail(failure, f"in {getattr(function, '__name__', function)}")
+
+    def _run_spawned(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        """Call an author's function beside the callbacks; its failure is the channel's crash, after what waits."""
+        try:
+            self.connection.call(function, *arguments)
+        except gevent.GreenletExit:
+            pass
+        except FAILURES as failure:
+            self._queue(self._fail_spawned, (failure, function))
+
+    def _fail_spawned(self, failed: tuple[BaseException, Any]) -> None:
+        if not self.ended:
+            failure, function = failed
+            self._fail(failure, f"in {getattr(function, '__name__', function)}, which it has spawned")
 
     def _queue(self, call: Callable[[Any], None], argument: Any) -> None:
         if not self.ended:

@@ -59,6 +59,9 @@ class Service:
         """Speak to the other nodes, if an adapter reaches them; may block."""
         raise NotImplementedError
 
+    def drain(self) -> None:
+        """Begin to end: no client is let in any more, and those that are here go now."""
+
     def farewell(self) -> None:
         """Let the other nodes know that this one ends, while they can still be told."""
         raise NotImplementedError
@@ -167,6 +170,11 @@ class Node:
     def hands_over(self) -> bool:
         """Tell whether other nodes are still to take over what a service holds."""
         return any(service.hands_over() for service in self._services)
+
+    def drain(self) -> None:
+        """Tell the services that the clients go now."""
+        if self.serving:
+            self._tell_services(lambda service: service.drain())
 
     def farewell(self) -> None:
         """Tell the other nodes that this one ends."""

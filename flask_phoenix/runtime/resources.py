@@ -19,13 +19,14 @@ class Resources:
     :param receive: called with each broadcast on another topic.
     """
 
-    __slots__ = ("_pubsub", "_releases", "_subscriber", "_timers", "_topics")
+    __slots__ = ("_pubsub", "_releases", "_subscriber", "_tasks", "_timers", "_topics")
 
     def __init__(self, pubsub: PubSub, receive: Notify) -> None:
         self._pubsub = pubsub
         self._subscriber = Subscriber(receive)
         self._topics: set[str] = set()
         self._timers: set[Any] = set()
+        self._tasks: set[Any] = set()
         self._releases: list[Callable[[], None]] = []
 
     def call_after(self, seconds: float, call: Callable[[], None]) -> Callable[[], None]:
@@ -43,6 +44,12 @@ class Resources:
         self._timers.add(timer)
         timer.start(ring)
         return cancel
+
+    def spawn(self, call: Callable[[], None]) -> None:
+        """Call a function in a greenlet of its own, which ends with the channel."""
+        task = gevent.spawn(call)
+        self._tasks.add(task)
+        task.rawlink(self._tasks.discard)
 
     def subscribe(self, topic: str) -> None:
         """Hear another topic; this may take a while, and the channel may end meanwhile."""
@@ -70,10 +77,13 @@ class Resources:
                 log.exception("%r failed at the end of a channel", release)
 
     def free(self) -> None:
-        """End the timers and the subscriptions, and call what :meth:`at_end` was given."""
+        """End the timers, the greenlets and the subscriptions, and call what :meth:`at_end` was given."""
         for topic in list(self._topics):
             self.unsubscribe(topic)
         for timer in self._timers:
             timer.close()
         self._timers.clear()
+        for task in list(self._tasks):
+            if task is not gevent.getcurrent():
+                task.kill(block=False)
         self.release()

@@ -28,6 +28,7 @@ def drain(engine: Engine, limit: float = inf) -> None:
     """
     engine.draining = True
     end = clock.monotonic() + limit
+    engine.node.drain()
     _close_all(engine, min(engine.settings.drain_window, limit * WINDOW_SHARE))
     end = min(end, clock.monotonic() + GRACE)
     engine.wait_until_quiet(end - clock.monotonic())

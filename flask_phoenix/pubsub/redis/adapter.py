@@ -19,6 +19,7 @@ from ..hub import thread_id
 from .archive import KeepsInRedis, RedisArchive
 from .archivist import Archivist
 from .client import MARK_SIZE, PREFIX, URL, ChannelMessage, PublishingClient, split_url
+from .lease import Lease
 from .publisher import RedisPublisher
 from .subscriber import RedisSubscriber
 from .threads import Threads
@@ -128,6 +129,12 @@ class RedisAdapter(KeepsInRedis, Adapter):
         if self._queue:
             log.error("the adapter ends with %d messages that Redis has not taken", len(self._queue))
             self.unpublished += len(self._queue)
+
+    def lead(self, name: str, lost: Callable[[], None]) -> Callable[[], None]:
+        """Wait until no other node has the lease of this name."""
+        lease = Lease(self._archivist.execute, self._client.channel(f"leader:{name}"), self._mark, lost)
+        lease.acquire()
+        return lease.release
 
     def subscribe(self, topic: str) -> None:
         """Ask for a topic, and wait until Redis confirms; without Redis, it is heard when that is back.

@@ -32,6 +32,7 @@ from ..hub import thread_id
 from .archive import KeepsInDirectory, WorkersArchive
 from .directory import directory_of_url, leave, nodes_in, path_of, remove_leftovers
 from .frames import HELLO, PUBLISH, SUBSCRIBE, SYNC, SYNCED, UNSUBSCRIBE, PeerFrame, encode_frame
+from .leader import Lock
 from .peer import Line, Peer, abandon, listen
 from .publisher import WorkersPublisher
 
@@ -70,6 +71,7 @@ class WorkersAdapter(KeepsInDirectory, Adapter):
         self._asked = 0
         self._peers: dict[str, Peer] = {}
         self._lines: weakref.WeakSet[Line] = weakref.WeakSet()
+        self._locks: weakref.WeakSet[Lock] = weakref.WeakSet()
 
     @classmethod
     def from_url(cls, url: str) -> WorkersAdapter:
@@ -123,6 +125,13 @@ class WorkersAdapter(KeepsInDirectory, Adapter):
             peer.confirm(None)
         self._peers.clear()
         self._topics.clear()
+
+    def lead(self, name: str, lost: Callable[[], None]) -> Callable[[], None]:
+        """Wait until no other worker leads. Who leads is certain of it until its process ends."""
+        lock = Lock(self._directory, name)
+        self._locks.add(lock)
+        lock.acquire()
+        return lock.release
 
     def subscribe(self, topic: str) -> None:
         """Ask all others for a topic; return when they have heard it, have ended, or do not answer in time.
@@ -370,6 +379,8 @@ class WorkersAdapter(KeepsInDirectory, Adapter):
             self._running, self._forked = False, True
             self._peers.clear()
             abandon(self._listener)
+            for lock in self._locks:
+                lock.forget()
             for line in self._lines:
                 line.abandon()
 

@@ -21,6 +21,8 @@ PREFIX = "phoenix"
 LONGEST = 80
 #: What the workers keep; SQLite puts other files beside it that begin so.
 HISTORY = "history.db"
+#: How the names of the locks begin by which workers agree on who leads.
+LEADER = "leader-"
 REMEDY = "name a directory that this user alone may enter, as in workers:///run/myapp"
 
 
@@ -123,7 +125,7 @@ def _remove(directory: Path) -> None:
         if path.is_socket() and _refuses(path):
             path.unlink()
     if not nodes_in(directory):
-        for path in directory.glob(f"{HISTORY}*"):
+        for path in (*directory.glob(f"{HISTORY}*"), *directory.glob(f"{LEADER}*")):
             path.unlink()
     directory.rmdir()
 
