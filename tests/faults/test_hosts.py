@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,9 @@ COMMANDS = {
 FEW = 60
 
 
-@pytest.fixture(scope="module", params=COMMANDS)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    servers = Servers(tmp_path_factory.mktemp("servers"))
-    yield servers.start(*COMMANDS[request.param])
-    servers.stop()
+@pytest.fixture(params=COMMANDS)
+def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
+    return servers.start(*COMMANDS[request.param])
 
 
 def lives(wire: Wire) -> bool:
@@ -119,7 +116,7 @@ def test_a_worker_that_is_killed_is_followed_by_another(servers: Servers) -> Non
 
 def test_a_full_disk_refuses_what_is_to_be_kept_and_loses_nothing(servers: Servers, short_path: Path) -> None:
     server = servers.start(*COMMANDS["gunicorn"], FLASK_PHOENIX_PUBSUB_URL=f"workers://{short_path}")
-    wire = connect(server)
+    wire = open_websocket(server.port)
     wire.text('["1","1","room:1","phx_join",{"name":"a","since":null}]')
     since = json.loads(wire.data())[4]["response"]["phx_history"]["ref"]
     assert say(server, "room:1", 1) == 200
@@ -158,7 +155,7 @@ def say(server: Server, topic: str, number: int) -> int:
 
 def missed(server: Server, since: str) -> list[int]:
     """Come back to a server; return what was missed since a position, all of which it has to have."""
-    wire = connect(server)
+    wire = open_websocket(server.port)
     wire.text(json.dumps(["1", "1", "room:1", "phx_join", {"name": "b", "since": since}]))
     told = json.loads(wire.data())[4]["response"]["phx_history"]
     assert told["recovered"]
