@@ -31,6 +31,7 @@ COMMON = (
     "leave_and_rejoin",
     "many_in_order",
     "no_reply_times_out",
+    "one_channel_is_ended",
     "packed_mount",
     "presence_calls_back",
     "presence_ends_with_a_channel_that_stops",
@@ -44,6 +45,8 @@ COMMON = (
     "refused_connect",
     "refused_join_is_tried_again",
     "slow_handler_keeps_order",
+    "token_expires",
+    "token_is_refreshed",
     "unmatched_topic",
 )
 #: Stories of version 2 only, which has binary frames, and tells by the join_ref which join a close belongs to.
@@ -82,7 +85,13 @@ WEBSOCKET_ONLY = {
 POLLING_ONLY = ("batches_keep_their_order", "leaves_before_it_goes", "session_token_expires")
 #: What the oldest client gets wrong over polls: it sends more lines at a time than are read, writes no base64, and
 #: does not join again when its session is gone.
-TOO_OLD = {"binary_push", "forced_disconnect", "many_in_order", "presence_outlives_a_forced_disconnect"}
+TOO_OLD = {
+    "binary_push",
+    "forced_disconnect",
+    "many_in_order",
+    "presence_outlives_a_forced_disconnect",
+    "token_expires",
+}
 #: Stories for clients that poll.
 POLLED_BY_OLDEST = [story for story in (*COMMON, *SECOND) if story not in WEBSOCKET_ONLY | TOO_OLD]
 POLLED = [story for story in (*COMMON, *SECOND, *TOKEN, *KEYS, *CHANCE, *POLLING_ONLY) if story not in WEBSOCKET_ONLY]

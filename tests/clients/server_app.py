@@ -11,6 +11,7 @@ from gevent import monkey
 monkey.patch_all()
 
 import argparse
+import time
 import uuid
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -72,6 +73,13 @@ class UserSocket(Socket):
             raise Refused("banned")
         self.assigns["user"] = params.get("user")
         self.assigns["token"] = info.get("auth_token")
+        if "lasts" in params:
+            self.expires_at = time.time() + float(params["lasts"])
+
+    def refresh(self, token: Any) -> float:
+        if token != "good":
+            raise Refused("bad token")
+        return time.time() + 3600
 
     def id(self) -> str | None:
         user: str | None = self.assigns["user"]
@@ -153,7 +161,7 @@ class RoomChannel(Channel):
 
     @on("kick")
     def kick(self, payload: dict[str, Any]) -> dict[str, Any]:
-        phoenix.disconnect(payload["user"])
+        phoenix.disconnect(payload["user"], topic=payload.get("topic"))
         return {}
 
     def terminate(self, reason: Any) -> None:

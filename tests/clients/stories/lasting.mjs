@@ -1,10 +1,12 @@
 // What goes wrong and is got over: crashes, slow handlers, lost connections, servers that go away.
 
-import { Notes, check, equal, joins, next, ok, within } from "./stage.mjs"
+import { Notes, answer, check, equal, joins, next, ok, within } from "./stage.mjs"
 
 const BEAT = 200
 /** What a client that polls makes of the end of its session. */
 const SESSION_GONE = 3410
+/** What a client is closed with whose time is over. */
+const EXPIRED = 3000
 
 /** Answers to heartbeats, as they arrive on a socket. */
 function heartbeats(socket) {
@@ -42,6 +44,46 @@ export async function forced_disconnect(stage) {
   equal(socket.closes.all, [stage.polls ? SESSION_GONE : 1001], "close codes")
   const [before, after] = joined.all.map(({ payload }) => payload.attempt)
   check(before < after, "parameters are asked for anew")
+  equal(await ok(channel.push("echo", { n: 1 })), { n: 1 }, "echo after the reconnect")
+}
+
+export async function one_channel_is_ended(stage) {
+  const user = stage.own("user")
+  const socket = stage.socket({ params: { user } })
+  const [channel, other] = [stage.own("room"), stage.own("room:other")].map((topic) => socket.channel(topic))
+  const [joined, joinedOther] = [joins(channel), joins(other)]
+  await joined.until(1)
+  await joinedOther.until(1)
+  const closes = new Notes("close")
+  channel.onClose(closes.hear)
+  const admin = await stage.joined(stage.socket({ params: { user: "admin" } }), stage.own("room:admin"))
+  await ok(admin.push("kick", { user, topic: stage.own("room") }), "kick")
+  await closes.until(1)
+  equal(await ok(other.push("echo", { n: 1 })), { n: 1 }, "echo of the channel beside it")
+  equal([joined.all.length, socket.opens.all.length, socket.closes.all], [1, 1, []], "it stays away, the connection stays")
+}
+
+export async function token_is_refreshed(stage) {
+  const socket = stage.socket({ params: { lasts: 30 } })
+  const channel = socket.channel(stage.own("room"))
+  const told = next(channel, "token_expiring")
+  const joined = joins(channel)
+  await joined.until(1)
+  const left = (await told).expires_in
+  check(left > 0 && left <= 30, `${left} seconds are left`)
+  equal(await answer(channel.push("phx_refresh", { token: "bad" })), { status: "error", response: { reason: "bad token" } }, "a bad token")
+  await ok(channel.push("phx_refresh", { token: "good" }), "a good token")
+  equal(await ok(channel.push("echo", { n: 1 })), { n: 1 }, "echo after the refresh")
+  equal([socket.opens.all.length, socket.closes.all], [1, []], "the connection stays")
+}
+
+export async function token_expires(stage) {
+  let attempt = 0
+  const socket = stage.socket({ params: () => (++attempt === 1 ? { lasts: 0.3 } : {}) })
+  const channel = socket.channel(stage.own("room"))
+  const joined = joins(channel)
+  await joined.until(2)
+  equal(socket.closes.all, [stage.polls ? SESSION_GONE : EXPIRED], "close codes")
   equal(await ok(channel.push("echo", { n: 1 })), { n: 1 }, "echo after the reconnect")
 }
 
