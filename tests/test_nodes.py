@@ -147,6 +147,17 @@ def test_what_no_node_has_written(data: bytes) -> None:
         unpack("t", data + b"\xff" * 1000 if data[:1] == b"X" else data)
 
 
+PLACE = b"K\1e" + bytes(8)
+
+
+@pytest.mark.parametrize(
+    "data", [b"K", b"K\1\xff", PLACE, PLACE + b"\1\xff", PLACE + b"\0", PLACE + b"\0J\0\1e\xff", (PLACE + b"\0") * 2000]
+)
+def test_what_no_history_has_kept(data: bytes) -> None:
+    with pytest.raises(InvalidMessage, match="expected"):
+        unpack("t", data)
+
+
 # Broadcasts
 
 IMPOSSIBLE = [

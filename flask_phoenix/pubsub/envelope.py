@@ -90,10 +90,11 @@ def unpack_entry(topic: str, entry: bytes) -> tuple[str, Broadcast]:
 
     :raises InvalidMessage: it is no entry.
     """
-    if not entry:
-        raise InvalidMessage("expected an entry of a history, got nothing")
-    end = 1 + entry[0]
-    return entry[1:end].decode(), unpack(topic, entry[end:])
+    try:
+        end = 1 + entry[0]
+        return entry[1:end].decode(), _unpack_plain(topic, entry[end:])
+    except (IndexError, UnicodeDecodeError) as error:
+        raise InvalidMessage(f"expected an entry of a history, got {entry[:40]!r}") from error
 
 
 def pack_kept(position: Position, entry: bytes) -> bytes:
@@ -107,11 +108,18 @@ def unpack(topic: str, data: bytes) -> Broadcast:
 
     :raises InvalidMessage: the data is not a packed broadcast.
     """
-    if data[:1] == KEPT:
+    if data[:1] != KEPT:
+        return _unpack_plain(topic, data)
+    try:
         end = 10 + data[1]
-        sender, broadcast = unpack_entry(topic, data[end:])
         position = Position(data[2 : end - 8].decode(), int.from_bytes(data[end - 8 : end], "big"))
-        return Kept.made(broadcast, str(position), sender)
+    except (IndexError, UnicodeDecodeError) as error:
+        raise InvalidMessage(f"expected the position of a broadcast, got {data[:40]!r}") from error
+    sender, broadcast = unpack_entry(topic, data[end:])
+    return Kept.made(broadcast, str(position), sender)
+
+
+def _unpack_plain(topic: str, data: bytes) -> Broadcast:
     start = 3 + int.from_bytes(data[1:3], "big")
     kind, event, body = data[:1], data[3:start], data[start:]
     if len(data) < start or kind not in (JSON, BYTES):
