@@ -34,6 +34,8 @@ PAUSES = (0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1.0, 2.0, 5.0)
 SLOW = 50
 #: Clients of the topic with a history, and seconds between two of its messages.
 READERS, PERIOD = 20, 0.02
+#: Requests that are left when a server that answers so many is to end.
+MARGIN = 200
 #: Clients that connect at a time.
 DIALLING = 20
 TOPIC = "news:1"
@@ -190,7 +192,7 @@ def stop(server: Server, way: Way, clients: int, publisher: Publisher, notes: Pa
     readers = [Reader(server.port, clients + number) for number in range(READERS * way.goes_on)]
     reading = [gevent.spawn(reader.read) for reader in readers]
     everybody = [Client(server.port, number) for number in range(clients)]
-    first = everybody[: clients - way.by_request * (1 + READERS)]
+    first = everybody[: clients - way.by_request * MARGIN]
     wires = Pool(DIALLING).map(Client.connect, first)
     publishing = gevent.spawn(publisher.run)  # the directory is there by now
     for number, wire in enumerate(wires[:SLOW]):
@@ -203,7 +205,7 @@ def stop(server: Server, way: Way, clients: int, publisher: Publisher, notes: Pa
     elif way.by_change:
         notes.with_name("changed.py").write_text("# another one")
     else:
-        everybody[-1].connect()
+        ask_for_more(server.port)
     gevent.joinall(staying, timeout=120)
     report = told(first, begin)
     if not way.goes_on:
@@ -226,6 +228,14 @@ def missed(readers: list[Reader], count: int) -> str:
     due = sum(count - reader.got[0] for reader in readers)
     got = f"{recovered} recoveries, {declared} declared losses, {lost} lost, {twice} twice"
     return f"{due} to {len(readers)} clients: {got}"
+
+
+def ask_for_more(port: int) -> None:
+    """Ask for pages, until the process has answered as many requests as it may."""
+    for _ in range(MARGIN):
+        with suppress(OSError), socket.create_connection((HOST, port), 10) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+            sock.recv(100)
 
 
 def wait(server: Server) -> int:
