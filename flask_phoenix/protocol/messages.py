@@ -85,7 +85,7 @@ class Kept(Broadcast):
     @classmethod
     def made(cls, broadcast: Broadcast, ref: str, sender: str = "") -> Kept:
         """Make one of a broadcast."""
-        kept = cls(*broadcast)
+        kept = tuple.__new__(cls, broadcast)  # without a look at the fields, which are there
         kept.ref, kept.sender = ref, sender
         return kept
 

@@ -68,6 +68,10 @@ def read_of(channel: Any, since: str | None = None, limit: int | None = None) ->
     return kept
 
 
+#: Makes a tuple of values that are all there, in half the time: for what each broadcast makes.
+_new = tuple.__new__
+
+
 class Position(NamedTuple):
     """Where a topic is: the life in which its numbers hold, and the number of its last message. Its string is a ref."""
 
@@ -98,10 +102,10 @@ class Entry(NamedTuple):
     #: What makes its publishing idempotent, or nothing.
     key: str = ""
 
-    @property
-    def size(self) -> int:
-        """The bytes that it counts for: characters, where the payload is text."""
-        return len(self.broadcast.payload) + OVERHEAD
+
+def size_of(broadcast: Broadcast) -> int:
+    """Return the bytes that a message counts for: characters, where its payload is text."""
+    return len(broadcast.payload) + OVERHEAD
 
 
 class Stretch(NamedTuple):
@@ -133,7 +137,7 @@ class Log:
         entry = self.entries.popleft()
         if entry.key:
             self.keys.pop(entry.key, None)
-        size = entry.size
+        size = size_of(entry.broadcast)
         self.size -= size
         return size
 
@@ -169,20 +173,22 @@ class MemoryStore:
         topic, log = broadcast.topic, self._log(broadcast.topic, history, now)
         if key and key in log.keys:
             return Position(self.epoch, log.keys[key]), False
-        entry = Entry(log.head + 1, now, broadcast, sender, key)
-        size = entry.size
+        size, offset = size_of(broadcast), log.head + 1
         check_size(size, history, topic)
-        log.head = entry.offset
-        log.entries.append(entry)
+        log.head = offset
+        log.entries.append(_new(Entry, (offset, now, broadcast, sender, key)))
         if key:
-            log.keys[key] = entry.offset
+            log.keys[key] = offset
         log.size += size
         self.size += size
-        self._filled[topic] = log
-        self._filled.move_to_end(topic)
+        filled = self._filled
+        filled[topic] = log
+        if len(filled) > 1:
+            filled.move_to_end(topic)
         self._trim(topic, log, now)
-        self._trim_all(topic, now)
-        return Position(self.epoch, entry.offset), True
+        if self.size > self._total or len(filled) > 1:
+            self._trim_all(topic, now)
+        return _new(Position, (self.epoch, offset)), True
 
     def position(self, topic: str, history: History, now: float) -> Position:
         """Return where a topic is."""
