@@ -163,6 +163,7 @@ LEVEL_REMEDY = "it has to be a level of logging, such as 'info', or None for no 
 
 #: The attributes of a channel's class that its author sets, and what they have to be.
 SERVICES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "trace_key": ((str, type(None)), "it has to be the key of a payload: trace_key = 'traceparent'"),
     "log_join": ((str, int, type(None)), LEVEL_REMEDY),
     "log_handle_in": ((str, int, type(None)), LEVEL_REMEDY),
     "presence": (Tracking, "it has to be what phoenix.presence() returns"),
@@ -286,6 +287,8 @@ class Channel:
     #: ``self.history(since=None, limit=None)`` returns what its topic keeps, the oldest first.
     history: ClassVar[History] = History(size=0)
 
+    #: The key of an event's payload that holds its trace, as the header ``traceparent`` does; None: there is none.
+    trace_key: ClassVar[str | None] = None
     #: The level of the line that tells of a join, as ``"info"``; None: none.
     log_join: ClassVar[str | int | None] = "info"
     #: The level of the line that tells of a handled event; None: none.

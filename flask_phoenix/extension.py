@@ -472,6 +472,23 @@ class Phoenix:
         """Make a blueprint whose ``GET /health`` answers a load balancer with :meth:`health`: 200, or 503."""
         return health_blueprint(lambda: self.health(max_lag, adapter), name)
 
+    def traces(self, app: Flask, *, provider: Any = None, broadcasts: bool = False) -> None:
+        """Write a span of OpenTelemetry for each handler of an app's channels.
+
+        It belongs to the trace of the client's handshake (its header ``traceparent``), or to the one that the payload
+        tells under the channel's ``trace_key``.
+
+        :param provider: of tracers; the one that is set for the process, unless given.
+        :param broadcasts: broadcasts carry the trace of who publishes them to channels that intercept, on all nodes.
+        :raises InvalidOption: OpenTelemetry is missing.
+        """
+        try:
+            module = importlib.import_module(f"{__package__}.telemetry.traces")
+        except ModuleNotFoundError as error:
+            raise InvalidOption("traces need OpenTelemetry; type: pip install 'flask_phoenix[otel]'") from error
+        state: State = app.extensions["phoenix"]
+        state.engine.tracing = module.Traces(provider, broadcasts)
+
     def metrics_blueprint(
         self, *, registry: Any = None, buckets: Sequence[float] | None = None, name: str = "phoenix_metrics"
     ) -> Blueprint:

@@ -14,10 +14,14 @@ from urllib.request import urlopen
 
 import pytest
 from flask import Flask
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import StatusCode
 from prometheus_client.parser import text_string_to_metric_families as parse
 from websockets.sync.client import connect
 
-from flask_phoenix import Adapter, InvalidOption, Phoenix
+from flask_phoenix import Adapter, Channel, InvalidOption, Phoenix, Socket, intercept, on
 from flask_phoenix.testing import Client, MemoryAdapter
 from tests.support.loop import turn
 from tests.support.processes import HOST, ROOT, START, Servers, wait_until
@@ -120,6 +124,59 @@ def test_health(apps: list[Flask]) -> None:
 def test_metrics_need_an_app_with_phoenix() -> None:
     with pytest.raises(InvalidOption, match="init_app"):
         Flask(__name__).register_blueprint(Phoenix().metrics_blueprint())
+
+
+class Traced(Socket):
+    pass
+
+
+@Traced.channel("room:*")
+class Tracing(Channel):
+    trace_key = "trace"
+
+    def join(self, payload: Any) -> None:
+        return None
+
+    @on("say")
+    def say(self, payload: Any) -> None:
+        self.broadcast("said", {})
+
+    @on("crash")
+    def crash(self, payload: Any) -> None:
+        raise RuntimeError("crash")
+
+    @intercept("said")
+    def said(self, payload: Any) -> None:
+        self.push("said", payload)
+
+
+def test_traces_go_on_from_clients_and_through_broadcasts() -> None:
+    exporter, provider, network = InMemorySpanExporter(), TracerProvider(), list[MemoryAdapter]()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    apps = [Flask(__name__), Flask(__name__)]
+    for app in apps:
+        app.testing = True
+        phoenix = Phoenix(app, MemoryAdapter(network))
+        phoenix.socket("/socket")(Traced)
+        phoenix.traces(app, provider=provider, broadcasts=True)
+    shaken, told = (f"00-{digit * 32}-{digit * 16}-01" for digit in "ab")
+    with Client(apps[0], headers={"traceparent": shaken}) as client, Client(apps[1]) as other:
+        far, near = other.join("room:1"), client.join("room:1")
+        near.push("say", {})
+        far.assert_push("said")
+        near.push("say", {"trace": told})
+        far.assert_push("said")
+        near.push("crash", {})
+        turn()
+    spans = [
+        (span.name, f"{span.context.trace_id:x}"[0], span.status.status_code is not StatusCode.ERROR)
+        for span in exporter.get_finished_spans()
+    ]
+    said = [("handle_in room:* say", True), ("handle_out room:* said", True), ("handle_out room:* said", True)]
+    expected = [(name, digit, ok) for digit in "ab" for name, ok in said]
+    assert sorted(spans) == sorted([*expected, ("handle_in room:* crash", "a", False)])
+    for app in apps:
+        app.extensions["phoenix"].engine.stop()
 
 
 APP = """

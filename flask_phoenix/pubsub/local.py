@@ -12,7 +12,7 @@ import gevent
 from gevent import GreenletExit
 
 from ..exceptions import InvalidPayload
-from ..protocol.messages import INTERNAL, Broadcast, Frame, JsonText, Kept, Message, shown
+from ..protocol.messages import INTERNAL, Broadcast, Frame, JsonText, Kept, Message, Traced, shown
 from ..protocol.serializers import Serializer
 from .adapter import Adapter
 from .conflation import Conflation, conflated
@@ -337,6 +337,8 @@ class PubSub:
         read = broadcast._replace(payload=self._loads(broadcast.payload))
         if isinstance(broadcast, Kept) and isinstance(read, Kept):
             read.ref, read.sender = broadcast.ref, broadcast.sender
+        if isinstance(broadcast, Traced) and isinstance(read, Traced):
+            read.trace = broadcast.trace
         return read
 
     def clear(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import Any
 
@@ -24,7 +25,7 @@ from ..channel import (
     level_of,
 )
 from ..exceptions import InvalidPayload, NotJoined, PhoenixError, Refused
-from ..protocol.messages import EXPIRING, JOIN, LEAVE, Broadcast, Frame, Kept, Message, Reply, shown
+from ..protocol.messages import EXPIRING, JOIN, LEAVE, Broadcast, Frame, Kept, Message, Reply, Traced, shown
 from ..protocol.state import GIVEN_UP, JOIN_CRASHED, JOIN_TIMED_OUT, OK, TOO_MANY_JOINS, JoinReceived, Protocol
 from ..pubsub.history import History
 from ..pubsub.local import Lane, Subscriber
@@ -36,6 +37,7 @@ from .inbox import INBOX_LIMIT, Inbox
 from .logs import write_line
 from .recovery import Recovery, recovery_of
 from .resources import Resources
+from .tracing import Tracing
 
 log = logging.getLogger("flask_phoenix.channel")
 
@@ -99,7 +101,9 @@ class ChannelServer(ChannelRuntime):
         #: The status of its reply; empty: none.
         self._outcome = ""
         #: Somebody measures what is handled, or a line tells of it.
-        self._observed = connection.engine.timing is not None or self._line_level("log_handle_in") is not None
+        engine = connection.engine
+        watched = engine.timing is not None or engine.tracing is not None
+        self._observed = watched or self._line_level("log_handle_in") is not None
         #: Where the topic has a history and the client tells positions: what it has missed.
         self._recovery: Recovery | None = None
         #: What is pushed while a broadcast with a position passes through its interceptor.
@@ -464,15 +468,36 @@ class ChannelServer(ChannelRuntime):
 
     def _observe_in(self, message: Message) -> Frame | None:
         """As :meth:`_answer_in`, and tell how long it took, and what came of it."""
-        began, exception = perf_counter(), None
+        began, exception, tracing = perf_counter(), None, self.connection.engine.tracing
         try:
-            return self._answer_in(message)
+            if tracing is None:
+                return self._answer_in(message)
+            with self._span(tracing, "handle_in", message.event, self._trace_of(message.payload)):
+                return self._answer_in(message)
         except FAILURES as failure:
             exception = failure
             self._outcome = "crashed"
             raise
         finally:
             self._note_in(message, perf_counter() - began, exception)
+
+    def _trace_of(self, payload: Any) -> str:
+        """Return the trace of a message: what its payload says, where the channel declares it, or its client's."""
+        key = self._route.channel.trace_key
+        told = payload.get(key) if key is not None and isinstance(payload, dict) else None
+        return told if isinstance(told, str) else self.connection.trace
+
+    def _span(self, tracing: Tracing, kind: str, event: Any, parent: str) -> AbstractContextManager[Any]:
+        name = self._route.channel.handlers.get(event) if isinstance(event, str) else None
+        known = event if name or kind == "handle_out" else "other"
+        about = {
+            "event": str(event),
+            "topic": self.membership.topic,
+            "pattern": self._route.pattern,
+            "mount": self.connection.bounds.mount,
+            "connection": self.connection.number,
+        }
+        return tracing.span(f"{kind} {self._route.pattern} {known}", parent, about)
 
     def _note_in(self, message: Message, seconds: float, exception: BaseException | None) -> None:
         timing, outcome = self.connection.engine.timing, self._outcome or "noreply"
@@ -586,7 +611,13 @@ class ChannelServer(ChannelRuntime):
 
     def _dispatch_out(self, broadcast: Broadcast) -> None:
         try:
-            self.connection.call(dispatch_out, self.channel, broadcast.event, broadcast.payload)
+            tracing, call = self.connection.engine.tracing, self.connection.call
+            if tracing is None:
+                call(dispatch_out, self.channel, broadcast.event, broadcast.payload)
+            else:
+                trace = broadcast.trace if isinstance(broadcast, Traced) else self.connection.trace
+                with self._span(tracing, "handle_out", broadcast.event, trace):
+                    call(dispatch_out, self.channel, broadcast.event, broadcast.payload)
         except FAILURES as failure:
             self._fail(failure, f"at broadcast {shown(broadcast.event)}")
 

@@ -127,6 +127,7 @@ class Connection:
         "pace",
         "socket",
         "topics",
+        "trace",
     )
 
     def __init__(
@@ -161,6 +162,8 @@ class Connection:
         self.missed_count = 0
         self._pieces: list[Any] | None = None
         self._disconnect = Subscriber(self._receive_disconnect) if name is not None else None
+        #: The trace of its handshake, where traces are written.
+        self.trace = ""
         #: When it was opened.
         self._since = 0.0
         #: How many seconds the other nodes took to know the id, and when they did.

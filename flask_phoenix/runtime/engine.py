@@ -16,7 +16,7 @@ from .. import clock
 from ..channel import ErrorHandlers, check_sent
 from ..exceptions import InvalidOption
 from ..protocol.json import MAX_DEPTH, Json
-from ..protocol.messages import INTERNAL, Broadcast, Kept, Reply, shown
+from ..protocol.messages import INTERNAL, Broadcast, Kept, Reply, Traced, shown
 from ..pubsub.adapter import Adapter, Archive
 from ..pubsub.envelope import check_payload, mark, pack, seal
 from ..pubsub.failures import EXITS, raise_in_main_greenlet
@@ -33,6 +33,7 @@ from .node import Node
 from .once import answer_once
 from .runners import Runners
 from .settings import Settings
+from .tracing import Tracing
 from .turns import Turns
 
 log = logging.getLogger("flask_phoenix.pubsub")
@@ -94,6 +95,8 @@ class Engine:
         self.meter: Meter | None = None
         #: Is told how long handlers and broadcasts take, where that is measured.
         self.timing: Timing | None = None
+        #: Writes traces, where there are any.
+        self.tracing: Tracing | None = None
         #: How often each bound was reached, by its name in docs/security.md.
         self.limits: Counter[str] = Counter()
         self._json = json
@@ -232,12 +235,16 @@ class Engine:
         if not isinstance(broadcast.payload, dict | bytes) and (outlet is not None or not self.pubsub.takes(sealed)):
             # JSON that is no object: clients of vsn 1.0.0 take it, where there can be no others.
             check_payload(broadcast)
+        trace = self._trace() if self.tracing is not None else ""
+        if trace:
+            sealed = Traced.made(sealed, trace)
         if not self.node.forked:
             stamp = None if self.timing is None else Stamp(monotonic(), False)
             self.hub.call(self.pubsub.broadcast, sealed, sender, stamp)
         if outlet is not None:
             data = pack(sealed, self._json)
-            outlet.publish(sealed.topic, data if self.timing is None else mark(data, time(), ""))
+            marked = self.timing is not None or trace
+            outlet.publish(sealed.topic, mark(data, time(), trace) if marked else data)
         elif not local:
             self.node.require_hearer(sealed)
         return None
@@ -254,6 +261,10 @@ class Engine:
     def as_written(self, payload: Any) -> Any:
         """Return a payload as a client reads it."""
         return payload if isinstance(payload, bytes) else self._json.loads(self._json.dumps(payload), MAX_DEPTH)
+
+    def _trace(self) -> str:
+        """Return the trace that a broadcast is to carry."""
+        return self.tracing.current() if self.tracing is not None and self.tracing.broadcasts else ""
 
     def _heard(self, broadcast: Broadcast) -> None:
         if broadcast_sent.receivers:

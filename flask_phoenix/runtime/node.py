@@ -20,7 +20,7 @@ from gevent.hub import Hub as EventLoop
 from gevent.lock import Semaphore
 
 from ..exceptions import NotPublished, PhoenixError, Unsupported
-from ..protocol.messages import Broadcast, Kept, shown
+from ..protocol.messages import Broadcast, Kept, Traced, shown
 from ..pubsub.adapter import Adapter, Archive, Publisher
 from ..pubsub.envelope import MARKED, unmark, unpack
 from ..pubsub.failures import log_failure
@@ -408,16 +408,16 @@ class Node:
     def _receive(self, topic: str, data: bytes) -> None:
         """Deliver what another node has published."""
         try:
-            stamp = None
+            stamp, trace = None, ""
             if data[:1] == MARKED:
-                at, _, data = unmark(data)
+                at, trace, data = unmark(data)
                 stamp = Stamp(monotonic() - max(0.0, time() - at), True)
             broadcast = unpack(topic, data)
             self._heard(broadcast)
             if isinstance(broadcast, Kept):
                 self._histories.arrive(broadcast)
             else:
-                self._pubsub.broadcast(broadcast, stamp=stamp)
+                self._pubsub.broadcast(Traced.made(broadcast, trace) if trace else broadcast, stamp=stamp)
         except Exception:
             log_failure(log, "a broadcast of another node on %s is lost", shown(topic))
 

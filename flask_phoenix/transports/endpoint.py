@@ -220,6 +220,8 @@ class Endpoint:
     def connect(self, admission: Admission, carrier: Carrier) -> Connection:
         """Make the connection of an admitted client."""
         connection = self._make_connection(admission, carrier)
+        if self.engine.tracing is not None:
+            connection.trace = request.headers.get("traceparent", "")
         self._write_line("CONNECTED TO", admission.socket.params, admission.seconds, connection.number)
         if self.mount.options.messages_per_second is not None:
             pace(connection, self.mount.options.messages_per_second)
