@@ -84,8 +84,8 @@ class Site:
 
     def stop(self) -> None:
         """End the sessions, and what runs for them."""
-        for close in list(self.engine.connections):
-            close(1000, "closed")
+        for connection in list(self.engine.connections):
+            connection.close(1000, "closed")
         self.engine.stop()
 
     def _serve_rooms(self, longpoll: dict[str, Any], options: dict[str, Any]) -> None:
@@ -593,8 +593,8 @@ def test_a_client_that_polls_is_there_and_one_that_only_sends_is_gone(make_site:
 def test_a_process_that_stood_still_ends_nobody(make_site: MakeSite) -> None:
     site = make_site(longpoll={"window": SHORT})
     browser = Browser(site, RAW).open()
-    (close,) = site.engine.connections
-    its: Any = close.__self__.carrier
+    (connection,) = site.engine.connections
+    its: Any = connection.carrier
     # As if nobody had looked for an hour.
     its._polled -= 3600
     its._checked -= 3600

@@ -52,6 +52,8 @@ class ChannelConnection(Connection):
 
         :raises InvalidMessage: the frame is no message; the carrier is to close with 1011.
         """
+        if self.engine.meter is not None:
+            self.engine.meter.receive(len(frame))
         if self.pace is not None and not self.pace():
             return
         size = len(frame)

@@ -29,7 +29,7 @@ from websockets.protocol import Protocol as Codec
 
 from ..exceptions import InvalidMessage, PhoenixError
 from ..protocol.messages import Frame, shown
-from ..runtime.connection import Carrier, Connection
+from ..runtime.connection import ABNORMAL_CLOSURE, Carrier, Connection
 from ..runtime.turns import LONG_TURN
 from .outbox import Outbox, write_each
 
@@ -299,7 +299,7 @@ class WebSocketCarrier(Carrier):
             self._open()
             self._carry()
         finally:
-            connection.closed("closed")
+            connection.closed("closed", self._close_code)
             self._hang_up()
 
     def _open(self) -> None:
@@ -315,6 +315,18 @@ class WebSocketCarrier(Carrier):
                 return
             log.exception("a client of %s cannot be served", type(connection.socket).__name__)
             self.close(CloseCode.INTERNAL_ERROR, "cannot be served")
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait for the client."""
+        return self._outbox.size
+
+    @property
+    def _close_code(self) -> int:
+        """What the client, or the codec, has closed the connection with."""
+        codec = self._made_codec
+        close = codec and (codec.close_sent if self._failed else codec.close_rcvd)
+        return int(close.code) if close else ABNORMAL_CLOSURE
 
     def close(self, code: int, reason: str) -> None:
         """Send a close frame after all that waits; the client has :data:`CLOSE_TIMEOUT` to answer it."""
@@ -475,6 +487,7 @@ class WebSocketCarrier(Carrier):
             else f"it has taken nothing for {limits.outbox_timeout} s (outbox_timeout)"
         )
         log.warning("a client of %s reads too slowly: %s; it is closed", kind, why)
+        connection.tell_slow(self._outbox.size)
         connection.close(CloseCode.TRY_AGAIN_LATER, "too slow")
 
     def _watch(self, seconds: float | None, call: Callable[[], None]) -> None:
