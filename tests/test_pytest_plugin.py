@@ -8,8 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 from tests.support.processes import DEADLINE, ROOT
 
 APP = """
@@ -50,7 +48,8 @@ def make():
     return app
 """
 
-CONFTEST = """
+#: The first of the files of tests.
+FIXTURE = """
 import pytest
 from chat import make
 
@@ -202,34 +201,30 @@ def without(*plugins: str) -> list[str]:
 
 def passed(output: str) -> int:
     """Return how many have passed; nothing else may have happened."""
-    (summary,) = re.findall(r"^(\d+) passed in .*s", output, re.MULTILINE) or [output]
-    assert summary.isdigit(), output
-    return int(summary)
+    summary = re.search(r"^(\d+) passed in", output, re.MULTILINE)
+    assert summary is not None, output
+    return int(summary[1])
 
 
-def test_plain(tmp_path: Path) -> None:
-    plain = ("xdist", "flask", "asyncio", "timeout")
-    assert passed(play(tmp_path, *without(*plain), chat=APP, conftest=CONFTEST, test_room=TESTS)) == 6
+def test_plain_and_without_a_use(tmp_path: Path) -> None:
+    """What does not use it imports nothing for it, and who has no app is told so."""
+    files = {"chat": APP, "test_a": WITHOUT, "test_b": FIXTURE + TESTS}
+    output = play(tmp_path, *without("xdist", "flask", "asyncio", "timeout"), **files)
+    assert re.search(r"^7 passed, 1 error in", output, re.MULTILINE), output
+    assert "phoenix_client needs a fixture named app" in output
 
 
 def test_beside_other_plugins(tmp_path: Path) -> None:
-    options = ("-n", "2", "-o", "asyncio_default_fixture_loop_scope=function")
-    files = {"test_flask": WITH_PYTEST_FLASK, "test_asyncio": WITH_PYTEST_ASYNCIO}
-    assert passed(play(tmp_path, *options, chat=APP, conftest=CONFTEST, test_room=TESTS, **files)) == 8
+    options = ("-n", "1", "-o", "asyncio_default_fixture_loop_scope=function")
+    files = {
+        "conftest": FIXTURE,
+        "test_room": TESTS,
+        "test_flask": WITH_PYTEST_FLASK,
+        "test_asyncio": WITH_PYTEST_ASYNCIO,
+    }
+    assert passed(play(tmp_path, *options, chat=APP, **files)) == 8
 
 
 def test_patched(tmp_path: Path) -> None:
-    files = {"conftest": PATCHED + CONFTEST, "test_room": TESTS, "test_naps": WHERE_PATCHED}
+    files = {"conftest": PATCHED + FIXTURE, "test_room": TESTS, "test_naps": WHERE_PATCHED}
     assert passed(play(tmp_path, *without("asyncio"), chat=APP, **files)) == 8
-
-
-def test_what_does_not_use_it_pays_nothing(tmp_path: Path) -> None:
-    output = play(tmp_path, *without("xdist", "flask", "asyncio"), test_without=WITHOUT)
-    assert "1 passed, 1 error" in output or "1 failed, 1 passed" in output, output
-    assert "needs a fixture named app" in output
-
-
-@pytest.mark.parametrize("name", ["phoenix_client", "phoenix_clock", "live_phoenix_server"])
-def test_fixtures_are_known(pytestconfig: pytest.Config, name: str) -> None:
-    plugin = pytestconfig.pluginmanager.get_plugin("flask_phoenix")
-    assert hasattr(plugin, name)

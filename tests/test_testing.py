@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import gevent
 import pytest
 from flask import Flask, Response, abort, g, request, session
+from gevent.event import Event
 from gevent.queue import Queue
 from werkzeug.exceptions import HTTPException
 
-from flask_phoenix import Channel, NotPublished, Phoenix, Refused, Reply, Socket, UnknownEvent, on
+from flask_phoenix import (
+    Channel,
+    InvalidPayload,
+    NotPublished,
+    Phoenix,
+    Refused,
+    Reply,
+    Socket,
+    UnknownEvent,
+    clock,
+    on,
+)
 from flask_phoenix.exceptions import PhoenixError
-from flask_phoenix.testing import Client, MemoryAdapter
+from flask_phoenix.testing import ANYTHING, Client, Clients, Clock, LiveServer, MemoryAdapter, settling
+from flask_phoenix.testing.matching import difference
 from tests.support.loop import turn
+from tests.support.processes import ROOT
 
 phoenix = Phoenix()
 
@@ -29,6 +44,8 @@ class Visitor(Socket):
     def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
         if params.get("token") == "bad":
             raise Refused("bad token")
+        if "seconds" in params:
+            self.expires_at = time.time() + float(params["seconds"])
         self.assigns.update(info, seen_before=getattr(g, "seen_before", None))
 
     def id(self) -> str | None:
@@ -219,20 +236,20 @@ def test_what_it_says(client: Client) -> None:
         joined.assert_push("pushed", {"n": 2}, within=0)
     lines = [re.sub(r"^ +[\d.]+ ", "0.000 ", line) for line in str(failed.value).splitlines()]
     assert lines == [
-        "client: expected 'pushed' on 'counter:1' with {'n': 2}",
+        "client 1: expected 'pushed' on 'counter:1' with {'n': 2}",
         "  one came in which payload['n'] is 1, not 2",
         "  What happened (s; * is what no assertion has taken):",
-        "0.000   client -> phx_join on counter:1 (ref 1): {}",
-        f"0.000   client <- reply to 1 on counter:1: ok {joined.response}",
-        "0.000   client -> push on counter:1 (ref 2): {'n': 1}",
-        "0.000 * client <- pushed on counter:1: {'n': 1}",
-        "0.000   client -> crash on counter:1 (ref 3): {}",
+        "0.000   client 1 -> phx_join on counter:1 (ref 1): {}",
+        f"0.000   client 1 <- reply to 1 on counter:1: ok {joined.response}",
+        "0.000   client 1 -> push on counter:1 (ref 2): {'n': 1}",
+        "0.000 * client 1 <- pushed on counter:1: {'n': 1}",
+        "0.000   client 1 -> crash on counter:1 (ref 3): {}",
         f"0.000   app !! {UnknownEvent(NO_METHOD)!r}",
-        "0.000 * client <- phx_error on counter:1 (ref 1): {'reason': 'channel_crash'}",
+        "0.000 * client 1 <- phx_error on counter:1 (ref 1): {'reason': 'channel_crash'}",
     ]
-    with pytest.raises(AssertionError, match="client: expected a reply to 99, and it has not come"):
+    with pytest.raises(AssertionError, match="client 1: expected a reply to 99, and it has not come"):
         client.reply("99", within=0)
-    with pytest.raises(AssertionError, match="client: expected a message, and it has not come"):
+    with pytest.raises(AssertionError, match="client 1: expected a message, and it has not come"):
         client.receive(lambda message: message.event == "other", within=0)
     with pytest.raises(AssertionError, match=r"expected no 'pushed' on 'counter:1'; got 'pushed': \{'n': 1\}"):
         joined.refute_push("pushed")
@@ -271,3 +288,267 @@ def test_publisher_of_a_network() -> None:
     assert heard.empty(), "it was left before"
     publisher.close()
     adapter.stop()
+
+
+# What payloads fit
+
+
+@pytest.mark.parametrize(
+    ("expected", "actual", "wrong"),
+    [
+        (ANYTHING, b"1", None),
+        ({}, {"n": 1}, None),
+        ({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}, "d": 3}, None),
+        ({"a": [{"b": 1}]}, {"a": [{"b": 1, "c": 2}]}, None),
+        ({"n": int, "s": str}, {"n": 1, "s": "1"}, None),
+        ({"n": lambda n: n > 1}, {"n": 2}, None),
+        (b"1", b"1", None),
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, "payload['a']['b'] is 2, not 1"),
+        ({"a": 1}, {}, "payload has no 'a'"),
+        ({"a": 1}, b"1", "payload is b'1', not {'a': 1}"),
+        ([1], [1, 2], "payload has 2 items, not 1"),
+        ([{"a": 1}], [{"a": 2}], "payload[0]['a'] is 2, not 1"),
+        ({"n": str}, {"n": 1}, "payload['n'] is 1, no str"),
+        (callable, 1, "payload is 1, which callable does not take"),
+    ],
+    ids=repr,
+)
+def test_payloads_that_fit(expected: Any, actual: Any, wrong: str | None) -> None:
+    assert difference(expected, actual) == wrong
+
+
+def test_payloads_that_fit_exactly() -> None:
+    assert difference({"a": {"b": 1}}, {"a": {"b": 1, "c": 2}}, exact=True) == "payload['a'] has 'c', too"
+    assert difference({"a": [1]}, {"a": [1]}, exact=True) is None
+
+
+def test_payloads_choose_the_message(client: Client) -> None:
+    joined = client.join("counter:1")
+    for number in range(3):
+        joined.push("push", {"n": number, "more": 1})
+    assert joined.assert_push("pushed", {"n": 2}) == {"n": 2, "more": 1}
+    joined.refute_push("pushed", {"n": 2})
+    joined.assert_push("pushed", lambda payload: payload["n"] == 1)
+    with pytest.raises(AssertionError, match="one came in which payload has 'more', too"):
+        joined.assert_push("pushed", {"n": 0}, exact=True, within=0)
+    joined.assert_push("pushed", {"n": 0})
+
+
+def test_replies_are_told_apart(client: Client) -> None:
+    joined = client.join("counter:1")
+    ref = joined.push("fail")
+    with pytest.raises(AssertionError, match="expected the reply to 2 to be 'ok', any payload; it is 'error'"):
+        joined.assert_reply(ref)
+    ref = joined.push("echo", {"n": 1})
+    with pytest.raises(AssertionError, match=r"response\['n'\] is 1, not 2"):
+        joined.assert_reply(ref, "ok", {"n": 2})
+    ref = joined.push("echo", {"n": 1})
+    joined.refute_reply(ref, "error")
+    joined.refute_reply(ref, "ok", {"n": 2})
+    with pytest.raises(AssertionError, match="expected no reply to 4"):
+        joined.refute_reply(ref)
+    joined.refute_reply(joined.push("say"))
+
+
+def test_broadcasts_are_known_by_topic_whoever_gets_them(app: Flask) -> None:
+    with Clients(app) as connect:
+        ann, bob = connect("/shop/7", name="ann"), connect("/shop/7", name="bob")
+        one, other = ann.join("counter:1"), bob.join("counter:2")
+        one.push("say", {"n": 1})
+        for client in (ann, bob):
+            assert client.assert_broadcast("counter:1", "said", {"n": 1}) == {"n": 1}
+            client.refute_broadcast("counter:1", "said")
+        other.refute_broadcast("said")
+        other.refute_push("said")
+        with pytest.raises(AssertionError, match="bob: expected 'said' to be broadcast on 'counter:2'"):
+            other.assert_broadcast("said", within=0)
+        one.push("say", {"n": 2})
+        with pytest.raises(AssertionError, match="one came in which payload\\['n'\\] is 2, not 3"):
+            one.assert_broadcast("said", {"n": 3}, within=0)
+        with pytest.raises(AssertionError, match="expected 'said' not to be broadcast"):
+            one.refute_broadcast("said")
+        late = connect("/shop/7")
+        late.refute_broadcast("counter:1", "said")
+    assert not app.extensions["phoenix"].engine.node
+
+
+def test_which_mount_is_meant(app: Flask) -> None:
+    with Clients(app) as connect:
+        assert isinstance(connect(socket=Strict).socket, Strict)
+        assert connect("/shop/7", socket=Visitor, assigns={"n": 1}, id="me").name == "me"
+        with pytest.raises(PhoenixError, match="no socket of Visitor is mounted at '/strict'"):
+            connect("/strict", socket=Visitor)
+        with pytest.raises(PhoenixError, match="no socket is mounted at '/socket'"):
+            connect()
+    with pytest.raises(PhoenixError, match=r"call phoenix\.init_app"):
+        Clients(Flask("bare"))
+
+
+def test_sessions_of_a_test_client_and_without_one(app: Flask) -> None:
+    @phoenix.socket("/private", connect_info=["session"])
+    class Private(Socket):
+        def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
+            self.assigns["session"] = info["session"]
+
+    http = app.test_client()
+    with Clients(app) as connect:
+        assert connect("/private", http=http).socket.assigns == {"session": None}
+        with http.session_transaction() as kept:
+            kept.update({"user": "ann"})
+        assert connect("/private", http=http).socket.assigns == {"session": None}, "no page has asked for the token"
+        with http.session_transaction() as kept:
+            kept["_csrf_token"] = "the token"
+        assert connect("/private", http=http).socket.assigns["session"]["user"] == "ann"
+        assert connect("/private", session={"user": "bob"}).socket.assigns["session"]["user"] == "bob"
+        app.secret_key = None
+        with pytest.raises(PhoenixError, match="needs the app's SECRET_KEY"):
+            connect("/private", session={"user": "bob"})
+
+
+@pytest.mark.parametrize("vsn", ["1.0.0", "2.0.0"])
+def test_both_versions(app: Flask, vsn: str) -> None:
+    nested = {"a": {"b": "1", "c": ["2", "3"]}, "d": True}
+    with Clients(app) as connect:
+        client = connect("/shop/7", params=nested, vsn=vsn)
+        joined = client.join("counter:1")
+        assert joined.response["params"] == {**nested, "d": "true", "vsn": vsn, "shop_id": "7"}
+        joined.push("push", {"n": 1})
+        joined.assert_push("pushed", {"n": 1})
+        if vsn == "1.0.0":
+            with pytest.raises(InvalidPayload, match=r"vsn 1\.0\.0 cannot send bytes"):
+                joined.push("push", b"1")
+
+
+def test_the_far_end(client: Client) -> None:
+    joined = client.join("counter:1")
+    assert (client.socket.params["shop_id"], joined.channel.topic) == ("7", "counter:1")
+    joined.leave()
+    with pytest.raises(AssertionError, match="'counter:1' is not joined"):
+        client.channel("counter:1")
+    with pytest.raises(AssertionError, match="expected the connection to be closed 1000; it is open"):
+        client.assert_closed(1000, within=0)
+
+
+def test_what_was_closed(app: Flask) -> None:
+    with Clients(app) as connect:
+        client = connect("/shop/7", {"name": "ann"})
+        with app.app_context():
+            phoenix.disconnect("ann")
+        with pytest.raises(AssertionError, match="to be closed 1000; it was, with"):
+            client.assert_closed(1000)
+        client.assert_closed(1001, "disconnected")
+        with pytest.raises(AssertionError, match="'echo' cannot be sent: the connection was closed"):
+            client.push("counter:1", "echo")
+
+
+# Time
+
+
+def test_time_stands_still_and_passes_in_order(phoenix_clock: Clock) -> None:
+    began, seen = time.time(), list[Any]()
+
+    def note(what: str) -> None:
+        seen.append((what, time.time() - began, clock.monotonic()))
+
+    def nap() -> None:
+        gevent.sleep(10)
+        note("slept")
+        with gevent.Timeout(5, False):  # type: ignore[arg-type]  # which its stubs do not know
+            Event().wait()
+        note("timed out")
+
+    start = phoenix_clock.monotonic()
+    gevent.spawn_later(20, note, "later")
+    gevent.spawn(nap)
+    every = gevent.get_hub().loop.timer(4, 4)
+    every.start(note, "tick")
+    phoenix_clock.advance(9)
+    assert [what for what, *_ in seen] == ["tick", "tick"]
+    assert phoenix_clock.next == 1
+    phoenix_clock.advance(11)
+    every.close()
+    told = [("tick", 4), ("tick", 8), ("slept", 10), ("tick", 12), ("timed out", 15), ("tick", 16), ("later", 20)]
+    assert [(what, at) for what, at, _ in seen if what != "tick" or at < 20] == told
+    assert all(at == monotonic - start for _, at, monotonic in seen)
+    assert phoenix_clock.time() == gevent.get_hub().loop.now() == time.time() == began + 20
+    phoenix_clock.advance(100)
+    assert not phoenix_clock.advance_to_next()
+
+
+def test_an_hour_of_a_client(phoenix_clock: Clock, app: Flask) -> None:
+    with Clients(app) as connect:
+        joined = connect("/shop/7", params={"seconds": 3600}).join("counter:1")
+        silent = connect("/shop/7", heartbeat=None)
+        phoenix_clock.advance(59.9)
+        assert silent.closed is None
+        phoenix_clock.advance(0.1)
+        silent.assert_closed(1002, "timeout")
+        phoenix_clock.advance(3539.9)
+        joined.assert_push("token_expiring", {"expires_in": 60})
+        assert joined.client.closed is None
+        phoenix_clock.advance(0.1)
+        joined.client.assert_closed(3000)
+
+
+def test_one_clock_at_a_time_which_leaves_nothing(phoenix_clock: Clock) -> None:
+    with pytest.raises(PhoenixError, match="there is a clock already"), Clock():
+        pass
+    assert phoenix_clock.elapsed == 0
+
+
+def test_the_clock_ends() -> None:
+    loop, now, sign = gevent.get_hub().loop, time.time, clock.time
+    with Clock() as virtual:
+        rings = gevent.spawn_later(1, int)
+        assert virtual.next == 1
+    assert (gevent.get_hub().loop, time.time, clock.time, clock.monotonic) == (loop, now, sign, time.monotonic)
+    rings.kill()
+
+
+def test_what_never_rests_is_said(monkeypatch: pytest.MonkeyPatch, client: Client) -> None:
+    monkeypatch.setattr(settling, "RESTLESS", 0.05)
+
+    def run() -> None:
+        while True:
+            gevent.sleep(0)
+
+    running = gevent.spawn(run)
+    with pytest.raises(PhoenixError, match="a greenlet runs without end"):
+        client.refute(lambda message: True)
+    running.kill()
+
+
+def test_a_failure_says_what_is_due(phoenix_clock: Clock, app: Flask) -> None:
+    with Clients(app) as connect:
+        joined = connect("/shop/7", heartbeat=None).join("counter:1")
+        with pytest.raises(AssertionError, match=r"the next timer is due in 60 s: phoenix_clock\.advance"):
+            joined.assert_push("late", within=0)
+
+
+# A real server
+
+
+def make_app() -> Flask:
+    """Return an app for a server of its own."""
+    app = Flask(__name__)
+    Phoenix(app).socket("/shop/<shop_id>")(Visitor)
+    return app
+
+
+def test_a_server_of_its_own() -> None:
+    with LiveServer(make_app, {"PYTHONPATH": str(ROOT)}) as server:
+        with pytest.raises(HTTPException) as refused:
+            server.client("/shop/7", params={"token": "bad"})
+        assert refused.value.get_response().status_code == 403
+        one, other = server.client("/shop/7", params={"name": "ann"}), server.client("/shop/7", vsn="1.0.0")
+        here, there = one.join("counter:1"), other.join("counter:1")
+        assert here.call("echo", b"1") == Reply("ok", b"1")
+        here.push("say", {"n": 1})
+        assert (here.assert_push("said"), there.assert_push("said", {"n": 1})) == ({"n": 1}, {"n": 1})
+        here.refute_push("said")
+        there.push("crash")
+        there.assert_push("phx_error")
+        with pytest.raises(NotImplementedError):
+            assert here.channel
+    with pytest.raises(PhoenixError, match=r"does not start; it wrote:\n(.*\n)*.*Failed to find attribute 'nothing'"):
+        LiveServer("tests.test_testing:nothing")

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from types import EllipsisType
 from typing import Any
+from urllib.parse import urlencode
 
 import gevent
 from flask import Flask, abort, request
@@ -82,7 +83,9 @@ class Client(BaseClient):
     ) -> None:
         self._own_transcript = None if transcript is not None else Transcript(app)
         wire = wire or WIRES.get(vsn, WIRES["2.0.0"])
-        super().__init__(transcript or self._own_transcript or Transcript(app), name or "client", wire, within)
+        transcript = self._own_transcript or transcript
+        assert transcript is not None
+        super().__init__(transcript, name or transcript.next_name(), wire, within)
         self._app = app
         self._frames: Queue[Any] = Queue()
         self._carrier = MemoryCarrier(self._arrive, wire.read, self._end)
@@ -225,9 +228,9 @@ class Handshake:
             if token is not None:
                 params.setdefault(CSRF_PARAMETER, token)
         base = http.environ_base if http is not None else None
-        query = list(flatten(params))
+        query = urlencode(list(flatten(params)))
         context = self._app.test_request_context(
-            self._url, query_string=dict(query), headers=self._headers, environ_base=base
+            self._url, query_string=query, headers=self._headers, environ_base=base
         )
         if http is not None:
             http._add_cookies_to_wsgi(context.request.environ)  # what a request of its own would send
@@ -257,10 +260,9 @@ class Clients:
         self._engine = state_of(app).engine
         self._served = bool(self._engine.node.name)
 
-    def __call__(self, path: str | None = None, *, name: str = "", **options: Any) -> Client:
+    def __call__(self, path: str | None = None, params: Mapping[str, Any] | None = None, **options: Any) -> Client:
         """Connect a client; the arguments are those of :class:`Client`."""
-        name = name or f"client {len(self._clients) + 1}"
-        client = Client(self.app, path, name=name, transcript=self.transcript, **options)
+        client = Client(self.app, path, params, transcript=self.transcript, **options)
         self._clients.append(client)
         return client
 

@@ -44,6 +44,7 @@ class Transcript:
     def __init__(self, app: Flask | None = None) -> None:
         self._began = clock.monotonic()
         self._entries: list[Entry] = []
+        self._clients = 0
         #: The broadcasts of this process, and of others where it hears their topics.
         self.broadcasts: list[Entry] = []
         self._end_tap: Callable[[], object] = lambda: None
@@ -51,6 +52,11 @@ class Transcript:
             self._engine: Engine = state_of(app).engine
             self._end_tap = self._engine.pubsub.tap(self._note_broadcast)
             got_request_exception.connect(self._note_failure, app)
+
+    def next_name(self) -> str:
+        """Return a name for another client."""
+        self._clients += 1
+        return f"client {self._clients}"
 
     def note(self, who: str, why: str, what: Any) -> Entry:
         """Remember something."""
