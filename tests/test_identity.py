@@ -13,7 +13,7 @@ from gevent.event import Event
 
 from flask_phoenix import RawSocket, Refused
 from flask_phoenix.runtime.expiry import EXPIRED
-from flask_phoenix.testing import MemoryAdapter
+from flask_phoenix.testing import Clock, MemoryAdapter
 from tests.support.clients import JOINED, KINDS, UNMATCHED, Client, Site, scripted
 from tests.support.loop import turn
 from tests.support.processes import DEADLINE, wait_until
@@ -61,13 +61,17 @@ def refreshed(client: Client, payload: Any, join_ref: str = "1") -> Any:
 # The end of a client's time
 
 
-def test_a_client_is_told_and_closed_in_time(make: Callable[..., Site]) -> None:
-    site = make(expiry_notice=0.1)
-    expires(site, 0.4)
+def test_a_client_is_told_and_closed_in_time(phoenix_clock: Clock, make: Callable[..., Site]) -> None:
+    site = make(expiry_notice=2)
+    expires(site, 8)
     client = site.enter()
-    message = client.hear()
-    assert message[2:4] == ["room:1", "token_expiring"]
-    assert 0 < message[4]["expires_in"] <= 0.1
+    phoenix_clock.advance(5.9)
+    client.hears_only()
+    phoenix_clock.advance(0.1)
+    assert client.hear()[2:] == ["room:1", "token_expiring", {"expires_in": 2}]
+    phoenix_clock.advance(1.9)
+    assert client.connection.open
+    phoenix_clock.advance(0.1)
     client.is_closed(EXPIRED)
     assert site.noted() == "token expired"
     assert not client.connection.open
@@ -111,38 +115,42 @@ def test_ends_that_cannot_be(expires_at: Any, line: str, caplog: pytest.LogCaptu
     assert line in caplog.text
 
 
-def test_a_raw_socket_expires_and_moves_its_end() -> None:
+def test_a_raw_socket_expires_and_moves_its_end(phoenix_clock: Clock) -> None:
     class Raw(RawSocket):
         def connect(self, params: Any, info: Any) -> None:
-            self.expires_at = time.time() + 0.2
+            self.expires_at = time.time() + 20
 
         def handle_frame(self, frame: Any) -> None:
-            self.expires_at = time.time() + 0.4
-            self.send(str(self.expires_at))
+            self.expires_at = time.time() + 40
+            self.send("moved")
 
     site = Site(KINDS[0])
     wire = site.connect_raw(Raw)
     wire.text("more")
-    end = float(wire.data())
+    assert wire.data() == "moved"
+    phoenix_clock.advance(39.9)
+    assert site.engine.connections
+    phoenix_clock.advance(0.1)
     assert wire.closed() == EXPIRED
-    assert time.time() >= end
     site.close()
 
 
 # New tokens
 
 
-def test_a_new_token_moves_the_end(make: Callable[..., Site]) -> None:
-    site = make(expiry_notice=0.1)
-    expires(site, 0.4, lambda token: time.time() + token)
+def test_a_new_token_moves_the_end(phoenix_clock: Clock, make: Callable[..., Site]) -> None:
+    site = make(expiry_notice=2)
+    expires(site, 8, lambda token: time.time() + token)
     client = site.enter()
+    phoenix_clock.advance(6)
     assert client.hear()[3] == "token_expiring"
     assert refreshed(client, {"token": 3600}) == JOINED
     assert client.connection.expiry is not None
-    assert client.connection.expiry.left > 3000
+    assert client.connection.expiry.left == 3600
     assert not client.connection.expiry.told
-    assert refreshed(client, {"token": 0.01}) == JOINED
-    assert wait_until(lambda: not client.connection.open, turn)
+    assert refreshed(client, {"token": 1}) == JOINED
+    phoenix_clock.advance(1)
+    assert not client.connection.open
 
 
 def test_a_client_without_an_end_gets_one(make: Callable[..., Site]) -> None:

@@ -95,15 +95,16 @@ class Loop:
         self._test = getcurrent()
         self._numbers = count()
         self._due: list[tuple[float, int, Timer]] = []
-        self._ended = False
+        #: Time goes on as ever.
+        self.ended = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.real, name)
 
     def timer(self, after: float, repeat: float = 0.0, ref: bool = True, priority: int | None = None) -> Any:
         """Make a timer."""
-        if not after and not repeat:
-            return self.real.timer(0, ref=ref, priority=priority)
+        if self.ended or (not after and not repeat):
+            return self.real.timer(after, repeat, ref, priority)
         return Timer(self, after, repeat)
 
     def now(self) -> float:
@@ -112,8 +113,7 @@ class Loop:
 
     def add(self, due: float, timer: Timer) -> None:
         """Remember a timer."""
-        if not self._ended:
-            heappush(self._due, (due, next(self._numbers), timer))
+        heappush(self._due, (due, next(self._numbers), timer))
 
     def due(self) -> float | None:
         """Return when something is due next; None: nothing is."""
@@ -135,8 +135,11 @@ class Loop:
         return getcurrent() is self._test and isinstance(getattr(callback, "__self__", None), Waiter | gevent.Timeout)
 
     def end(self) -> None:
-        """Have nothing go off any more."""
-        self._ended = True
+        """Let the timers go on in real time."""
+        self.ended = True
+        for due, _, timer in self._due:
+            if timer.due == due:
+                timer.go_on(due - self.elapsed)
         self._due.clear()
 
 
@@ -170,7 +173,9 @@ class Timer:
         """Begin to wait."""
         self.stop()
         self.callback, self.args = callback, args
-        if self._after < TURN and not self._repeat:
+        if self._loop.ended:
+            self.go_on(self._after)
+        elif self._after < TURN and not self._repeat:
             self._call = self._loop.real.timer(0)
             self._call.start(self._turn)
         elif self._loop.is_of_test(callback):
@@ -199,6 +204,12 @@ class Timer:
         self._call = self._loop.real.run_callback(self.callback, *self.args)
         if self._repeat:
             self._wait(self._repeat)
+
+    def go_on(self, seconds: float) -> None:
+        """Wait for so many real seconds."""
+        self.due = None
+        self._call = self._loop.real.timer(seconds, self._repeat)
+        self._call.start(self.callback, *self.args, update=True)
 
     def __enter__(self) -> Timer:
         return self
