@@ -216,7 +216,7 @@ def test_a_silent_node_is_gone_until_it_is_heard(make: Callable[..., Node], netw
     eventually(lambda: agree(one, two, three) and len(one.present()) == 4)
     changes = watcher.changes()
     assert [change for change in changes if "ada" in str(change)] == [("", "ada"), ("ada", "")]
-    assert watcher.follower.people == three.online.list("room:1")
+    assert watcher.follower.presences == three.online.list("room:1")
 
 
 def test_a_silent_node_is_gone_within_the_down_period(
