@@ -118,6 +118,10 @@ class ChannelRuntime:
         """Call a function in a greenlet of its own, which ends with the channel."""
         raise NotImplementedError
 
+    def ignore(self, events: tuple[str, ...]) -> None:
+        """Send this client no broadcasts of these events."""
+        raise NotImplementedError
+
     def subscribe(self, topic: str) -> None:
         """Hear another topic."""
         raise NotImplementedError
@@ -455,6 +459,15 @@ class Channel:
         that of a task that is linked to it.
         """
         self.runtime.spawn(function, arguments)
+
+    def ignore(self, *events: str) -> None:
+        """Send this client no broadcasts of these events: ``self.ignore("typing", "presence_diff")`` in :meth:`join`.
+
+        That costs nothing for each broadcast, and nothing for each client. What is pushed is sent all the same.
+
+        :raises InvalidOption: the join is over, or an event is no string.
+        """
+        self.runtime.ignore(events)
 
     def subscribe(self, topic: str) -> None:
         """Hear another topic too: its broadcasts come to :meth:`handle_info`. Subscribing twice brings them twice."""

@@ -24,7 +24,7 @@ from .protocol.messages import INTERNAL, Frame, shown
 
 #: What authors write in a Socket, and in a RawSocket.
 CALLBACKS = ("connect", "id")
-SOCKET_CALLBACKS = (*CALLBACKS, "refresh")
+SOCKET_CALLBACKS = (*CALLBACKS, "refresh", "disconnected")
 RAW_CALLBACKS = (*CALLBACKS, "open", "handle_frame", "terminate")
 
 ChannelClass = TypeVar("ChannelClass", bound=type[Channel])
@@ -160,6 +160,14 @@ class Socket(BaseSocket):
         :param token: whatever the client sent as ``{"token": ...}``.
         """
         raise Refused("no new token is taken here")
+
+    def disconnected(self, reason: str) -> None:
+        """Clean up: the connection has ended, and each of its channels has run its ``terminate``.
+
+        Called once for each client that was connected, whatever ended it; never for one that :meth:`connect` refused.
+
+        :param reason: as that of :meth:`.Channel.terminate`: ``"closed"``, ``"draining"``, ``"timeout"`` and so on.
+        """
 
     @classmethod
     def match(cls, topic: str) -> Route | None:

@@ -13,9 +13,23 @@ import pytest
 from flask import current_app, g, has_app_context
 from gevent.event import Event
 
-from flask_phoenix import Broadcast, Channel, InvalidPayload, NotJoined, PhoenixError, Refused, Reply, intercept, on
+from flask_phoenix import (
+    Broadcast,
+    Channel,
+    History,
+    InvalidOption,
+    InvalidPayload,
+    NotJoined,
+    PhoenixError,
+    Refused,
+    Reply,
+    intercept,
+    on,
+)
+from flask_phoenix.protocol.messages import RECOVERY
 from flask_phoenix.pubsub.local import Subscriber
 from flask_phoenix.runtime.inbox import INBOX_LIMIT
+from flask_phoenix.runtime.recovery import SINCE
 from tests.support.clients import (
     CRASHED,
     JOIN_CRASHED,
@@ -867,3 +881,63 @@ def test_what_fails_in_what_a_channel_spawns_is_its_crash(site: Site, caplog: py
     assert repr(site.noted()) == "RuntimeError('oops')"
     client.hears(ERROR)
     assert "crashed in fail, which it has spawned" in caplog.text
+
+
+# What a client does not want
+
+
+class Choosing(Room):
+    def join(self, payload: Any) -> None:
+        self.ignore(*payload.get("ignored", ()))
+
+    @on("late")
+    def late(self, payload: Any) -> Any:
+        with pytest.raises(InvalidOption, match="in its join alone"):
+            self.ignore("news")
+        return {}
+
+
+def test_a_client_is_not_sent_what_it_ignores_which_costs_nothing_for_each(site: Site) -> None:
+    site.serve(Choosing)
+    clients = [site.connect() for _ in range(4)]
+    for client, ignored in zip(
+        clients, ([], ["typing", "presence_diff"], ["presence_diff", "typing"], []), strict=True
+    ):
+        client.join(payload={"ignored": ignored})
+    assert [len(group.members) for group in site.engine.pubsub._topics["room:1"].values()] == [2, 2]
+    for event in ("typing", "presence_diff", "news"):
+        site.phoenix.broadcast("room:1", event, {})
+    events = [[message[3] for message in client.rest()] for client in clients]
+    assert events == [["typing", "presence_diff", "news"], ["news"], ["news"], ["typing", "presence_diff", "news"]]
+    assert clients[1].call("late") == JOINED
+
+
+def test_what_cannot_be_ignored(site: Site) -> None:
+    site.serve(Choosing)
+    client = site.connect()
+    client.say("1", "1", "room:1", "phx_join", {"ignored": [7]})
+    client.hears(["1", "1", "room:1", "phx_reply", JOIN_CRASHED])
+
+
+@pytest.mark.parametrize("intercepting", [False, True])
+def test_what_is_ignored_is_not_replayed(site: Site, intercepting: bool) -> None:
+    class Kept(Choosing):
+        history = History(size=10)
+
+        if intercepting:
+
+            @intercept("other")
+            def other(self, payload: Any) -> None:
+                """Push nothing."""
+
+    site.serve(Kept)
+    clients = site.connect(), site.connect()
+    since: Any = None
+    for client in clients:
+        client.say("1", "1", "room:1", "phx_join", {"ignored": ["typing"], SINCE: since})
+        reply, *missed = client.rest()
+        since = reply[4]["response"][RECOVERY]["ref"]
+        assert [message[3] for message in missed] == ([] if client is clients[0] else ["news"])
+        for event in ("typing", "news") if client is clients[0] else ():
+            site.phoenix.broadcast("room:1", event, {})
+        assert [message[3] for message in client.rest()] == (["news"] if client is clients[0] else [])

@@ -431,3 +431,87 @@ def test_it_says_how_it_is_used(tmp_path: Path) -> None:
     wrong = flask(tmp_path, "broadcast", "room:1")
     assert wrong.returncode == 2
     assert "Missing argument 'EVENT'" in wrong.stderr
+
+
+# A process that serves nobody
+
+WORKING_APP = """
+import gevent
+from flask import Flask, current_app
+from gevent.monkey import is_module_patched
+from gevent.queue import Queue
+
+from flask_phoenix import Phoenix
+
+PATCHED = is_module_patched("socket")
+app = Flask(__name__)
+app.config.from_prefixed_env()
+phoenix = Phoenix(app)
+
+
+@phoenix.background
+def beside():
+    phoenix.broadcast("room:1", "beside", {})
+
+
+def work():
+    orders = Queue()
+    phoenix.subscribe("room:1", orders.put)
+    phoenix.broadcast("room:1", "works", {"patched": PATCHED, "app": current_app.name})
+    try:
+        while (order := orders.get()).event != app.config["END"]:
+            pass
+        if order.event == "fail":
+            raise LookupError("this is how it fails")
+    finally:
+        phoenix.broadcast("room:1", "ends", {})
+"""
+
+
+def start_worker(folder: Path, *words: str, **environment: str) -> subprocess.Popen[str]:
+    (folder / "working_app.py").write_text(WORKING_APP)
+    line = [sys.executable, "-m", "flask", "--app", "working_app", "phoenix", "worker", *words]
+    settings = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), **environment}
+    return subprocess.Popen(line, cwd=folder, env=settings, stderr=subprocess.PIPE, text=True)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Wait for the end of a process, while the event loop goes on; return its status and what it has said."""
+    _, said = in_thread(lambda: process.communicate(timeout=3 * DEADLINE))
+    return process.returncode, said
+
+
+def test_a_process_that_serves_nobody_hears_and_speaks_and_ends_in_good_order(stage: Stage, tmp_path: Path) -> None:
+    def start(end: str, *function: str) -> subprocess.Popen[str]:
+        return start_worker(tmp_path, *function, FLASK_PHOENIX_PUBSUB_URL=stage.url, FLASK_END=end)
+
+    alone = start_worker(tmp_path, "working_app:work")
+    wrong = start("", "working_app:rest")
+    workers = {end: start(end, "working_app:work") for end in ("return", "fail", "SIGTERM")}
+    bare = start("")
+    try:
+        for _ in workers:
+            works = stage.joined.assert_push("works", within=3 * DEADLINE)
+            assert works == {"patched": True, "app": "working_app"}
+        for _ in (*workers, bare):
+            stage.joined.assert_push("beside", within=3 * DEADLINE)
+        for end in ("return", "fail"):
+            stage.app.extensions["phoenix"].broadcast("room:1", end, {})
+            stage.joined.assert_push("ends", within=DEADLINE)
+        workers["SIGTERM"].terminate()
+        stage.joined.assert_push("ends", within=DEADLINE)
+        bare.terminate()
+        assert [ended(workers[end]) for end in ("return", "SIGTERM")] == [(0, ""), (0, "")]
+        assert ended(bare) == (0, "")
+        status, said = ended(workers["fail"])
+        assert (status, said.splitlines()[-1]) == (1, "LookupError: this is how it fails")
+        assert said.startswith("Traceback")
+        status, said = ended(alone)
+        assert (status, said.partition(":")[0]) == (1, "Error")
+        assert "PHOENIX_PUBSUB_URL" in said
+        status, said = ended(wrong)
+        assert (status, "has no function 'rest'" in said) == (2, True)
+    finally:
+        for process in (alone, wrong, bare, *workers.values()):
+            process.kill()
+            process.communicate()

@@ -14,7 +14,7 @@ from flask import current_app, g
 from gevent.event import Event
 from gevent.queue import Queue
 
-from flask_phoenix import Broadcast, InvalidOption, NotPublished, RawSocket
+from flask_phoenix import Broadcast, InvalidOption, NotPublished, RawSocket, Refused, Socket
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.protocol.messages import Frame
 from flask_phoenix.pubsub.hub import RECEIVERS_PER_TURN
@@ -22,6 +22,8 @@ from flask_phoenix.pubsub.local import Subscriber
 from flask_phoenix.runtime.connection import RawConnection
 from flask_phoenix.runtime.engine import Engine
 from flask_phoenix.runtime.inbox import INBOX_LIMIT
+from flask_phoenix.server.drain import drain
+from flask_phoenix.testing import Client as InMemoryClient
 from flask_phoenix.testing import MemoryAdapter
 from tests.support.clients import (
     CRASHED,
@@ -33,6 +35,7 @@ from tests.support.clients import (
     RecordingCarrier,
     Room,
     Site,
+    fails,
     scripted,
     serve,
 )
@@ -410,6 +413,62 @@ def test_raw_socket_that_ends_before_the_other_nodes_know_its_id_is_not_opened(f
         slow.confirm()
         connecting.get(timeout=DEADLINE)
     assert (log, slow.topics) == (["open", "draining"], ["id 0"])
+
+
+# The end of a socket
+
+
+def test_a_socket_hears_of_its_end_once_after_all_of_its_channels(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate = Event()
+
+    def ended(socket: Socket, reason: str) -> None:
+        site.log.put((current_app.name, socket.params["user"], reason))
+
+    monkeypatch.setattr(site.socket, "disconnected", ended)
+    site.serve(Room)
+    site.serve(scripted(terminate=lambda channel, reason: gate.wait(DEADLINE)), "slow")
+    site.serve(scripted(join=fails(ValueError)), "crashing")
+    client = site.enter(user="ann")
+    client.join("slow")
+    client.say("1", "9", "slow", "phx_leave")
+    client.say("8", "8", "crashing", "phx_join")
+    client.rest()
+    site.connect(user="bob").hang_up()
+    client.hang_up()
+    turn()
+    assert site.notes() == ["left", (site.app.name, "bob", "closed"), "closed"]
+    gate.set()
+    assert site.noted() == (site.app.name, "ann", "closed")
+    client.hang_up()
+    turn()
+    assert site.notes() == []
+
+
+def test_a_drain_waits_for_the_ends_of_sockets(caplog: pytest.LogCaptureFixture) -> None:
+    site, log = Site(KINDS[1]), list[str]()
+
+    class Slow(Socket):
+        def connect(self, params: Any, info: Any) -> None:
+            if params.get("user") == "eve":
+                raise Refused(reason="no")
+
+        def disconnected(self, reason: str) -> None:
+            gevent.sleep(0.05)
+            log.append(reason)
+            raise ValueError("this is how it fails")
+
+    site.phoenix.socket("/slow")(Slow)
+    Slow.channel("room:*", {"log": site.log})(Room)
+    with pytest.raises(Refused):
+        InMemoryClient(site.app, "/slow", params={"user": "eve"})
+    clients = [InMemoryClient(site.app, "/slow") for _ in range(2)]
+    clients[0].join("room:1")
+    drain(site.engine)
+    assert log == ["draining", "draining"]
+    assert site.notes() == ["draining"]
+    (line, _) = [record.getMessage() for record in caplog.records]
+    assert re.fullmatch(r"Slow failed in disconnected \(connection \d+\)", line)
+    site.close()
 
 
 # Carriers and adapters of others

@@ -46,13 +46,14 @@ from flask_phoenix.protocol.messages import SHOWN_CHARACTERS
 from flask_phoenix.pubsub import history
 from flask_phoenix.pubsub.adapter import ADAPTERS
 from flask_phoenix.pubsub.redis import adapter as redis
+from flask_phoenix.pubsub.redis import lease
 from flask_phoenix.pubsub.redis.adapter import RedisAdapter
 from flask_phoenix.pubsub.redis.client import OPTIONS
 from flask_phoenix.pubsub.unix import adapter as workers
-from flask_phoenix.pubsub.unix import directory, publisher
+from flask_phoenix.pubsub.unix import directory, leader, publisher
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.pubsub.unix.archive import BLOCK, BUSY_TIMEOUT
-from flask_phoenix.runtime import channel_server, histories, inbox, listener, once
+from flask_phoenix.runtime import background, channel_server, histories, inbox, listener, once
 from flask_phoenix.runtime.expiry import EXPIRED
 from flask_phoenix.runtime.settings import Settings
 from flask_phoenix.runtime.turns import LONG_TURN, MAX_REST, REST
@@ -480,12 +481,26 @@ def test_the_formula_of_scaling() -> None:
         ("differences.md", r"while ([\d,]+) wait in one channel", inbox.INBOX_LIMIT),
         ("differences.md", r"beyond ([\d,]+) the channel crashes", inbox.INBOX_LIMIT),
         ("testing.md", r"(\d) real seconds at most", WITHIN),
+        ("background.md", r"called again: after (\d) s", background.FIRST_PAUSE),
+        ("background.md", r"up to (\d+) s", background.LONGEST_PAUSE),
+        ("background.md", r"It has (\d) s to end at the drain", background.STOP_GRACE),
+        ("background.md", r"and has (\d) s to end; then", background.STOP_GRACE),
+        ("background.md", r"about ([\d.]+) s after the leader's process", leader.LOOK),
+        ("background.md", r"a lease of (\d) s, renewed each second", lease.LEASE),
+        ("background.md", r"(\d) s after the leader was killed at most", lease.LEASE),
+        ("background.md", r"ends its function (\d) s before Redis", lease.MARGIN),
         ("testing.md", r"a heartbeat every (\d+) seconds", HEARTBEAT_PERIOD),
     ],
 )
 def test_numbers_of_channels_and_of_testing(page: str, said: str, meant: float) -> None:
     text = " ".join(read(page).split())
     assert [float(number.replace(",", "")) for number in re.findall(said, text)] == [meant]
+
+
+def test_what_is_done_each_second_is_done_each_second() -> None:
+    assert lease.RENEWAL == 1
+    assert "renewed each second" in read("background.md")
+    assert "at most, and a second to look" in read("background.md")
 
 
 def test_numbers_of_differences() -> None:

@@ -246,7 +246,7 @@ def test_who_recovers_gets_every_broadcast_also_where_others_need_the_newest_alo
     site.serve(Map)
     client = site.connect()
     since = join(client, None)
-    [(_, _, conflation)] = site.engine.pubsub._topics[ROOM]
+    [(_, _, conflation, _)] = site.engine.pubsub._topics[ROOM]
     assert conflation is None
     say(site, 1, 2)
     client.hears_only(*said(since, 1, 2))

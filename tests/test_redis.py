@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 import threading
@@ -18,7 +19,7 @@ from redis import Redis
 from redis.cluster import RedisCluster as ClusterClient
 
 from flask_phoenix.exceptions import InvalidOption, NotPublished
-from flask_phoenix.pubsub.redis import subscriber
+from flask_phoenix.pubsub.redis import lease, subscriber
 from flask_phoenix.pubsub.redis.adapter import BATCH_SIZE, RedisAdapter
 from flask_phoenix.pubsub.redis.publisher import RedisPublisher
 from tests.support.contract import AdapterContract, Cut, LossContract, MakeAdapter, Node
@@ -291,6 +292,22 @@ def test_what_a_user_may_not_is_one_line_with_the_remedy(
         one.hear_again(f"room:{number}", by=other)
     wait_for(lambda: caplog.records[-1].message == "Redis lets this node hear all that it refused")
     assert len(caplog.records) == 2
+
+
+def test_who_leads_needs_what_is_written(
+    own_redis: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lease, "RENEWAL", 0.02)
+    first, further = re.findall(r"ACL SETUSER chat (.*)", (ROOT / "docs/scaling.md").read_text())
+    own_redis.execute("ACL", "SETUSER", "chat", *first.split())
+    node = start(own_redis.url.replace("redis://", "redis://chat:secret@"))
+    leading = gevent.spawn(node.adapter.lead, "work", lambda: None)
+    wait_for(lambda: "who leads" in caplog.text)
+    (line,) = [record.message for record in caplog.records if "who leads" in record.message]
+    assert line.endswith(f"give its user also {further} in Redis' ACL")
+    own_redis.execute("ACL", "SETUSER", "chat", *further.split())
+    leading.get(timeout=DEADLINE)()
+    assert own_redis.execute("EXISTS", "phoenix:leader:work") == 0
 
 
 def test_a_full_queue_is_refused(own_redis: RedisServer, start: Start) -> None:

@@ -16,6 +16,7 @@ COMMANDS = {
     "new": "new",
     "routes": "routes",
     "types": "types",
+    "worker": "worker",
 }
 
 

@@ -84,7 +84,7 @@ class Subscriber:
     :param conflation: which broadcasts replace older ones that still wait for the client; None: none do.
     """
 
-    __slots__ = ("conflation", "intercepts", "lane", "missed", "name", "notify", "write")
+    __slots__ = ("conflation", "ignores", "intercepts", "lane", "missed", "name", "notify", "write")
 
     def __init__(
         self,
@@ -101,27 +101,37 @@ class Subscriber:
         self.write = write
         self.intercepts = intercepts
         self.conflation = conflation
+        #: Events that it is not given; to be set before it subscribes.
+        self.ignores: frozenset[str] = frozenset()
         #: What a history knows it by, once it has one.
         self.name = ""
 
     @property
     def kind(self) -> Kind:
         """What subscribers of one group have in common."""
-        return self.lane, self.intercepts, self.conflation
+        return self.lane, self.intercepts, self.conflation, self.ignores
 
 
-#: A lane, the intercepts and the conflation of a subscriber.
-Kind = tuple[Lane | None, frozenset[str], Conflation | None]
+#: A lane, the intercepts, the conflation of a subscriber, and what it is not given.
+Kind = tuple[Lane | None, frozenset[str], Conflation | None, frozenset[str]]
 
 
 class Group:
     """The subscribers of a topic of one kind; a broadcast is encoded once for them all."""
 
-    __slots__ = ("_writers", "conflation", "intercepts", "lane", "members")
+    __slots__ = ("_writers", "aside", "conflation", "ignores", "lane", "members")
 
-    def __init__(self, lane: Lane | None, intercepts: frozenset[str], conflation: Conflation | None) -> None:
+    def __init__(
+        self,
+        lane: Lane | None,
+        intercepts: frozenset[str],
+        conflation: Conflation | None,
+        ignores: frozenset[str] = frozenset(),
+    ) -> None:
         self.lane = lane
-        self.intercepts = intercepts
+        #: Events that do not go through the lane.
+        self.aside = intercepts | ignores
+        self.ignores = ignores
         self.conflation = conflation
         self.members: dict[Subscriber, int] = {}
         self._writers: list[Write] | None = None
@@ -349,8 +359,8 @@ class PubSub:
 
     def _deliver_to(self, group: Group, broadcast: Broadcast, sender: Subscriber | None, stamp: Stamp | None) -> None:
         topic, lane = broadcast.topic, group.lane
-        if lane is None or broadcast.event in group.intercepts:
-            if listeners := group.listeners(sender):
+        if lane is None or broadcast.event in group.aside:
+            if broadcast.event not in group.ignores and (listeners := group.listeners(sender)):
                 self._deliver(Delivery(topic, broadcast, listeners, False))
         elif writers := group.writers(sender):
             try:

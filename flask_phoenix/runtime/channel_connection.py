@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from .. import clock
@@ -12,7 +13,7 @@ from ..protocol.state import Answered, Event, Held, JoinReceived, LeaveReceived,
 from ..socket import Socket, explain_unmatched
 from .channel_server import ChannelServer, CheckedChannelServer
 from .connection import Bounds, Carrier, Connection, Surroundings
-from .engine import Engine
+from .engine import FAILURES, Engine
 from .inbox import INBOX_LIMIT, Inbox
 
 log = logging.getLogger("flask_phoenix.channel")
@@ -24,10 +25,40 @@ LARGE = 16384
 Start = Callable[[Inbox, Any, Any, int], None]
 
 
+class Farewell:
+    """Calls a socket's ``disconnected`` when its connection has ended, and all of its channels have terminated."""
+
+    __slots__ = ("_call", "_channels", "_reason")
+
+    def __init__(self, call: Callable[[str], None]) -> None:
+        self._call = call
+        self._channels: set[Any] = set()
+        self._reason: str | None = None
+
+    def add(self, channel: ChannelServer) -> None:
+        """Wait for one more channel."""
+        self._channels.add(channel)
+
+    def discard(self, channel: ChannelServer) -> None:
+        """Wait for a channel no more."""
+        self._channels.discard(channel)
+        self._call_in_time()
+
+    def end(self, reason: str) -> None:
+        """Call it, now or after the last channel."""
+        self._reason = reason
+        self._call_in_time()
+
+    def _call_in_time(self) -> None:
+        if self._reason is not None and not self._channels:
+            reason, self._reason = self._reason, None
+            self._call(reason)
+
+
 class ChannelConnection(Connection):
     """A client that joins channels."""
 
-    __slots__ = ("_explained", "lane", "protocol")
+    __slots__ = ("_explained", "_farewell", "lane", "protocol")
 
     socket: Socket
 
@@ -46,6 +77,10 @@ class ChannelConnection(Connection):
         self._explained = False
         self.topics = protocol.memberships
         self.lane = carrier.lane(protocol.serializer)
+        #: Where the socket has a ``disconnected``.
+        self._farewell: Farewell | None = None
+        if type(socket).disconnected is not Socket.disconnected:
+            self._farewell = Farewell(partial(Inbox(engine.runners, self.context).put, self._call_disconnected))
 
     def receive(self, frame: Frame) -> None:
         """Handle a frame from the client; may block while too many wait for a channel.
@@ -131,6 +166,8 @@ class ChannelConnection(Connection):
     def _join(self, join: JoinReceived, start: Start, size: int) -> None:
         kind = CheckedChannelServer if self.engine.checks() else ChannelServer
         server = join.membership.server = kind(self, self.protocol, self.lane, join, self._redispatch)
+        if self._farewell is not None:
+            self._farewell.add(server)
         if join.replaced is not None:
             log.debug("duplicate join of %s: the newer one wins", shown(join.membership.topic))
             join.replaced.server.end("duplicate_join", start)
@@ -160,3 +197,17 @@ class ChannelConnection(Connection):
             self.account.release(sum(size for _, size in self.protocol.release(membership)))
             membership.server.end(reason)
         self.protocol.memberships.clear()
+        if self._farewell is not None:
+            self._farewell.end(reason)
+
+    def channel_over(self, channel: ChannelServer) -> None:
+        """Take note that a channel has terminated."""
+        if self._farewell is not None:
+            self._farewell.discard(channel)
+
+    def _call_disconnected(self, reason: str) -> None:
+        try:
+            self.call(self.socket.disconnected, reason)
+        except FAILURES as failure:
+            log.exception("%s failed in disconnected (connection %d)", type(self.socket).__name__, self.number)
+            self.engine.caught(failure)

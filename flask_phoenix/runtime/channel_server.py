@@ -24,7 +24,7 @@ from ..channel import (
     handle_error,
     level_of,
 )
-from ..exceptions import InvalidPayload, NotJoined, PhoenixError, Refused
+from ..exceptions import InvalidOption, InvalidPayload, NotJoined, PhoenixError, Refused
 from ..protocol.messages import EXPIRING, JOIN, LEAVE, Broadcast, Frame, Kept, Message, Reply, Traced, shown
 from ..protocol.state import GIVEN_UP, JOIN_CRASHED, JOIN_TIMED_OUT, OK, TOO_MANY_JOINS, JoinReceived, Protocol
 from ..pubsub.history import History
@@ -54,6 +54,7 @@ class ChannelServer(ChannelRuntime):
 
     __slots__ = (
         "_broadcast_size",
+        "_decided",
         "_handled",
         "_held_pushes",
         "_join_timer",
@@ -92,6 +93,8 @@ class ChannelServer(ChannelRuntime):
         self._join_timer: Any = None
         #: The author's object, made by the join.
         self.channel: Any = None
+        #: The author has let it in.
+        self._decided = False
         self.joined = False
         self.ended = self.left = False
         self._redispatch = redispatch
@@ -155,6 +158,7 @@ class ChannelServer(ChannelRuntime):
         elif reply is JOIN_CRASHED:
             self.ended = True
             self._clean_up()
+            self.connection.channel_over(self)
         else:
             self.end("shutdown")
 
@@ -273,6 +277,14 @@ class ChannelServer(ChannelRuntime):
             context = self.connection.context.copy()
             self._hold().spawn(lambda: context.run(self._run_spawned, function, arguments))
 
+    def ignore(self, events: tuple[str, ...]) -> None:
+        """Send this client no broadcasts of these events."""
+        if self._decided:
+            raise InvalidOption(f"{self._name} may call ignore in its join alone: who hears what is settled then")
+        if not all(isinstance(event, str) for event in events):
+            raise InvalidOption(f"expected names of events, as in self.ignore('typing'), got {events!r:.200}")
+        self.subscriber.ignores |= frozenset(events)
+
     def subscribe(self, topic: str) -> None:
         """Hear another topic."""
         if not self.ended:
@@ -381,6 +393,7 @@ class ChannelServer(ChannelRuntime):
         if history.size and (recovery := recovery_of(join.message.payload)) is not None:
             self._recovery = recovery
             self._tell_positions(recovery)
+        self._decided = True
         try:
             if history.size:
                 self._enter(history)
@@ -419,7 +432,8 @@ class ChannelServer(ChannelRuntime):
         """
         lane = self.subscriber.lane
         if self._route.channel.intercepts or lane is None:
-            self.subscriber = Subscriber(self._receive_intercepted)
+            ignores, self.subscriber = self.subscriber.ignores, Subscriber(self._receive_intercepted)
+            self.subscriber.ignores = ignores
         else:
             self.subscriber.lane, self.subscriber.conflation = lane._replace(refs=True), None
         self.subscriber.name = recovery.name
@@ -449,6 +463,8 @@ class ChannelServer(ChannelRuntime):
         for broadcast in missed:
             if self.ended:
                 break
+            if broadcast.event in self.subscriber.ignores:
+                continue
             if self._route.channel.intercepts:
                 self._hand_out(self.connection.engine.pubsub.read(broadcast))
             else:
@@ -689,8 +705,11 @@ class ChannelServer(ChannelRuntime):
         self._clean_up()
 
     def _terminate(self, reason: Any) -> None:
-        if self.channel is None:
-            return
+        if self.channel is not None:
+            self._call_terminate(reason)
+        self.connection.channel_over(self)
+
+    def _call_terminate(self, reason: Any) -> None:
         try:
             self.connection.context.copy().run(self.connection.call, self.channel.terminate, reason)
         except FAILURES as failure:

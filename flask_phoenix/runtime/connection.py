@@ -325,6 +325,9 @@ class Connection:
     def disconnect_topic(self, topic: str) -> None:
         """End the channel of a topic; here, there are none."""
 
+    def channel_over(self, channel: Any) -> None:
+        """Take note that a channel has terminated; here, there are none."""
+
 
 class RawConnection(Connection):
     """A client of a :class:`.RawSocket`: the author handles its frames."""

@@ -133,7 +133,8 @@ class RedisAdapter(KeepsInRedis, Adapter):
 
     def lead(self, name: str, lost: Callable[[], None]) -> Callable[[], None]:
         """Wait until no other node has the lease of this name."""
-        lease = Lease(self._archivist.execute, self._client.channel(f"leader:{name}"), self._mark, lost)
+        key, remedy = self._client.channel(f"leader:{name}"), self._client.lead_remedy
+        lease = Lease(self._archivist.execute, key, self._mark, lost, remedy)
         lease.acquire()
         return lease.release
 

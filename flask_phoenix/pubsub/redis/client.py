@@ -139,6 +139,11 @@ class RedisClient:
         keys = "{" + self._prefix if self.sharded else self._prefix
         return f"give its user also +evalsha +eval +info +@hash +@stream +@keyspace +time ~{keys}* in Redis' ACL"
 
+    @property
+    def lead_remedy(self) -> str:
+        """What to do where Redis does not permit that this node leads."""
+        return f"give its user also +eval +get +set +del ~{self._prefix}* in Redis' ACL"
+
     def command(self, name: str) -> str:
         """Return the name of a command of pub/sub, as one Redis or a cluster has it."""
         return f"S{name}" if self.sharded else name

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
+from redis.exceptions import NoPermissionError
 
 from ... import clock
 from ...exceptions import NotPublished
@@ -35,14 +36,21 @@ class Lease:
 
     :param execute: has commands carried out, and waits for their answers.
     :param lost: called in the event loop when it is not certain any longer that this node has the lease.
+    :param remedy: what to do where Redis does not permit it.
     """
 
     def __init__(
-        self, execute: Callable[[list[Command]], list[Any]], key: bytes, owner: bytes, lost: Callable[[], None]
+        self,
+        execute: Callable[[list[Command]], list[Any]],
+        key: bytes,
+        owner: bytes,
+        lost: Callable[[], None],
+        remedy: str,
     ) -> None:
         self._execute = execute
         self._key, self._owner = key, owner
         self._lost = lost
+        self._remedy = remedy
         self._watchdog: Any = None
         self._renewer: Any = None
         self._refusal = ""
@@ -108,5 +116,6 @@ class Lease:
             return answer
         if str(answer) != self._refusal:
             self._refusal = str(answer)
-            log.error("it is unknown who leads, until Redis answers: %s", answer)
+            remedy = f"; {self._remedy}" if isinstance(answer, NoPermissionError) else ""
+            log.error("it is unknown who leads, until Redis answers: %s%s", answer, remedy)
         return None
