@@ -100,7 +100,9 @@ class Probe:
         application.wsgi()
 
     def conclude(self) -> None:
-        """Look at what has been loaded."""
+        """Look at what has been loaded, once."""
+        if "holders" in self.facts:
+            return
         unpatched = [name for name in ("time", "socket", "ssl", "select", "threading") if not _is_patched(name)]
         self.facts |= {"unpatched": unpatched, "holders": holders(), "drivers": blocking_drivers()}
 
@@ -114,7 +116,9 @@ class Probe:
         if event == "call" and code.co_name in SERVING_NAMES:
             for (path, name), server in SERVING.items():
                 if code.co_name == name and code.co_filename.endswith(path):
+                    sys.setprofile(None)
                     self.facts["server"] = server
+                    self.conclude()  # while the script is __main__
                     raise Reached
 
 

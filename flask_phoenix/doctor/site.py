@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
@@ -103,13 +103,13 @@ def _address(target: Target, visit: Visit) -> str:
 
 def _check_websocket(target: Target, visit: Visit) -> Iterator[Finding]:
     address = _address(target, visit)
-    url = address.partition("?")[0]
-    opened = _open(address, None)
-    if isinstance(opened, Finding):
-        yield opened
-        return
-    with closing(opened):
+    with ExitStack() as stack:
+        opened = _open(address, None, stack)
+        if isinstance(opened, Finding):
+            yield opened
+            return
         yield from _check_page(address)
+        url = _shown(address)
         if target.channels and not _beats(opened):
             yield found("heartbeat", f"{url} answers no heartbeat within {PROMPT:g} s")
         elif (reason := _cut(opened, visit.wait)) or (target.channels and not _beats(opened)):
@@ -121,21 +121,27 @@ def _check_page(address: str) -> Iterator[Finding]:
     """Connect as a page of the site itself does."""
     parts = urlsplit(address)
     origin = f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}"
-    opened = _open(address, origin)
-    if isinstance(opened, Finding):
-        yield found("origin", f"{parts.path} lets clients in, but not those of pages of {origin}: {opened.wrong}")
-    else:
-        opened.close()
+    with ExitStack() as stack:
+        opened = _open(address, origin, stack)
+        if isinstance(opened, Finding):
+            yield found("origin", f"{parts.path} lets clients in, but not those of pages of {origin}: {opened.wrong}")
 
 
-def _open(address: str, origin: Any) -> ClientConnection | Finding:
-    url = address.partition("?")[0]
+def _open(address: str, origin: Any, stack: ExitStack) -> ClientConnection | Finding:
+    """Connect; the stack closes it."""
     try:
-        return connect(address, origin=origin, open_timeout=TIMEOUT, close_timeout=1, ping_interval=None)
+        connecting = connect(address, origin=origin, open_timeout=TIMEOUT, close_timeout=1, ping_interval=None)
+        return stack.enter_context(connecting)
     except InvalidStatus as error:
-        return _refused(url, error.response.status_code)
+        return _refused(_shown(address), error.response.status_code)
     except (OSError, InvalidHandshake, WebSocketException, ValueError) as error:
-        return found("handshake", f"{url} cannot be reached: {error}", "look whether it runs, and at its address")
+        wrong = f"{_shown(address)} cannot be reached: {error}"
+        return found("handshake", wrong, "look whether it runs, and at its address")
+
+
+def _shown(address: str) -> str:
+    """Return an address without its parameters, which may be secrets."""
+    return address.partition("?")[0]
 
 
 def _refused(url: str, status: int) -> Finding:
