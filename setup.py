@@ -45,6 +45,8 @@ setup(
     ],
     extras_require={
         "redis": ["redis>=5.0.1"],  # 5.0.0 leaves sockets open
+        "metrics": ["prometheus-client>=0.20"],
+        "otel": ["opentelemetry-api>=1.20"],
         "docs": ["mkdocs>=1.6"],
         "dev": [
             "flask[async]>=2.3.3",
@@ -57,6 +59,8 @@ setup(
             "jsonschema>=4.23",
             "mypy==2.4.*",
             "pydantic>=2.11",
+            "opentelemetry-sdk>=1.20",
+            "prometheus-client>=0.20",
             "pyright>=1.1.410",
             "pytest>=8.4",
             "pytest-asyncio>=1.2",

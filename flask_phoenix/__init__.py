@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from .pubsub.history import Position as Position
     from .pubsub.redis.adapter import RedisAdapter as RedisAdapter
     from .pubsub.unix.adapter import WorkersAdapter as WorkersAdapter
+    from .runtime.logs import ConnectionFilter as ConnectionFilter
     from .socket import RawSocket as RawSocket
     from .socket import Socket as Socket
 else:
@@ -63,6 +64,7 @@ else:
         "pubsub.history": "History Position",
         "pubsub.redis.adapter": "RedisAdapter",
         "pubsub.unix.adapter": "WorkersAdapter",
+        "runtime.logs": "ConnectionFilter",
         "socket": "RawSocket Socket",
     }
     _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}

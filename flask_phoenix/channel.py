@@ -163,8 +163,13 @@ class Tracking:
         raise InvalidOption(NO_PRESENCE)
 
 
+LEVEL_REMEDY = "it has to be a level of logging, such as 'info', or None for no line"
+
 #: The attributes of a channel's class that its author sets, and what they have to be.
-SERVICES: dict[str, tuple[type, str]] = {
+SERVICES: dict[str, tuple[type | tuple[type, ...], str]] = {
+    "trace_key": ((str, type(None)), "it has to be the key of a payload: trace_key = 'traceparent'"),
+    "log_join": ((str, int, type(None)), LEVEL_REMEDY),
+    "log_handle_in": ((str, int, type(None)), LEVEL_REMEDY),
     "presence": (Tracking, "it has to be what phoenix.presence() returns"),
     "history": (History, "it has to be a declaration: history = History(size=500, ttl=300)"),
 }
@@ -286,6 +291,13 @@ class Channel:
     #: ``self.history(since=None, limit=None)`` returns what its topic keeps, the oldest first.
     history: ClassVar[History] = History(size=0)
 
+    #: The key of an event's payload that holds its trace, as the header ``traceparent`` does; None: there is none.
+    trace_key: ClassVar[str | None] = None
+    #: The level of the line that tells of a join, as ``"info"``; None: none.
+    log_join: ClassVar[str | int | None] = "info"
+    #: The level of the line that tells of a handled event; None: none.
+    log_handle_in: ClassVar[str | int | None] = "debug"
+
     #: Events from the client, and the names of the methods that handle them; gathered from :func:`on`.
     handlers: ClassVar[dict[str, str]] = {}
     #: :attr:`handlers`, but where a method's payload has a declared type, the name of what converts it and calls it.
@@ -305,6 +317,8 @@ class Channel:
         super().__init_subclass__()
         refuse_reserved(cls, Channel, CALLBACKS)
         refuse_async(cls, CALLBACKS)
+        for name in ("log_join", "log_handle_in"):
+            level_of(getattr(cls, name), f"{cls.__name__}.{name}")
         cls.handlers = _gather(cls, ON)
         cls.entrances = {event: _entrance(cls, name) for event, name in cls.handlers.items()}
         cls.read_join = read_by(cls, "join")
@@ -537,6 +551,19 @@ def register_error_handler(table: ErrorHandlers, kinds: tuple[Any, ...]) -> Call
         return function
 
     return register
+
+
+def level_of(level: Any, name: str) -> int | None:
+    """Return the level that a name such as ``"info"`` or a number means; None: no line.
+
+    :raises InvalidOption: it means none.
+    """
+    if level is None or (isinstance(level, int) and not isinstance(level, bool)):
+        return level
+    number = logging.getLevelName(level.upper()) if isinstance(level, str) else None
+    if not isinstance(number, int):
+        raise InvalidOption(f"{name} is a level of logging, such as 'info', or None for no line; got {level!r}")
+    return number
 
 
 def as_reply(result: Any, channel: Channel, method: str) -> Reply | None:

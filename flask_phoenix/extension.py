@@ -6,12 +6,14 @@ import importlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from math import inf
 from typing import Any, TypeVar, overload
 from weakref import WeakSet
 
+from blinker import Signal
 from flask import Blueprint, Flask, current_app, got_request_exception, has_app_context, has_request_context
 from gevent import GreenletExit
 
@@ -30,11 +32,15 @@ from .pubsub.unix.directory import directory_of_server
 from .runtime.background import Background
 from .runtime.engine import FAILURES, Engine
 from .runtime.listener import Listener
+from .runtime.logs import SECRETS, ParameterFilter
+from .runtime.logs import SETTING as FILTER_SETTING
 from .runtime.settings import KEYS, Settings
+from .runtime.snapshot import LARGEST, inspect
 from .runtime.watchdog import Watchdog
 from .server.gevent import Server, require_patched
 from .server.gunicorn import drain_with_worker, has_several_workers, is_loading, is_master, is_worker
 from .socket import BaseSocket, Socket
+from .telemetry.health import MAX_LAG, health, health_blueprint
 from .tokens import MAX_AGE, Secret, sign, verify
 from .tracker.server import TrackerServer
 from .transports.endpoint import NAME, Endpoint, WebSocketEndpoint
@@ -81,9 +87,10 @@ class State:
             adapter_class(self.pubsub_url).from_url(self.pubsub_url)  # is there one, and does it take the URL?
         self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), self._to_json)
         self.engine = Engine(app.app_context, self.json, self._find_adapter, self._may_serve, is_master)
-        self.engine.report, self.engine.app, self.engine.checks = self._report, app, self._checks
-        check_keys(app.config, [SETTING, "PHOENIX_JSON", *KEYS])
+        self.engine.report, self.engine.send, self.engine.checks = self._report, self._send, self._checks
+        check_keys(app.config, [SETTING, "PHOENIX_JSON", FILTER_SETTING, *KEYS])
         self.engine.configure(Settings.read(app.config))
+        self.engine.filter_parameters = ParameterFilter(app.config.get(FILTER_SETTING, SECRETS))
         if app.debug:
             self.engine.node.add(Watchdog())
         #: Looks at broadcasts under debug.
@@ -93,6 +100,8 @@ class State:
         self.trackers: dict[Presence, TrackerServer] = {}
         #: The names of what is run once per cluster.
         self.led: list[str] = []
+        #: What is measured of this app, once a blueprint of metrics is registered.
+        self.metrics: Any = None
 
     def mount(self, path: str, socket: type[BaseSocket], options: dict[str, Any]) -> None:
         """Serve a socket in this app."""
@@ -173,6 +182,12 @@ class State:
         """Return how many clients are connected to this process."""
         return self.engine.connection_count()
 
+    def inspect(self, largest: int = LARGEST) -> dict[str, Any]:
+        """Return what this process has and does, as :meth:`Phoenix.inspect` does."""
+        entries = {presence.name: tracker.tracker.size for presence, tracker in self.trackers.items()}
+        seen: dict[str, Any] = self.engine.hub.run(inspect, self.engine, largest)
+        return {**seen, "presence": entries}
+
     def sign_token(self, data: Any, salt: str, max_age: float = MAX_AGE) -> str:
         """Write a token, as :meth:`Phoenix.sign_token` does."""
         return sign(data, salt, self._secrets()[0], max_age)
@@ -228,6 +243,16 @@ class State:
         if self._hints is not None:
             self._hints.broadcast(topic)
         return broadcast
+
+    def _send(self, signal: Signal, about: dict[str, Any]) -> None:
+        """Call the receivers of a signal in the app's context; one that fails is logged, and the others are called."""
+        with nullcontext() if current_app == self.app else self.app.app_context():
+            for receiver in signal.receivers_for(self.app):
+                try:
+                    self.app.ensure_sync(receiver)(self.app, **about)
+                except FAILURES as failure:
+                    channel_log.exception("a receiver of the signal %s failed", getattr(signal, "name", signal))
+                    self.engine.caught(failure)
 
     def _may_serve(self) -> bool:
         """Tell whether clients may come to this process: it handles a request, is a test, or a server's worker."""
@@ -473,6 +498,72 @@ class Phoenix:
     def connection_count(self) -> int:
         """Return how many clients are connected to this process."""
         return self._state().connection_count()
+
+    def inspect(self, largest: int = LARGEST) -> dict[str, Any]:
+        """Return what this process has and does at this moment, as a dict of JSON; from any thread.
+
+        It counts messages, and watches its event loop, from the first call on: rates are of the last ten seconds.
+
+        :param largest: so many of the topics with the most subscribers are named.
+        """
+        return self._state().inspect(largest)
+
+    def health(self, max_lag: float = MAX_LAG, adapter: bool = True) -> dict[str, Any]:
+        """Tell whether clients should come to this process: ``status`` is ``"ok"``, or not for the ``reasons`` given.
+
+        :param max_lag: seconds by which the event loop may be late.
+        :param adapter: whether a lost adapter is a reason.
+        """
+        return health(self.inspect(), max_lag, adapter)
+
+    def health_blueprint(
+        self, max_lag: float = MAX_LAG, adapter: bool = True, name: str = "phoenix_health"
+    ) -> Blueprint:
+        """Make a blueprint whose ``GET /health`` answers a load balancer with :meth:`health`: 200, or 503."""
+        return health_blueprint(lambda: self.health(max_lag, adapter), name)
+
+    def traces(self, app: Flask, *, provider: Any = None, broadcasts: bool = False) -> None:
+        """Write a span of OpenTelemetry for each handler of an app's channels.
+
+        It belongs to the trace of the client's handshake (its header ``traceparent``), or to the one that the payload
+        tells under the channel's ``trace_key``.
+
+        :param provider: of tracers; the one that is set for the process, unless given.
+        :param broadcasts: broadcasts carry the trace of who publishes them to channels that intercept, on all nodes.
+        :raises InvalidOption: OpenTelemetry is missing.
+        """
+        try:
+            module = importlib.import_module(f"{__package__}.telemetry.traces")
+        except ModuleNotFoundError as error:
+            raise InvalidOption("traces need OpenTelemetry; type: pip install 'flask_phoenix[otel]'") from error
+        state: State = app.extensions["phoenix"]
+        state.engine.tracing = module.Traces(provider, broadcasts)
+
+    def metrics_blueprint(
+        self, *, registry: Any = None, buckets: Sequence[float] | None = None, name: str = "phoenix_metrics"
+    ) -> Blueprint:
+        """Make a blueprint whose ``GET /metrics`` answers Prometheus; the app that registers it is measured.
+
+        :param registry: of ``prometheus_client``, which other exporters show; one of its own, unless given.
+        :param buckets: bounds of the histograms, in seconds.
+        :raises InvalidOption: prometheus_client is missing.
+        """
+        try:
+            metrics = importlib.import_module(f"{__package__}.telemetry.metrics")
+        except ModuleNotFoundError as error:
+            raise InvalidOption("metrics need prometheus_client; type: pip install 'flask_phoenix[metrics]'") from error
+        blueprint: Blueprint = metrics.metrics_blueprint(lambda: self._state().metrics.exposition(), name)
+
+        def measure(setup: Any) -> None:
+            state: State | None = setup.app.extensions.get("phoenix")
+            if state is None:
+                raise InvalidOption("this app has no Phoenix yet: call init_app before you register metrics_blueprint")
+            state.metrics = metrics.Metrics(
+                setup.app, state.engine, state.inspect, registry, buckets or metrics.BUCKETS
+            )
+
+        blueprint.record_once(measure)
+        return blueprint
 
     def sign_token(self, data: Any, salt: str, max_age: float = MAX_AGE) -> str:
         """Write a token that names somebody, signed with the app's ``SECRET_KEY``; anybody can read it.

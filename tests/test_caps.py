@@ -122,8 +122,8 @@ def test_who_comes_after_the_last_place_was_taken_is_told_when_to_try_again(
     assert caplog.messages == ["clients are refused: PHOENIX_MAX_CONNECTIONS is reached"]
     clients[0].sock.close()
     eventually(lambda: site.status().startswith("HTTP/1.1 101"))
-    for close in list(site.engine.connections):
-        close(1000, "gone")
+    for connection in list(site.engine.connections):
+        connection.close(1000, "gone")
     eventually(lambda: site.status(POLL, {}).startswith("HTTP/1.1 200"))
 
 

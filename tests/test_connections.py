@@ -244,7 +244,7 @@ def test_connection_is_open_before_the_other_nodes_know_its_id(far: Engine, slow
     turn()
     assert (slow.asked, len(far.connections), connecting[0].ready()) == (["ann", "ann"], 2, False)
     leaving, staying = far.connections
-    leaving(1012, "draining")
+    leaving.close(1012, "draining")
     for _ in range(2):
         slow.confirm()
     gevent.joinall(connecting, DEADLINE)

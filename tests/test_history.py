@@ -20,6 +20,7 @@ from flask_phoenix import (
     Position,
     Refused,
     Unsupported,
+    clock,
     intercept,
     on,
 )
@@ -478,7 +479,7 @@ def test_a_join_waits_for_topic_and_history_together(pair: Pair, monkeypatch: py
     since = join(pair.sites[1].connect(), None)
     now, adapter = [1e6], pair.adapters[0]
     monkeypatch.setattr(histories, "OPEN_TIMEOUT", 2 * DEADLINE)
-    monkeypatch.setattr(histories, "monotonic", lambda: now[0])
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
     monkeypatch.setattr(adapter, "subscribe", lambda topic: now.__setitem__(0, now[0] + 2 * DEADLINE))
     adapter.gate.clear()
     assert not join(pair.sites[0].connect(), since)["recovered"]

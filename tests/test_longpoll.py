@@ -38,7 +38,7 @@ from flask_phoenix.pubsub import hub
 from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from flask_phoenix.runtime.settings import Settings
 from flask_phoenix.server.drain import drain
-from flask_phoenix.testing import MemoryAdapter
+from flask_phoenix.testing import Clock, MemoryAdapter
 from flask_phoenix.transports.longpoll import carrier
 from flask_phoenix.transports.longpoll import registry as sessions
 from flask_phoenix.transports.longpoll.endpoint import BATCH, PIECE
@@ -84,8 +84,8 @@ class Site:
 
     def stop(self) -> None:
         """End the sessions, and what runs for them."""
-        for close in list(self.engine.connections):
-            close(1000, "closed")
+        for connection in list(self.engine.connections):
+            connection.close(1000, "closed")
         self.engine.stop()
 
     def _serve_rooms(self, longpoll: dict[str, Any], options: dict[str, Any]) -> None:
@@ -565,54 +565,64 @@ def test_a_burst_is_one_answer_however_many_poll(site: Site, monkeypatch: pytest
         assert [json.loads(frame) for frame in poll.get(timeout=DEADLINE)] == burst
 
 
-def test_a_window_without_frames(make_site: MakeSite) -> None:
-    browser = Browser(make_site(longpoll={"window": SHORT}), RAW).open()
-    begin = monotonic()
-    answer = logical(browser.get(browser.token), 204)
+def test_a_window_without_frames(phoenix_clock: Clock, make_site: MakeSite) -> None:
+    browser = Browser(make_site(longpoll={"window": 10}), RAW).open()
+    poll = gevent.spawn(browser.get, browser.token)
+    phoenix_clock.advance(9.9)
+    assert not poll.ready()
+    phoenix_clock.advance(0.1)
+    answer = logical(poll.get(timeout=DEADLINE), 204)
     assert answer == {"status": 204, "token": browser.token, "messages": []}
-    assert monotonic() - begin > SHORT * 0.9
     browser.post("late")
     assert browser.raw() == ["late"]
 
 
-def test_a_client_that_polls_is_there_and_one_that_only_sends_is_gone(make_site: MakeSite) -> None:
-    site = make_site(longpoll={"window": SHORT})
+def test_a_client_that_polls_is_there_and_one_that_only_sends_is_gone(
+    phoenix_clock: Clock, make_site: MakeSite
+) -> None:
+    site = make_site(longpoll={"window": 10})
     there, silent = Browser(site, RAW).open(), Browser(site, RAW).open()
-    begin = monotonic()
-    while json.loads(silent.post("a").data)["status"] == 200:
-        there.raw(204)
-    assert monotonic() - begin > SHORT * 1.4
+    for status in (200, 200, 410):
+        poll = there.wait(204)
+        phoenix_clock.advance(10)
+        assert poll.get(timeout=DEADLINE) == []
+        assert json.loads(silent.post("a").data)["status"] == status
     assert site.reasons.get(timeout=DEADLINE) == "inactive"
     assert not there.gone()
     there.wait(204).kill()  # a poll that is cut short
+    phoenix_clock.advance(30)
     assert site.reasons.get(timeout=DEADLINE) == "inactive"
     assert there.gone()
     assert site.phoenix.connection_count() == 0
 
 
-def test_a_process_that_stood_still_ends_nobody(make_site: MakeSite) -> None:
-    site = make_site(longpoll={"window": SHORT})
+def test_a_process_that_stood_still_ends_nobody(phoenix_clock: Clock, make_site: MakeSite) -> None:
+    site = make_site(longpoll={"window": 10})
     browser = Browser(site, RAW).open()
-    (close,) = site.engine.connections
-    its: Any = close.__self__.carrier
+    (connection,) = site.engine.connections
+    its: Any = connection.carrier
     # As if nobody had looked for an hour.
     its._polled -= 3600
     its._checked -= 3600
-    gevent.sleep(SHORT * 1.6)
+    phoenix_clock.advance(16)
     assert not browser.gone()
 
 
 def test_a_newer_poll_takes_the_place_of_the_older(make_site: MakeSite) -> None:
-    browser = Browser(make_site(longpoll={"window": SHORT * 5}), RAW).open()
-    older, newer = browser.wait(204), browser.wait()
-    browser.post("a")
-    assert newer.get(timeout=DEADLINE) == ["a"]
-    assert not older.ready()
-    browser.post("b")
-    assert browser.raw() == ["b"]
-    newest = browser.wait(204)
-    assert older.get(timeout=DEADLINE) == []
-    assert not newest.ready()
+    with Clock() as clock:
+        browser = Browser(make_site(longpoll={"window": 10}), RAW).open()
+        older, newer = browser.wait(204), browser.wait()
+        browser.post("a")
+        assert newer.get(timeout=DEADLINE) == ["a"]
+        assert not older.ready()
+        clock.advance(1)
+        browser.post("b")
+        assert browser.raw() == ["b"]
+        newest = browser.wait(204)
+        clock.advance(9)
+        assert (older.get(block=False), newest.ready()) == ([], False)
+        clock.advance(1)
+        assert newest.get(block=False) == []
     newest.kill()
     browser.post("c")
     assert browser.raw() == ["c"]
@@ -1104,13 +1114,15 @@ def test_a_session_elsewhere_that_ends_while_a_poll_waits(nodes: list[Browser]) 
     assert poll.get(timeout=DEADLINE) == []
 
 
-def test_a_window_elsewhere(make_site: MakeSite) -> None:
+def test_a_window_elsewhere(phoenix_clock: Clock, make_site: MakeSite) -> None:
     network: list[MemoryAdapter] = []
-    here, there = (Browser(make_site(network, longpoll={"window": SHORT}), RAW) for _ in range(2))
+    here, there = (Browser(make_site(network, longpoll={"window": 10}), RAW) for _ in range(2))
     there.token = here.open().token
-    begin = monotonic()
-    assert there.raw(204) == []
-    assert SHORT * 0.9 < monotonic() - begin < DEADLINE
+    poll = there.wait(204)
+    phoenix_clock.advance(9.9)
+    assert not poll.ready()
+    phoenix_clock.advance(0.1)
+    assert poll.get(timeout=DEADLINE) == []
 
 
 @pytest.mark.parametrize("ended", ["session", "node"])

@@ -41,6 +41,7 @@ VALUES: dict[str, tuple[Any, Any, Any]] = {
     "max_name_length": (1024, 10, 20),
     "outbox_timeout": (30.0, 1.5, None),
     "conflate": (True, False, True),
+    "log": ("info", None, "debug"),
     "compress": (False, True, False),
     "error_handler": (None, ignore, str),
     "max_channels": (100, 1, 500),

@@ -17,6 +17,7 @@ from gevent.event import Event
 
 from flask_phoenix.exceptions import InvalidOption, NotPublished
 from flask_phoenix.server.drain import drain
+from flask_phoenix.testing import Clock as VirtualClock
 from flask_phoenix.testing import MemoryAdapter
 from flask_phoenix.tracker import replica
 from flask_phoenix.tracker.state import Entry, Tracker
@@ -215,7 +216,7 @@ def test_a_silent_node_is_gone_until_it_is_heard(make: Callable[..., Node], netw
     eventually(lambda: agree(one, two, three) and len(one.present()) == 4)
     changes = watcher.changes()
     assert [change for change in changes if "ada" in str(change)] == [("", "ada"), ("ada", "")]
-    assert watcher.follower.people == three.online.list("room:1")
+    assert watcher.follower.presences == three.online.list("room:1")
 
 
 def test_a_silent_node_is_gone_within_the_down_period(
@@ -543,26 +544,31 @@ def test_who_comes_back_to_the_same_node_is_one_diff(make: Callable[..., Node]) 
 
 @pytest.mark.parametrize("ending", ["hang up", "kill of its node"])
 def test_who_does_not_come_back_leaves_after_the_grace(
-    make: Callable[..., Node], network: Network, ending: str
+    phoenix_clock: VirtualClock, make: Callable[..., Node], network: Network, ending: str
 ) -> None:
-    node, other = make(grace=SHORT), make(grace=SHORT)
+    node, other = make(grace=10), make(grace=10)
     watcher, ada = other.enter(), node.enter(me={"ada": {}})
-    eventually(lambda: list(watcher.people) == ["ada"])
+    phoenix_clock.advance(1)
     if ending == "hang up":
         ada.leave()
     else:
         network.part(node.adapter)
         other.adapter.gone(node.engine.node.name)
+    phoenix_clock.advance(9.9)
     assert list(watcher.people) == ["ada"]
-    eventually(lambda: watcher.people == {})
+    phoenix_clock.advance(0.2)  # with the time in which changes are gathered
+    assert watcher.people == {}
 
 
-def test_a_drain_waits_for_the_grace_and_no_longer(make: Callable[..., Node]) -> None:
-    node, other = make(grace=SHORT), make(grace=SHORT)
+def test_a_drain_waits_for_the_grace_and_no_longer(phoenix_clock: VirtualClock, make: Callable[..., Node]) -> None:
+    node, other = make(grace=5), make(grace=5)
     watcher, _ = other.enter(), node.enter(me={"ada": {}})
-    eventually(lambda: list(watcher.people) == ["ada"])
-    gevent.spawn(drain, node.engine).get(timeout=DEADLINE)
-    eventually(lambda: watcher.people == {})
+    phoenix_clock.advance(1)
+    draining = gevent.spawn(drain, node.engine)
+    phoenix_clock.advance(4.9)
+    assert (list(watcher.people), draining.ready()) == (["ada"], False)
+    phoenix_clock.advance(0.2)
+    assert (watcher.people, draining.ready()) == ({}, True)
 
 
 def test_a_drain_waits_for_nobody_where_nobody_can_take_over(make_node: MakeNode) -> None:

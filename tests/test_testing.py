@@ -30,7 +30,7 @@ from flask_phoenix.exceptions import PhoenixError
 from flask_phoenix.testing import ANYTHING, Client, Clients, Clock, LiveServer, MemoryAdapter, settling
 from flask_phoenix.testing.matching import difference
 from tests.support.loop import turn
-from tests.support.processes import ROOT
+from tests.support.processes import DEADLINE, ROOT
 
 phoenix = Phoenix()
 
@@ -498,9 +498,11 @@ def test_one_clock_at_a_time_which_leaves_nothing(phoenix_clock: Clock) -> None:
 def test_the_clock_ends() -> None:
     loop, now, sign = gevent.get_hub().loop, time.time, clock.time
     with Clock() as virtual:
-        rings = gevent.spawn_later(1, int)
-        assert virtual.next == 1
+        rings, rang = gevent.spawn_later(1, int), Event()
+        gevent.spawn_later(0.01, rang.set)
+        assert virtual.next == 0.01
     assert (gevent.get_hub().loop, time.time, clock.time, clock.monotonic) == (loop, now, sign, time.monotonic)
+    assert rang.wait(DEADLINE), "it goes on in real time"
     rings.kill()
 
 

@@ -90,6 +90,20 @@ class Kept(Broadcast):
         return kept
 
 
+class Traced(Broadcast):
+    """A broadcast that belongs to a trace."""
+
+    #: As the header ``traceparent`` says it.
+    trace: str
+
+    @classmethod
+    def made(cls, broadcast: Broadcast, trace: str) -> Traced:
+        """Make one of a broadcast."""
+        traced = cls(*broadcast)
+        traced.trace = trace
+        return traced
+
+
 def disconnect_message(id: str, topic: str | None) -> Broadcast:
     """Return what closes the connections of an id, or ends one channel in each of them."""
     return Broadcast(id, DISCONNECT, {}) if topic is None else Broadcast(id, DISCONNECT_TOPIC, {"topic": topic})

@@ -68,6 +68,13 @@ class Adapter(Archive):
     an error, one line for each loss of a link.
     """
 
+    #: The way to other nodes is lost, or a part of it: see :meth:`tell_lost`.
+    lost = False
+    #: Called with True and a reason when the way is lost, with False when it is there again; set before :meth:`start`.
+    lost_changed: Callable[[bool, str], None] = staticmethod(lambda lost, why: None)
+    #: To be called, as ``gone`` of :meth:`start`, with the name of another node that has been met. An adapter that
+    #: cannot know calls it never.
+    joined: Callable[[str], None] = staticmethod(lambda node: None)
     #: How many messages were taken by :meth:`publish` and lost before another node had them.
     unpublished = 0
     #: Seconds in which :meth:`subscribe` returns, also where nothing confirms the topic. What a client waits for one
@@ -128,6 +135,12 @@ class Adapter(Archive):
         raise Unsupported(
             f"{type(self).__name__} cannot tell who leads: write its lead(), or join the nodes by workers: or redis:"
         )
+
+    def tell_lost(self, lost: bool, why: str = "") -> None:
+        """Say that the way is lost, or there again: for the adapter to call, in the thread of the event loop."""
+        if lost != self.lost:
+            self.lost = lost
+            self.lost_changed(lost, why)
 
     def when_restored(self, call: Callable[[], None]) -> Callable[[], None]:
         """Call back whenever a link was lost and is there again: what others have published meanwhile is missed.

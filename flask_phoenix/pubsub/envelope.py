@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 from ..exceptions import InvalidMessage, InvalidPayload
 from ..payloads import is_record
 from ..protocol.json import Json
@@ -15,6 +17,8 @@ JSON, BYTES = b"J", b"B"
 #: Before what is kept: the epoch, with its length in a byte, and the offset in eight. Then comes an entry: the name of
 #: the channel that is not to get it, with its length in a byte, and a broadcast.
 KEPT = b"K"
+#: Before what is measured or traced: when it was published, in eight bytes, and the trace, with its length in a byte.
+MARKED = b"T"
 
 #: The bytes that an event may have.
 MAX_EVENT_SIZE = 0xFFFF
@@ -128,3 +132,20 @@ def _unpack_plain(topic: str, data: bytes) -> Broadcast:
         return Broadcast(topic, event.decode(), body if kind == BYTES else JsonText(body.decode()))
     except UnicodeDecodeError as error:
         raise InvalidMessage(f"expected a broadcast in UTF-8, got {data[:40]!r}") from error
+
+
+def mark(data: bytes, at: float, trace: str) -> bytes:
+    """Write before a packed broadcast when it was published, in Unix time, and the trace that it belongs to."""
+    note = trace.encode()
+    return MARKED + struct.pack("!dB", at, len(note)) + note + data
+
+
+def unmark(data: bytes) -> tuple[float, str, bytes]:
+    """Take off what :func:`mark` has written.
+
+    :raises InvalidMessage: it is cut off.
+    """
+    if len(data) < 10 or len(data) < 10 + data[9]:
+        raise InvalidMessage(f"expected a marked broadcast of another node, got {data[:40]!r}")
+    at, length = struct.unpack_from("!dB", data, 1)
+    return at, data[10 : 10 + length].decode(), data[10 + length :]

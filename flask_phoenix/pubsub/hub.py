@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context
 from itertools import groupby
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 import gevent
@@ -16,7 +16,7 @@ from gevent.queue import Queue
 from ..exceptions import Unsupported
 from .conflation import glue
 from .failures import log_failure
-from .local import Delivery
+from .local import Delivery, Stamp
 
 log = logging.getLogger("flask_phoenix.pubsub")
 
@@ -38,6 +38,14 @@ BURST_WAIT_LIMIT = 0.002
 ANSWER_TIMEOUT = 30.0
 
 
+class WriteTiming:
+    """Measures how long broadcasts take: the wall between this room and who measures."""
+
+    def written(self, topic: str, seconds: float, remote: bool) -> None:
+        """A broadcast was written to the clients of a topic, so many seconds after it was published."""
+        raise NotImplementedError
+
+
 class Hub:
     """Delivers in the order in which deliveries were put, each receiver's share of a burst in one write.
 
@@ -54,6 +62,8 @@ class Hub:
         #: The number of undelivered deliveries for each key: a topic, or one receiver.
         self._pending: dict[Any, int] = {}
         self._at_end_of_turn: list[Callable[[], None]] = []
+        #: Is told how long broadcasts take, where that is measured.
+        self.timing: WriteTiming | None = None
 
     def start(self) -> None:
         """Start delivering, in this thread; a hub that runs is left alone."""
@@ -183,6 +193,8 @@ class Hub:
                 spent = perf_counter() - began
                 for delivery in batch:
                     self._delivered(delivery.key)
+                    if delivery.stamp is not None:
+                        self._measure(delivery.key, delivery.stamp)
 
     def _gather(self, batch: list[Delivery], spent: float) -> None:
         """Add what was put meanwhile; before much work, also what is about to be put: it can share the writes.
@@ -205,6 +217,13 @@ class Hub:
     def _drain(self, batch: list[Delivery]) -> None:
         while not self._queue.empty():
             batch.append(self._queue.get_nowait())
+
+    def _measure(self, topic: Any, stamp: Stamp) -> None:
+        try:
+            if self.timing is not None:
+                self.timing.written(topic, monotonic() - stamp.at, stamp.remote)
+        except Exception:
+            log_failure(log, "the time of a broadcast cannot be measured")
 
     def _delivered(self, key: Any) -> None:
         left = self._pending.get(key, 0) - 1

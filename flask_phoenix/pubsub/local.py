@@ -12,7 +12,7 @@ import gevent
 from gevent import GreenletExit
 
 from ..exceptions import InvalidPayload
-from ..protocol.messages import INTERNAL, Broadcast, Frame, JsonText, Kept, Message, shown
+from ..protocol.messages import INTERNAL, Broadcast, Frame, JsonText, Kept, Message, Traced, shown
 from ..protocol.serializers import Serializer
 from .adapter import Adapter
 from .conflation import Conflation, conflated
@@ -155,6 +155,25 @@ class Group:
                 member.missed(broadcast, error)
 
 
+class Counts:
+    """Counts what is written for clients: the wall between this room and the runtime's meter."""
+
+    __slots__ = ()
+
+    def send(self, count: int, size: int) -> None:
+        """Count frames for clients, of so many bytes together."""
+        raise NotImplementedError
+
+
+class Stamp(NamedTuple):
+    """When something was published."""
+
+    #: On the monotonic clock of this process.
+    at: float
+    #: On another node.
+    remote: bool
+
+
 class Delivery(NamedTuple):
     """What the members of one group get of one broadcast."""
 
@@ -166,6 +185,8 @@ class Delivery(NamedTuple):
     #: The data is bytes of a stream and may be joined with what follows for the same receiver.
     stream: bool
     each: Each = call_each
+    #: When it was published, where that is measured.
+    stamp: Stamp | None = None
 
 
 class PubSub:
@@ -190,6 +211,8 @@ class PubSub:
         self._held: set[str] = set()
         self._topics: dict[str, dict[Kind, Group]] = {}
         self._taps: dict[Notify, None] = {}
+        #: Counts what clients are sent, where anybody looks.
+        self.meter: Counts | None = None
 
     def attach(self, adapter: Adapter) -> None:
         """Receive what other nodes publish, from now on; may block until they know the topics of this node."""
@@ -270,6 +293,14 @@ class PubSub:
         """Tell whether a topic has a subscriber here."""
         return topic in self._topics
 
+    def size(self, topic: str) -> int:
+        """Return how many subscribers a topic has here."""
+        return sum(len(group.members) for group in list(self._topics.get(topic, {}).values()))
+
+    def sizes(self) -> dict[str, int]:
+        """Return how many subscribers each topic has here."""
+        return {topic: sum(len(group.members) for group in groups.values()) for topic, groups in self._topics.items()}
+
     def tap(self, notify: Notify) -> Callable[[], None]:
         """Call a function with every broadcast here but those between nodes; return a function that ends it."""
         self._taps[notify] = None
@@ -289,13 +320,13 @@ class PubSub:
         """Tell whether anything here would receive a broadcast on a topic."""
         return topic in self._topics or bool(self._taps)
 
-    def broadcast(self, broadcast: Broadcast, sender: Subscriber | None = None) -> None:
+    def broadcast(self, broadcast: Broadcast, sender: Subscriber | None = None, stamp: Stamp | None = None) -> None:
         """Deliver a broadcast to everybody who is subscribed to its topic at this moment, except the sender.
 
         A client that cannot be sent it goes without; nobody else does.
         """
         for group in list(self._topics.get(broadcast.topic, {}).values()):
-            self._deliver_to(group, broadcast, sender)
+            self._deliver_to(group, broadcast, sender, stamp)
         if self._taps and not broadcast.topic.startswith(INTERNAL):
             self._deliver(Delivery(broadcast.topic, broadcast, list(self._taps), False))
 
@@ -306,6 +337,8 @@ class PubSub:
         read = broadcast._replace(payload=self._loads(broadcast.payload))
         if isinstance(broadcast, Kept) and isinstance(read, Kept):
             read.ref, read.sender = broadcast.ref, broadcast.sender
+        if isinstance(broadcast, Traced) and isinstance(read, Traced):
+            read.trace = broadcast.trace
         return read
 
     def clear(self) -> None:
@@ -314,7 +347,7 @@ class PubSub:
         self._waiting.clear()
         self._held.clear()
 
-    def _deliver_to(self, group: Group, broadcast: Broadcast, sender: Subscriber | None) -> None:
+    def _deliver_to(self, group: Group, broadcast: Broadcast, sender: Subscriber | None, stamp: Stamp | None) -> None:
         topic, lane = broadcast.topic, group.lane
         if lane is None or broadcast.event in group.intercepts:
             if listeners := group.listeners(sender):
@@ -328,11 +361,13 @@ class PubSub:
             except Exception:
                 log_failure(log, "%r cannot encode %s on %s", lane.serializer, shown(broadcast.event), shown(topic))
             else:
+                if self.meter is not None:
+                    self.meter.send(len(writers) * len(data), len(writers) * sum(map(len, data)))
                 conflation = group.conflation
                 if conflation is not None and lane.stream and (find_key := conflation.finder(broadcast, self.read)):
                     data = [conflated([(find_key, piece)]) for piece in data]
                 for piece in data:
-                    self._deliver(Delivery(topic, piece, writers, lane.stream, lane.each))
+                    self._deliver(Delivery(topic, piece, writers, lane.stream, lane.each, stamp))
 
     def _request(self, adapter: Adapter, topic: str) -> None:
         self._waiting[topic] += 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from time import perf_counter
 from typing import Any
 
+from .. import clock
 from ..protocol.messages import Frame, Message, shown
 from ..protocol.state import Answered, Event, Held, JoinReceived, LeaveReceived, MessageReceived, Protocol
 from ..socket import Socket, explain_unmatched
@@ -52,6 +52,8 @@ class ChannelConnection(Connection):
 
         :raises InvalidMessage: the frame is no message; the carrier is to close with 1011.
         """
+        if self.engine.meter is not None:
+            self.engine.meter.receive(len(frame))
         if self.pace is not None and not self.pace():
             return
         size = len(frame)
@@ -69,9 +71,9 @@ class ChannelConnection(Connection):
 
     def _receive_large(self, frame: Frame) -> None:
         """Handle a frame that may have taken long to decode, and then let the others go on for as long."""
-        began = perf_counter()
+        began = clock.monotonic()
         event = self.protocol.receive(frame)
-        cost = perf_counter() - began
+        cost = clock.monotonic() - began
         if event is not None:
             self._take(event, len(frame))
         del event  # it may be large

@@ -14,11 +14,13 @@ from ..exceptions import InvalidPayload, Refused
 from ..protocol.messages import DISCONNECT, DISCONNECT_TOPIC, Broadcast, Frame, shown
 from ..protocol.serializers import Serializer
 from ..pubsub.local import Delivery, Each, Lane, Subscriber, Write, call_each
+from ..signals import broadcast_missed, slow_client, socket_connected, socket_disconnected
 from ..socket import BaseSocket, RawSocket
 from .budget import Account
 from .engine import FAILURES, Engine
 from .expiry import Expiry
 from .inbox import EMPTY, INBOX_LIMIT, Inbox
+from .logs import identified
 
 log = logging.getLogger("flask_phoenix.connection")
 
@@ -33,6 +35,8 @@ numbers = count(1)
 NOTHING_REACHED: frozenset[str] = frozenset()
 
 GOING_AWAY = 1001
+#: The close code of a connection that ends without one (RFC 6455, 7.1.5).
+ABNORMAL_CLOSURE = 1006
 INTERNAL_ERROR = 1011
 
 
@@ -53,6 +57,11 @@ class Carrier:
     conflates: bool = False
     #: Writes the same to many clients of this carrier's kind.
     each: Each = staticmethod(call_each)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes, or characters, that wait for the client."""
+        return 0
 
     def lane(self, serializer: Serializer) -> Lane:
         """Return how broadcasts are written for this client; equal for all that can share the writing."""
@@ -81,6 +90,8 @@ class Bounds(NamedTuple):
     join_timeout: float | None = 60.0
     #: Seconds before its ``expires_at`` at which a client is told.
     expiry_notice: float = 60.0
+    #: Where it is mounted.
+    mount: str = ""
 
 
 BOUNDS = Bounds()
@@ -101,6 +112,7 @@ class Connection:
         "_id_wait",
         "_pieces",
         "_reached",
+        "_since",
         "account",
         "app_context",
         "bounds",
@@ -115,6 +127,7 @@ class Connection:
         "pace",
         "socket",
         "topics",
+        "trace",
     )
 
     def __init__(
@@ -132,7 +145,8 @@ class Connection:
         self.account = Account(engine.budget, self.close, self.bounds.inbox_limit)
         #: Tells this connection from others in log lines.
         self.number = next(numbers)
-        self.context, self.app_context = surroundings or Surroundings(EMPTY, engine.context)
+        context, self.app_context = surroundings or Surroundings(EMPTY, engine.context)
+        self.context = identified(context, self.number)
         self.socket = socket
         self.carrier = carrier
         self.id = name
@@ -148,14 +162,19 @@ class Connection:
         self.missed_count = 0
         self._pieces: list[Any] | None = None
         self._disconnect = Subscriber(self._receive_disconnect) if name is not None else None
+        #: The trace of its handshake, where traces are written.
+        self.trace = ""
+        #: When it was opened.
+        self._since = 0.0
         #: How many seconds the other nodes took to know the id, and when they did.
         self._id_wait = (0.0, 0.0)
 
     def opened(self) -> None:
         """Begin: frames can be carried."""
         self.engine.serve()
-        self.open = True
-        self.engine.connections.add(self.account.close)
+        self.open, self._since = True, clock.monotonic()
+        self.engine.connections.add(self)
+        self.engine.tell(socket_connected, connection=self, mount=self.bounds.mount)
         if self.id is not None and self._disconnect is not None:
             began = clock.monotonic()
             self.engine.pubsub.subscribe(self.id, self._disconnect)
@@ -194,8 +213,10 @@ class Connection:
 
     def send(self, frame: Frame) -> None:
         """Send a frame after everything that was caused before it; from any thread."""
-        hub, carrier = self.engine.hub, self.carrier
-        data = carrier.to_wire(frame)
+        engine, carrier = self.engine, self.carrier
+        hub, data = engine.hub, carrier.to_wire(frame)
+        if engine.meter is not None:
+            engine.meter.send(1, len(data))
         if hub.owes(self, self.topics):
             hub.put(Delivery(self, data, [carrier.write], carrier.stream))
         elif not carrier.stream:
@@ -236,10 +257,17 @@ class Connection:
         self._reached |= {limit}
         return first
 
+    def tell_slow(self, size: int) -> None:
+        """Tell that this client reads too slowly, while so many bytes wait for it."""
+        self.engine.tell(slow_client, connection=self, mount=self.bounds.mount, size=size)
+
     def missed(self, broadcast: Broadcast, error: InvalidPayload) -> None:
         """Count a broadcast that this client cannot be sent; the first is logged."""
         self.missed_count += 1
         self.engine.missed += 1
+        self.engine.tell(
+            broadcast_missed, connection=self, mount=self.bounds.mount, topic=broadcast.topic, event=broadcast.event
+        )
         if self.missed_count == 1:
             log.warning(
                 "%s: a client goes without %s on %s, and without others like it: %s",
@@ -252,24 +280,38 @@ class Connection:
     def close(self, code: int, reason: str) -> None:
         """Close the connection from this side; its channels end at once, for this reason."""
         if self.open:
-            self.closed(reason)
+            self.closed(reason, code)
             try:
                 self.flush()
                 self.carrier.close(code, reason)
             except Exception:  # of a carrier; who closes many connections closes the others all the same
                 log.exception("a carrier of %s failed to close connection %d", type(self.socket).__name__, self.number)
 
-    def closed(self, reason: str) -> None:
+    def closed(self, reason: str, code: int = ABNORMAL_CLOSURE) -> None:
         """End: nothing can be written any more. A second call does nothing."""
         if self.open:
             self.open = False
-            self.engine.connections.discard(self.account.close)
+            self.engine.connections.discard(self)
             if self.expiry is not None:
                 self.expiry.end()
             if self.id is not None and self._disconnect is not None:
                 self.engine.pubsub.unsubscribe(self.id, self._disconnect)
             self._end(reason)
             self.account.end()
+            if socket_disconnected.receivers:
+                self.engine.tell(
+                    socket_disconnected,
+                    connection=self,
+                    mount=self.bounds.mount,
+                    code=code,
+                    reason=reason,
+                    seconds=self.seconds,
+                )
+
+    @property
+    def seconds(self) -> float:
+        """How long this connection has been open, or was."""
+        return clock.monotonic() - self._since
 
     def _end(self, reason: str) -> None:
         raise NotImplementedError
@@ -312,6 +354,8 @@ class RawConnection(Connection):
 
     def receive(self, frame: Frame) -> None:
         """Hand a frame to the author; frames are handled one at a time."""
+        if self.engine.meter is not None:
+            self.engine.meter.receive(len(frame))
         if self.pace is not None and not self.pace():
             return
         self._inbox.hand_off(self._call, (self.socket.handle_frame, frame), len(frame))

@@ -6,29 +6,34 @@ import logging
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from time import monotonic, time
 from typing import Any
 
 import gevent
+from blinker import Signal
 
 from .. import clock
 from ..channel import ErrorHandlers, check_sent
 from ..exceptions import InvalidOption
 from ..protocol.json import MAX_DEPTH, Json
-from ..protocol.messages import Broadcast, Kept, Reply, shown
+from ..protocol.messages import INTERNAL, Broadcast, Kept, Reply, Traced, shown
 from ..pubsub.adapter import Adapter, Archive
-from ..pubsub.envelope import check_payload, pack, seal
+from ..pubsub.envelope import check_payload, mark, pack, seal
 from ..pubsub.failures import EXITS, raise_in_main_greenlet
 from ..pubsub.history import History, Position
 from ..pubsub.hub import Hub
-from ..pubsub.local import Notify, PubSub, Subscriber
-from ..signals import limit_reached
+from ..pubsub.local import Notify, PubSub, Stamp, Subscriber
+from ..signals import broadcast_sent, limit_reached
 from .budget import Account, Budget
 from .caps import Caps
 from .histories import Histories
+from .logs import ParameterFilter
+from .meter import Meter, Timing
 from .node import Node
 from .once import answer_once
 from .runners import Runners
 from .settings import Settings
+from .tracing import Tracing
 from .turns import Turns
 
 log = logging.getLogger("flask_phoenix.pubsub")
@@ -80,10 +85,18 @@ class Engine:
         self.report: Callable[[BaseException], None] = lambda failure: None
         #: Tells whether what is sent is held to what the channels declare.
         self.checks: Callable[[], bool] = lambda: False
-        #: The app, from which signals come.
-        self.app: Any = None
         #: The topic patterns that some client has joined.
         self.joined_patterns: set[str] = set()
+        #: Sends a signal from the app, in its context.
+        self.send: Callable[[Signal, dict[str, Any]], Any] = lambda signal, about: signal.send(None, **about)
+        #: Takes out of parameters what no log is to tell.
+        self.filter_parameters = ParameterFilter()
+        #: Counts what passes, once somebody looks.
+        self.meter: Meter | None = None
+        #: Is told how long handlers and broadcasts take, where that is measured.
+        self.timing: Timing | None = None
+        #: Writes traces, where there are any.
+        self.tracing: Tracing | None = None
         #: How often each bound was reached, by its name in docs/security.md.
         self.limits: Counter[str] = Counter()
         self._json = json
@@ -93,8 +106,8 @@ class Engine:
         self.turns = Turns()
         self.histories = Histories(self.pubsub, json, self._shed_history)
         self.configure(Settings())
-        #: What ends each connection, by a close code and a reason.
-        self.connections: set[Callable[[int, str], None]] = set()
+        #: Each :class:`.Connection` that is open.
+        self.connections: set[Any] = set()
         #: The server of this process has been inspected.
         self.server_detected = False
         #: The server says that other processes serve the same app.
@@ -120,6 +133,8 @@ class Engine:
             only_forks=only_forks,
             is_ending=lambda: self.draining,
             forget_parent=self._forget_parent,
+            heard=self._heard,
+            tell=self.tell,
         )
 
     def serve(self) -> None:
@@ -129,6 +144,7 @@ class Engine:
     def stop(self) -> None:
         """Stop what runs for the connections, which are to be closed by then."""
         self.node.stop()
+        self._stop_watching()
         self.runners.close()
 
     def configure(self, settings: Settings) -> None:
@@ -140,12 +156,24 @@ class Engine:
     def _forget_parent(self) -> None:
         """Begin anew in a process that was forked from a node, with nothing but what the app itself subscribes to."""
         self.transports = Transports()
+        self._stop_watching()
         self.connections.clear()
         self.caps = Caps(self.settings)
         self.runners.forget()
         self.turns.forget()
         for subscriber, topic in self._listeners.items():
             self.pubsub.subscribe(topic, subscriber)
+
+    def watch(self) -> Meter:
+        """Count what passes, from now on; for the thread of the event loop."""
+        if self.meter is None:
+            self.meter = self.pubsub.meter = Meter()
+        return self.meter
+
+    def _stop_watching(self) -> None:
+        meter, self.meter, self.pubsub.meter = self.meter, None, None
+        if meter is not None:
+            meter.close()
 
     # What the app itself listens to.
 
@@ -196,6 +224,8 @@ class Engine:
         :raises NotPublished: other nodes cannot be reached, or no client at all; clients of this node have got it.
         """
         sealed = seal(broadcast, self._json)
+        if broadcast_sent.receivers:
+            self._tell_broadcast(sealed, remote=False, local=local)
         outlet = None if local else self.node.outlet()
         history = None if local else self.histories.of(sealed.topic, self.node.serving)
         if history is not None and (outlet is None or outlet.keeps):
@@ -205,10 +235,16 @@ class Engine:
         if not isinstance(broadcast.payload, dict | bytes) and (outlet is not None or not self.pubsub.takes(sealed)):
             # JSON that is no object: clients of vsn 1.0.0 take it, where there can be no others.
             check_payload(broadcast)
+        trace = self._trace() if self.tracing is not None else ""
+        if trace:
+            sealed = Traced.made(sealed, trace)
         if not self.node.forked:
-            self.hub.call(self.pubsub.broadcast, sealed, sender)
+            stamp = None if self.timing is None else Stamp(monotonic(), False)
+            self.hub.call(self.pubsub.broadcast, sealed, sender, stamp)
         if outlet is not None:
-            outlet.publish(sealed.topic, pack(sealed, self._json))
+            data = pack(sealed, self._json)
+            marked = self.timing is not None or trace
+            outlet.publish(sealed.topic, mark(data, time(), trace) if marked else data)
         elif not local:
             self.node.require_hearer(sealed)
         return None
@@ -225,6 +261,32 @@ class Engine:
     def as_written(self, payload: Any) -> Any:
         """Return a payload as a client reads it."""
         return payload if isinstance(payload, bytes) else self._json.loads(self._json.dumps(payload), MAX_DEPTH)
+
+    def _trace(self) -> str:
+        """Return the trace that a broadcast is to carry."""
+        return self.tracing.current() if self.tracing is not None and self.tracing.broadcasts else ""
+
+    def _heard(self, broadcast: Broadcast) -> None:
+        if broadcast_sent.receivers:
+            self._tell_broadcast(broadcast, remote=True)
+
+    def _tell_broadcast(self, broadcast: Broadcast, **about: Any) -> None:
+        topic, payload = broadcast.topic, broadcast.payload
+        if topic.startswith(INTERNAL):
+            return
+        self.tell(
+            broadcast_sent,
+            topic=topic,
+            pattern=self.pattern(topic),
+            event=broadcast.event,
+            receivers=self.pubsub.size(topic),
+            size=len(payload),
+            **about,
+        )
+
+    def pattern(self, topic: str) -> str:
+        """Return the pattern by which a socket serves a topic; empty: none does."""
+        return next((route.pattern for socket in self.histories.sockets if (route := socket.match(topic))), "")
 
     def _keep(
         self,
@@ -293,12 +355,12 @@ class Engine:
     def reach(self, limit: str, **about: Any) -> None:
         """Count that a bound was reached, and signal it; who calls this logs it, once for each client at most."""
         self.limits[limit] += 1
-        if limit_reached.receivers:
-            try:
-                limit_reached.send(self.app, limit=limit, **about)
-            except FAILURES as failure:
-                log.exception("a receiver of limit_reached failed")
-                self.caught(failure)
+        self.tell(limit_reached, limit=limit, **about)
+
+    def tell(self, signal: Signal, **about: Any) -> None:
+        """Send a signal, if anybody receives it. What is costly to make is made after a look at its receivers."""
+        if signal.receivers:
+            self.send(signal, about)
 
     # Failures of an author's code.
 

@@ -9,6 +9,7 @@ import secrets
 import weakref
 from collections.abc import Callable
 from contextvars import Context
+from time import monotonic, time
 from typing import Any
 
 import gevent
@@ -19,12 +20,13 @@ from gevent.hub import Hub as EventLoop
 from gevent.lock import Semaphore
 
 from ..exceptions import NotPublished, PhoenixError, Unsupported
-from ..protocol.messages import Broadcast, Kept, shown
+from ..protocol.messages import Broadcast, Kept, Traced, shown
 from ..pubsub.adapter import Adapter, Archive, Publisher
-from ..pubsub.envelope import unpack
+from ..pubsub.envelope import MARKED, unmark, unpack
 from ..pubsub.failures import log_failure
 from ..pubsub.hub import Hub, allocate_lock, thread_id
-from ..pubsub.local import PubSub
+from ..pubsub.local import PubSub, Stamp
+from ..signals import adapter_back, adapter_lost, node_gone, node_joined
 from .histories import Histories
 
 log = logging.getLogger("flask_phoenix.pubsub")
@@ -89,6 +91,8 @@ class Node:
     :param only_forks: tells whether this process serves nobody, but forks those that do.
     :param is_ending: tells whether this process is about to end, and starts nothing any more.
     :param forget_parent: makes the rest of the engine begin anew, in a process that was forked from a node.
+    :param heard: called with each broadcast of another node, before it is delivered.
+    :param tell: sends a signal.
     """
 
     def __init__(
@@ -102,6 +106,8 @@ class Node:
         only_forks: Callable[[], bool],
         is_ending: Callable[[], bool],
         forget_parent: Callable[[], None],
+        heard: Callable[[Broadcast], None],
+        tell: Callable[..., None],
     ) -> None:
         self._hub = hub
         self._pubsub = pubsub
@@ -111,6 +117,10 @@ class Node:
         self._only_forks = only_forks
         self._is_ending = is_ending
         self._forget_rest = forget_parent
+        self._heard = heard
+        self._tell = tell
+        #: The other nodes that are known, where the adapter knows them.
+        self.others: set[str] = set()
         #: The name of this process among all nodes; empty while it is none.
         self.name = ""
         self.adapter: Adapter | None = None
@@ -239,6 +249,7 @@ class Node:
         self._hub.start()
         node, adapter = secrets.token_hex(8), self._find_adapter()
         if adapter is not None:
+            adapter.joined, adapter.lost_changed = self._node_joined, self._adapter_changed
             adapter.start(node, self._receive, self._node_gone)
             if self._stops != stops:
                 adapter.stop()
@@ -265,6 +276,7 @@ class Node:
         if services_run:
             self._tell_services(lambda service: service.stop())
         adapter, self.adapter, self.name = self.adapter, None, ""
+        self.others.clear()
         self._pubsub.detach()
         self._histories.detach()
         stopping = self._stopping = Event()
@@ -290,6 +302,7 @@ class Node:
             self._tell_services(lambda service: service.stop())
         self._services_run = self.serving = False
         self.name = ""
+        self.others.clear()
         self._stopping, self._starting, self._starter = None, Semaphore(), None
         self._hub.forget()
         self._histories.detach()
@@ -403,16 +416,30 @@ class Node:
     def _receive(self, topic: str, data: bytes) -> None:
         """Deliver what another node has published."""
         try:
+            stamp, trace = None, ""
+            if data[:1] == MARKED:
+                at, trace, data = unmark(data)
+                stamp = Stamp(monotonic() - max(0.0, time() - at), True)
             broadcast = unpack(topic, data)
+            self._heard(broadcast)
             if isinstance(broadcast, Kept):
                 self._histories.arrive(broadcast)
             else:
-                self._pubsub.broadcast(broadcast)
+                self._pubsub.broadcast(Traced.made(broadcast, trace) if trace else broadcast, stamp=stamp)
         except Exception:
             log_failure(log, "a broadcast of another node on %s is lost", shown(topic))
 
+    def _adapter_changed(self, lost: bool, why: str) -> None:
+        self._tell(adapter_lost if lost else adapter_back, why=why)
+
+    def _node_joined(self, node: str) -> None:
+        self.others.add(node)
+        self._tell(node_joined, node=node)
+
     def _node_gone(self, node: str) -> None:
         log.info("node %s has ended", node)
+        self.others.discard(node)
+        self._tell(node_gone, node=node)
         if self._services_run:
             self._tell_services(lambda service: service.gone(node))
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from time import monotonic, perf_counter, time
+from time import perf_counter
 from typing import Any
 
 import gevent
 from greenlet import getcurrent
+
+from .. import clock
 
 #: Connections that are accepted in one turn; gevent would take 100, and serve them all in the next.
 MAX_ACCEPT = 8
@@ -42,7 +44,7 @@ class Turns:
         """Wait for nothing any more, in a process that was forked from the one in which this ran."""
         self._waiting, self._late = deque[Callable[[], Any]](), deque[Callable[[], Any]]()
         self._timer: Any = None
-        #: When all that was too much is made up for, by :func:`time.monotonic`.
+        #: When all that was too much is made up for, by the clock.
         self._rested = 0.0
 
     def rest(self, seconds: float) -> None:
@@ -52,7 +54,7 @@ class Turns:
         of them together get a third of the time, and the others the rest.
         """
         if seconds > LONG_TURN:
-            now = monotonic()
+            now = clock.monotonic()
             self._rested = max(self._rested, now) + seconds * REST
             gevent.sleep(min(self._rested - now, MAX_REST))
 
@@ -66,7 +68,7 @@ class Turns:
 
     def share(self) -> None:
         """Let others have a turn who also read much, and those for whom a turn has been long."""
-        if self._late or time() - gevent.get_hub().loop.now() > LONG_TURN:  # that clock stands still in each turn
+        if self._late or clock.time() - gevent.get_hub().loop.now() > LONG_TURN:  # that clock stands still in each turn
             self._wait(self._late)
 
     def _wait(self, queue: deque[Callable[[], Any]]) -> None:

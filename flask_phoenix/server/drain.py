@@ -8,6 +8,7 @@ import gevent
 
 from .. import clock
 from ..runtime.engine import Engine
+from ..signals import drain_begun, drain_done
 
 #: The close code for a server that goes down and comes back (RFC 6455's registry: service restart).
 SERVICE_RESTART = 1012
@@ -27,26 +28,29 @@ def drain(engine: Engine, limit: float = inf) -> None:
     :param limit: seconds in which it must be done.
     """
     engine.draining = True
-    end = clock.monotonic() + limit
+    began, clients = clock.monotonic(), len(engine.connections)
+    engine.tell(drain_begun, connections=clients)
+    end = began + limit
     engine.node.drain()
     _close_all(engine, min(engine.settings.drain_window, limit * WINDOW_SHARE))
     end = min(end, clock.monotonic() + GRACE)
     engine.wait_until_quiet(end - clock.monotonic())
     engine.hand_over(end - clock.monotonic())
     engine.node.farewell()
+    engine.tell(drain_done, connections=clients, seconds=clock.monotonic() - began)
 
 
 def _close_all(engine: Engine, window: float) -> None:
     """Close the connections over a while, so that they come back as a slope and not as a wall."""
-    closes = list(engine.connections)
-    begin, spread, done = clock.monotonic(), min(window, len(closes) / CLOSE_RATE), 0
-    while done < len(closes):
+    connections = list(engine.connections)
+    begin, spread, done = clock.monotonic(), min(window, len(connections) / CLOSE_RATE), 0
+    while done < len(connections):
         share = (clock.monotonic() - begin + BATCH_PERIOD) / (spread + BATCH_PERIOD)
-        due = ceil(len(closes) * min(1.0, share))
-        for close in closes[done:due]:
-            close(SERVICE_RESTART, "draining")
+        due = ceil(len(connections) * min(1.0, share))
+        for connection in connections[done:due]:
+            connection.close(SERVICE_RESTART, "draining")
         done = due
-        if done < len(closes):
+        if done < len(connections):
             gevent.sleep(BATCH_PERIOD)
-    for close in list(engine.connections):  # whose handshakes were under way
-        close(SERVICE_RESTART, "draining")
+    for connection in list(engine.connections):  # whose handshakes were under way
+        connection.close(SERVICE_RESTART, "draining")

@@ -113,6 +113,9 @@ class MemoryAdapter(MemoryArchive, Adapter):
         self._gone = gone
         self._loop = gevent.get_hub().loop
         if self not in self._network:
+            for other in self._network:
+                other._loop.run_callback_threadsafe(other._meet, node)
+                self._loop.run_callback_threadsafe(self._meet, other.node)
             self._network.append(self)
 
     def stop(self) -> None:
@@ -157,6 +160,10 @@ class MemoryAdapter(MemoryArchive, Adapter):
     def _hear(self, topic: str, data: bytes) -> None:
         if topic in self._topics and self in self._network:
             self._tell(self._receive, topic, data)
+
+    def _meet(self, node: str) -> None:
+        if self in self._network:
+            self._tell(self.joined, node)
 
     def _tell(self, function: Callable[..., None], *args: Any) -> None:
         try:

@@ -86,19 +86,22 @@ class Client(BaseClient):
         transcript = self._own_transcript or transcript
         assert transcript is not None
         super().__init__(transcript, name or transcript.next_name(), wire, within)
-        self._app = app
         self._frames: Queue[Any] = Queue()
         self._carrier = MemoryCarrier(self._arrive, wire.read, self._end)
         self._last_sent = clock.monotonic()
         self._timers: list[Any] = []
-        endpoint, url = find_endpoint(app, path, socket)
-        handshake = Handshake(app, endpoint, url, {"vsn": vsn, **(params or {})}, headers, http, session)
-        if assigns is None:
-            self._connection = call(handshake.connect, self._carrier, within=within)
-        else:
-            self._connection = call(handshake.skip, self._carrier, assigns, id, within=within)
-        self.name = name or self._connection.id or self.name
-        self._open(endpoint.mount.options.timeout, heartbeat)
+        try:
+            endpoint, url = find_endpoint(app, path, socket)
+            handshake = Handshake(app, endpoint, url, {"vsn": vsn, **(params or {})}, headers, http, session)
+            if assigns is None:
+                self._connection = call(handshake.connect, self._carrier, within=within)
+            else:
+                self._connection = call(handshake.skip, self._carrier, assigns, id, within=within)
+            self.name = name or self._connection.id or self.name
+            self._open(endpoint.mount.options.timeout, heartbeat)
+        except BaseException:
+            self._close_transcript()
+            raise
 
     @property
     def socket(self) -> Any:
@@ -121,6 +124,9 @@ class Client(BaseClient):
         call(self._connection.closed, "closed", within=self.within)
         self._stop()
         settle()
+        self._close_transcript()
+
+    def _close_transcript(self) -> None:
         if self._own_transcript is not None:
             self._own_transcript.close()
 

@@ -24,18 +24,18 @@ class Follower:
         #: What has come and gone, and was not asked for yet.
         self.joins: list[Change] = []
         self.leaves: list[Change] = []
-        #: The diffs that wait for the state; None: it has come.
-        self._waiting: list[dict[str, Presences]] | None = []
+        #: The diffs that wait for the state, as they do from each join on; None: it has come.
+        self.waiting: list[dict[str, Presences]] | None = []
 
     def hear(self, event: str, payload: Any) -> None:
         """Take what the server tells."""
         if event == "presence_state":
-            diffs, self._waiting = self._waiting or [], None
+            diffs, self.waiting = self.waiting or [], None
             self._take_state(payload)
             for diff in diffs:
                 self._take(diff)
-        elif event == "presence_diff" and self._waiting is not None:
-            self._waiting.append(payload)
+        elif event == "presence_diff" and self.waiting is not None:
+            self.waiting.append(payload)
         elif event == "presence_diff":
             self._take(payload)
 

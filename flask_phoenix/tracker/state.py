@@ -125,6 +125,11 @@ class Tracker:
         """Return the number of keys on a topic."""
         return len(self._topics.get(topic, ()))
 
+    @property
+    def size(self) -> int:
+        """How many entries are shown, of all topics."""
+        return sum(len(replica.entries) for replica in (self._own, *self._others.values()) if replica.up)
+
     def join(self, entry: Entry) -> Diffs:
         """Add an entry of this node.
 

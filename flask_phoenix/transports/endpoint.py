@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from functools import partial
+from time import perf_counter
 from typing import Any, NoReturn
 
 from flask import Flask, Response, abort, current_app, make_response, request
 from werkzeug.exceptions import HTTPException
 
+from ..channel import level_of
 from ..exceptions import (
     InvalidMessage,
     InvalidOption,
@@ -26,11 +28,13 @@ from ..runtime.caps import Place
 from ..runtime.channel_connection import ChannelConnection
 from ..runtime.connection import Bounds, Carrier, Connection, RawConnection
 from ..runtime.engine import Engine
+from ..runtime.logs import write_line
 from ..server.detection import detect_server
 from ..server.upgrade import close_refused, find_hand_over, has_hung_up, take_socket
+from ..signals import socket_refused
 from ..socket import RawSocket, Socket
 from .contexts import surroundings_of_handshake
-from .handshake import Admission, admit, check_origin, choose_protocol, http_error, offered_protocols
+from .handshake import Admission, admit, check_origin, choose_protocol, http_error, offered_protocols, parse_query
 from .middleware import UPGRADE, Upgrade
 from .options import Mount
 from .pacing import pace
@@ -75,7 +79,9 @@ class Endpoint:
         self.json = json
         self.mount = mount
         self.serializers = _serializers(mount, json)
-        self._bounds = Bounds(mount.options.inbox_limit, mount.options.join_timeout, mount.options.expiry_notice)
+        options = mount.options
+        self._bounds = Bounds(options.inbox_limit, options.join_timeout, options.expiry_notice, mount.path)
+        self._log_level = level_of(options.log, "log")
         self._unsupported_logged = False
 
     @property
@@ -119,6 +125,27 @@ class Endpoint:
             self._unsupported_logged = True
             http_error(501, str(error))
 
+    def tell_refused(self, reason: str, **about: Any) -> None:
+        """Send the signal that the client of the current request is refused."""
+        if socket_refused.receivers:
+            mount = self.mount
+            address = request.remote_addr
+            self.engine.tell(
+                socket_refused, mount=mount.path, transport=mount.transport, reason=reason, address=address, **about
+            )
+
+    def refuse_draining(self) -> NoReturn:
+        """Refuse the current request, since this process is about to end, with HTTP 503."""
+        self.tell_refused("draining")
+        http_error(503)
+
+    def check_origin(self) -> bool:
+        """Tell whether the request's origin may use this mount."""
+        allowed = check_origin(self.mount)
+        if not allowed:
+            self.tell_refused("origin")
+        return allowed
+
     def serve_engine(self) -> None:
         """Start what connections need, while a client can still be refused: never a 101 that cannot be served."""
         try:
@@ -126,16 +153,17 @@ class Endpoint:
         except PhoenixError as error:
             if not self.engine.draining:
                 log.error("refused a client of %s, which cannot be served: %s", self.mount.path, error)
+                self.tell_refused("cannot be served")
             http_error(503)
         if self.engine.draining:  # meanwhile
-            http_error(503)
+            self.refuse_draining()
 
     def accept(self, carrier: Carrier, variables: dict[str, Any]) -> Connection:
         """Make a connection from the current request with a carrier that needs no socket.
 
         :raises Refused: by the author.
         """
-        if not check_origin(self.mount):
+        if not self.check_origin():
             http_error(403)
         _, token = offered_protocols(self.mount)
         admission = self.admit(token, variables)
@@ -152,7 +180,7 @@ class Endpoint:
                 if not caps.handshakes.wait():
                     self.refuse("handshakes_per_second")
                 if self.engine.draining:  # meanwhile
-                    http_error(503)
+                    self.refuse_draining()
                 if has_hung_up(request.environ):
                     http_error(400)
         return place
@@ -161,6 +189,7 @@ class Endpoint:
         """Refuse the current request, for a cap of this process, with HTTP 503."""
         self.engine.reach(cap, address=request.remote_addr)
         self.engine.caps.report(cap)
+        self.tell_refused(cap)
         http_error(503, headers={"Retry-After": RETRY_AFTER})
 
     def admit(self, token: str | None, variables: dict[str, Any]) -> Admission | None:
@@ -168,23 +197,46 @@ class Endpoint:
 
         :raises Refused: by the author.
         """
+        began = perf_counter()
         try:
             return admit(self.mount, self.serializers, token, variables)
+        except Refused as refused:
+            self.tell_refused("refused", response=refused.response)
+            self._write_line("REFUSED CONNECTION TO", parse_query(request.query_string), perf_counter() - began, "-")
+            raise
         except UnknownVersion as error:
             log.warning("refused a client of %s: %s", self.mount.path, error)
+            self.tell_refused("version")
         except InvalidReturn as error:
             log.error("refused a client of %s: %s", self.mount.path, error)
+            self.tell_refused("crashed")
+        except HTTPException:
+            raise
+        except Exception:
+            self.tell_refused("crashed")
+            raise
         return None
 
     def connect(self, admission: Admission, carrier: Carrier) -> Connection:
         """Make the connection of an admitted client."""
         connection = self._make_connection(admission, carrier)
+        if self.engine.tracing is not None:
+            connection.trace = request.headers.get("traceparent", "")
+        self._write_line("CONNECTED TO", admission.socket.params, admission.seconds, connection.number)
         if self.mount.options.messages_per_second is not None:
             pace(connection, self.mount.options.messages_per_second)
         return connection
 
+    def _write_line(self, what: str, parameters: Any, seconds: float, number: int | str) -> None:
+        """Log that a client was let in, or that its socket refused it."""
+        mount, level = self.mount, self._log_level
+        if level is not None and log.isEnabledFor(level):
+            what = f"{what} {mount.socket.__name__} by {mount.transport}"
+            told = self.engine.filter_parameters(parameters)
+            write_line(log, level, what, seconds, told, connection=number, mount=mount.path, transport=mount.transport)
+
     def _make_connection(self, admission: Admission, carrier: Carrier) -> Connection:
-        socket, name, serializer = admission
+        socket, name, serializer, _ = admission
         options, around = self.mount.options, surroundings_of_handshake()
         if isinstance(socket, RawSocket):
             return RawConnection(self.engine, socket, name, carrier, around, self._bounds)
@@ -225,8 +277,8 @@ class WebSocketEndpoint(Endpoint):
         self.detect_server()
         with close_refused(self.engine, request.environ):
             if self.engine.draining:
-                http_error(503)
-            if not check_origin(self.mount):
+                self.refuse_draining()
+            if not self.check_origin():
                 http_error(403)
             offered, token = offered_protocols(self.mount)
             protocol = choose_protocol(self.mount, offered)

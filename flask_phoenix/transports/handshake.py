@@ -8,6 +8,7 @@ import logging
 import re
 import secrets
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any, NamedTuple, NoReturn
 from urllib.parse import unquote_to_bytes
 
@@ -44,6 +45,8 @@ class Admission(NamedTuple):
     #: What the socket's ``id`` returned.
     id: str | None
     serializer: Serializer
+    #: How long the author took to decide.
+    seconds: float = 0.0
 
 
 class ConnectInfo(dict[str, Any]):
@@ -139,6 +142,7 @@ def admit(
     :raises Refused: by the author.
     :raises InvalidReturn: ``connect`` returned something, or ``id`` returned neither a string nor None.
     """
+    began = perf_counter()
     params = parse_query(request.query_string)
     params.update({name: str(value) for name, value in variables.items() if not name.startswith("_")})
     info = connect_info(mount, params, token)
@@ -157,7 +161,7 @@ def admit(
         check_expires_at(socket.expires_at, f"{mount.socket.__name__}.connect")
         if socket.expires_at <= clock.time():
             raise Refused("token expired")
-    return Admission(socket, identify(socket), serializer)
+    return Admission(socket, identify(socket), serializer, perf_counter() - began)
 
 
 def _typed(mount: Mount, params: dict[str, Any]) -> Any:

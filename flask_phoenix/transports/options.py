@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from ..channel import level_of
 from ..exceptions import InvalidOption
 from ..protocol.serializers import Serializer
 from ..socket import BaseSocket
@@ -79,6 +80,8 @@ class Options:
     conflate: bool = True
     #: Accept permessage-deflate when a client offers it.
     compress: bool = False
+    #: The level of the line that tells of a client that was let in or refused; None: no line.
+    log: str | int | None = "info"
     #: Called with the :class:`.Refused` of a connect; returns what a Flask view returns. None: HTTP 403.
     error_handler: Callable[[Any], Any] | None = None
     #: Channels that one client may join.
@@ -224,6 +227,7 @@ def _check(options: Options, path: str) -> None:
     for name in whole.split():
         if not _is_above_zero(getattr(options, name), int):
             raise InvalidOption(f"{name} is a whole number above 0; got {getattr(options, name)!r}")
+    level_of(options.log, "log")
     if options.error_handler is not None and not callable(options.error_handler):
         raise InvalidOption(f"error_handler is a function of the Refused; got {options.error_handler!r}")
     if options.vsn == () or not all(isinstance(vsn, str) for vsn in options.vsn or ()):

@@ -30,11 +30,11 @@ class Outbox:
         "_queue",
         "_reached",
         "_send",
-        "_size",
         "_sock",
         "_timeout",
         "_told",
         "ready",
+        "size",
     )
 
     def __init__(self, sock: Any, limit: int, timeout: float | None, reached: Callable[[str], None]) -> None:
@@ -46,7 +46,8 @@ class Outbox:
         #: What waits, by its key, or by a number where it has none.
         self._queue: OrderedDict[Any, bytes] | None = None
         self._number = 0
-        self._size = 0
+        #: Bytes that wait.
+        self.size = 0
         self._flusher: gevent.Greenlet[..., None] | None = None
         # A TLS record cannot be half written: there everything is queued. Elsewhere the system call is made on the
         # non-blocking socket inside gevent's, whose own send costs a tenth of each delivery.
@@ -103,15 +104,15 @@ class Outbox:
         queue = self._queue = self._queue if self._queue is not None else OrderedDict()
         key = None if find_key is None else find_key()
         if key in queue:
-            self._size -= len(queue.pop(key))
+            self.size -= len(queue.pop(key))
             self._reach("conflate")
-        if self._size >= self._limit:
+        if self.size >= self._limit:
             self._reach("outbox_limit")
             if self.shut:
                 return
         self._number += 1
         queue[self._number if key is None else key] = frame
-        self._size += len(frame)
+        self.size += len(frame)
         if self._flusher is None:
             self._flusher = gevent.spawn(self._flush, queue)
 
@@ -125,7 +126,7 @@ class Outbox:
             while queue:
                 _, data = queue.popitem(last=False)
                 self._write_whole(data)
-                self._size -= len(data)
+                self.size -= len(data)
         except OSError:
             queue.clear()
             self.close()

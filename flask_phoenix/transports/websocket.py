@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from socket import AF_UNIX, IPPROTO_TCP, SHUT_RDWR, SHUT_WR, SO_LINGER, SOL_SOCKET, TCP_NODELAY
-from time import time
 from typing import Any, NamedTuple
 
 import gevent
@@ -27,9 +26,10 @@ from websockets.headers import build_extension, parse_extension
 from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as Codec
 
+from .. import clock
 from ..exceptions import InvalidMessage, PhoenixError
 from ..protocol.messages import Frame, shown
-from ..runtime.connection import Carrier, Connection
+from ..runtime.connection import ABNORMAL_CLOSURE, Carrier, Connection
 from ..runtime.turns import LONG_TURN
 from .outbox import Outbox, write_each
 
@@ -299,7 +299,7 @@ class WebSocketCarrier(Carrier):
             self._open()
             self._carry()
         finally:
-            connection.closed("closed")
+            connection.closed("closed", self._close_code)
             self._hang_up()
 
     def _open(self) -> None:
@@ -315,6 +315,18 @@ class WebSocketCarrier(Carrier):
                 return
             log.exception("a client of %s cannot be served", type(connection.socket).__name__)
             self.close(CloseCode.INTERNAL_ERROR, "cannot be served")
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait for the client."""
+        return self._outbox.size
+
+    @property
+    def _close_code(self) -> int:
+        """What the client, or the codec, has closed the connection with."""
+        codec = self._made_codec
+        close = codec and (codec.close_sent if self._failed else codec.close_rcvd)
+        return int(close.code) if close else ABNORMAL_CLOSURE
 
     def close(self, code: int, reason: str) -> None:
         """Send a close frame after all that waits; the client has :data:`CLOSE_TIMEOUT` to answer it."""
@@ -335,7 +347,7 @@ class WebSocketCarrier(Carrier):
                     readable.start(resume)
                     hub.switch()
                     readable.stop()
-                if time() - loop.now() > LONG_TURN:  # the loop's clock stands still in each of its turns
+                if clock.time() - loop.now() > LONG_TURN:  # the loop's clock stands still in each of its turns
                     (turns.wait_late if self._busy else turns.wait)()
                     self._busy = False
                 try:
@@ -411,7 +423,7 @@ class WebSocketCarrier(Carrier):
 
     def _take_turn(self) -> None:
         """Wait for a later turn of the event loop, if this one has been long."""
-        if time() - self._loop.now() > LONG_TURN:  # the loop's clock stands still in each of its turns
+        if clock.time() - self._loop.now() > LONG_TURN:  # the loop's clock stands still in each of its turns
             self._busy = True
             self._connection.flush()
             self._connection.engine.turns.wait_late()
@@ -475,6 +487,7 @@ class WebSocketCarrier(Carrier):
             else f"it has taken nothing for {limits.outbox_timeout} s (outbox_timeout)"
         )
         log.warning("a client of %s reads too slowly: %s; it is closed", kind, why)
+        connection.tell_slow(self._outbox.size)
         connection.close(CloseCode.TRY_AGAIN_LATER, "too slow")
 
     def _watch(self, seconds: float | None, call: Callable[[], None]) -> None:

@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +30,9 @@ COMMANDS = {
 FEW = 60
 
 
-@pytest.fixture(scope="module", params=COMMANDS)
-def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    servers = Servers(tmp_path_factory.mktemp("servers"))
-    yield servers.start(*COMMANDS[request.param])
-    servers.stop()
+@pytest.fixture(params=COMMANDS)
+def server(request: pytest.FixtureRequest, servers: Servers) -> Server:
+    return servers.start(*COMMANDS[request.param])
 
 
 def lives(wire: Wire) -> bool:

@@ -46,7 +46,7 @@ class Client:
         others = set(connections)
         self._connect(app)
         #: The far end.
-        self.connection: ChannelConnection = min(connections - others).__self__
+        self.connection: ChannelConnection = min(connections - others)
 
     def say(self, join_ref: Any, ref: Any, topic: Any, event: Any, payload: Any = None) -> None:
         """Send a message; no payload is an empty one."""

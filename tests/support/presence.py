@@ -11,7 +11,8 @@ import pytest
 from flask import Flask
 
 from flask_phoenix import Adapter, Channel, Phoenix, PhoenixError, Presence, Socket, on
-from flask_phoenix.tracker.server import Presences
+from flask_phoenix.testing import presence
+from flask_phoenix.testing.presence import Presences
 from tests.support.clients import MemoryClient
 from tests.support.network import Network, NetworkAdapter
 from tests.support.processes import DEADLINE, wait_until
@@ -22,44 +23,18 @@ LONG = 100 * DEADLINE
 SHORT = DEADLINE / 50
 
 
-class Follower:
-    """Keeps a client's list of who is present, by the rules of the npm client's Presence (1.8)."""
+class Follower(presence.Follower):
+    """Keeps a client's list of who is present, and notes who has left it."""
 
     def __init__(self) -> None:
-        self.people: Presences = {}
+        super().__init__()
         #: The keys that have left as a whole, one after another.
         self.left: list[str] = []
-        #: The diffs that wait for the state.
-        self.pending: list[dict[str, Presences]] | None = []
 
-    def hear(self, event: str, payload: Any) -> None:
-        """Take what the server tells."""
-        if event == "presence_state":
-            self.left += [key for key in self.people if key not in payload]
-            diffs, self.pending, self.people = self.pending or [], None, payload
-            for diff in diffs:
-                self._apply(diff)
-        elif event == "presence_diff" and self.pending is not None:
-            self.pending.append(payload)
-        elif event == "presence_diff":
-            self._apply(payload)
-
-    def _apply(self, diff: dict[str, Presences]) -> None:
-        """Let some in, then some out; a meta that is known already is not added twice."""
-        for key, new in diff["joins"].items():
-            known = self.people.get(key, {"metas": []})["metas"]
-            self.people[key] = {**new, "metas": [*_without(known, new["metas"]), *new["metas"]]}
-        for key, left in diff["leaves"].items():
-            if key in self.people:
-                self.people[key]["metas"] = _without(self.people[key]["metas"], left["metas"])
-                if not self.people[key]["metas"]:
-                    del self.people[key]
-                    self.left.append(key)
-
-
-def _without(metas: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    refs = {meta["phx_ref"] for meta in others}
-    return [meta for meta in metas if meta["phx_ref"] not in refs]
+    def _take(self, diff: dict[str, Presences]) -> None:
+        before = list(self.presences)
+        super()._take(diff)
+        self.left += [key for key in before if key not in self.presences]
 
 
 class Room(Channel):
@@ -104,7 +79,7 @@ class Member:
 
     def join(self) -> None:
         """Join the topic, once more if it has been: diffs wait for the state."""
-        self.follower.pending = []
+        self.follower.waiting = []
         self.join_ref = self.say("phx_join")
 
     def leave(self) -> None:
@@ -147,7 +122,7 @@ class Member:
     def people(self) -> Presences:
         """Who is present, as far as this client knows by now."""
         self.news()
-        return self.follower.people
+        return self.follower.presences
 
 
 class Node:

@@ -104,6 +104,7 @@ class RedisAdapter(KeepsInRedis, Adapter):
             self._mark,
             receive,
             self.restored,
+            self.tell_lost,
             self.subscribe_timeout,
             self._check_interval,
         )

@@ -55,6 +55,7 @@ class RedisSubscriber:
     :param mark: what stands before the messages of this node, which it drops.
     :param receive: called in the thread of the event loop, with the topic and data of what other nodes publish.
     :param restored: called there when a link was lost and is there again.
+    :param tell_lost: called there when a link is lost, with True and the reason, and with False when all are there.
     :param subscribe_timeout: seconds that a subscription may take to be confirmed.
     :param check_interval: seconds of silence after which a server is asked for a sign of life.
     """
@@ -66,6 +67,7 @@ class RedisSubscriber:
         mark: bytes,
         receive: Callable[[str, bytes], None],
         restored: Callable[[], None],
+        tell_lost: Callable[[bool, str], None],
         subscribe_timeout: float,
         check_interval: float,
     ) -> None:
@@ -77,6 +79,7 @@ class RedisSubscriber:
         self._mark = mark
         self._receive = receive
         self._restored = restored
+        self._tell_lost = tell_lost
         self._subscribe_timeout = subscribe_timeout
         self._wanted: dict[bytes, Ask] = {}
         #: Channels that are wanted, or no longer, and are yet to be placed.
@@ -195,6 +198,7 @@ class RedisSubscriber:
         for connection in [each for each in self._connections.values() if each.lost and each not in used]:
             self._late.discard(connection)
             self._connections.pop(connection.pool).close()
+            self._tell_links()
 
     def _move(self, channel: bytes, moves: dict[SubscriberConnection, Move]) -> None:
         ask, old = self._wanted.get(channel), self._placed.get(channel)
@@ -249,6 +253,7 @@ class RedisSubscriber:
     def heard_again(self) -> None:
         """Tell that all that was heard on a lost link is heard again."""
         self._threads.call(self._restored)
+        self._tell_links()
 
     def hear(self, channel: bytes, data: bytes) -> None:
         """Hand on what another node has published."""
@@ -260,11 +265,16 @@ class RedisSubscriber:
             while len(self._threads) > UNDELIVERED_LIMIT and not self.stopping.is_set():
                 time.sleep(READ_PAUSE)
 
-    def link_lost(self, connection: SubscriberConnection) -> None:
-        """In a cluster, look whether other servers carry now what this one did."""
+    def link_lost(self, connection: SubscriberConnection, error: Exception) -> None:
+        """Tell it; in a cluster, look whether other servers carry now what this one did."""
+        self._tell_links(str(error))
         if self._client.sharded:
             self._refresh()
             self._place_later(*self.wanted_of(connection))
+
+    def _tell_links(self, why: str = "") -> None:
+        lost = any(connection.lost for connection in list(self._connections.values()))
+        self._threads.call(self._tell_lost, lost, why)
 
     def link_made(self, connection: SubscriberConnection) -> None:
         """Publish to that server again, too."""
@@ -360,7 +370,7 @@ class SubscriberConnection:
         if not self.lost:
             log.warning("Redis is lost, and what other nodes publish is missed until it is back: %s", error)
         self.lost = True
-        self._subscriber.link_lost(self)
+        self._subscriber.link_lost(self, error)
 
     def _send(self, leave: Iterable[bytes], join: dict[bytes, Ask]) -> None:
         self._unanswered.extend((channel, None) for channel in leave)

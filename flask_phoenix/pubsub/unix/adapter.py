@@ -339,7 +339,10 @@ class WorkersAdapter(KeepsInDirectory, Adapter):
         if synced is not None:
             if guest.peer is not None and not guest.greeted:
                 guest.greeted = True
+                met = not guest.peer.seen
                 self._greet(guest.peer, line, guest.topics)
+                if met:
+                    self.joined(guest.peer.name)
             line.send(encode_frame(SYNCED, data=synced))
 
     def _greet(self, peer: Peer, line: Line, wanted: set[str]) -> None:

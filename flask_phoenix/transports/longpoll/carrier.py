@@ -52,6 +52,11 @@ class LongPollCarrier(Carrier):
         self.to_wire = text_only
         self.write = self._keep
 
+    @property
+    def waiting(self) -> int:
+        """Characters that wait for a poll."""
+        return self._size
+
     def serve(self, connection: Connection) -> None:
         """Begin: the client has a session."""
         self.connection = connection
@@ -102,6 +107,7 @@ class LongPollCarrier(Carrier):
                 type(self.connection.socket).__name__,
                 self._size,
             )
+            self.connection.tell_slow(self._size)
             self.connection.close(TRY_AGAIN_LATER, "too slow")
             return
         self._frames.append(frame)

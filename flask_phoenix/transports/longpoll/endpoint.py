@@ -15,7 +15,7 @@ from ...protocol.json import Json
 from ...runtime.engine import Engine
 from ...server.upgrade import has_hung_up, stop_reading
 from ..endpoint import Endpoint
-from ..handshake import check_origin, http_error, parse_query
+from ..handshake import http_error, parse_query
 from ..options import Mount
 from .registry import Sessions
 from .session import GONE, NOT_UTF8, Session, text_line
@@ -52,7 +52,7 @@ class LongPollEndpoint(Endpoint):
         return response
 
     def _respond(self, variables: dict[str, Any]) -> Response:
-        if not check_origin(self.mount):
+        if not self.check_origin():
             return self._answer({"status": FORBIDDEN})
         match request.method:
             case "GET":
@@ -91,7 +91,7 @@ class LongPollEndpoint(Endpoint):
     def _open(self, variables: dict[str, Any]) -> Response:
         """Begin a session, if the author lets the client in. Here the mount's error_handler is not asked."""
         if self.engine.draining:
-            http_error(503)
+            self.refuse_draining()
         with self.place() as place:
             try:
                 admission = self.admit(request.headers.get(AUTH_HEADER), variables)

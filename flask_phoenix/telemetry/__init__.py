@@ -1,0 +1,1 @@
+"""Telemetry: health, metrics and traces of a process."""
