@@ -22,13 +22,17 @@ from flask_phoenix import Channel, History, Phoenix, Socket
 from flask_phoenix.cli.commands import phoenix as commands
 from flask_phoenix.doctor import site
 from flask_phoenix.doctor.setup import fits
-from tests.support.processes import HOST, Server, Servers, free_port
+from tests.support.processes import DEADLINE, HOST, Server, Servers, free_port
 from tests.support.redis_server import RedisServer
 from tests.support.relays import Relay, with_own_host, without_frames, without_upgrade
 
 PATCH = "from gevent import monkey\nmonkey.patch_all()\n"
 #: An app of one file; it is quicker to load than one with sockets.
 WSGI = "def app(environ, start_response):\n    pass\n"
+#: A script that serves, without the extension.
+SERVES = "from gevent.pywsgi import WSGIServer\nWSGIServer(('127.0.0.1', 0), None).serve_forever()\n"
+#: The same with Flask's own server.
+FLASK_SERVES = "from flask import Flask\nFlask('app').run()\n"
 APP = """
 from flask import Flask
 from flask.cli import ScriptInfo
@@ -39,7 +43,8 @@ app.secret_key = "secret"
 phoenix = Phoenix(app)
 
 
-@phoenix.socket("/socket", longpoll={"window": 1.0})
+@phoenix.socket("/socket", longpoll={"window": 0.3})
+@phoenix.socket("/patient", longpoll={"window": 3.0})
 class UserSocket(Socket):
     def connect(self, params, info):
         if params.get("name") == "nobody":
@@ -52,15 +57,15 @@ if __name__ == "__main__":
 """
 
 
-def make_app(url: str = "", *, polls: bool = True, **config: Any) -> Flask:
-    """Make an app with nothing wrong."""
+def make_app(url: str = "", *, path: str = "/socket", window: float = 0.3, **config: Any) -> Flask:
+    """Make an app with nothing wrong; its clients poll, unless the window is 0."""
     app = Flask(__name__)
     app.config.update({"SECRET_KEY": "secret", **config})
     if url:
         app.config["PHOENIX_PUBSUB_URL"] = url
     phoenix = Phoenix(app)
 
-    @phoenix.socket("/socket", longpoll={"window": 1.0} if polls else False)
+    @phoenix.socket(path, longpoll={"window": window} if window else False)
     class UserSocket(Socket):
         pass
 
@@ -109,7 +114,7 @@ LATE = "from time import sleep\nfrom helper import wait\n" + PATCH
 
 @pytest.mark.parametrize(
     ("command", "files"),
-    [(PYTHON, {"app.py": PATCH + APP}), (GUNICORN, {"app.py": APP}), (f"{GUNICORN} --preload", {"app.py": APP})],
+    [(PYTHON, {"app.py": PATCH + APP}), (GUNICORN, {"app.py": WSGI}), (f"{GUNICORN} --preload", {"app.py": APP})],
     ids=["script", "gunicorn", "preload"],
 )
 def test_a_good_command(folder: Path, command: str, files: dict[str, str]) -> None:
@@ -120,10 +125,10 @@ def test_a_good_command(folder: Path, command: str, files: dict[str, str]) -> No
 @pytest.mark.parametrize(
     ("command", "files", "name", "says"),
     [
-        (PYTHON, {"app.py": APP}, "patching", "are not patched: time, socket"),
+        (PYTHON, {"app.py": SERVES}, "patching", "are not patched: time, socket"),
         (
             PYTHON,
-            {"app.py": LATE + APP},
+            {"app.py": LATE + SERVES},
             "patching",
             "import of helper comes before monkey.patch_all(); __main__ holds",
         ),
@@ -136,7 +141,7 @@ def test_a_good_command(folder: Path, command: str, files: dict[str, str]) -> No
         (GUNICORN, {"app.py": WSGI, "gunicorn.conf.py": PATCH}, "patching", "gunicorn's own process"),
         (GUNICORN, {"app.py": "import gone"}, "app", "ModuleNotFoundError: No module named 'gone'"),
         ("gunicorn -w 4 app:app", {"app.py": WSGI}, "server", "worker class is 'sync'"),
-        (PYTHON, {"app.py": PATCH + APP.replace("phoenix.run(app,", "app.run(")}, "server", "app.run serves the app"),
+        (PYTHON, {"app.py": PATCH + FLASK_SERVES}, "server", "app.run serves the app"),
         ("waitress-serve app:app", {}, "server", "waitress-serve serves the app"),
     ],
     ids=["unpatched", "late", "preload", "master", "broken", "sync", "app.run", "waitress"],
@@ -312,6 +317,12 @@ def test_another_redis(version: str, ahead: float, name: str) -> None:
 # A site that runs
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a busy machine take its time."""
+    monkeypatch.setattr(site, "PROMPT", DEADLINE)
+
+
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Serve an app."""
@@ -322,9 +333,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     servers.stop()
 
 
-def visit(port: int, *arguments: str, path: str = "", app: Flask | None = None) -> list[str]:
+def visit(port: int, *arguments: str, app: Flask | None = None) -> list[str]:
     """Return the names of what is found at a site."""
-    return names(app or make_app(), "--url", f"http://{HOST}:{port}{path}", "--wait", "0.2", *arguments)
+    return names(app or make_app(), "--url", f"http://{HOST}:{port}", "--wait", "0.1", *arguments)
 
 
 def test_a_good_site(server: Server) -> None:
@@ -334,23 +345,24 @@ def test_a_good_site(server: Server) -> None:
 @pytest.mark.parametrize(("up", "expected"), [(without_upgrade, "handshake"), (with_own_host, "origin")])
 def test_a_proxy_that_spoils_headers(server: Server, up: Callable[[bytes], bytes], expected: str) -> None:
     with closing(Relay(server.port, up)) as proxy:
-        assert visit(proxy.port, app=make_app(polls=False)) == [expected]
+        assert visit(proxy.port, app=make_app(window=0)) == [expected]
 
 
 def test_a_proxy_that_does_not_wait(server: Server) -> None:
-    with closing(Relay(server.port, patience=0.7)) as proxy:
-        assert sorted(visit(proxy.port, "--wait", "1")) == ["poll-window", "silence"]
+    app = make_app(path="/patient", window=3.0)
+    with closing(Relay(server.port, patience=1.5)) as proxy:
+        assert sorted(visit(proxy.port, "--wait", "2", app=app)) == ["poll-window", "silence"]
 
 
 def test_a_server_that_hangs(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(site, "PROMPT", 0.2)
     with closing(Relay(server.port, without_frames)) as proxy:
-        assert visit(proxy.port, app=make_app(polls=False)) == ["heartbeat"]
+        assert visit(proxy.port, app=make_app(window=0)) == ["heartbeat"]
 
 
 def test_a_proxy_that_buffers(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(site, "PROMPT", 0.2)
-    with closing(Relay(server.port, delay=0.3)) as proxy:
+    with closing(Relay(server.port, hold=0.5)) as proxy:
         assert sorted(visit(proxy.port)) == ["heartbeat", "poll-delay"]
 
 
@@ -364,8 +376,27 @@ def test_refusals(server: Server) -> None:
     assert "nobody" not in str(refused)
 
 
+@pytest.mark.parametrize("status", site.STATUSES)
+def test_what_a_status_means(status: int) -> None:
+    with closing(socket.create_server((HOST, 0))) as listener:
+
+        def answer() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.recv(1 << 16)
+                client.sendall(b"HTTP/1.1 %d What\r\nContent-Length: 0\r\n\r\n" % status)
+
+        answering = threading.Thread(target=answer)
+        answering.start()
+        [finding] = examine(make_app(window=0), "--url", f"{HOST}:{listener.getsockname()[1]}")
+        answering.join()
+    meaning, remedy = site.STATUSES[status]
+    assert finding["wrong"].endswith(f" answers HTTP {status}: {meaning}")
+    assert (finding["name"], finding["remedy"]) == ("handshake", remedy)
+
+
 def test_a_site_that_its_own_pages_may_not_use(server: Server) -> None:
-    assert visit(server.port, app=make_app(polls=False, PHOENIX_CHECK_ORIGIN=["//elsewhere"])) == ["origin"]
+    assert visit(server.port, app=make_app(window=0, PHOENIX_CHECK_ORIGIN=["//elsewhere"])) == ["origin"]
 
 
 def test_a_site_without_its_app(server: Server, folder: Path) -> None:

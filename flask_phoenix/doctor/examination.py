@@ -27,15 +27,14 @@ class Case(NamedTuple):
     state: State | None
     command: list[str]
     url: str
-    query: dict[str, str]
-    wait: float
+    visit: site.Visit
 
 
 def examine(case: Case) -> list[Finding]:
     """Return what is wrong."""
     findings = list(_examine_set_up(case))
     if case.url:
-        seen = site.check(targets(case.state, case.url), site.Visit(case.query, case.wait))
+        seen = site.check(targets(case.state, case.url), case.visit)
         told = {finding.name for finding in findings}
         findings += [finding for finding in seen if finding.name != "origin" or "origin" not in told]
     return findings

@@ -91,7 +91,7 @@ class Probe:
         self.facts["settings"] = {name: getattr(settings, name) for name in SETTINGS}
         kind = settings.worker_class
         names = [f"{each.__module__}.{each.__name__}" for each in kind.__mro__]
-        self.facts["gevent"] = any(name.endswith(("ggevent.GeventWorker", "GeventWebSocketWorker")) for name in names)
+        self.facts["gevent"] = "gunicorn.workers.ggevent.GeventWorker" in names
         if settings.preload_app:
             application.wsgi()
         self.facts["master_patched"] = _is_patched("os")

@@ -15,7 +15,7 @@ from urllib.parse import urlencode, urlsplit
 from websockets.exceptions import InvalidHandshake, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from ..cli.carriers import SCHEMES
+from ..cli.carriers import SCHEMES, Headers, offer
 from .findings import Finding, found
 
 #: Seconds for a handshake and for the answer to a request.
@@ -36,7 +36,7 @@ STATUSES = {
     401: ("something before the app asks who it is", "let the path of the mount through"),
     403: (
         "connect() refuses the client, or something before the app does",
-        "give the doctor what connect() wants: --params NAME=VALUE, --auth-token",
+        "give the doctor what connect() wants: --params NAME=VALUE, --auth-token, --header",
     ),
     404: (
         "no socket is mounted there, or the proxy leads elsewhere",
@@ -75,10 +75,14 @@ class Visit(NamedTuple):
 
     :param query: the parameters of the connect.
     :param wait: seconds for which a connection is silent.
+    :param headers: of each request.
+    :param token: the client's auth token.
     """
 
     query: dict[str, str]
     wait: float
+    headers: Headers = ()
+    token: str | None = None
 
 
 def check(targets: list[Target], visit: Visit) -> list[Finding]:
@@ -104,11 +108,11 @@ def _address(target: Target, visit: Visit) -> str:
 def _check_websocket(target: Target, visit: Visit) -> Iterator[Finding]:
     address = _address(target, visit)
     with ExitStack() as stack:
-        opened = _open(address, None, stack)
+        opened = _open(address, None, visit, stack)
         if isinstance(opened, Finding):
             yield opened
             return
-        yield from _check_page(address)
+        yield from _check_page(address, visit)
         url = _shown(address)
         if target.channels and not _beats(opened):
             yield found("heartbeat", f"{url} answers no heartbeat within {PROMPT:g} s")
@@ -117,20 +121,28 @@ def _check_websocket(target: Target, visit: Visit) -> Iterator[Finding]:
             yield found("silence", f"{url} does not live through {visit.wait:g} s of silence: {why}")
 
 
-def _check_page(address: str) -> Iterator[Finding]:
+def _check_page(address: str, visit: Visit) -> Iterator[Finding]:
     """Connect as a page of the site itself does."""
     parts = urlsplit(address)
     origin = f"{'https' if parts.scheme == 'wss' else 'http'}://{parts.netloc}"
     with ExitStack() as stack:
-        opened = _open(address, origin, stack)
+        opened = _open(address, origin, visit, stack)
         if isinstance(opened, Finding):
             yield found("origin", f"{parts.path} lets clients in, but not those of pages of {origin}: {opened.wrong}")
 
 
-def _open(address: str, origin: Any, stack: ExitStack) -> ClientConnection | Finding:
+def _open(address: str, origin: Any, visit: Visit, stack: ExitStack) -> ClientConnection | Finding:
     """Connect; the stack closes it."""
     try:
-        connecting = connect(address, origin=origin, open_timeout=TIMEOUT, close_timeout=1, ping_interval=None)
+        connecting = connect(
+            address,
+            origin=origin,
+            additional_headers=visit.headers,
+            subprotocols=offer(visit.token),
+            open_timeout=TIMEOUT,
+            close_timeout=1,
+            ping_interval=None,
+        )
         return stack.enter_context(connecting)
     except InvalidStatus as error:
         return _refused(_shown(address), error.response.status_code)
@@ -184,7 +196,7 @@ class _Polling:
     def __init__(self, target: Target, visit: Visit) -> None:
         self._url = urlsplit(_address(target, visit))
         self.shown = f"{self._url.scheme}://{self._url.netloc}{self._url.path}"
-        self._token: dict[str, str] = {}
+        self._headers = {**dict(visit.headers), **({"X-Phoenix-AuthToken": visit.token} if visit.token else {})}
 
     def ask(self, within: float, body: bytes | None = None) -> tuple[int, dict[str, Any]]:
         """Poll, or hand in a body; return the HTTP status, and the answer.
@@ -195,7 +207,7 @@ class _Polling:
         kind = HTTPSConnection if self._url.scheme == "https" else HTTPConnection
         with closing(kind(self._url.netloc, timeout=within)) as connection:
             path = f"{self._url.path}?{self._url.query}"
-            headers = {**self._token, "Content-Type": "application/x-ndjson"}
+            headers = {**self._headers, "Content-Type": "application/x-ndjson"}
             connection.request("GET" if body is None else "POST", path, body, headers)
             response = connection.getresponse()
             data = response.read()
@@ -204,7 +216,7 @@ class _Polling:
         except ValueError:
             answer = {}
         if isinstance(answer, dict) and answer.get("token"):
-            self._token = {"X-Phoenix-Longpoll-Token": answer["token"]}
+            self._headers["X-Phoenix-Longpoll-Token"] = answer["token"]
         return response.status, answer if isinstance(answer, dict) else {}
 
     def open(self) -> Finding | None:

@@ -39,13 +39,13 @@ class Relay:
 
     :param up: what becomes of the bytes of clients.
     :param patience: seconds of the server's silence after which a connection is cut.
-    :param delay: seconds for which what the server says is held back.
+    :param hold: seconds for which replies of channels are held back.
     """
 
     def __init__(
-        self, port: int, up: Callable[[bytes], bytes] = as_it_is, patience: float | None = None, delay: float = 0
+        self, port: int, up: Callable[[bytes], bytes] = as_it_is, patience: float | None = None, hold: float = 0
     ) -> None:
-        self._target, self._up, self._patience, self._delay = port, up, patience, delay
+        self._target, self._up, self._patience, self._hold = port, up, patience, hold
         self._listener = socket.create_server((HOST, 0))
         self.port: int = self._listener.getsockname()[1]
         self._sockets: list[socket.socket] = []
@@ -70,15 +70,16 @@ class Relay:
                 far = socket.create_connection((HOST, self._target))
                 far.settimeout(self._patience)
                 self._sockets += [near, far]
-                for words in ((near, far, self._up, 0.0), (far, near, as_it_is, self._delay)):
+                for words in ((near, far, self._up, 0.0), (far, near, as_it_is, self._hold)):
                     self._threads.append(threading.Thread(target=_pump, args=words))
                     self._threads[-1].start()
 
 
-def _pump(source: socket.socket, target: socket.socket, spoil: Callable[[bytes], bytes], delay: float) -> None:
+def _pump(source: socket.socket, target: socket.socket, spoil: Callable[[bytes], bytes], hold: float) -> None:
     with suppress(OSError):
         while data := source.recv(PIECE):
-            time.sleep(delay)
+            if b"phx_reply" in data:
+                time.sleep(hold)
             target.sendall(spoil(data))
     _end(source)
     _end(target)
