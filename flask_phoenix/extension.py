@@ -81,9 +81,10 @@ class State:
     def __init__(self, app: Flask, adapter: Adapter | None) -> None:
         self.app = app
         self._adapter = adapter
-        self._url = app.config.get(SETTING) or os.environ.get(SETTING)
-        if self._url and self._url != NONE:
-            adapter_class(self._url).from_url(self._url)  # is there one, and does it take the URL?
+        #: What names the way to other nodes; None: nothing does.
+        self.pubsub_url = app.config.get(SETTING) or os.environ.get(SETTING)
+        if self.pubsub_url and self.pubsub_url != NONE:
+            adapter_class(self.pubsub_url).from_url(self.pubsub_url)  # is there one, and does it take the URL?
         self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), self._to_json)
         self.engine = Engine(app.app_context, self.json, self._find_adapter, self._may_serve, is_master)
         self.engine.report, self.engine.send, self.engine.checks = self._report, self._send, self._checks
@@ -97,6 +98,8 @@ class State:
         self.endpoints: list[Endpoint] = []
         #: What this app and process has of each presence.
         self.trackers: dict[Presence, TrackerServer] = {}
+        #: The names of what is run once per cluster.
+        self.led: list[str] = []
         #: What is measured of this app, once a blueprint of metrics is registered.
         self.metrics: Any = None
 
@@ -122,6 +125,13 @@ class State:
     def run_beside(self, function: Callable[[], Any], name: str) -> None:
         """Call a function beside the requests, as :meth:`Phoenix.background` does."""
         self.engine.node.add(Background(self.engine, function, name))
+        if name:
+            self.led.append(name)
+
+    @property
+    def has_own_adapter(self) -> bool:
+        """Whether an adapter was handed in, which no URL names."""
+        return self._adapter is not None
 
     def endpoint(self, name: str | None) -> Endpoint:
         """Return the mount that Flask routed a request to.
@@ -205,12 +215,12 @@ class State:
         several = self.engine.one_of_many or has_several_workers()
         if self._adapter is not None:
             return self._adapter
-        if self._url == NONE:
+        if self.pubsub_url == NONE:
             if several:
                 log.warning(MANY_PROCESSES)
             return None
-        if self._url:
-            return adapter_class(self._url).from_url(self._url)
+        if self.pubsub_url:
+            return adapter_class(self.pubsub_url).from_url(self.pubsub_url)
         return WorkersAdapter(partial(directory_of_server, self.app.import_name)) if several else None
 
     def _report(self, failure: BaseException) -> None:

@@ -40,6 +40,10 @@ from flask_phoenix import (
 from flask_phoenix.broadcaster import NONE, SETTING
 from flask_phoenix.cli import client
 from flask_phoenix.cli.commands import phoenix as commands
+from flask_phoenix.doctor import redis as redis_doctor
+from flask_phoenix.doctor import serving
+from flask_phoenix.doctor.findings import KINDS
+from flask_phoenix.doctor.site import STATUSES
 from flask_phoenix.payloads import MAX_ERRORS
 from flask_phoenix.protocol.json import MAX_DEPTH, MAX_READ_DEPTH
 from flask_phoenix.protocol.messages import SHOWN_CHARACTERS
@@ -595,6 +599,21 @@ def test_commands() -> None:
     assert [name for name, _ in rows("cli.md", "command", "does")] == names
     assert all(commands.get_command(click.Context(commands), name) for name in names)
     assert [line for line, _ in rows("cli.md", "line", "does")] == re.findall(r"^(.*?)  ", client.HELP, re.MULTILINE)
+
+
+def test_findings_of_the_doctor() -> None:
+    listed = [(name.strip("`"), wrong, remedy) for name, wrong, remedy in cells("doctor.md", "finding")]
+    assert listed == [(name, *kind) for name, kind in KINDS.items()]
+    assert cells("doctor.md", "status") == [[str(status), meaning] for status, (meaning, _) in STATUSES.items()]
+    assert stated("doctor.md", r"`--wait` seconds \((\d+) unless given") == [31]
+    assert f"more than {redis_doctor.SKEW:g} seconds" in KINDS["clock"].wrong
+    assert f"the {serving.DRAIN_TIME} seconds" in KINDS["graceful-timeout"].wrong
+
+
+def cells(page: str, first: str) -> list[list[str]]:
+    """Return the rows of the table whose first column has this name, as they are written."""
+    table = read(page).partition(f"| {first} | ")[2].partition("\n\n")[0]
+    return [line[2:-2].split(" | ") for line in table.splitlines()[2:]]
 
 
 def test_log_lines_of_lost_links() -> None:

@@ -45,9 +45,11 @@ def _in_base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
-def _of_token(token: str) -> str:
-    """Write a token as the name of a subprotocol, which may hold no slash."""
-    return base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")
+def offer(token: str | None) -> list[Any] | None:
+    """Return the subprotocols that a client with an auth token offers; its name may hold no slash."""
+    if not token:
+        return None
+    return [PHOENIX_PROTOCOL, TOKEN_PREFIX + base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")]
 
 
 class WebSocketCarrier:
@@ -57,13 +59,12 @@ class WebSocketCarrier:
     """
 
     def __init__(self, url: str, headers: Headers, token: str | None) -> None:
-        protocols: list[Any] = [PHOENIX_PROTOCOL, TOKEN_PREFIX + _of_token(token)] if token else []
         self._stack = ExitStack()
         try:
             connecting = connect(
                 url,
                 additional_headers=headers,
-                subprotocols=protocols or None,
+                subprotocols=offer(token),
                 open_timeout=TIMEOUT,
                 max_size=None,
                 close_timeout=1,

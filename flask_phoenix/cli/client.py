@@ -208,11 +208,15 @@ def _split(line: str, rest: str, names: int) -> list[Any]:
         raise click.UsageError(f"{text!r} is no payload: {error}") from error
 
 
-def _pairs(given: tuple[str, ...], sign: str, option: str) -> list[tuple[str, str]]:
-    pairs = [pair.partition(sign) for pair in given]
-    if wrong := next((name for name, found, _ in pairs if not found), None):
+def pairs(given: tuple[str, ...], sign: str, option: str) -> list[tuple[str, str]]:
+    """Take apart what an option was given: names and values, with a sign between.
+
+    :raises click.BadParameter: there is no such sign.
+    """
+    parts = [pair.partition(sign) for pair in given]
+    if wrong := next((name for name, found, _ in parts if not found), None):
         raise click.BadParameter(f"{wrong!r} has no {sign!r}", param_hint=option)
-    return [(name.strip(), value.strip()) for name, _, value in pairs]
+    return [(name.strip(), value.strip()) for name, _, value in parts]
 
 
 @click.command("client")
@@ -246,8 +250,8 @@ def client(
     input, a line each; type help. The exit status is 1 where there is no connection, or no more, and 3 where something
     was answered with an error, or not in time.
     """
-    query = {"vsn": vsn, **dict(_pairs(params, "=", "--params"))}
-    headers = _pairs(header, ":", "--header")
+    query = {"vsn": vsn, **dict(pairs(params, "=", "--params"))}
+    headers = pairs(header, ":", "--header")
     doing = [f"{verb} {words}" for verb, each in (("join", joins), ("push", pushes), ("call", calls)) for words in each]
     try:
         carrier = CARRIERS[transport](address(url, transport, query), headers, auth_token)

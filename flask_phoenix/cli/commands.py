@@ -12,6 +12,7 @@ COMMANDS = {
     "broadcast": "publish",
     "client": "client",
     "disconnect": "publish",
+    "doctor": "doctor",
     "gen": "gen",
     "new": "new",
     "routes": "routes",

@@ -1,0 +1,1 @@
+"""What ``flask phoenix doctor`` looks at: one module for each subject."""
