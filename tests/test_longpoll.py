@@ -609,16 +609,20 @@ def test_a_process_that_stood_still_ends_nobody(phoenix_clock: Clock, make_site:
 
 
 def test_a_newer_poll_takes_the_place_of_the_older(make_site: MakeSite) -> None:
-    browser = Browser(make_site(longpoll={"window": SHORT * 5}), RAW).open()
-    older, newer = browser.wait(204), browser.wait()
-    browser.post("a")
-    assert newer.get(timeout=DEADLINE) == ["a"]
-    assert not older.ready()
-    browser.post("b")
-    assert browser.raw() == ["b"]
-    newest = browser.wait(204)
-    assert older.get(timeout=DEADLINE) == []
-    assert not newest.ready()
+    with Clock() as clock:
+        browser = Browser(make_site(longpoll={"window": 10}), RAW).open()
+        older, newer = browser.wait(204), browser.wait()
+        browser.post("a")
+        assert newer.get(timeout=DEADLINE) == ["a"]
+        assert not older.ready()
+        clock.advance(1)
+        browser.post("b")
+        assert browser.raw() == ["b"]
+        newest = browser.wait(204)
+        clock.advance(9)
+        assert (older.get(block=False), newest.ready()) == ([], False)
+        clock.advance(1)
+        assert newest.get(block=False) == []
     newest.kill()
     browser.post("c")
     assert browser.raw() == ["c"]

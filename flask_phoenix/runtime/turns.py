@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from time import perf_counter, time
+from time import perf_counter
 from typing import Any
 
 import gevent
@@ -68,7 +68,7 @@ class Turns:
 
     def share(self) -> None:
         """Let others have a turn who also read much, and those for whom a turn has been long."""
-        if self._late or time() - gevent.get_hub().loop.now() > LONG_TURN:  # that clock stands still in each turn
+        if self._late or clock.time() - gevent.get_hub().loop.now() > LONG_TURN:  # that clock stands still in each turn
             self._wait(self._late)
 
     def _wait(self, queue: deque[Callable[[], Any]]) -> None:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from socket import AF_UNIX, IPPROTO_TCP, SHUT_RDWR, SHUT_WR, SO_LINGER, SOL_SOCKET, TCP_NODELAY
-from time import time
 from typing import Any, NamedTuple
 
 import gevent
@@ -27,6 +26,7 @@ from websockets.headers import build_extension, parse_extension
 from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as Codec
 
+from .. import clock
 from ..exceptions import InvalidMessage, PhoenixError
 from ..protocol.messages import Frame, shown
 from ..runtime.connection import ABNORMAL_CLOSURE, Carrier, Connection
@@ -347,7 +347,7 @@ class WebSocketCarrier(Carrier):
                     readable.start(resume)
                     hub.switch()
                     readable.stop()
-                if time() - loop.now() > LONG_TURN:  # the loop's clock stands still in each of its turns
+                if clock.time() - loop.now() > LONG_TURN:  # the loop's clock stands still in each of its turns
                     (turns.wait_late if self._busy else turns.wait)()
                     self._busy = False
                 try:
@@ -423,7 +423,7 @@ class WebSocketCarrier(Carrier):
 
     def _take_turn(self) -> None:
         """Wait for a later turn of the event loop, if this one has been long."""
-        if time() - self._loop.now() > LONG_TURN:  # the loop's clock stands still in each of its turns
+        if clock.time() - self._loop.now() > LONG_TURN:  # the loop's clock stands still in each of its turns
             self._busy = True
             self._connection.flush()
             self._connection.engine.turns.wait_late()
