@@ -18,7 +18,7 @@ unexport PYTHONDONTWRITEBYTECODE
 help:  ## Show the targets; each sets up what it needs.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
-run: .venv/.installed example_app/node_modules  ## Serve the example chat and map (PORT=4000 ARGS="--workers 3").
+run: .venv/.installed example_app/node_modules  ## Serve the example chat, map and game (PORT=4000 ARGS="--workers 3").
 	$(bin) example_app --port $(PORT) $(ARGS)
 
 test: services .venv/.installed example_app/node_modules tests/clients/node_modules  ## Run the tests (ARGS="-k socket").

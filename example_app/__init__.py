@@ -1,17 +1,18 @@
-"""A chat and a live map on flask_phoenix, served by one worker or by many."""
+"""A chat, a live map and a game on flask_phoenix, served by one worker or by many."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from flask import Flask
 
-from example_app import channels, rooms, sockets, views
+from example_app import channels, game, rooms, sockets, views
 from example_app.history import History
 
-__all__ = ["channels", "create_app"]
+__all__ = ["channels", "create_app", "game"]
 
 
 def create_app(config: Mapping[str, Any] | None = None) -> Flask:
@@ -28,6 +29,7 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.config.update(config or {})
     app.extensions["example_rooms"] = rooms.build(str(app.config["STAFF_CODE"]))
     app.extensions["example_history"] = History(Path(app.config["DATABASE"]))
+    app.extensions["example_frames"] = deque(maxlen=1)
     app.register_blueprint(views.pages)
     sockets.phoenix.init_app(app)
     return app

@@ -30,7 +30,7 @@ HOST = "127.0.0.1"
 )
 @click.option("--trams", default=300, show_default=True, help="How many run through the map.")
 def main(port: int, workers: int, trams: int) -> None:
-    """Serve the example chat and its live map."""
+    """Serve the example: its chat, its live map and its game."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)  # whichever comes, it is Ctrl-C
     check_free(port)
@@ -46,7 +46,10 @@ def main(port: int, workers: int, trams: int) -> None:
         url, told = f"http://{HOST}:{port}/", False
         while all(process.poll() is None for process in processes):
             if not told and answers(port):
-                click.echo(f"The chat is at {url} and the map at {url}map - the code of the staff room is {code!r}")
+                click.echo(
+                    f"The chat is at {url}, the map at {url}map and the game at {url}game - the code of the staff room"
+                    f" is {code!r}"
+                )
                 told = True
             time.sleep(0.1)
         raise click.ClickException("one of the processes has ended; so do the others")

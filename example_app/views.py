@@ -9,11 +9,15 @@ from flask import Blueprint, Response, render_template, request, send_from_direc
 from flask.typing import ResponseReturnValue
 
 from example_app.city import LINES, SIZE
+from example_app.game import field
 from example_app.rooms import LONGEST_NICKNAME, LONGEST_TEXT, all_rooms, clean, field_of
 from example_app.sockets import phoenix
 from flask_phoenix import Refused
 
 CLIENT = Path(__file__).parent / "node_modules" / "phoenix" / "priv" / "static"
+
+#: The colours that players can choose from, in degrees.
+HUES = range(20, 360, 45)
 
 pages = Blueprint("pages", __name__)
 
@@ -29,6 +33,13 @@ def index() -> str:
 def live_map() -> str:
     """The map."""
     return render_template("map.html", lines=LINES.values(), size=SIZE, installed=installed())
+
+
+@pages.get("/game")
+def game() -> str:
+    """The game."""
+    limits = {"nickname": LONGEST_NICKNAME}
+    return render_template("game.html", hues=HUES, limits=limits, field=field, installed=installed())
 
 
 def installed() -> bool:
