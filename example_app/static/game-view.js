@@ -226,14 +226,24 @@ function drawLight(colour) {
   const made = document.createElement("canvas")
   made.width = made.height = 256
   const brush = /** @type {CanvasRenderingContext2D} */ (made.getContext("2d"))
-  const light = brush.createRadialGradient(128, 128, 0, 128, 128, 128)
+  shine(brush, { x: 128, y: 128 }, 128, colour)
+  return made
+}
+
+/**
+ * @param {CanvasRenderingContext2D} brush
+ * @param {Place} place
+ * @param {number} radius
+ * @param {string} colour
+ */
+function shine(brush, { x, y }, radius, colour) {
+  const light = brush.createRadialGradient(x, y, 0, x, y, radius)
   light.addColorStop(0, colour)
   light.addColorStop(0.35, faint(colour, 0.42))
   light.addColorStop(0.7, faint(colour, 0.1))
   light.addColorStop(1, faint(colour, 0))
   brush.fillStyle = light
-  brush.fillRect(0, 0, 256, 256)
-  return made
+  brush.fillRect(x - radius, y - radius, 2 * radius, 2 * radius)
 }
 
 /**
@@ -272,8 +282,11 @@ function tongue({ x, y }, size, lean, colour) {
 function drawHearth(now) {
   const share = embers.warmth / 100
   const flicker = calm.matches ? 1 : 1 + 0.05 * Math.sin(now / 130) + 0.04 * Math.sin(now / 71)
-  glow(hearth, (420 + 700 * share) * (0.98 + 0.02 * flicker), colours["field-near"], 0.35 + 0.65 * share)
-  glow(hearth, (140 + 220 * share) * flicker, colours["ember-glow"], 0.4 + 0.35 * share)
+  pen.globalAlpha = 0.35 + 0.65 * share // these two are so large that steps would be seen in what is drawn once
+  shine(pen, hearth, (420 + 700 * share) * (0.98 + 0.02 * flicker), colours["field-near"])
+  pen.globalAlpha = 0.4 + 0.35 * share
+  shine(pen, hearth, (140 + 220 * share) * flicker, colours["ember-glow"])
+  pen.globalAlpha = 1
   for (let index = 0; index < 14; index += 1) {
     const angle = (index / 14) * 2 * Math.PI
     const [x, y] = [hearthX + Math.cos(angle) * 62, hearthY + 14 + Math.sin(angle) * 34]
