@@ -24,6 +24,7 @@ from flask_phoenix.testing import Client, Clock, Joined
 from tests.support.processes import DEADLINE, ROOT
 
 MODULES = ROOT / "tests" / "clients" / "node_modules"
+STATIC = ROOT / "example_app" / "static"
 TYPES = ROOT / "example_app" / "phoenix-types.d.ts"
 
 
@@ -217,8 +218,10 @@ def test_page_keeps_to_what_the_channel_declares(tmp_path: Path) -> None:
         "types": [],
         "paths": {"phoenix": [f"{MODULES}/@types/phoenix"]},
     }
-    config = {"compilerOptions": options, "files": [str(ROOT / "example_app" / "static" / "game.js")]}
+    config = {"compilerOptions": options, "files": [str(STATIC / "game.js")]}
     (tmp_path / "tsconfig.json").write_text(json.dumps(config))
     compiler = (MODULES / ".bin" / "tsc", "--project", tmp_path, "--pretty", "false")
     done = subprocess.run(compiler, capture_output=True, text=True, timeout=3 * DEADLINE, check=False)
     assert (done.returncode, done.stdout) == (0, "")
+    for name in ("game.js", "game-view.js", "embers.js", "steering.js"):
+        assert (STATIC / name).read_text().startswith("// @ts-check\n"), "or it was not looked at"

@@ -2,7 +2,7 @@
 
 export const narrow = matchMedia("(max-width: 760px)")
 
-const [sidebar, menu] = ["sidebar", "menu"].map((id) => document.getElementById(id))
+const [sidebar, menu, close] = ["sidebar", "menu", "sidebar-close"].map((id) => document.getElementById(id))
 
 export function drawer(open) {
   const visible = open && narrow.matches
@@ -10,7 +10,7 @@ export function drawer(open) {
   document.querySelector(".chat").classList.toggle("drawer-open", visible)
   menu.setAttribute("aria-expanded", visible)
   sidebar.inert = narrow.matches && !visible
-  if (visible) sidebar.querySelector("[aria-current=true], nav:not(.pages) button").focus()
+  if (visible) (sidebar.querySelector("[aria-current=true], nav:not(.pages) button") ?? close).focus()
   if (returns) menu.focus()
 }
 

@@ -10,7 +10,7 @@
  */
 
 const GLIDE = 65 // milliseconds in which a flame goes to where it was told to be: the time between two frames, and a bit
-const TAIL = 60 // how many places of its way a flame remembers, for its embers to follow
+const [TAIL, STEP] = [24, 6] // how many places of its way a flame remembers, for its embers to follow, and how far apart
 
 export class Embers {
   /** @type {Map<number, Player>} */
@@ -117,9 +117,7 @@ export class Embers {
       flame.look.x += (Math.max(-1, Math.min(1, dx / 12)) - flame.look.x) * 0.2
       flame.look.y += (Math.max(-1, Math.min(1, dy / 12)) - flame.look.y) * 0.2
       Object.assign(flame, { x, y })
-      const last = flame.tail[0]
-      if (!last || Math.hypot(last.x - x, last.y - y) > 3) flame.tail.unshift({ x, y })
-      flame.tail.length = Math.min(flame.tail.length, TAIL)
+      remember(flame.tail, { x, y })
     }
   }
 
@@ -129,4 +127,18 @@ export class Embers {
       .map((player) => ({ ...player, score: this.flames.get(player.number)?.score ?? 0 }))
       .sort((one, other) => other.score - one.score || one.nickname.localeCompare(other.nickname))
   }
+}
+
+/**
+ * @param {Place[]} tail
+ * @param {Place} place
+ */
+function remember(tail, { x, y }) {
+  let last = tail[0]
+  if (!last) tail.push({ x, y })
+  for (let far; last && (far = Math.hypot(x - last.x, y - last.y)) > STEP; ) {
+    last = { x: last.x + ((x - last.x) * STEP) / far, y: last.y + ((y - last.y) * STEP) / far }
+    tail.unshift(last)
+  }
+  tail.length = Math.min(tail.length, TAIL)
 }

@@ -21,12 +21,14 @@ const [width, height, hearthX, hearthY] = ["width", "height", "hearthX", "hearth
 const hearth = { x: hearthX, y: hearthY }
 const calm = matchMedia("(prefers-reduced-motion: reduce)")
 const TAGLINE = page.told.textContent
-const SPACING = 6 // places of its way between two embers that a flame carries
+const SPACING = 4 // places of its way between two embers that a flame carries
 
 /** @type {Record<string, string>} */
 let colours = {}
 /** @type {HTMLCanvasElement} */
 let ground = document.createElement("canvas")
+/** @type {Map<string, HTMLCanvasElement>} */
+const lights = new Map() // by colour
 /** @type {Spark[]} */
 let sparks = []
 let scale = 1 // pixels of the page for one unit of the field
@@ -209,21 +211,52 @@ function drawPine(brush, x, y, size) {
  * @param {number} strength
  */
 function glow({ x, y }, radius, colour, strength) {
-  const light = pen.createRadialGradient(x, y, 0, x, y, radius)
-  light.addColorStop(0, colour)
-  light.addColorStop(1, clear(colour))
+  if (!lights.has(colour)) lights.set(colour, drawLight(colour))
   pen.globalAlpha = strength
-  pen.fillStyle = light
-  pen.fillRect(x - radius, y - radius, 2 * radius, 2 * radius)
+  pen.drawImage(/** @type {HTMLCanvasElement} */ (lights.get(colour)), x - radius, y - radius, 2 * radius, 2 * radius)
   pen.globalAlpha = 1
 }
 
 /**
- * The same colour, fully transparent: towards another one, all between would be grey.
+ * A light of a colour, drawn once: to make a gradient for each ember in each frame is much for a phone.
  *
  * @param {string} colour
  */
-const clear = (colour) => (colour.startsWith("#") ? `${colour}00` : colour.replace(")", " / 0)"))
+function drawLight(colour) {
+  const made = document.createElement("canvas")
+  made.width = made.height = 256
+  const brush = /** @type {CanvasRenderingContext2D} */ (made.getContext("2d"))
+  shine(brush, { x: 128, y: 128 }, 128, colour)
+  return made
+}
+
+/**
+ * @param {CanvasRenderingContext2D} brush
+ * @param {Place} place
+ * @param {number} radius
+ * @param {string} colour
+ */
+function shine(brush, { x, y }, radius, colour) {
+  const light = brush.createRadialGradient(x, y, 0, x, y, radius)
+  light.addColorStop(0, colour)
+  light.addColorStop(0.35, faint(colour, 0.42))
+  light.addColorStop(0.7, faint(colour, 0.1))
+  light.addColorStop(1, faint(colour, 0))
+  brush.fillStyle = light
+  brush.fillRect(x - radius, y - radius, 2 * radius, 2 * radius)
+}
+
+/**
+ * The same colour, transparent. (On the way to "transparent" all colours are grey.)
+ *
+ * @param {string} colour
+ * @param {number} alpha
+ */
+function faint(colour, alpha) {
+  return colour.startsWith("#")
+    ? colour + Math.round(alpha * 255).toString(16).padStart(2, "0")
+    : colour.replace(")", ` / ${alpha})`)
+}
 
 /**
  * A tongue of fire that stands on a place.
@@ -249,8 +282,11 @@ function tongue({ x, y }, size, lean, colour) {
 function drawHearth(now) {
   const share = embers.warmth / 100
   const flicker = calm.matches ? 1 : 1 + 0.05 * Math.sin(now / 130) + 0.04 * Math.sin(now / 71)
-  glow(hearth, (260 + 520 * share) * (0.98 + 0.02 * flicker), colours["field-near"], 0.35 + 0.65 * share)
-  glow(hearth, (90 + 150 * share) * flicker, colours["ember-glow"], 0.3 + 0.35 * share)
+  pen.globalAlpha = 0.35 + 0.65 * share // these two are so large that steps would be seen in what is drawn once
+  shine(pen, hearth, (420 + 700 * share) * (0.98 + 0.02 * flicker), colours["field-near"])
+  pen.globalAlpha = 0.4 + 0.35 * share
+  shine(pen, hearth, (140 + 220 * share) * flicker, colours["ember-glow"])
+  pen.globalAlpha = 1
   for (let index = 0; index < 14; index += 1) {
     const angle = (index / 14) * 2 * Math.PI
     const [x, y] = [hearthX + Math.cos(angle) * 62, hearthY + 14 + Math.sin(angle) * 34]
@@ -288,7 +324,7 @@ function drawHearth(now) {
  * @param {number} size
  */
 function drawEmber(place, size) {
-  glow(place, size * 3.6, colours["ember-glow"], 0.5)
+  glow(place, size * 5, colours["ember-glow"], 0.5)
   pen.fillStyle = "#f2742f"
   disc(place, size)
   pen.fillStyle = "#ffd28a"
@@ -305,13 +341,18 @@ function disc({ x, y }, radius) {
   pen.fill()
 }
 
+/** @param {Flame} flame */
+const hueOf = (flame) => embers.players.get(flame.number)?.hue ?? 40
+
+/** @param {Flame} flame */
+const flameColour = (flame) => `oklch(${colours["flame-lightness"]} 0.17 ${hueOf(flame)})`
+
 /**
  * @param {Flame} flame
  * @param {number} now
  */
 function drawFlame(flame, now) {
-  const player = embers.players.get(flame.number)
-  const hue = player?.hue ?? 40
+  const hue = hueOf(flame)
   const lightness = Number(colours["flame-lightness"])
   const phase = flame.number % 1000
   const flicker = calm.matches ? 1 : 1 + 0.06 * Math.sin(now / 90 + phase) + 0.04 * Math.sin(now / 47 + phase)
@@ -319,10 +360,9 @@ function drawFlame(flame, now) {
   const rise = calm.matches ? 0 : Math.sin(now / 260 + phase) * 2.5
   const foot = { x: flame.x, y: flame.y + rise }
   for (let index = flame.carries; index > 0; index -= 1) {
-    drawEmber(flame.tail[Math.min(index * SPACING + 4, flame.tail.length - 1)] ?? flame, 6.5)
+    drawEmber(flame.tail[Math.min(index * SPACING + 2, flame.tail.length - 1)] ?? flame, 6.5)
   }
-  glow(foot, 95, `oklch(${lightness} 0.17 ${hue})`, 0.38)
-  tongue(foot, size, flame.lean, `oklch(${lightness} 0.17 ${hue})`)
+  tongue(foot, size, flame.lean, flameColour(flame))
   tongue({ x: foot.x, y: foot.y + size * 0.16 }, size * 0.7, flame.lean, `oklch(${lightness + 0.12} 0.13 ${hue + 12})`)
   tongue({ x: foot.x, y: foot.y + size * 0.34 }, size * 0.42, flame.lean, `oklch(0.96 0.05 ${hue + 20})`)
   const blinks = !calm.matches && (now + phase * 37) % 4100 < 120
@@ -333,7 +373,7 @@ function drawFlame(flame, now) {
     pen.ellipse(x, y, 2.9, blinks ? 0.6 : 4.2, 0, 0, 7)
     pen.fill()
   }
-  name(player?.nickname ?? "", { x: flame.x, y: flame.y + 44 }, flame.number === mine())
+  name(embers.players.get(flame.number)?.nickname ?? "", { x: flame.x, y: flame.y + 44 }, flame.number === mine())
 }
 
 /**
@@ -410,7 +450,7 @@ function drawWayHome({ halfX, halfY }) {
   const [x, y] = [hearthX - camera.x, hearthY - camera.y]
   if (Math.abs(x) < halfX && Math.abs(y) < halfY) return
   const place = { x: camera.x + within(x, 34 - halfX, halfX - 34), y: camera.y + within(y, 34 - halfY, halfY - 34) }
-  glow(place, 70, colours["ember-glow"], 0.55)
+  glow(place, 95, colours["ember-glow"], 0.55)
   pen.save()
   pen.translate(place.x, place.y)
   pen.rotate(Math.atan2(hearthY - place.y, hearthX - place.x))
@@ -432,12 +472,14 @@ function draw(now) {
   const zoom = scale * devicePixelRatio
   pen.setTransform(zoom, 0, 0, zoom, canvas.width / 2 - camera.x * zoom, canvas.height / 2 - camera.y * zoom)
   pen.drawImage(ground, 0, 0, width, height)
+  const flames = [...embers.flames.values()].sort((one, other) => one.y - other.y)
+  for (const flame of flames) glow(flame, 140, flameColour(flame), 0.5)
   drawHearth(now)
   for (const ember of embers.embers) {
     const grown = within((now - ember.since) / 400, 0, 1)
     drawEmber(ember, (7.5 + (calm.matches ? 0 : Math.sin(now / 300 + ember.x) * 0.8)) * grown)
   }
-  ;[...embers.flames.values()].sort((one, other) => one.y - other.y).forEach((flame) => drawFlame(flame, now))
+  flames.forEach((flame) => drawFlame(flame, now))
   drawSparks(passed)
   drawWayHome(half)
   requestAnimationFrame(draw)
@@ -452,7 +494,7 @@ export function start(heard, own) {
   mine = own
   embers.onChange = ({ kind, place, count }) => {
     burst(kind === "fed" ? hearth : place, kind === "fed" ? 10 + 6 * count : 6, kind === "fed" ? 1500 : 600)
-    if (kind === "fed") sparks.push({ x: hearthX, y: hearthY - 70, dx: 0, dy: -40, age: 0, lasts: 1600, size: 34, text: `+${count}` })
+    if (kind === "fed") sparks.push({ x: hearthX, y: hearthY - 105, dx: 0, dy: -40, age: 0, lasts: 1600, size: 34, text: `+${count}` })
   }
   new ResizeObserver(measure).observe(canvas)
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", paint)

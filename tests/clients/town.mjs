@@ -1,4 +1,4 @@
-// People on different workers of the example app: in its chat, and at its map.
+// People on different workers of the example app: in its chat, at its map, and in its game.
 //
 //     node town.mjs URL
 //
@@ -154,6 +154,48 @@ async function lines(page) {
   await says(page, "#known", 300)
 }
 
+// The game
+
+async function play(browser, nickname, options) {
+  const page = await open(browser, "/game", options)
+  await page.fill("#nickname", nickname)
+  await page.click("#enter")
+  await page.waitForFunction(() => Number(document.querySelector("#worker").textContent))
+  return page
+}
+
+const place = (page) => page.$eval("#field", ({ dataset }) => [dataset.x, dataset.y].map(Number))
+
+/** Waits until a page says that we have gone as far as that to the right. */
+async function goes(page, far) {
+  const [start] = await place(page)
+  await page.waitForFunction((x) => Number(document.querySelector("#field").dataset.x) > x, start + far)
+}
+
+/** One of the two workers runs the field, which both steer: with keys, and with a finger. */
+async function game(browser) {
+  const small = { viewport: { width: 390, height: 600 } }
+  const [ada, grace] = await apart(
+    (number) => play(browser, number ? `Grace ${number}` : "Ada", small),
+    (page) => page.textContent("#worker"),
+  )
+  await grace.waitForSelector('#people .person[data-nickname="Ada"]', { state: "attached" })
+  for (const page of [ada, grace]) await page.waitForFunction(() => document.querySelector("#field").dataset.x)
+  await ada.keyboard.down("ArrowRight")
+  await goes(ada, 60)
+  await ada.keyboard.up("ArrowRight")
+  const { x, y, width, height } = await grace.locator("#field").boundingBox()
+  await grace.mouse.move(x + width - 10, y + height / 2)
+  await grace.mouse.down()
+  await goes(grace, 60)
+  await grace.mouse.up()
+  await ada.click("#menu")
+  await ada.click("#leave")
+  await grace.waitForSelector('#people .person[data-nickname="Ada"]', { state: "detached" })
+  await grace.reload()
+  await grace.waitForFunction(() => Number(document.querySelector("#field").dataset.frames) > 5)
+}
+
 const browser = await launch()
 let result = { story: "town", ok: true }
 try {
@@ -161,6 +203,8 @@ try {
   await ask("count")
   await map(browser)
   await ask("count")
+  await Promise.all(browser.contexts().map((context) => context.close())) // the trams are much to draw
+  await game(browser)
   assert.deepEqual([errors, abroad], [[], []])
 } catch (error) {
   result = { story: "town", ok: false, error: String(error.stack) }
