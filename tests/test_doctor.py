@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import sys
 import threading
@@ -108,7 +109,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-PYTHON, GUNICORN = "python app.py", "gunicorn -k gevent -w 4 app:app"
+PYTHON, GUNICORN = "python -X dev app.py", "gunicorn -k gevent -w 4 app:app"
 LATE = "from time import sleep\nfrom helper import wait\n" + PATCH
 
 
@@ -139,7 +140,7 @@ def test_a_good_command(folder: Path, command: str, files: dict[str, str]) -> No
             "helper holds ssl.SSLContext, time.sl",
         ),
         (GUNICORN, {"app.py": WSGI, "gunicorn.conf.py": PATCH}, "patching", "gunicorn's own process"),
-        (GUNICORN, {"app.py": "import gone"}, "app", "ModuleNotFoundError: No module named 'gone'"),
+        (GUNICORN, {"gunicorn.conf.py": "import gone"}, "app", "No module named 'gone'"),
         ("gunicorn -w 4 app:app", {"app.py": WSGI}, "server", "worker class is 'sync'"),
         (PYTHON, {"app.py": PATCH + FLASK_SERVES}, "server", "app.run serves the app"),
         ("waitress-serve app:app", {}, "server", "waitress-serve serves the app"),
@@ -262,10 +263,24 @@ def test_no_redis() -> None:
     ],
 )
 def test_an_acl_that_is_too_narrow(redis: RedisServer, rights: str, says: str) -> None:
-    redis.execute("ACL", "SETUSER", "narrow", "reset", "on", ">secret", "+ping", *rights.split())
-    found = examine(make_app(redis.url.replace("redis://", "redis://narrow:secret@")))
+    found = examine(make_app(narrow(redis, rights)))
     assert {finding["name"] for finding in found} == {"redis-acl"}
     assert any(says in finding["wrong"] for finding in found)
+
+
+def test_an_acl_that_follows_the_remedies(redis: RedisServer) -> None:
+    rights: set[str] = set()
+    while found := examine(make_app(narrow(redis, " ".join(rights)))):
+        asked = {word for finding in found for word in re.findall(r"[+&~][\w@:]+\*?", finding["remedy"])}
+        assert asked - rights, found
+        rights |= asked
+    assert "+publish" in rights
+
+
+def narrow(redis: RedisServer, rights: str) -> str:
+    """Return the URL of a user of Redis with these rights alone."""
+    redis.execute("ACL", "SETUSER", "narrow", "reset", "on", ">secret", *rights.split())
+    return redis.url.replace("redis://", "redis://narrow:secret@")
 
 
 def test_buffers_of_redis(redis: RedisServer, redis_url: str) -> None:

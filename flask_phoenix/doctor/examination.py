@@ -70,4 +70,6 @@ def targets(state: State | None, url: str) -> list[site.Target]:
             whole = f"{base}/{mount.options.path.strip('/')}" if path else f"{base}{mount.url}"
             channels = issubclass(mount.socket, Socket)
             found.append(site.Target(whole, mount.transport, channels, mount.options.window))
-    return found or [site.Target(f"{base}/websocket", "websocket")]
+    if found or (state and not path):
+        return found
+    return [site.Target(f"{base}{'' if path else '/socket'}/websocket", "websocket")]

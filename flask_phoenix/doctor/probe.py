@@ -143,7 +143,8 @@ def holders() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for name, module in list(sys.modules.items()):
         if name.partition(".")[0] not in HARMLESS | sys.stdlib_module_names or name == "__main__":
-            held = {originals[id(value)] for value in vars(module).values() if id(value) in originals}
+            values = list(getattr(module, "__dict__", {}).values())  # not all that is there is a module
+            held = {originals[id(value)] for value in values if id(value) in originals}
             if held:
                 found[name] = sorted(held)
     context = saved.get("ssl", {}).get("SSLContext")

@@ -36,7 +36,7 @@ def read_command(command: list[str]) -> tuple[str, list[str]]:
     if name.startswith("python"):
         name = "python"
         while words and words[0].startswith("-") and words[0] != "-m":
-            words.pop(0)
+            del words[: 2 if words[0] in ("-W", "-X") else 1]
         if words[:1] == ["-m"] and words[1:2] in (["gunicorn"], ["flask"]):
             name, words = words[1], words[2:]
     return name, words
@@ -69,11 +69,11 @@ def check(facts: dict[str, Any]) -> Iterator[Finding]:
     server, settings = facts["server"], facts["settings"]
     if facts["error"]:
         yield found("app", f"the app is not loaded by that command: {facts['error']}")
-    if server == "gunicorn" and settings and not facts.get("gevent"):
+    elif server == "gunicorn" and not facts.get("gevent"):
         yield found("server", f"gunicorn's worker class is {settings['worker_class_str']!r}")
     elif server in ("gunicorn", "flask", *WITH_EVENT_LOOP):
         yield from _check_patching(facts)
-    elif not facts["error"]:
+    else:
         yield found("server", f"{server or 'nothing that is known'} serves the app by that command")
     if "graceful_timeout" in settings and settings["graceful_timeout"] < DRAIN_TIME:
         yield found("graceful-timeout", f"it is {settings['graceful_timeout']} s")

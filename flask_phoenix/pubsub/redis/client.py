@@ -128,8 +128,9 @@ class RedisClient:
     @property
     def acl_remedy(self) -> str:
         """What to do where Redis does not permit something."""
+        commands = " ".join(f"+{self.command(name).lower()}" for name in ("PUBLISH", "SUBSCRIBE", "UNSUBSCRIBE"))
         return (
-            f"give its user +publish +subscribe +unsubscribe +ping &{self._prefix}* in Redis' ACL, or name the prefix"
+            f"give its user {commands} +ping &{self._prefix}* in Redis' ACL, or name the prefix"
             " that the user has, with ?prefix= in the URL"
         )
 
