@@ -145,7 +145,9 @@ def test_there_are_20_frames_in_a_second_and_none_without_players(
 def test_who_feeds_the_hearth_is_told(
     phoenix_clock: Clock, phoenix_client: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Field, "__post_init__", lambda field: field.embers.append((HEARTH[0], HEARTH[1] + 130.0)))
+    # Wherever a flame begins, one is within its reach.
+    row = [(HEARTH[0] + x, HEARTH[1] + 130.0) for x in range(-60, 61, 30)]
+    monkeypatch.setattr(Field, "__post_init__", lambda field: field.embers.extend(row))
     ada = play(phoenix_client, "Ada")
     for _ in range(3):
         ada.push("steer", {"x": 0, "y": -1})
