@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 from .exceptions import InvalidOption
 from .patterns import Pattern
 from .protocol.json import Json
 from .protocol.messages import Broadcast, disconnect_message
 from .pubsub.adapter import make_publisher
-from .pubsub.envelope import check_payload, pack, pack_entry, seal
+from .pubsub.envelope import check_payload, pack, pack_entry, seal, seal_all
 from .pubsub.history import History, Position
 
 #: The setting, and the environment variable, that names what joins the nodes.
@@ -47,9 +47,19 @@ class Broadcaster:
         if self._histories and not self._publisher.keeps:
             raise InvalidOption(f"{type(self._publisher).__name__} keeps no histories: use redis:// or workers://")
 
-    def broadcast(self, topic: str, event: str, payload: Any, *, idempotency_key: str = "") -> Position | None:
+    @overload
+    def broadcast(self, topic: str, event: str, payload: Any, *, idempotency_key: str = ...) -> Position | None: ...
+
+    @overload
+    def broadcast(
+        self, topic: list[str] | tuple[str, ...], event: str, payload: Any, *, idempotency_key: str = ...
+    ) -> list[Position | None]: ...
+
+    def broadcast(self, topic: Any, event: str, payload: Any, *, idempotency_key: str = "") -> Any:
         """Send an event to everybody on a topic, in whichever process; blocks until it is on its way.
 
+        :param topic: or a list of topics: the payload is written once, and the answer is a list. What fails is raised,
+            and the topics before it have been served.
         :param payload: a dict of JSON, or bytes.
         :param idempotency_key: of a topic with a history: as long as that keeps a message with it, publishing another
             does nothing, and returns the first one's position.
@@ -58,14 +68,19 @@ class Broadcaster:
         :raises InvalidPayload: the payload is neither, or too large for the history.
         :raises InvalidOption: there is a key, and the topic has no history.
         """
-        broadcast = Broadcast(topic, event, payload)
-        check_payload(broadcast)
-        sealed = seal(broadcast, self._json)
+        several = isinstance(topic, list | tuple)
+        broadcasts = [Broadcast(each, event, payload) for each in (topic if several else [topic])]
+        for broadcast in broadcasts:
+            check_payload(broadcast)
+        positions = [self._send(sealed, idempotency_key) for sealed in seal_all(broadcasts, self._json)]
+        return positions if several else positions[0]
+
+    def _send(self, sealed: Broadcast, key: str) -> Position | None:
+        topic = sealed.topic
         history = next((each for pattern, each in self._histories if pattern.find(topic)), None)
         if history is not None and history.size:
-            entry = pack_entry("", sealed, self._json)
-            return self._publisher.keep(topic, history, entry, idempotency_key)[0]
-        if idempotency_key:
+            return self._publisher.keep(topic, history, pack_entry("", sealed, self._json), key)[0]
+        if key:
             raise InvalidOption(f"{topic!r} has no history: an idempotency_key needs one; see histories=")
         self._publisher.publish(topic, pack(sealed, self._json))
         return None

@@ -158,6 +158,12 @@ class Tracking:
         """Replace the meta."""
         raise InvalidOption(NO_PRESENCE)
 
+    def track_or_update(
+        self, where: Any, key: str, meta: dict[str, Any] | None = None, topic: str | None = None
+    ) -> str:
+        """Be present under a key, or replace the meta."""
+        raise InvalidOption(NO_PRESENCE)
+
     def untrack(self, where: Any, key: str, topic: str | None = None) -> None:
         """Be present no more."""
         raise InvalidOption(NO_PRESENCE)
@@ -495,6 +501,15 @@ class Channel:
         :raises InvalidPayload: as :meth:`track`.
         """
         return self.presence.update(self, key, meta)
+
+    def track_or_update(self, key: str, meta: dict[str, Any] | None = None) -> str:
+        """Be present on the topic under a key with this meta, whether this channel is already or not.
+
+        :returns: the ``phx_ref``.
+        :raises NotJoined: as :meth:`track`.
+        :raises InvalidPayload: as :meth:`track`.
+        """
+        return self.presence.track_or_update(self, key, meta)
 
     def untrack(self, key: str) -> None:
         """Be present under a key no more."""

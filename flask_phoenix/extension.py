@@ -6,11 +6,11 @@ import importlib
 import json
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from math import inf
-from typing import Any, TypeVar, overload
+from typing import Any, NoReturn, TypeVar, overload
 from weakref import WeakSet
 
 from blinker import Signal
@@ -24,6 +24,7 @@ from .hints import Hints
 from .presence import Presence
 from .protocol.json import Json
 from .protocol.messages import Broadcast, Kept, disconnect_message, shown
+from .protocol.serializers import Serializer
 from .pubsub.adapter import Adapter, adapter_class
 from .pubsub.history import Position
 from .pubsub.local import Subscriber
@@ -47,7 +48,7 @@ from .transports.endpoint import NAME, Endpoint, WebSocketEndpoint
 from .transports.handshake import PHOENIX_PROTOCOL, csrf_token
 from .transports.longpoll.endpoint import LongPollEndpoint
 from .transports.middleware import Middleware
-from .transports.options import check_keys, make_mounts
+from .transports.options import NAMES, TRANSPORTS, check_keys, make_mounts
 from .transports.publishing import Publishing
 
 log = logging.getLogger("flask_phoenix.pubsub")
@@ -64,6 +65,11 @@ NO_SOCKETS = (
     " class, in a module that the app imports. Where a module was imported under two names ('python app.py', and in"
     " it 'from app import phoenix'), there are two: keep phoenix in a module of its own, which the others import"
 )
+
+#: Stands for an option that is not given: what holds then, the configuration says.
+UNSET: Any = object()
+#: The options of :meth:`Phoenix.socket`.
+OPTIONS = frozenset((*NAMES, *TRANSPORTS))
 
 ENDPOINTS: dict[str, type[Endpoint]] = {"websocket": WebSocketEndpoint, "longpoll": LongPollEndpoint}
 
@@ -145,8 +151,12 @@ class State:
             f"no socket is mounted there; there are {[endpoint.mount.url for endpoint in self.endpoints]}"
         )
 
-    def broadcast(self, topic: str, event: str, payload: Any, *, idempotency_key: str = "") -> Position | None:
-        """Send an event to everybody on a topic, as :meth:`Phoenix.broadcast` does."""
+    def broadcast(self, topic: Any, event: str, payload: Any, *, idempotency_key: str = "") -> Any:
+        """Send an event to everybody on a topic, or on several, as :meth:`Phoenix.broadcast` does."""
+        if isinstance(topic, list | tuple):
+            return self.engine.broadcast_to_each(
+                [self._checked(each, event, payload) for each in topic], idempotency_key
+            )
         return self.engine.broadcast(self._checked(topic, event, payload), key=idempotency_key)
 
     def history(self, topic: str, since: str | None = None, limit: int | None = None) -> list[Kept]:
@@ -307,7 +317,44 @@ class Phoenix:
         if is_loading():
             drain_with_worker(state.engine)
 
-    def socket(self, path: str, /, **options: Any) -> Callable[[SocketClass], SocketClass]:
+    def socket(
+        self,
+        at: str,
+        /,
+        *,
+        blueprint: Blueprint | None = None,
+        websocket: bool | Mapping[str, Any] = UNSET,
+        longpoll: bool | Mapping[str, Any] = UNSET,
+        path: str = UNSET,
+        check_origin: bool | str | Sequence[str] | Callable[[Any], Any] = UNSET,
+        check_csrf: bool = UNSET,
+        csrf_token_key: str = UNSET,
+        auth_token: bool = UNSET,
+        subprotocols: Sequence[str] | None = UNSET,
+        connect_info: Sequence[str | Mapping[str, Any]] = UNSET,
+        serializer: Sequence[tuple[Serializer | type[Serializer], str]] | None = UNSET,
+        vsn: str | Sequence[str] | None = UNSET,
+        timeout: float | None = UNSET,
+        max_frame_size: int = UNSET,
+        outbox_limit: int = UNSET,
+        inbox_limit: int = UNSET,
+        join_timeout: float | None = UNSET,
+        expiry_notice: float = UNSET,
+        max_name_length: int = UNSET,
+        outbox_timeout: float | None = UNSET,
+        conflate: bool = UNSET,
+        compress: bool = UNSET,
+        log: str | int | None = UNSET,
+        error_handler: Callable[[Any], Any] | None = UNSET,
+        max_channels: int = UNSET,
+        messages_per_second: float | None = UNSET,
+        window: float = UNSET,
+        pubsub_timeout: float = UNSET,
+        token_max_age: int = UNSET,
+        max_body_size: int = UNSET,
+        body_timeout: float = UNSET,
+        **misspelt: NoReturn,
+    ) -> Callable[[SocketClass], SocketClass]:
         """Mount a socket: ``@phoenix.socket("/socket")`` serves WebSockets at ``/socket/websocket``.
 
         With ``longpoll=True`` it serves clients that poll too, at ``/socket/longpoll``; ``longpoll`` and ``websocket``
@@ -316,16 +363,23 @@ class Phoenix:
         Variables in the path (``/shop/<shop_id>``) become parameters of the connect. The options are the attributes of
         :class:`.Options`; what is not given comes from the app's configuration (``PHOENIX_TIMEOUT`` and so on).
 
+        :param blueprint: of Flask: an app that registers it serves the socket, below its ``url_prefix``; other apps do
+            not.
         :raises InvalidOption: an option is unknown or cannot be, or it stands above what is no socket.
         """
-        _check_path(path)
+        given = {name: value for name, value in locals().items() if name in OPTIONS and value is not UNSET}
+        options: dict[str, Any] = {**given, **misspelt}
+        _check_path(at)
 
         def mount(socket: SocketClass) -> SocketClass:
-            _check_socket(path, socket)
-            make_mounts(path, socket, options, {})
-            self._mounts.append((path, socket, options))
+            _check_socket(at, socket)
+            make_mounts(at, socket, options, {})
+            if blueprint is not None:
+                blueprint.record(partial(_mount_in_blueprint, at, socket, options))
+                return socket
+            self._mounts.append((at, socket, options))
             for state in self._states:
-                state.mount(path, socket, options)
+                state.mount(at, socket, options)
             return socket
 
         return mount
@@ -405,11 +459,21 @@ class Phoenix:
             state.keep(presence, down_period, float(grace))
         return presence
 
-    def broadcast(self, topic: str, event: str, payload: Any, *, idempotency_key: str = "") -> Position | None:
+    @overload
+    def broadcast(self, topic: str, event: str, payload: Any, *, idempotency_key: str = ...) -> Position | None: ...
+
+    @overload
+    def broadcast(
+        self, topic: list[str] | tuple[str, ...], event: str, payload: Any, *, idempotency_key: str = ...
+    ) -> list[Position | None]: ...
+
+    def broadcast(self, topic: Any, event: str, payload: Any, *, idempotency_key: str = "") -> Any:
         """Send an event to everybody on a topic. A client that cannot carry bytes goes without.
 
         Where the topic has a history, the answer is the message's position; elsewhere None.
 
+        :param topic: or a list of topics: the payload is written once, and the answer is a list. They are served one
+            after the other; what fails is raised, and those before it have been served.
         :param idempotency_key: of the topic: as long as the history keeps a message with it, publishing another does
             nothing, and returns the first one's position.
         :raises InvalidOption: there is a key, and the topic has no history.
@@ -639,6 +703,14 @@ def state_of(app: Flask) -> State:
             f"the app {app.name!r} has no phoenix: call phoenix.init_app(app) in its factory, or write Phoenix(app)"
         )
     return state
+
+
+def _mount_in_blueprint(path: str, socket: type[BaseSocket], options: dict[str, Any], setup: Any) -> None:
+    """Serve a blueprint's socket in an app that registers it.
+
+    :raises PhoenixError: ``init_app`` was not called for the app before.
+    """
+    state_of(setup.app).mount(f"{setup.url_prefix or ''}/{path.lstrip('/')}", socket, options)
 
 
 def _check_path(path: Any) -> None:

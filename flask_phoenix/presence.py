@@ -56,6 +56,18 @@ class Presence(Hooks, Tracking):
         owner, topic = _place(where, topic)
         return self.server().update(owner, topic, str(key), meta)
 
+    def track_or_update(
+        self, where: Channel | str, key: str, meta: dict[str, Any] | None = None, topic: str | None = None
+    ) -> str:
+        """Be present under a key with this meta, whether this channel is present there already or not.
+
+        :raises NotJoined: as :meth:`track`.
+        :raises InvalidPayload: as :meth:`track`.
+        :raises Unsupported: as :meth:`track`.
+        """
+        owner, topic = _place(where, topic)
+        return self.server().track_or_update(owner, topic, str(key), {} if meta is None else meta)
+
     def untrack(self, where: Channel | str, key: str, topic: str | None = None) -> None:
         """Be present under a key no more; it need not be tracked.
 

@@ -14,7 +14,17 @@ import gevent
 import pytest
 from flask import Flask
 
-from flask_phoenix import Broadcaster, Channel, InvalidOption, InvalidPayload, Json, NotPublished, Phoenix, Socket
+from flask_phoenix import (
+    Broadcaster,
+    Channel,
+    History,
+    InvalidOption,
+    InvalidPayload,
+    Json,
+    NotPublished,
+    Phoenix,
+    Socket,
+)
 from flask_phoenix.pubsub.unix import adapter as workers
 from flask_phoenix.pubsub.unix.peer import listen
 from flask_phoenix.testing import Client, Joined
@@ -323,3 +333,43 @@ def test_without_a_url_the_remedy_is_named(
         Broadcaster(given)
     for word in (SETTING, "redis://localhost", "workers:///run/myapp", "the app the same"):
         assert word in str(mistake.value)
+
+
+# Several topics
+
+
+class Counting(Json):
+    """Counts what it writes."""
+
+    written = 0
+
+    def dumps(self, value: Any) -> str:
+        self.written += 1
+        return super().dumps(value)
+
+
+def test_several_topics_with_a_payload_that_is_written_once(make_stage: MakeStage, url: str) -> None:
+    one, other = make_stage(), make_stage()
+    joined = [one.enter("room:1"), one.enter("room:2"), other.enter("room:2")]
+    json = Counting()
+    histories = {"room:2": History(size=5)}
+    with Broadcaster(url, json, histories) as broadcaster:
+        positions = in_thread(lambda: broadcaster.broadcast(["room:1", "room:2"], "news", {"n": 1}))
+        assert [position and position.offset for position in positions] == [None, 1]
+        assert json.written == 1
+        assert [news(each) for each in joined] == [[1]] * 3
+        with pytest.raises(InvalidPayload):
+            broadcaster.broadcast(("room:1", 7), "news", {"n": 2})  # type: ignore[arg-type]
+        assert broadcaster.broadcast([], "news", {}) == []
+    state = one.app.extensions["phoenix"]
+    state.engine._json = json
+    assert state.broadcast(("room:1", "room:2"), "news", {"n": 3}) == [None, None]
+    assert json.written == 2
+    assert [news(each) for each in joined] == [[3]] * 3
+    state.broadcast(["room:1", "room:2"], "blob", b"\x01")
+    assert [each.assert_push("blob", within=DEADLINE) for each in joined] == [b"\x01"] * 3
+    with pytest.raises(InvalidPayload):
+        state.broadcast(["room:1", 7], "news", {"n": 4})
+    with pytest.raises(InvalidOption, match="has no history"):
+        state.broadcast(["room:1"], "news", {"n": 4}, idempotency_key="k")
+    assert [news(each, 0) for each in joined] == [[]] * 3

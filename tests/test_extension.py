@@ -21,7 +21,7 @@ from typing import Any
 import gevent
 import gevent.socket
 import pytest
-from flask import Flask, current_app, has_app_context, has_request_context
+from flask import Blueprint, Flask, current_app, has_app_context, has_request_context
 from flask.json.provider import DefaultJSONProvider, JSONProvider
 from gevent.event import Event
 from gevent.queue import Queue
@@ -203,7 +203,7 @@ def test_what_cannot_be_mounted(make_app: MakeApp, app: Flask, phoenix: Phoenix)
         with pytest.raises(InvalidOption, match="/socket/websocket"):
             phoenix.socket(path)(Socket)
     with pytest.raises(InvalidOption, match="'compress'"):
-        phoenix.socket("/other", compres=True)(Socket)
+        phoenix.socket("/other", compres=True)(Socket)  # type: ignore[arg-type]
     with pytest.raises(PhoenixError, match="/socket/websocket"):
         Client(app, "/nowhere")
     twice = Phoenix()
@@ -668,3 +668,23 @@ def test_presences_of_nodes_are_one(make_app: MakeApp, stack: ExitStack, late: b
         while names != {app.name for app in apps}:
             names |= set(joined.assert_push("presence_diff")["joins"])
     assert presences[0].list("room:1") == presences[1].list("room:1")
+
+
+def test_a_socket_of_a_blueprint_is_served_by_apps_that_register_it() -> None:
+    phoenix, shop = Phoenix(), Blueprint("shop", __name__)
+    outer = Blueprint("outer", __name__, url_prefix="/outer")
+    phoenix.socket("/socket", blueprint=shop, longpoll=True)(Socket)
+    outer.register_blueprint(shop, url_prefix="/shop/<shop_id>")
+    with pytest.raises(PhoenixError, match="init_app"):
+        Flask("early").register_blueprint(shop)
+    apps = [Flask("one"), Flask("other")]
+    for app in apps:
+        phoenix.init_app(app)
+    apps[0].register_blueprint(outer)
+    apps[0].register_blueprint(shop, name="again")
+    mounts = [[each.mount.url for each in app.extensions["phoenix"].endpoints] for app in apps]
+    outer_urls = ["/outer/shop/<shop_id>/socket/websocket", "/outer/shop/<shop_id>/socket/longpoll"]
+    assert mounts == [[*outer_urls, "/socket/websocket", "/socket/longpoll"], []]
+    with Client(apps[0], "/outer/shop/7/socket"):
+        (connection,) = apps[0].extensions["phoenix"].engine.connections
+        assert connection.socket.params["shop_id"] == "7"

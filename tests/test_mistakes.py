@@ -252,7 +252,7 @@ def _(stage: Stage) -> None:
 
 @mistake("a misspelt option of a mount")
 def _(stage: Stage) -> None:
-    stage.phoenix.socket("/other", longpol=True)(Socket)
+    stage.phoenix.socket("/other", longpol=True)(Socket)  # type: ignore[arg-type]
 
 
 @mistake("`connect` returns False")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from inspect import Parameter, signature
 from typing import Any
 
 import pytest
@@ -63,6 +64,12 @@ def mounts(given: dict[str, Any] | None = None, config: dict[str, Any] | None = 
 def options(given: dict[str, Any] | None = None, config: dict[str, Any] | None = None) -> Options:
     """Return the options of a WebSocket's mount."""
     return mounts(given, config)["websocket"].options
+
+
+def test_each_option_is_an_argument_of_phoenix_socket() -> None:
+    parameters = signature(Phoenix.socket).parameters.values()
+    arguments = [each.name for each in parameters if each.kind is Parameter.KEYWORD_ONLY]
+    assert arguments == ["blueprint", *TRANSPORTS, *OPTIONS]
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -176,7 +183,7 @@ def test_a_mount_that_serves_nothing() -> None:
 )
 def test_unknown_option(name: str, hint: str) -> None:
     with pytest.raises(InvalidOption, match=f"no option '{name}'; {hint}"):
-        Phoenix().socket("/socket", **{name: 1})(Socket)
+        Phoenix().socket("/socket", **dict[str, Any]({name: 1}))(Socket)
     with pytest.raises(InvalidOption, match=repr(name)):
         mounts({"longpoll": {name: True}})
 

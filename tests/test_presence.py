@@ -100,6 +100,22 @@ def test_a_channel_is_present_once_under_each_key(node: Node) -> None:
     assert refs(bob.people) == refs(node.online.list("room:1")) == {"ada": given[1:]}
 
 
+def test_track_or_update(node: Node) -> None:
+    ada, bob = node.enter(), node.enter()
+    first = ada.channel.track_or_update("ada", {"n": 1})
+    own = bob.channel.track_or_update("ada")
+    second = ada.channel.track_or_update("ada", {"n": 2})
+    meta = {"n": 2, "phx_ref": second, "phx_ref_prev": first}
+    settle()
+    assert sorted(refs(bob.people)["ada"]) == sorted([own, second])
+    assert meta in node.online.list("room:1")["ada"]["metas"]
+    with pytest.raises(InvalidPayload, match="a meta is a dict"):
+        ada.channel.track_or_update("ada", 7)  # type: ignore[arg-type]
+    ada.leave()
+    settle()
+    assert refs(node.online.list("room:1")) == {"ada": [own]}
+
+
 def test_what_is_not_tracked_cannot_be_updated(node: Node) -> None:
     ada, bob = node.enter(me={"ada": {}, "gone": {}}), node.enter()
     ada.channel.untrack("gone")

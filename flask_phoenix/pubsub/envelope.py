@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 from ..exceptions import InvalidMessage, InvalidPayload
 from ..payloads import is_record
@@ -37,6 +38,19 @@ def seal(broadcast: Broadcast, json: Json) -> Broadcast:
         encode_field("event", event)
         return broadcast
     return Broadcast(topic, event, JsonText(json.dumps(payload)))
+
+
+def seal_all(broadcasts: Sequence[Broadcast], json: Json) -> list[Broadcast]:
+    """Seal broadcasts of one event and one payload, which is written once.
+
+    :raises InvalidPayload: as :func:`seal`, of any of them.
+    """
+    if not broadcasts or isinstance(broadcasts[0].payload, bytes):
+        return [seal(broadcast, json) for broadcast in broadcasts]
+    for broadcast in broadcasts:
+        check_names(broadcast)
+    text = seal(broadcasts[0], json).payload
+    return [broadcast._replace(payload=text) for broadcast in broadcasts]
 
 
 def check_names(broadcast: Broadcast) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from time import monotonic, time
 from typing import Any
@@ -18,7 +18,7 @@ from ..exceptions import InvalidOption
 from ..protocol.json import MAX_DEPTH, Json
 from ..protocol.messages import INTERNAL, Broadcast, Kept, Reply, Traced, shown
 from ..pubsub.adapter import Adapter, Archive
-from ..pubsub.envelope import check_payload, mark, pack, seal
+from ..pubsub.envelope import check_payload, mark, pack, seal, seal_all
 from ..pubsub.failures import EXITS, raise_in_main_greenlet
 from ..pubsub.history import History, Position
 from ..pubsub.hub import Hub
@@ -209,7 +209,12 @@ class Engine:
         _wait_while(self.node.hands_over, seconds)
 
     def broadcast(
-        self, broadcast: Broadcast, sender: Subscriber | None = None, local: bool = False, key: str = ""
+        self,
+        broadcast: Broadcast,
+        sender: Subscriber | None = None,
+        local: bool = False,
+        key: str = "",
+        sealed: Broadcast | None = None,
     ) -> Position | None:
         """Deliver a broadcast to everybody who is subscribed to its topic; from any thread.
 
@@ -217,13 +222,15 @@ class Engine:
 
         :param local: on this node alone, and not to be kept.
         :param key: makes publishing it again do nothing, where its topic has a history.
+        :param sealed: it as it is delivered, where it has been written.
         :return: its position, where its topic has a history.
         :raises InvalidPayload: no client of vsn 2.0.0 could take the payload, or the history of its topic cannot;
             nobody has been served then.
         :raises InvalidOption: there is a key, and no history.
         :raises NotPublished: other nodes cannot be reached, or no client at all; clients of this node have got it.
         """
-        sealed = seal(broadcast, self._json)
+        if sealed is None:
+            sealed = seal(broadcast, self._json)
         if broadcast_sent.receivers:
             self._tell_broadcast(sealed, remote=False, local=local)
         outlet = None if local else self.node.outlet()
@@ -248,6 +255,11 @@ class Engine:
         elif not local:
             self.node.require_hearer(sealed)
         return None
+
+    def broadcast_to_each(self, broadcasts: Sequence[Broadcast], key: str) -> list[Position | None]:
+        """Deliver one event and payload, written once, on several topics; as :meth:`broadcast`."""
+        sealed = seal_all(broadcasts, self._json)
+        return [self.broadcast(each, key=key, sealed=text) for each, text in zip(broadcasts, sealed, strict=True)]
 
     def check_sent(self, broadcast: Broadcast) -> None:
         """Hold a broadcast to what the channels of its topic declare.

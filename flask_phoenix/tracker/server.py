@@ -114,9 +114,19 @@ class TrackerServer(Replica):
         # Starting and reading the meta may block; nothing does after that.
         self._start(owner)
         topic, key, meta = self._read(topic, key, meta)
-        entries, ref = self._owned.get(owner, {}), secrets.token_urlsafe(12)
-        if (topic, key) in entries:
+        if (topic, key) in self._owned.get(owner, {}):
             raise AlreadyTracked(f"{shown(key)} is tracked on {shown(topic)} already: change its meta with update()")
+        return self._add(owner, topic, key, meta)
+
+    def track_or_update(self, owner: ChannelRuntime | None, topic: str, key: str, meta: Any) -> str:
+        """Add an entry, or replace it by one with another meta; return its ref."""
+        self._start(owner)
+        topic, key, meta = self._read(topic, key, meta)
+        former = self._owned.get(owner, {}).get((topic, key))
+        return self._add(owner, topic, key, meta) if former is None else self._replace(owner, former, meta)
+
+    def _add(self, owner: ChannelRuntime | None, topic: str, key: str, meta: Meta) -> str:
+        entries, ref = self._owned.get(owner, {}), secrets.token_urlsafe(12)
         entry = Entry(topic, key, {**meta, "phx_ref": ref})
         if owner is None or owner in self._owned or owner.at_end(lambda: self._release(owner)):
             entries[topic, key] = entry
@@ -130,9 +140,12 @@ class TrackerServer(Replica):
         self._start(owner)
         former = self._find(owner, topic, key)
         topic, key, meta = self._read(topic, key, meta(_copy(former.meta)) if callable(meta) else meta)
-        former, ref = self._find(owner, topic, key), secrets.token_urlsafe(12)
-        entry = Entry(topic, key, {**meta, "phx_ref": ref, "phx_ref_prev": former.ref})
-        self._owned[owner][topic, key] = entry
+        return self._replace(owner, self._find(owner, topic, key), meta)
+
+    def _replace(self, owner: ChannelRuntime | None, former: Entry, meta: Meta) -> str:
+        ref = secrets.token_urlsafe(12)
+        entry = Entry(former.topic, former.key, {**meta, "phx_ref": ref, "phx_ref_prev": former.ref})
+        self._owned[owner][former.topic, former.key] = entry
         self.changed(self.tracker.update(former.ref, entry))
         return ref
 

@@ -66,6 +66,8 @@ class Room(Channel):
 sends("new_msg")  # wrong
 sends("new_msg", Message)(UserSocket)  # wrong
 phoenix.socket("/room")(Room)  # wrong
+phoenix.socket("/room", time_out=30)  # wrong
+phoenix.socket("/room", timeout="long")  # wrong
 UserSocket.channel("room:*")(UserSocket)  # wrong
 phoenix.broadcast("room:1", "new_msg")  # wrong
 phoenix.presence(Room)  # wrong
