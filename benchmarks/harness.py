@@ -304,9 +304,13 @@ def middle(rows: list[Figures]) -> Figures:
 
 
 def slope(points: dict[int, float]) -> float:
-    """Return the power by which a cost grows with a size: 0 does not grow, 1 grows as the size does."""
-    sizes = [math.log(size) for size in points]
-    return statistics.linear_regression(sizes, [math.log(max(cost, 1e-9)) for cost in points.values()]).slope
+    """Return the power by which a cost grows with a size: 0 does not grow, 1 grows as the size does.
+
+    What was too little to measure says nothing.
+    """
+    known = [(math.log(size), math.log(cost)) for size, cost in points.items() if cost > 0]
+    sizes, costs = zip(*known, strict=True)
+    return statistics.linear_regression(sizes, costs).slope
 
 
 def build(into: Path) -> None:
