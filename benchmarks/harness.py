@@ -303,14 +303,13 @@ def middle(rows: list[Figures]) -> Figures:
     return {name: statistics.median(values) if values else None for name, values in found.items()}
 
 
-def slope(points: dict[int, float]) -> float:
+def slope(points: dict[int, float]) -> float | None:
     """Return the power by which a cost grows with a size: 0 does not grow, 1 grows as the size does.
 
-    What was too little to measure says nothing.
+    What was too little to measure says nothing; None: nothing else is left.
     """
-    known = [(math.log(size), math.log(cost)) for size, cost in points.items() if cost > 0]
-    sizes, costs = zip(*known, strict=True)
-    return statistics.linear_regression(sizes, costs).slope
+    known = {math.log(size): math.log(cost) for size, cost in points.items() if cost > 0}
+    return statistics.linear_regression(list(known), list(known.values())).slope if len(known) > 1 else None
 
 
 def build(into: Path) -> None:

@@ -115,8 +115,7 @@ def grow(ax: Axes, results: Results) -> None:
     ax.set_title("A broadcast by its subscribers: µs", fontsize=9.5, loc="left")
     for name, figures in results.get("subscribers", {}).get("table", {}).items():
         points = [(int(size.replace(",", "")), cost) for size, cost in figures.items() if size != "slope" and cost]
-        steep = figures.get("slope")
-        label = name if steep is None else f"{name}, slope {steep:.2f}"
+        label = with_slope(name, figures.get("slope"))
         ours = name == OURS.name
         colour = ACCENT if ours else LOWEST if name == FLOOR.name else OTHER
         ax.plot(*zip(*points, strict=True), marker=MARKS[name], markersize=5, color=colour, label=label,
@@ -135,9 +134,14 @@ def grow_ours(ax: Axes, results: Results, question: str, columns: list[str], tit
             if size != "slope" and figures.get(column)
         ]
         if points:
-            label = f"{column.removesuffix(', µs')}, slope {table['slope'][column]:.2f}"
+            label = with_slope(column.removesuffix(", µs"), table["slope"][column])
             ax.plot(*zip(*points, strict=True), marker="o", markersize=4, color=ACCENT, linestyle=style, label=label)
     finish(ax)
+
+
+def with_slope(name: str, slope: float | None) -> str:
+    """Return what a legend says of a curve."""
+    return name if slope is None else f"{name}, slope {slope:.2f}"
 
 
 def finish(ax: Axes) -> None:

@@ -23,6 +23,6 @@ def ask(bench: Bench) -> Table:
                 bench.note(f"{contender.name}, {n:,} subscribers: {error}")
         steep = {n: cost for n, cost in costs.items() if n >= 100}
         figures: Figures = {f"{n:,}": costs.get(n) for n in sizes}
-        return {**figures, "slope": slope(steep) if len(steep) > 1 else None}
+        return {**figures, "slope": slope(steep)}
 
     return bench.measure(EVERYBODY, grow, rounds=1)
