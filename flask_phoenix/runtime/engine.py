@@ -97,7 +97,7 @@ class Engine:
         self.timing: Timing | None = None
         #: Writes traces, where there are any.
         self.tracing: Tracing | None = None
-        #: How often each bound was reached, by its name in docs/security.md.
+        #: How often each bound was reached, by its name in docs/explanation/security.md.
         self.limits: Counter[str] = Counter()
         self._json = json
         self.hub = Hub()

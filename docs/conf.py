@@ -1,0 +1,40 @@
+"""The site: Sphinx builds it from the Markdown beside this file, and from the docstrings of the package."""
+
+import re
+from importlib.metadata import version as version_of
+
+from sphinx.application import Sphinx
+
+project = "flask_phoenix"
+author = "flask_phoenix authors"
+copyright = f"%Y, {author}"
+version = release = version_of(project)
+
+extensions = ["myst_parser", "sphinx.ext.autodoc"]
+source_suffix = {".md": "markdown"}
+exclude_patterns = ["_build"]
+nitpicky = True
+#: A block without a language is what a terminal shows.
+highlight_language = "text"
+
+myst_heading_anchors = 4
+myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+
+html_theme = "furo"
+html_title = "flask_phoenix"
+html_static_path = ["_static"]
+
+
+def add_toctree(app: Sphinx, page: str, source: list[str]) -> None:
+    """Make the list of pages in the index of a folder the navigation, too."""
+    if page.endswith("/index"):
+        pages = "\n".join(re.findall(r"^- \[[^\]]+\]\(([\w-]+)\.md\)", source[0], re.MULTILINE))
+        source[0] += f"\n\n```{{toctree}}\n:hidden:\n\n{pages}\n```\n"
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.connect("source-read", add_toctree)
