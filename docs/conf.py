@@ -26,6 +26,9 @@ autodoc_typehints = "signature"
 html_theme = "furo"
 html_title = "flask_phoenix"
 html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_logo = html_favicon = "_static/flame.svg"
+html_copy_source = False
 
 
 def add_toctree(app: Sphinx, page: str, source: list[str]) -> None:
