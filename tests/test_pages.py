@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+import flask_phoenix
+from flask_phoenix import pytest_plugin, testing
 from tests.docs import javascript, nginx, proxies, settings, shell
-from tests.docs.pages import PAGES, Block, blocks
+from tests.docs.pages import DOCS, PAGES, Block, blocks, read
+from tests.support.processes import START
 
 #: What checks each block of a language. ``text`` is what a program writes; ``{...}`` is Sphinx's.
 CHECKS: dict[str, Callable[[Block, Path], list[str]]] = {
@@ -73,4 +80,27 @@ def test_a_wrong_script_is_found(tmp_path: Path) -> None:
     codes = ["room.psuh('a')", "new Socket('/socket', { timout: 3 })", "mine.anything(socket.connect())"]
     found = javascript.complaints([Block("p", "js", line, code) for line, code in enumerate(codes)], tmp_path)
     assert [complaint.partition(",")[0] for complaint in found] == ["p:0", "p:1"]
-    assert "expected" in javascript.complaints([Block("p", "js", 1, "if (")], tmp_path)[0]
+
+
+# The site.
+
+
+def test_the_site_builds(tmp_path: Path) -> None:
+    """All but the writing of HTML: each page is read, and each link and each name is looked up."""
+    words = ("-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "--builder", "dummy")
+    done = subprocess.run(
+        (sys.executable, *words, DOCS, tmp_path), capture_output=True, text=True, timeout=2 * START, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def described(page: str) -> set[str]:
+    """Return the names whose docstrings are on a page."""
+    return set(re.findall(r"^\.\. auto(?:class|function|exception|data):: (\w+)$", read(page), re.MULTILINE))
+
+
+def test_each_public_name_is_on_a_page() -> None:
+    assert described("reference/api.md") == set(vars(flask_phoenix)["__all__"])
+    fixtures = {name for name, value in vars(pytest_plugin).items() if name.startswith(("phoenix_", "live_phoenix_"))}
+    public = {name for name in vars(testing) if name[0] != "_" and not inspect.ismodule(vars(testing)[name])}
+    assert described("reference/api-testing.md") == public | fixtures
