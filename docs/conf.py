@@ -29,8 +29,6 @@ INTERNAL = """
     read_params runtime server
 """
 autodoc_default_options = {"exclude-members": ", ".join(INTERNAL.split())}
-    "exclude-members": "bind, channels, conflation, declared_events, entrances, error_handlers, handlers, interceptors, intercepts, match, read_join, read_params, runtime, server"
-}
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 90
 #: The types of parameters: not every one is a public name.
