@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ import flask_phoenix
 from flask_phoenix import pytest_plugin, testing
 from tests.docs import javascript, nginx, proxies, settings, shell
 from tests.docs.pages import DOCS, PAGES, Block, blocks, read
-from tests.support.processes import START
+from tests.support.processes import ROOT, START
 
 #: What checks each block of a language. ``text`` is what a program writes; ``{...}`` is Sphinx's.
 CHECKS: dict[str, Callable[[Block, Path], list[str]]] = {
@@ -104,3 +106,10 @@ def test_each_public_name_is_on_a_page() -> None:
     fixtures = {name for name, value in vars(pytest_plugin).items() if name.startswith(("phoenix_", "live_phoenix_"))}
     public = {name for name in vars(testing) if name[0] != "_" and not inspect.ismodule(vars(testing)[name])}
     assert described("reference/api-testing.md") == public | fixtures
+
+
+def test_versions() -> None:
+    page = read("project/versions.md")
+    clients = json.loads((ROOT / "tests" / "clients" / "package.json").read_text("utf-8"))["dependencies"]
+    assert f"package from {clients['phoenix-oldest'].rpartition('@')[2]} on" in page
+    assert metadata("flask_phoenix")["Requires-Python"] == f">={re.findall(r'([0-9.]+) and newer', page)[0]}"
