@@ -46,8 +46,9 @@ def name_of(call: ast.Call) -> str:
     return getattr(call.func, "attr", getattr(call.func, "id", ""))
 
 
-def texts(call: ast.Call) -> list[str]:
-    return [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+def texts(call: ast.expr) -> list[str]:
+    arguments = call.args if isinstance(call, ast.Call) else []
+    return [arg.value for arg in arguments if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
 
 
 # Close codes.
@@ -99,6 +100,71 @@ def test_every_key_that_the_code_names_is_on_the_page() -> None:
     keys = {name for name in constants() if re.fullmatch(r"PHOENIX_[A-Z_]+[A-Z]", name)}
     assert keys
     assert not {key for key in keys if f"`{key}`" not in read("reference/options.md")}
+
+
+# Log lines.
+
+LEVELS = {"debug": "debug", "info": "info", "warning": "warning", "error": "error", "exception": "error"}
+
+
+def values(module: str) -> dict[str, ast.expr]:
+    """Return what a module gives a name once."""
+    return {
+        target.id: node.value
+        for node in tree(module).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+
+
+def template(expression: ast.expr | None) -> str:
+    """Return a line as the page shows it; nothing for one that is made elsewhere."""
+    parts = expression.values if isinstance(expression, ast.JoinedStr) else [expression]
+    text = "".join(str(part.value) if isinstance(part, ast.Constant) else "%s" for part in parts)
+    return re.sub(r"%[.0-9]*[srdf]", "…", text)
+
+
+def logged() -> Iterator[tuple[str, str, str]]:
+    """Yield what the code may log: the logger, the level, the line. One word alone is told in another way."""
+    for module in MODULES:
+        known = values(module)
+        loggers = {name: texts(value)[0] for name, value in known.items() if is_logger(value)}
+        for call in (node for node in ast.walk(tree(module)) if isinstance(node, ast.Call)):
+            words = [ast.unparse(word) for word in (call.func, *call.args)]
+            for word, following in zip(words, call.args, strict=False):  # the words begin with the function
+                name, _, method = word.rpartition(".")
+                if word == "log_failure":
+                    name, method, following = words[1], "error", call.args[1]
+                line = template(known.get(following.id) if isinstance(following, ast.Name) else following)
+                if name in loggers and method in LEVELS and len(re.findall(r"[A-Za-z]{2,}", line)) > 1:
+                    yield loggers[name], LEVELS[method], line
+
+
+def is_logger(value: ast.expr) -> bool:
+    return isinstance(value, ast.Call) and name_of(value) == "getLogger"
+
+
+def listed() -> set[tuple[str, str, str]]:
+    sections = read("reference/log-lines.md").split("\n## ")[1:]
+    return {
+        (section.partition("\n")[0], level, line)
+        for section in sections
+        for line, level in re.findall(r"^\| `(.*?)` \| (\w+) \|", section, re.MULTILINE)
+    }
+
+
+def test_log_lines() -> None:
+    """Where the page cuts a line, it says so by three dots."""
+    said, there = listed(), set(logged())
+    cut = {entry: [line for line in there if fits(entry, line)] for entry in said}
+    assert not [entry for entry, lines in cut.items() if not lines], "no code logs them"
+    assert not there - {line for lines in cut.values() for line in lines}, "docs/reference/log-lines.md lacks them"
+
+
+def fits(entry: tuple[str, str, str], line: tuple[str, str, str]) -> bool:
+    beginning, cut, _ = entry[2].partition(" ...")
+    return entry == line or (bool(cut) and entry[:2] == line[:2] and line[2].startswith(beginning))
 
 
 # The wire.
