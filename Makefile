@@ -13,13 +13,16 @@ against_oldest := $(patsubst %,tests/test_%.py,handshake websocket server apps e
 # Each of the hundreds of processes of the tests would compile all modules anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help run test oldest faults lint format cover tox bench attack clean services
+.PHONY: help run docs test oldest faults lint format cover tox bench attack clean services
 
 help:  ## Show the targets; each sets up what it needs.
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
 run: .venv/.installed example_app/node_modules  ## Serve the example chat, map and game (PORT=4000 ARGS="--workers 3").
 	$(bin) example_app --port $(PORT) $(ARGS)
+
+docs: .venv/.installed  ## Build the site into build/site; a warning is an error.
+	$(bin) sphinx --fail-on-warning --keep-going --quiet docs build/site $(ARGS)
 
 test: services .venv/.installed example_app/node_modules tests/clients/node_modules  ## Run the tests (ARGS="-k socket").
 	$(bin) pytest $(parallel) $(ARGS)

@@ -60,4 +60,4 @@ def fill(page: str, results: dict[str, Any]) -> str:
 def pages() -> Iterator[Path]:
     """Yield the documents that may have figures."""
     yield ROOT / "README.md"
-    yield from sorted((ROOT / "docs").glob("*.md"))
+    yield from sorted((ROOT / "docs").rglob("*.md"))

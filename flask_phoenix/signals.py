@@ -1,6 +1,6 @@
 """Signals: what a process tells its operators, as Flask's signals do. Without a receiver they cost nothing.
 
-Each is sent with the app, in its context; docs/telemetry.md lists what comes with them.
+Each is sent with the app, in its context; docs/reference/telemetry.md lists what comes with them.
 """
 
 from __future__ import annotations

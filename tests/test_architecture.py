@@ -1,4 +1,4 @@
-"""The rules of docs/architecture.md: the modules that it lists, and the order in which they import each other."""
+"""The rules of docs/project/architecture.md: its modules, and the order in which they import each other."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import flask_phoenix
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "flask_phoenix"
-PAGE = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+PAGE = (ROOT / "docs/project/architecture.md").read_text("utf-8")
 
 #: What stands beside each other on a floor, from the ground up.
 (ORDER,) = re.findall(r"^clock, .* <- .*$", PAGE, re.MULTILINE)
@@ -102,7 +102,7 @@ def test_the_runtime_knows_no_flask() -> None:
 
 
 def test_loggers_have_names_of_their_own() -> None:
-    page = (ROOT / "docs" / "logging.md").read_text("utf-8")
+    page = (ROOT / "docs/reference/logging.md").read_text("utf-8")
     listed = re.findall(r"^\| `flask_phoenix\.(\w+)` \|", page, re.MULTILINE)
     named = {name for module in MODULES for name in re.findall(r"getLogger\((.*?)\)", text(module))}
     assert {f'"flask_phoenix.{name}"' for name in listed} == named

@@ -28,7 +28,7 @@ EXAMPLES = int(os.environ.get("PHOENIX_TEST_EXAMPLES", "100"))
 FUZZ = settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.function_scoped_fixture])
 #: Where each example is a client.
 CLIENTS = settings(FUZZ, max_examples=EXAMPLES // 4)
-#: What docs/security.md and RFC 6455 say of a client that is closed for what it has sent.
+#: What docs/explanation/security.md and RFC 6455 say of a client that is closed for what it has sent.
 CODES = {1000, 1002, 1003, 1007, 1008, 1009, 1011}
 #: Bytes of one message, in these tests.
 MAX_FRAME = 2000

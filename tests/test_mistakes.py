@@ -1,4 +1,4 @@
-"""What newcomers get wrong, and what they are told: the table of docs/mistakes.md, row by row."""
+"""What newcomers get wrong, and what they are told: the table of docs/troubleshooting/mistakes.md, row by row."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from flask_phoenix.patterns import CONVERTERS
 from flask_phoenix.runtime import watchdog
 from flask_phoenix.runtime.watchdog import HOLD
 from flask_phoenix.testing import Client
+from tests.docs.pages import rows
 from tests.support.loop import in_greenlet, turn
 from tests.support.processes import wait_until
-from tests.test_docs import rows
 
-TABLE = [(mistake, says) for mistake, says, _ in rows("mistakes.md", "mistake", "it says", "do")]
+TABLE = [(mistake, says) for mistake, says, _ in rows("troubleshooting/mistakes.md", "mistake", "it says", "do")]
 
 #: Makes a mistake, by the name that it has in the table.
 MISTAKES: dict[str, Callable[[Stage], Any]] = {}
@@ -438,7 +438,7 @@ def test_variables_that_cannot_be(pattern: str) -> None:
 
 
 def test_kinds_of_variables() -> None:
-    assert [kind for kind, *_ in rows("channels.md", "variable", "stands for", "value")] == list(CONVERTERS)
+    assert [kind for kind, *_ in rows("howto/channels.md", "variable", "stands for", "value")] == list(CONVERTERS)
 
 
 def test_hints_are_given_once_and_only_under_debug(caplog: pytest.LogCaptureFixture) -> None:

@@ -121,7 +121,7 @@ def test_distributions_hold_everything(sources: list[str], tmp_path: Path) -> No
 
 
 def test_the_targets_of_make_are_described() -> None:
-    page = (ROOT / "docs" / "contributing.md").read_text("utf-8")
+    page = (ROOT / "docs/project/contributing.md").read_text("utf-8")
     helped = subprocess.check_output(("make", "help"), cwd=ROOT, text=True)
     assert re.findall(r"^\| `(make \w+)`", page, re.MULTILINE) == re.findall(
         r"^  (make (?!help)\w+)", helped, re.MULTILINE

@@ -1,4 +1,4 @@
-"""Every public call in every kind of process: it works, or says why not, as docs/processes.md has it."""
+"""Every public call in every kind of process: it works, or says why not, as docs/howto/processes.md has it."""
 
 from __future__ import annotations
 
@@ -268,7 +268,7 @@ def nursery() -> Iterator[Nursery]:
 
 def table(number: int) -> list[tuple[str, int, str]]:
     """Return the cells of a table of the page: the kind of process, the column, what is promised."""
-    page = (ROOT / "docs" / "processes.md").read_text().split("\n## ")[number]
+    page = (ROOT / "docs/howto/processes.md").read_text().split("\n## ")[number]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*\|$", page, re.M)]
     return [(row[0], column, cell.strip("`")) for row in rows[2:] for column, cell in enumerate(row[1:])]
 

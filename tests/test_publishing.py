@@ -177,10 +177,10 @@ def test_what_is_said_in_a_savepoint_ends_with_it_and_waits_for_the_outermost_co
 
 
 def test_an_outbox_survives_a_crash_before_its_row_is_gone(site: Site, client: Client) -> None:
-    page = (ROOT / "docs" / "recovery.md").read_text("utf-8")
+    page = (ROOT / "docs/howto/recovery.md").read_text("utf-8")
     [recipe] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "OUTBOX" in block]
     names: dict[str, Any] = {}
-    exec(compile(recipe, "recovery.md", "exec"), names)
+    exec(compile(recipe, "howto/recovery.md", "exec"), names)
     names["phoenix"] = site.phoenix
     database = sqlite3.connect(":memory:")
     database.execute(names["OUTBOX"])

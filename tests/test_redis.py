@@ -298,7 +298,7 @@ def test_who_leads_needs_what_is_written(
     own_redis: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(lease, "RENEWAL", 0.02)
-    first, further = re.findall(r"ACL SETUSER chat (.*)", (ROOT / "docs/scaling.md").read_text())
+    first, further = re.findall(r"ACL SETUSER chat (.*)", (ROOT / "docs/explanation/scaling.md").read_text())
     own_redis.execute("ACL", "SETUSER", "chat", *first.split())
     node = start(own_redis.url.replace("redis://", "redis://chat:secret@"))
     leading = gevent.spawn(node.adapter.lead, "work", lambda: None)

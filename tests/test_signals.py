@@ -15,8 +15,8 @@ from flask_phoenix import Adapter, Channel, Phoenix, Refused, Socket, on, signal
 from flask_phoenix.extension import State
 from flask_phoenix.server.drain import drain
 from flask_phoenix.testing import Client, MemoryAdapter
+from tests.docs.pages import rows
 from tests.support.loop import turn
-from tests.test_docs import rows
 
 SIGNALS = {name: each for name, each in vars(signals).items() if isinstance(each, Signal)}
 
@@ -155,7 +155,9 @@ def test_one_visit(app: Flask, notes: Notes, phoenix: State) -> None:
 def test_the_page_lists_them_and_what_comes_with_each(app: Flask, notes: Notes, phoenix: State) -> None:
     exercise(app, phoenix)
     drain(app.extensions["phoenix"].engine, 1.0)
-    said = {name: set(keys.split("`, `")) for name, _, keys in rows("telemetry.md", "signal", "sent when", "with")}
+    said = {
+        name: set(keys.split("`, `")) for name, _, keys in rows("reference/telemetry.md", "signal", "sent when", "with")
+    }
     assert set(said) == set(SIGNALS)
     assert not [(name, set(about) - said[name]) for name, about in notes.told if not set(about) <= said[name]]
     elsewhere = {"broadcast_missed", "slow_client", "limit_reached", "adapter_lost", "adapter_back"}
@@ -221,7 +223,7 @@ def test_other_nodes(notes: Notes) -> None:
 
 def test_inspect(app: Flask, phoenix: State) -> None:
     state = phoenix.inspect()
-    assert set(state) == {key for key, _ in rows("telemetry.md", "key", "means")}
+    assert set(state) == {key for key, _ in rows("reference/telemetry.md", "key", "means")}
     with Client(app, params={"name": "ann"}) as client, Client(app) as other:
         room = client.join("room:1")
         client.join("room:2")

@@ -23,9 +23,9 @@ from websockets.sync.client import connect
 
 from flask_phoenix import Adapter, Channel, InvalidOption, Phoenix, Socket, intercept, on
 from flask_phoenix.testing import Client, MemoryAdapter
+from tests.docs.pages import DOCS, rows
 from tests.support.loop import turn
 from tests.support.processes import HOST, ROOT, START, Servers, wait_until
-from tests.test_docs import DOCS, rows
 from tests.test_signals import Visitor, exercise
 
 
@@ -98,7 +98,7 @@ def test_the_page_and_the_dashboard_name_what_there_is(apps: list[Flask]) -> Non
     families = list(parse(apps[0].test_client().get("/metrics").text))
     names = {f"{family.name}_total" if family.type == "counter" else family.name for family in families}
     there = {name for name in names if not name.endswith("_created")}
-    assert {name for name, *_ in rows("telemetry.md", "metric", "labels", "counts or measures")} == there
+    assert {name for name, *_ in rows("reference/telemetry.md", "metric", "labels", "counts or measures")} == there
     dashboard = json.loads((DOCS / "grafana.json").read_text("utf-8"))
     asked = {
         re.sub("_(bucket|count)$", "", name)

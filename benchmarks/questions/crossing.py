@@ -1,6 +1,7 @@
 """flask_phoenix on several nodes: what a broadcast costs the node that says it, and each that hears it.
 
-By itself, 200 a second; and in bursts of 50, 1,000 a second. The letters are those of the formula in docs/scaling.md.
+By itself, 200 a second; and in bursts of 50, 1,000 a second. The letters are those of the
+formula in docs/explanation/scaling.md.
 """
 
 from __future__ import annotations

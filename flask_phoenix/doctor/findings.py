@@ -22,7 +22,7 @@ class Finding(NamedTuple):
     remedy: str
 
 
-#: Every kind, by its name; docs/doctor.md lists them.
+#: Every kind, by its name; docs/reference/doctor.md lists them.
 KINDS = {
     "app": Kind("the app cannot be made, or its server refuses the command", "read the error, which names the remedy"),
     "sockets": Kind(

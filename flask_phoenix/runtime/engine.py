@@ -98,7 +98,7 @@ class Engine:
         self._timings: tuple[Timing, ...] = ()
         #: Writes traces, where there are any.
         self.tracing: Tracing | None = None
-        #: How often each bound was reached, by its name in docs/security.md.
+        #: How often each bound was reached, by its name in docs/explanation/security.md.
         self.limits: Counter[str] = Counter()
         self._json = json
         self.hub = Hub()

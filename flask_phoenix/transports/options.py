@@ -199,7 +199,9 @@ def check_keys(config: Mapping[str, Any], known: Sequence[str]) -> None:
             continue
         if close := difflib.get_close_matches(key, known, 1, MISSPELT):
             raise InvalidOption(f"the app's configuration has {key}, which nothing reads; did you mean {close[0]}?")
-        log.warning("the app's configuration has %s, which nothing reads; docs/options.md lists the keys", key)
+        log.warning(
+            "the app's configuration has %s, which nothing reads; docs/reference/options.md lists the keys", key
+        )
 
 
 def _check(options: Options, path: str) -> None:

@@ -51,7 +51,7 @@ class Publishing:
         if len(body) > BODY_LIMIT:
             return {"error": f"a request has at most {BODY_LIMIT} bytes"}, 413
         if not self._is_signed(body):
-            return {"error": f"sign the request: see {SIGNATURE} in docs/recovery.md"}, 401
+            return {"error": f"sign the request: see {SIGNATURE} in docs/howto/recovery.md"}, 401
         try:
             messages = self._read(body)
         except InvalidMessage as error:

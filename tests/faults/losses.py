@@ -1,4 +1,4 @@
-"""What clients lose to each kind of failure, without a history and with one: the table in docs/recovery.md."""
+"""What clients lose to each kind of failure, without a history and with one: the table in docs/howto/recovery.md."""
 
 from __future__ import annotations
 
