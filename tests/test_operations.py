@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import gevent
@@ -26,8 +29,9 @@ from flask_phoenix.operations.cluster import Cluster
 from flask_phoenix.operations.requests import REQUEST, TOPIC, Request, write
 from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.testing import Client, MemoryAdapter
+from tests.support import fleet
 from tests.support.loop import turn
-from tests.support.processes import DEADLINE, wait_until
+from tests.support.processes import DEADLINE, ROOT, Servers, wait_until
 
 SECRET = "the secret of the app"
 
@@ -217,10 +221,10 @@ def test_a_request_is_refused_that_is_old_or_of_the_future(
     town: Town, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = Request("an id", "phx:operator:x", "disconnect", {"id": "ann"})
-    now = clock.time()
-    monkeypatch.setattr(clock, "time", lambda: now - seconds)
-    token = write(request, SECRET)
-    monkeypatch.undo()
+    then = clock.time() - seconds
+    with monkeypatch.context() as patched:
+        patched.setattr(clock, "time", lambda: then)
+        token = write(request, SECRET)
     town.publish(token=token)
     assert town.ann.closed is None
     assert town.refused == 1
@@ -366,3 +370,13 @@ def test_a_command_that_reaches_nobody_says_what_to_set() -> None:
     Phoenix(app)
     result = CliRunner().invoke(phoenix, ["sockets"], obj=ScriptInfo(create_app=lambda: app))
     assert (result.exit_code, "set PHOENIX_PUBSUB_URL" in result.stderr) == (1, True)
+
+
+def test_a_command_reaches_the_workers_of_gunicorn(servers: Servers, short_path: Path) -> None:
+    environment = {"PHOENIX_PUBSUB_URL": f"workers://{short_path}/nodes"}
+    clients = fleet.start(servers, environment, workers=2).tabs()
+    words = ("-m", "flask", "--app", "tests.support.scale_app", "phoenix", "sockets", "--json")
+    listed = subprocess.run(
+        (sys.executable, *words), env={**os.environ, **environment}, cwd=ROOT, capture_output=True, check=True
+    )
+    assert json.loads(listed.stdout)["count"] == len(clients) == 2
