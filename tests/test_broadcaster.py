@@ -59,7 +59,7 @@ class Stage:
 
     def enter(self, topic: str = "room:1", **params: Any) -> Joined:
         """Let a client join a topic; its parameter ``user`` is the id of its socket."""
-        client = self._stack.enter_context(Client(self.app, params=params))
+        client = self._stack.enter_context(Client(self.app, params=params, within=DEADLINE))
         return client.join(topic)
 
     def close(self) -> None:
