@@ -86,6 +86,7 @@ setup(
             "types-gevent>=26.9",
             "types-greenlet>=3.5",
             "types-ujson>=5.10",
+            "uv>=0.5",
             "waitress>=3.0",
         ],
     },
