@@ -3,7 +3,13 @@
 import re
 from importlib.metadata import version as version_of
 
+from click import Context
 from sphinx.application import Sphinx
+
+from flask_phoenix.cli.commands import phoenix
+
+#: Where the page of commands wants what they say of themselves.
+COMMANDS = "<!-- commands: the site puts them here -->"
 
 project = "flask_phoenix"
 author = "flask_phoenix authors"
@@ -29,6 +35,7 @@ INTERNAL = """
     read_params runtime server
 """
 autodoc_default_options = {"exclude-members": ", ".join(INTERNAL.split())}
+add_module_names = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 90
 #: The types of parameters: not every one is a public name.
@@ -51,6 +58,19 @@ def add_toctree(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] += f"\n\n```{{toctree}}\n:hidden:\n\n{pages}\n```\n"
 
 
+def add_commands(app: Sphinx, page: str, source: list[str]) -> None:
+    """Put what each command says of itself where the page of commands wants it."""
+    if page == "reference/cli":
+        context = Context(phoenix, info_name="flask phoenix")
+        told = [
+            f"### {name}\n\n```text\n{command.get_help(Context(command, context, info_name=name))}\n```\n"
+            for name in phoenix.list_commands(context)
+            if (command := phoenix.get_command(context, name))
+        ]
+        source[0] = source[0].replace(COMMANDS, "\n".join(told))
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", add_toctree)
+    app.connect("source-read", add_commands)
