@@ -2,6 +2,7 @@
 
 import re
 from importlib.metadata import version as version_of
+from typing import Any
 
 from click import Context
 from sphinx.application import Sphinx
@@ -29,6 +30,9 @@ myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+#: Types that are told by their names.
+autodoc_type_aliases = {name: name for name in ("Result", "NewMeta", "Presences", "Frame")}
 #: What the engine calls, and no author.
 INTERNAL = """
     bind channels conflation declared_events entrances error_handlers handlers interceptors intercepts match read_join
@@ -70,7 +74,18 @@ def add_commands(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] = source[0].replace(COMMANDS, "\n".join(told))
 
 
+def shorten(app: Sphinx, kind: str, name: str, target: object, options: object, signature: str, returns: str) -> Any:
+    """Write no arguments of what authors do not make themselves, and none that another page lists."""
+    if name.rpartition(".")[2] in ("Channel", "Socket", "RawSocket", "Joined", "SocketRef"):
+        return "", None
+    if name == "flask_phoenix.Phoenix.socket":
+        return "(at: str, /, *, blueprint: Blueprint | None = None, **options: Any)", returns
+    named = [part and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", part) for part in (signature, returns)]
+    return tuple(named)
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", add_toctree)
     app.connect("source-read", add_commands)
+    app.connect("autodoc-process-signature", shorten)
