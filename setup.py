@@ -50,7 +50,7 @@ setup(
         "metrics": ["prometheus-client>=0.20"],
         "otel": ["opentelemetry-api>=1.20"],
         "top": ["rich>=13.0"],
-        "docs": ["furo>=2024.8.6", "myst-parser>=4.0", "sphinx>=8.1"],
+        "docs": ["furo>=2024.8.6", "myst-parser>=4.0", "pytest>=8.4", "redis>=5.0.1", "sphinx>=8.1"],
         "dev": [
             "crossplane>=0.5.8",
             "flask[async]>=2.3.3",
