@@ -74,6 +74,12 @@ def engine(app: Flask) -> Any:
     return app.extensions["phoenix"].engine
 
 
+def number_of(client: Client) -> int:
+    """Return the number of a client's connection."""
+    number: int = client.channel("room:1").runtime.connection.number
+    return number
+
+
 # Who may see it.
 
 
@@ -219,3 +225,49 @@ def test_crashes_with_their_tracebacks(apps: list[Flask], phoenix_clock: Clock) 
     assert "'password': '[FILTERED]'" in found["parameters"]
     assert found["params"] == "{'token': '[FILTERED]', 'vsn': '2.0.0'}"
     assert len(str(found)) < 10_000
+
+
+def test_a_topic_is_opened(apps: list[Flask], phoenix_clock: Clock) -> None:
+    with Client(apps[0]) as client, Client(apps[1], params={"name": "ann"}) as other, operator(apps[0]) as looking:
+        page = looking.join(TOPIC)
+        for each in (client, other):
+            each.join("room:1")
+        second(page, phoenix_clock)
+        opened = looking.join(f"{TOPIC}:topic", {"topic": "room:1"})
+        facts = opened.assert_push("facts")
+        assert (facts["count"], facts["more"], facts["present"]) == (2, 0, [])
+        assert {(each["node"], each["id"]) for each in facts["clients"]} == {
+            (engine(apps[0]).node.name, None),
+            (engine(apps[1]).node.name, "ann"),
+        }
+        for number in range(20):
+            apps[1].extensions["phoenix"].broadcast("room:1", "news", {"number": number, "token": "abc"})
+        apps[1].extensions["phoenix"].broadcast("room:1", "large", {"text": "x" * 20_000})
+        phoenix_clock.advance(0.5)
+        traffic = opened.assert_push("traffic")
+        assert [each["payload"] for each in traffic["messages"]][:2] == [
+            f"{{'number': {number}, 'token': '[FILTERED]'}}" for number in (0, 1)
+        ]
+        assert len(traffic["messages"]) + traffic["skipped"] == 21
+        assert second(page, phoenix_clock)["topics"] == [["room:1", 2]]
+        for topic in (TOPIC, "phx:dashboard", ""):
+            with pytest.raises(Refused):
+                looking.join(f"{TOPIC}:topic", {"topic": topic})
+
+
+def test_a_client_is_opened_found_and_closed(apps: list[Flask], phoenix_clock: Clock) -> None:
+    with Client(apps[1], params={"name": "ann"}) as client, Client(apps[0]), operator(apps[0]) as looking:
+        client.join("room:1")
+        page = looking.join(TOPIC)
+        second(page, phoenix_clock)
+        for text in ("an", "room:1", str(number_of(client))):
+            (found,) = page.call("find", {"text": text}).response["clients"]
+            assert (found["id"], found["node"]) == ("ann", engine(apps[1]).node.name)
+        assert page.call("find", {"text": "nobody"}).response["clients"] == []
+        opened = looking.join(f"{TOPIC}:client", {key: found[key] for key in ("node", "connection")})
+        facts = opened.assert_push("facts")
+        assert (facts["socket"], facts["mount"], facts["channels"]) == ("Visitor", "/socket", ["room:1"])
+        opened.call("close", {})
+        client.assert_closed(1001)
+        phoenix_clock.advance(1)
+        opened.assert_push("ended")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
+import gevent
 from flask import current_app
 
 from .. import clock
 from ..channel import Channel, on
 from ..exceptions import Refused
+from ..protocol.messages import INTERNAL
 from ..socket import Socket
 from .names import TOPIC
 from .pages import is_allowed
+from .traffic import Traffic
 
 #: Seconds after which the app is asked anew whether somebody may look on: the page comes back for it by itself.
 ALLOWED_FOR = 600.0
@@ -64,10 +68,105 @@ class Overview(Channel):
     @on("crash")
     def crash(self, payload: Any) -> Any:
         """Tell all about a crash."""
-        found = dashboard().watch.cluster.crash(payload.get("key"))
+        found = dashboard().watch.cluster.crash(text_of(payload, "key"))
         if found is None:
             raise Refused("forgotten")
         return found
+
+    @on("find")
+    def find(self, payload: Any) -> Any:
+        """Look for clients."""
+        return dashboard().search(text_of(payload, "text"))
+
+
+@DashboardSocket.channel(f"{TOPIC}:topic")
+class OpenedTopic(Channel):
+    """A topic that is opened: who has joined it, and what is broadcast on it."""
+
+    log_join = None
+    name: str
+
+    def join(self, payload: Any) -> None:
+        """Open it.
+
+        :raises Refused: it is none of the app's.
+        """
+        self.name = text_of(payload, "topic")
+        if self.name.startswith((INTERNAL, TOPIC)):
+            raise Refused("this is no topic of the app")
+
+    def after_join(self) -> None:
+        """Look at it."""
+        self.spawn(self.look)
+
+    def look(self) -> None:
+        """Tell what is broadcast, twice a second, and who is there, once."""
+        shown = dashboard()
+        traffic = Traffic(shown.engine, self.name)
+        shown.collector.heard[self.name] += 1
+        try:
+            while True:
+                self.push("rate", traffic.rate())
+                self.push("facts", shown.topic(self.name))
+                for _ in range(2):
+                    gevent.sleep(0.5)
+                    self.push("traffic", traffic.take())
+        finally:
+            traffic.end()
+            shown.collector.heard[self.name] -= 1
+
+
+@DashboardSocket.channel(f"{TOPIC}:client")
+class OpenedClient(Channel):
+    """A client that is opened: what it has joined, and what waits for it."""
+
+    log_join = None
+    node: str
+    number: int
+
+    def join(self, payload: Any) -> None:
+        """Open it.
+
+        :raises Refused: it is not named.
+        """
+        self.node, number = text_of(payload, "node"), payload.get("connection")
+        if not isinstance(number, int):
+            raise Refused("connection is missing")
+        self.number = number
+
+    def after_join(self) -> None:
+        """Look at it."""
+        self.spawn(self.look)
+
+    def look(self) -> None:
+        """Tell what there is of it, once a second, until it has gone."""
+        while True:
+            with suppress(Refused):
+                found = dashboard().client(self.node, self.number)
+                if found is None:
+                    self.push("ended", {})
+                    return
+                self.push("facts", found)
+            gevent.sleep(1.0)
+
+    @on("close")
+    def close(self, payload: Any) -> None:
+        """Close its connection.
+
+        :raises Refused: its node has not answered.
+        """
+        dashboard().close(self.node, self.number)
+
+
+def text_of(payload: Any, name: str) -> str:
+    """Return what a page names.
+
+    :raises Refused: it does not.
+    """
+    text = payload.get(name) if isinstance(payload, dict) else None
+    if not isinstance(text, str) or not text:
+        raise Refused(f"{name} is missing")
+    return text
 
 
 def dashboard() -> Any:

@@ -15,6 +15,7 @@ from ..pubsub.failures import log_failure
 from ..pubsub.local import Subscriber
 from ..runtime.engine import Engine
 from ..runtime.node import Service
+from .asking import ASK, Asking
 from .cluster import Cluster
 from .collector import Collector
 from .names import REPORTS, TOPIC, WATCHING
@@ -35,6 +36,10 @@ class Watch(Service):
     def __init__(self, engine: Engine, collector: Collector) -> None:
         self._engine = engine
         self._collector = collector
+        clients = collector.clients
+        self._asking = Asking(
+            engine, {"topic": clients.on_topic, "find": clients.search, "client": clients.one, "close": clients.close}
+        )
         self.cluster = Cluster()
         self._viewers: set[Any] = set()
         #: The other nodes that have viewers, and when they are taken to have none.
@@ -53,6 +58,7 @@ class Watch(Service):
         if len(self._viewers) == 1:
             self.cluster = Cluster()
             self._hear_reports()
+            self._asking.start()
         self._call()
         self._collector.tell_again()
         self._run_while_watched()
@@ -63,6 +69,7 @@ class Watch(Service):
         if not self._viewers:
             self._publish(WATCHING, "left", {"node": self._engine.node.name})
             self._stop_hearing_reports()
+            self._asking.stop()
             self._end_unless_watched()
 
     @property
@@ -74,6 +81,10 @@ class Watch(Service):
     def watched(self) -> bool:
         """Whether anybody looks, here or elsewhere."""
         return bool(self._viewers or self._callers)
+
+    def ask(self, what: str, argument: Any, node: str | None = None) -> dict[str, Any]:
+        """Ask a node, or all that have reported lately; return the answers by node."""
+        return self._asking.ask(what, argument, self.cluster.alive(clock.monotonic()) if node is None else [node])
 
     # With the connections of this process.
 
@@ -97,6 +108,7 @@ class Watch(Service):
         self._viewers.clear()
         self._callers.clear()
         self._stop_hearing_reports()
+        self._asking.stop()
         self._end_unless_watched()
 
     def gone(self, node: str) -> None:
@@ -107,7 +119,11 @@ class Watch(Service):
     # What nodes tell each other.
 
     def _receive_call(self, broadcast: Broadcast) -> None:
-        node = self._engine.pubsub.read(broadcast).payload["node"]
+        payload = self._engine.pubsub.read(broadcast).payload
+        if broadcast.event == ASK:
+            self._asking.receive(payload)
+            return
+        node = payload["node"]
         if broadcast.event == "left":
             self._callers.pop(node, None)
             self._end_unless_watched()

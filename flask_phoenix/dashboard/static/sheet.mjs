@@ -98,7 +98,7 @@ export class Sheet {
       say(pause, paused ? "Go on" : "Pause")
     })
     this.follow("topic", { topic: name }, {
-      facts: ({ members: clients, more, subscribers, present: keys, more_present: others }) => {
+      facts: ({ clients, more, count: subscribers, present: keys, more_present: others }) => {
         numbers.subscribers.set(count(subscribers))
         this.keepClients(members, clients)
         say(who.note, more ? `and ${count(more)} more` : clients.length ? "" : "nobody")
