@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from typing import Any
 
@@ -10,12 +11,15 @@ from flask import current_app
 
 from .. import clock
 from ..channel import Channel, on
-from ..exceptions import Refused
-from ..protocol.messages import INTERNAL
+from ..exceptions import NotPublished, Refused
+from ..operations.cluster import Cluster as Operators
+from ..protocol.messages import INTERNAL, shown
 from ..socket import Socket
 from .names import TOPIC
 from .pages import is_allowed
 from .traffic import Traffic
+
+log = logging.getLogger("flask_phoenix.connection")
 
 #: Seconds after which the app is asked anew whether somebody may look on: the page comes back for it by itself.
 ALLOWED_FOR = 600.0
@@ -101,19 +105,27 @@ class OpenedTopic(Channel):
 
     def look(self) -> None:
         """Tell what is broadcast, twice a second, and who is there, once."""
-        shown = dashboard()
-        traffic = Traffic(shown.engine, self.name)
-        shown.collector.heard[self.name] += 1
+        board = dashboard()
+        board.collector.heard[self.name] += 1
+        traffic = Traffic(board.engine, self.name)
         try:
-            while True:
-                self.push("rate", traffic.rate())
-                self.push("facts", shown.topic(self.name))
-                for _ in range(2):
-                    gevent.sleep(0.5)
-                    self.push("traffic", traffic.take())
+            with board.operators() as operators:
+                self.follow(traffic, operators)
+        except Refused as refused:
+            self.push("failed", refused.response)
         finally:
             traffic.end()
-            shown.collector.heard[self.name] -= 1
+            board.collector.heard[self.name] -= 1
+
+    def follow(self, traffic: Traffic, operators: Operators) -> None:
+        """Tell it, until the page has closed it."""
+        while True:
+            self.push("rate", traffic.rate())
+            with suppress(NotPublished):
+                self.push("facts", dashboard().on_topic(operators, self.name))
+            for _ in range(2):
+                gevent.sleep(0.5)
+                self.push("traffic", traffic.take())
 
 
 @DashboardSocket.channel(f"{TOPIC}:client")
@@ -121,18 +133,14 @@ class OpenedClient(Channel):
     """A client that is opened: what it has joined, and what waits for it."""
 
     log_join = None
-    node: str
-    number: int
+    name: str
 
     def join(self, payload: Any) -> None:
         """Open it.
 
         :raises Refused: it is not named.
         """
-        self.node, number = text_of(payload, "node"), payload.get("connection")
-        if not isinstance(number, int):
-            raise Refused("connection is missing")
-        self.number = number
+        self.name = text_of(payload, "connection")
 
     def after_join(self) -> None:
         """Look at it."""
@@ -140,22 +148,31 @@ class OpenedClient(Channel):
 
     def look(self) -> None:
         """Tell what there is of it, once a second, until it has gone."""
-        while True:
-            with suppress(Refused):
-                found = dashboard().client(self.node, self.number)
-                if found is None:
-                    self.push("ended", {})
-                    return
-                self.push("facts", found)
-            gevent.sleep(1.0)
+        try:
+            with dashboard().operators() as operators:
+                while self.tell(operators):
+                    gevent.sleep(1.0)
+        except Refused as refused:
+            self.push("failed", refused.response)
+
+    def tell(self, operators: Operators) -> bool:
+        """Tell it; return False once it has gone."""
+        with suppress(NotPublished):
+            _, found = operators.connections(1, connection=self.name)
+            self.push(*(("facts", found[0]) if found else ("ended", {})))
+            return bool(found)
+        return True
 
     @on("close")
-    def close(self, payload: Any) -> None:
+    def close(self, payload: Any) -> dict[str, Any]:
         """Close its connection.
 
-        :raises Refused: its node has not answered.
+        :raises Refused: nobody can be asked.
         """
-        dashboard().close(self.node, self.number)
+        with dashboard().operators() as operators:
+            closed = operators.disconnect(connection=self.name)
+        log.warning("%d connections were closed from the dashboard: %s", closed, shown(self.name))
+        return {"closed": closed}
 
 
 def text_of(payload: Any, name: str) -> str:

@@ -161,7 +161,7 @@ def _largest_topics(alive: list[dict[str, Any]]) -> list[list[Any]]:
 
 
 def _slowest(alive: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    slow = [{**each, "node": report["node"]} for report in alive for each in report["slow"]]
+    slow = [each for report in alive for each in report["slow"]]
     return sorted(slow, key=lambda each: -each["waiting"])[:NAMED]
 
 

@@ -13,9 +13,9 @@ from flask import Flask
 
 from .. import clock, signals
 from ..protocol.messages import INTERNAL
+from ..runtime.connection import Connection
 from ..runtime.engine import Engine
 from ..runtime.meter import COUNTERS, Timing
-from .clients import Clients, brief
 from .latencies import Latencies
 from .names import TOPIC
 from .shown import shortened
@@ -42,7 +42,6 @@ class Collector(Timing):
         self._mount = mount
         self._presences = presences
         self.troubles = Troubles(app, engine)
-        self.clients = Clients(engine, mount)
         #: How often the dashboard itself hears each topic, beside those who have joined it.
         self.heard: Counter[str] = Counter()
         self.running = False
@@ -159,7 +158,7 @@ class Collector(Timing):
 
     def _clients(self) -> dict[str, Any]:
         """Look at each client but those of the dashboard."""
-        clients = self.clients.all()
+        clients = [each for each in self._engine.connections if each.bounds.mount != self._mount]
         waiting = [(size, each) for each in clients if (size := each.carrier.waiting)]
         slowest = nlargest(SLOWEST, waiting, key=lambda pair: pair[0])
         return {
@@ -167,8 +166,16 @@ class Collector(Timing):
             "transports": dict(Counter(each.carrier.transport for each in clients)),
             "channels": sum(len(each.topics) for each in clients),
             "outbox_bytes": sum(size for size, _ in waiting),
-            "slow": [brief(each) for size, each in slowest if size >= SLOW_BYTES],
+            "slow": [self._slow(each) for size, each in slowest if size >= SLOW_BYTES],
             "slow_now": sum(size >= SLOW_BYTES for size, _ in waiting),
+        }
+
+    def _slow(self, connection: Connection) -> dict[str, Any]:
+        return {
+            "connection": f"{self._engine.node.name}-{connection.number}",
+            "id": shortened(connection.id),
+            "seconds": round(connection.seconds),
+            "waiting": connection.carrier.waiting,
         }
 
     def _topics(self) -> dict[str, Any]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from flask import Flask
 
-from ..exceptions import Refused
+from ..exceptions import InvalidOption, NotPublished, Refused
+from ..operations.cluster import Cluster as Operators
 from ..runtime.engine import Engine
-from .clients import NAMED
 from .collector import Collector
 from .shown import shortened
 from .watch import Watch
+
+#: Clients, and keys that are present, that a page is told of.
+NAMED = 30
 
 
 class Dashboard:
@@ -22,6 +26,7 @@ class Dashboard:
     :param mount: where its socket is.
     :param presences: returns how many entries each presence has.
     :param list_present: returns the keys that are present on a topic.
+    :param make_operators: makes what asks all nodes.
     """
 
     def __init__(
@@ -32,52 +37,50 @@ class Dashboard:
         mount: str,
         presences: Callable[[], dict[str, int]],
         list_present: Callable[[str], list[str]],
+        make_operators: Callable[[], Operators],
     ) -> None:
         self.allow = allow
         self.engine = engine
         self._list = list_present
+        self._make_operators = make_operators
         self.collector = Collector(app, engine, mount, presences)
         self.watch = Watch(engine, self.collector)
         engine.node.add(self.watch)
 
-    def topic(self, topic: str) -> dict[str, Any]:
-        """Return who has joined a topic, on all nodes, and who is present there."""
-        answers = self.watch.ask("topic", topic)
+    @contextmanager
+    def operators(self) -> Iterator[Operators]:
+        """Give what asks all nodes, as an operator does.
+
+        :raises Refused: it cannot be asked, and why.
+        """
+        try:
+            with self._make_operators() as operators:
+                operators.nodes |= set(self.watch.alive())
+                yield operators
+        except (InvalidOption, NotPublished) as error:
+            raise Refused(str(error)) from error
+
+    def on_topic(self, operators: Operators, topic: str) -> dict[str, Any]:
+        """Return who has joined a topic, on all nodes, and who is present there.
+
+        :raises NotPublished: no node can be asked.
+        """
+        count, clients = operators.connections(NAMED, topic=topic)
         present = self._list(topic)
         return {
-            **in_all(answers),
+            "count": count,
+            "clients": clients,
             "present": [shortened(key) for key in present[:NAMED]],
-            "more_present": max(0, len(present) - NAMED),
+            "present_count": len(present),
         }
 
     def search(self, text: str) -> dict[str, Any]:
-        """Return the clients that a text finds, on all nodes."""
-        return in_all(self.watch.ask("find", text))
+        """Return clients with an id, or on a topic: on one whose name begins so, where an asterisk follows.
 
-    def client(self, node: str, number: int) -> dict[str, Any] | None:
-        """Return all about a client; None: it has gone.
-
-        :raises Refused: its node has not answered.
+        :raises Refused: nobody can be asked.
         """
-        found: dict[str, Any] | None = self._ask(node, "client", number)
-        return found
-
-    def close(self, node: str, number: int) -> bool:
-        """Close a client's connection; return False if it has gone.
-
-        :raises Refused: its node has not answered.
-        """
-        return bool(self._ask(node, "close", number))
-
-    def _ask(self, node: str, what: str, number: int) -> Any:
-        answers = self.watch.ask(what, number, node)
-        if node not in answers:
-            raise Refused("its worker has not answered")
-        return answers[node]
-
-
-def in_all(answers: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """Put together what nodes have found."""
-    clients = [{**each, "node": node} for node, answer in answers.items() for each in answer["clients"]]
-    total = sum(answer["count"] for answer in answers.values())
-    return {"count": total, "clients": clients[:NAMED], "more": total - len(clients[:NAMED])}
+        with self.operators() as operators:
+            count, clients = operators.connections(NAMED, id=text)
+            if not count:
+                count, clients = operators.connections(NAMED, topic=text)
+        return {"count": count, "clients": clients}

@@ -74,7 +74,7 @@ class Troubles:
         self.crashes.append(
             {
                 **self._begin(),
-                "connection": connection.number,
+                "connection": f"{self._engine.node.name}-{connection.number}",
                 "mount": mount,
                 "topic": shortened(topic),
                 "pattern": pattern,

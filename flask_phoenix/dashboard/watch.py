@@ -15,7 +15,6 @@ from ..pubsub.failures import log_failure
 from ..pubsub.local import Subscriber
 from ..runtime.engine import Engine
 from ..runtime.node import Service
-from .asking import ASK, Asking
 from .cluster import Cluster
 from .collector import Collector
 from .names import REPORTS, TOPIC, WATCHING
@@ -36,10 +35,6 @@ class Watch(Service):
     def __init__(self, engine: Engine, collector: Collector) -> None:
         self._engine = engine
         self._collector = collector
-        clients = collector.clients
-        self._asking = Asking(
-            engine, {"topic": clients.on_topic, "find": clients.search, "client": clients.one, "close": clients.close}
-        )
         self.cluster = Cluster()
         self._viewers: set[Any] = set()
         #: The other nodes that have viewers, and when they are taken to have none.
@@ -58,7 +53,6 @@ class Watch(Service):
         if len(self._viewers) == 1:
             self.cluster = Cluster()
             self._hear_reports()
-            self._asking.start()
         self._call()
         self._collector.tell_again()
         self._run_while_watched()
@@ -69,7 +63,6 @@ class Watch(Service):
         if not self._viewers:
             self._publish(WATCHING, "left", {"node": self._engine.node.name})
             self._stop_hearing_reports()
-            self._asking.stop()
             self._end_unless_watched()
 
     @property
@@ -82,9 +75,9 @@ class Watch(Service):
         """Whether anybody looks, here or elsewhere."""
         return bool(self._viewers or self._callers)
 
-    def ask(self, what: str, argument: Any, node: str | None = None) -> dict[str, Any]:
-        """Ask a node, or all that have reported lately; return the answers by node."""
-        return self._asking.ask(what, argument, self.cluster.alive(clock.monotonic()) if node is None else [node])
+    def alive(self) -> list[str]:
+        """Return the nodes that have reported lately."""
+        return self.cluster.alive(clock.monotonic())
 
     # With the connections of this process.
 
@@ -96,6 +89,8 @@ class Watch(Service):
         if self._engine.node.adapter is not None and not self._hears:
             self._hears = True
             self._engine.pubsub.subscribe(WATCHING, self._calls)
+            if not self._hears:  # it was stopped meanwhile
+                self._engine.pubsub.unsubscribe(WATCHING, self._calls)
 
     def farewell(self) -> None:
         """Tell nobody: other nodes see that this one has ended."""
@@ -108,7 +103,6 @@ class Watch(Service):
         self._viewers.clear()
         self._callers.clear()
         self._stop_hearing_reports()
-        self._asking.stop()
         self._end_unless_watched()
 
     def gone(self, node: str) -> None:
@@ -119,11 +113,7 @@ class Watch(Service):
     # What nodes tell each other.
 
     def _receive_call(self, broadcast: Broadcast) -> None:
-        payload = self._engine.pubsub.read(broadcast).payload
-        if broadcast.event == ASK:
-            self._asking.receive(payload)
-            return
-        node = payload["node"]
+        node = self._engine.pubsub.read(broadcast).payload["node"]
         if broadcast.event == "left":
             self._callers.pop(node, None)
             self._end_unless_watched()
@@ -140,6 +130,8 @@ class Watch(Service):
         if self._engine.node.adapter is not None and not self._hears_reports:
             self._hears_reports = True
             self._engine.pubsub.subscribe(REPORTS, self._reports)
+            if not self._hears_reports:  # it was stopped meanwhile
+                self._engine.pubsub.unsubscribe(REPORTS, self._reports)
 
     def _stop_hearing_reports(self) -> None:
         if self._hears_reports:

@@ -3,7 +3,7 @@
 import { Socket } from "./phoenix.mjs"
 import { Chart, Sparkline, setClock } from "./charts.mjs"
 import { age, bytes, clock, count, keep, make, say, span } from "./parts.mjs"
-import { Sheet } from "./sheet.mjs"
+import { Sheet, nodeOf, numberOf } from "./sheet.mjs"
 
 const find = (selector) => document.querySelector(selector)
 const TOPIC = "phoenix_dashboard"
@@ -181,12 +181,12 @@ function showTopics(topics) {
 function showSlow(slow) {
   find("#no-slow").hidden = slow.length > 0
   const most = slow.reduce((most, { waiting }) => Math.max(most, waiting), 1)
-  keep(find("#slow"), slow, ({ node, connection }) => `${node} ${connection}`, (client) => {
-    const row = line(client.id ?? `client ${client.connection}`, "", () => sheet.client(client.node, client.connection))
+  keep(find("#slow"), slow, ({ connection }) => connection, (client) => {
+    const row = line(client.id ?? `client ${numberOf(client.connection)}`, "", () => sheet.client(client.connection))
     row.parts.fill.classList.add("s-bad")
     return row
   }, (row, client) => {
-    say(row.parts.more, `on ${colour(client.node).name} for ${age(client.seconds)}`)
+    say(row.parts.more, `on ${colour(nodeOf(client.connection)).name} for ${age(client.seconds)}`)
     row.parts.end.replaceChildren(make("b", {}, bytes(client.waiting)), " wait")
     row.parts.fill.style.width = `${(100 * client.waiting) / most}%`
   })
@@ -236,7 +236,7 @@ function open(row, crash) {
   overview.push("crash", { key: crash.key })
     .receive("ok", (found) => row.detail.replaceChildren(facts([
       ["When", `${clock(found.at)}, ${found.where}`], ["Topic", chip(found.topic, () => sheet.topic(found.topic))],
-      ["Client", chip(`client ${found.connection}`, () => sheet.client(found.node, found.connection))],
+      ["Client", chip(`client ${numberOf(found.connection)}`, () => sheet.client(found.connection))],
       ["Worker", colour(found.node).name], ["Payload", make("code", {}, found.parameters)],
       ["Parameters of the client", make("code", {}, found.params)],
     ]), traceback(found.traceback)))
