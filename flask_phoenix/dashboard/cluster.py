@@ -12,6 +12,8 @@ from .latencies import quantiles
 REMEMBERED = 150
 #: Topics and slow clients that are named, crashes and events that are remembered, of all nodes.
 NAMED, TROUBLES = 8, 60
+#: Seconds after which a node that is new here has just joined: those before were there already.
+SETTLED = 4
 #: Seconds without a report after which a node counts as silent, and after which it is forgotten.
 SILENT_AFTER, FORGOTTEN_AFTER = 2.5, 60.0
 #: What is added up, and what is told of each node.
@@ -36,7 +38,7 @@ class Cluster:
     def take(self, report: dict[str, Any], now: float) -> None:
         """Take a node's report."""
         node = report["node"]
-        if node not in self._heard and self._past:  # it was not there when the first second was told
+        if node not in self._heard and len(self._past) >= SETTLED:
             self.note({"key": f"{node}-joined", "at": report["at"], "kind": "joined", "text": "has joined"}, node)
         self._reports[node], self._heard[node] = report, now
         self._ended.discard(node)

@@ -161,7 +161,7 @@ function line(name, more, press) {
     more: make("span", { class: "more" }, more ?? ""), end: make("span", { class: "end" }),
   }
   const button = make(press ? "button" : "div", { class: "line", type: press ? "button" : null, onclick: press ?? (() => {}) },
-    parts.name, parts.more, parts.end, parts.fill)
+    parts.fill, parts.name, parts.more, parts.end)
   return Object.assign(make("li", {}, button), { parts, button })
 }
 
@@ -174,7 +174,7 @@ function showTopics(topics) {
     return row
   }, (row, [, size]) => {
     row.parts.end.replaceChildren(make("b", {}, count(size)))
-    row.parts.fill.style.width = `${(100 * size) / most}%`
+    row.parts.fill.style.width = `calc(${size / most} * (100% - 20px))`
   })
 }
 
@@ -188,7 +188,7 @@ function showSlow(slow) {
   }, (row, client) => {
     say(row.parts.more, `on ${colour(nodeOf(client.connection)).name} for ${age(client.seconds)}`)
     row.parts.end.replaceChildren(make("b", {}, bytes(client.waiting)), " wait")
-    row.parts.fill.style.width = `${(100 * client.waiting) / most}%`
+    row.parts.fill.style.width = `calc(${client.waiting / most} * (100% - 20px))`
   })
 }
 
