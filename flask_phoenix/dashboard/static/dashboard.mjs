@@ -57,7 +57,7 @@ const tiles = {
   joins: tile("Joins / s", "s-handlers", { least: 2 }),
   messages_in: tile("Messages in / s", "s-in", { least: 4 }),
   messages_out: tile("Messages out / s", "s-out", { least: 4 }),
-  slow_now: tile("Slow clients", "s-bad", { least: 4 }),
+  slow_now: tile("Slow clients", "s-quiet", { least: 4 }),
 }
 
 function showTiles(totals) {
@@ -99,7 +99,7 @@ function colour(node, pid) {
 }
 
 function draw(at, totals, lags) {
-  for (const [name, { line }] of Object.entries(tiles)) line.push(at, totals[name] ?? 0)
+  for (const [name, { line }] of Object.entries(tiles)) line.note(at, totals[name] ?? 0)
   charts.messages.take(at, { in: totals.messages_in, out: totals.messages_out })
   for (const name of ["handlers", "deliveries"]) charts[name].take(at, { latency: [totals[name].p50, totals[name].p99] })
   for (const node of Object.keys(lags)) {

@@ -118,7 +118,8 @@ export class Sheet {
       rate: ({ at, messages, bytes: size }) => {
         numbers.rate.set(count(messages))
         numbers.size.set(messages ? bytes(size / messages) : "–")
-        rate.push(at, messages)
+        rate.note(at, messages)
+        rate.redraw()
       },
       traffic: ({ messages, skipped: left }) => {
         if (paused) return
