@@ -142,10 +142,15 @@ class State:
         if self.app.config.get("PHOENIX_CHECK_ORIGIN") is False:  # what is good for public data is not for this
             options["check_origin"] = True
         self.mount(path, DashboardSocket, options)
-        self.dashboard = Dashboard(self.app, self.engine, allow, path, self._presence_sizes)
+        self.dashboard = Dashboard(
+            self.app, self.engine, allow, path, self._presence_sizes, self._present, self.cluster
+        )
 
     def _presence_sizes(self) -> dict[str, int]:
         return {presence.name: tracker.tracker.size for presence, tracker in self.trackers.items()}
+
+    def _present(self, topic: str) -> list[str]:
+        return sorted({key for tracker in self.trackers.values() for key in tracker.tracker.list(topic)})
 
     def warn_if_bare(self) -> None:
         """Log that the app has no sockets, which is no use to a server."""

@@ -136,7 +136,11 @@ class Operations(Service):
         """The connections that the filters leave, those for which the most waits first."""
         found = list(self._connections_of(about))
         shown_ones = nlargest(limit_of(about), found, key=weight)
-        return {"count": len(found), "connections": [self._described(connection) for connection in shown_ones]}
+        described = [self._described(connection) for connection in shown_ones]
+        if text_of(about, "connection"):
+            for one, connection in zip(described, shown_ones, strict=True):
+                one["params"] = shown(self._engine.filter_parameters(connection.socket.params))
+        return {"count": len(found), "connections": described}
 
     def _topics(self, about: dict[str, Any]) -> dict[str, Any]:
         """The topics of a pattern, the largest first."""
