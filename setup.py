@@ -49,6 +49,7 @@ setup(
         "otel": ["opentelemetry-api>=1.20"],
         "docs": ["furo>=2024.8.6", "myst-parser>=4.0", "sphinx>=8.1"],
         "dev": [
+            "crossplane>=0.5.8",
             "flask[async]>=2.3.3",
             "flask-login>=0.6.3",
             "flask-seasurf>=2.0",
@@ -71,6 +72,7 @@ setup(
             "pytest-flask>=1.3",
             "pytest-timeout>=2.4",
             "pytest-xdist>=3.8",
+            "pyyaml>=6.0.1",
             "redis>=5.0.1",
             "ruff==0.17.*",
             "setuptools>=77",

@@ -22,8 +22,21 @@ myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+#: What the engine calls, and no author.
+INTERNAL = """
+    bind channels conflation declared_events entrances error_handlers handlers interceptors intercepts match read_join
+    read_params runtime server
+"""
+autodoc_default_options = {"exclude-members": ", ".join(INTERNAL.split())}
+python_use_unqualified_type_names = True
+python_maximum_signature_line_length = 90
+#: The types of parameters: not every one is a public name.
+nitpick_ignore_regex = [("py:class", ".*"), ("py:exc", r"[A-Z]\w+Error|werkzeug\..*")]
 
 html_theme = "furo"
+pygments_style = "friendly"
+pygments_dark_style = "github-dark"
 html_title = "flask_phoenix"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

@@ -336,6 +336,7 @@ def test_workers_are_one_town(servers: Servers) -> None:
 def test_all_end_with_one(servers: Servers) -> None:
     server = servers.start(*LAUNCH, **driver.STRICT)
     server.wait_for_log("/map ")
+    server.wait_for_log("hears signals", 2)
     children = family(server.pid)
     (trams,) = (pid for pid in children if b"example_app.trams" in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(trams, signal.SIGTERM)

@@ -1,16 +1,23 @@
-"""Conversations recorded from Phoenix 1.8.12, replayed against this package, frame by frame."""
+"""Conversations recorded from Phoenix 1.8.12, replayed against this package, frame by frame.
+
+Their times are those of the server's clock, which goes on when the server has nothing more to do: a slow machine
+changes nothing, and nobody waits.
+"""
 
 from __future__ import annotations
 
 import json
+import select
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.request import urlopen
 
 import pytest
 from websockets.sync.client import connect
 
+from tests.golden import replay
 from tests.golden.replay import Case, expand
 from tests.support.processes import DEADLINE, HOST, Server, Servers
 
@@ -101,17 +108,67 @@ INSTEAD: dict[str, dict[int, Any]] = {
     "L.25": {7: {"status": 200}, 8: {"status": 200, "token": "$token1", "messages": [{"json_text": ECHO_V2}]}},
 }
 #: Milliseconds within which each of those comes: none of them waits for a window.
-AT_ONCE = 50 * DEADLINE
+AT_ONCE = 10
+#: Seconds to wait for what is expected, unless a step says another.
+PATIENCE = 2.0
+#: Real seconds in which most answers come; after them the server is asked whether it has anything to do.
+LOOK = 0.02
 
 EVERY: dict[str, dict[str, Any]] = {case["id"]: case for case in json.loads(CORPUS.read_text("utf-8"))}
 CASES = [name for name, case in EVERY.items() if not case.get("manual")]
+
+
+class Time:
+    """The server's time, in the place of the replayer's module ``time``."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._now = 0.0
+
+    def monotonic(self) -> float:
+        """Return the seconds that have passed."""
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        """Let so many seconds pass."""
+        end = self._now + seconds
+        while self._now < end:
+            self.advance(end)
+
+    def advance(self, until: float) -> None:
+        """Let the server do what it has to do, and then time pass until something is due there, or up to a moment."""
+        with urlopen(self._server.url(f"/clock?until={until!r}"), timeout=DEADLINE) as answer:
+            self._now = float(answer.read())
+
+
+def wire_of(time: Time) -> type[replay.Wire]:
+    """Return the replayer's connection, for which time passes while the server has nothing to say."""
+
+    class Wire(replay.Wire):
+        def more(self, deadline: float) -> bool:
+            if not self._has_more(LOOK):
+                time.advance(time.monotonic())
+            while not self._has_more(0):
+                if time.monotonic() >= deadline:
+                    raise TimeoutError
+                time.advance(deadline)
+            return super().more(time.monotonic() + DEADLINE)
+
+        def _has_more(self, seconds: float) -> bool:
+            return bool(select.select([self.sock], [], [], seconds)[0])
+
+    return Wire
 
 
 @pytest.fixture(scope="module")
 def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Return the server that offers what the recorded one offered; the cases follow each other on the same topics."""
     servers = Servers(tmp_path_factory.mktemp("golden"))
-    yield servers.start(sys.executable, "-m", "tests.golden.peer", "{port}")
+    server = servers.start(sys.executable, "-m", "tests.golden.timed_peer", "{port}")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(replay, "time", time := Time(server))
+        patched.setattr(replay, "Wire", wire_of(time))
+        yield server
     servers.stop()
 
 
@@ -125,7 +182,7 @@ def test_what_is_left_out() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_conversation(peer: Server, name: str) -> None:
-    difference = Case((HOST, peer.port), DEADLINE / 5).run(expand(EVERY[name]["steps"]))
+    difference = Case((HOST, peer.port), PATIENCE).run(expand(EVERY[name]["steps"]))
     expected = DECISIONS[name].difference if name in DECISIONS else None
     assert difference == expected, EVERY[name]["title"]
 
@@ -146,7 +203,7 @@ def test_what_long_polling_does_instead(peer: Server, name: str) -> None:
         else:
             step["http_recv"] = response
         step.pop("within_ms", None)
-    assert Case((HOST, peer.port), DEADLINE / 5).run(expand(steps)) is None
+    assert Case((HOST, peer.port), PATIENCE).run(expand(steps)) is None
 
 
 def test_raw_echo_compresses(peer: Server) -> None:

@@ -23,9 +23,9 @@ from flask_phoenix.patterns import CONVERTERS
 from flask_phoenix.runtime import watchdog
 from flask_phoenix.runtime.watchdog import HOLD
 from flask_phoenix.testing import Client
+from tests.docs.pages import rows
 from tests.support.loop import in_greenlet, turn
 from tests.support.processes import wait_until
-from tests.test_docs import rows
 
 TABLE = [(mistake, says) for mistake, says, _ in rows("troubleshooting/mistakes.md", "mistake", "it says", "do")]
 

@@ -15,8 +15,8 @@ from flask_phoenix import Adapter, Channel, Phoenix, Refused, Socket, on, signal
 from flask_phoenix.extension import State
 from flask_phoenix.server.drain import drain
 from flask_phoenix.testing import Client, MemoryAdapter
+from tests.docs.pages import rows
 from tests.support.loop import turn
-from tests.test_docs import rows
 
 SIGNALS = {name: each for name, each in vars(signals).items() if isinstance(each, Signal)}
 

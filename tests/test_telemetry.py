@@ -23,9 +23,9 @@ from websockets.sync.client import connect
 
 from flask_phoenix import Adapter, Channel, InvalidOption, Phoenix, Socket, intercept, on
 from flask_phoenix.testing import Client, MemoryAdapter
+from tests.docs.pages import DOCS, rows
 from tests.support.loop import turn
 from tests.support.processes import HOST, ROOT, START, Servers, wait_until
-from tests.test_docs import DOCS, rows
 from tests.test_signals import Visitor, exercise
 
 

@@ -290,7 +290,7 @@ class Joined:
         exact: bool = False,
         within: float | None = None,
     ) -> Any:
-        """See that a message is answered so; return the response. As :meth:`BaseClient.assert_reply`."""
+        """See that a message is answered so; return the response. As :meth:`.Client.assert_reply`."""
         return self.client.assert_reply(ref, status, response, exact=exact, within=within)
 
     def refute_reply(self, ref: str, status: str | None = None, response: Any = ANYTHING, *, within: float = 0) -> None:
@@ -328,7 +328,7 @@ class Joined:
     def assert_broadcast(
         self, event: str, payload: Any = ANYTHING, *, exact: bool = False, within: float | None = None
     ) -> Any:
-        """See that an event was broadcast on this topic, whoever got it. As :meth:`BaseClient.assert_broadcast`."""
+        """See that an event was broadcast on this topic, whoever got it. As :meth:`.Client.assert_broadcast`."""
         return self.client.assert_broadcast(self.topic, event, payload, exact=exact, within=within)
 
     def refute_broadcast(self, event: str, payload: Any = ANYTHING, *, within: float = 0) -> None:

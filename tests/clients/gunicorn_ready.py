@@ -7,4 +7,4 @@ from typing import Any
 
 def post_worker_init(worker: Any) -> None:
     """Say so; gunicorn has set the worker's signal handlers by now."""
-    worker.log.info("worker %d hears signals", worker.age)
+    worker.log.info("worker %d hears signals", worker.pid)

@@ -19,7 +19,6 @@ from websockets.sync.client import connect
 from tests.support.processes import DEADLINE, HOST, START, Server, Servers, wait_until
 
 GUNICORN = (sys.executable, "-m", "gunicorn", "--no-control-socket", "-b", "127.0.0.1:{port}", "-k", "gevent")
-READY = ("-c", "python:tests.clients.gunicorn_ready")
 APP = "tests.support.scale_app:app"
 WORKERS = 3
 #: The header in which each answer of that app, the one to a handshake included, names its process.
@@ -332,14 +331,8 @@ class Fleet:
 def start(
     servers: Servers, environment: Mapping[str, str], *words: str, app: str = APP, workers: int = WORKERS
 ) -> Fleet:
-    """Start gunicorn with several workers, and return when all are there.
-
-    A worker that boots while gunicorn is stopped is not told so, and waited for.
-    """
-    server = servers.start(*GUNICORN, "-w", str(workers), *READY, *words, app, **environment)
-    for number in range(workers):
-        server.wait_for_log(f"worker {number + 1} hears signals")
-    return Fleet(server, workers)
+    """Start gunicorn with several workers, and return when all are there."""
+    return Fleet(servers.start(*GUNICORN, "-w", str(workers), *words, app, **environment), workers)
 
 
 def ordered(presences: Presences) -> Presences:

@@ -14,7 +14,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 HOST = "127.0.0.1"
 #: A server's log is read while it runs, and gunicorn's control socket would be one for all, in the home folder.
-ENVIRONMENT = {"GUNICORN_CMD_ARGS": "--no-control-socket", "PYTHONUNBUFFERED": "1"}
+ENVIRONMENT = {
+    "GUNICORN_CMD_ARGS": "--no-control-socket --config python:tests.clients.gunicorn_ready",
+    "PYTHONUNBUFFERED": "1",
+}
 #: The unit of all waiting: seconds after which what has not happened counts as lost. A slow machine stretches it.
 DEADLINE = 10 * float(os.environ.get("PHOENIX_TEST_STRETCH", "1"))
 #: The same where processes start: each takes a second of its own, and more beside others.
@@ -74,18 +77,29 @@ class Server:
         return self.log.read_text("utf-8", "replace")
 
     def wait_ready(self) -> None:
-        """Return once somebody accepts connections on the port.
+        """Return once somebody accepts connections on the port, and all workers serve, if it is gunicorn's.
 
         :raises AssertionError: the process ended instead, or the deadline passed.
         """
         assert wait_until(self._accepts, self._wait_briefly, START), self._failure("accepts no connection")
+        self.wait_for_workers()
 
-    def wait_for_log(self, text: str) -> None:
-        """Return once the server has written a text.
+    def wait_for_workers(self) -> None:
+        """Return once gunicorn has all its workers, and each hears signals.
+
+        A worker that boots while gunicorn is stopped is not told so, and gunicorn waits 30 s for it.
+
+        :raises AssertionError: the deadline passed.
+        """
+        if "gunicorn" in self.command:
+            assert wait_until(self._all_hear, self._wait_briefly, START), self._failure("has workers that hear nothing")
+
+    def wait_for_log(self, text: str, times: int = 1) -> None:
+        """Return once the server has written a text so many times.
 
         :raises AssertionError: it did not before the deadline.
         """
-        assert wait_until(lambda: text in self.logs(), self._wait_briefly, START), self._failure(
+        assert wait_until(lambda: self.logs().count(text) >= times, self._wait_briefly, START), self._failure(
             f"does not write {text!r}"
         )
 
@@ -94,9 +108,9 @@ class Server:
 
         :raises subprocess.TimeoutExpired: it did not end before the deadline.
         """
-        if self.process.poll() is None:
-            self.process.send_signal(number)
         try:
+            self.wait_for_workers()
+            self.process.send_signal(number)  # which does nothing if it has ended
             return self.process.wait(DEADLINE)
         finally:
             self.kill()
@@ -113,6 +127,14 @@ class Server:
         with contextlib.suppress(ConnectionError), socket.create_connection((HOST, self.port), DEADLINE):
             return True
         return False
+
+    def _all_hear(self) -> bool:
+        if self.process.poll() is not None:
+            return True
+        workers = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()
+        expected = int(self.command[self.command.index("-w") + 1]) if "-w" in self.command else 1
+        logs = self.logs()
+        return len(workers) >= expected and all(f"worker {pid} hears signals" in logs for pid in workers)
 
     def _failure(self, what: str) -> str:
         return f"{' '.join(self.command)} {what}; it wrote:\n{self.logs()}"

@@ -41,7 +41,7 @@ class RedisAdapter(KeepsInRedis, Adapter):
     """Carries broadcasts between hosts over Redis' pub/sub, at most once and in order for each publisher and topic.
 
     While Redis is away, broadcasts reach the clients of their own node; the others miss them, and each is counted in
-    :attr:`unpublished`. Topics can be subscribed to meanwhile and are heard as soon as Redis is back.
+    :attr:`.Adapter.unpublished`. Topics can be subscribed to meanwhile and are heard as soon as Redis is back.
 
     :param url: as redis-py takes it (``redis://``, ``rediss://``, ``unix://``), or ``redis+cluster://host:port``.
     :param client: a client of redis-py instead of the URL: of a Sentinel's master, of a cluster, with TLS.

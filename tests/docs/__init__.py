@@ -1,0 +1,1 @@
+"""What checks the blocks of code on the pages: a module for each language."""
