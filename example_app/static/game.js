@@ -100,8 +100,8 @@ let steeredAt = -Infinity
 function aim() {
   const wanted = steered()
   if (wanted.x || wanted.y) steeredAt = performance.now()
-  const alone = preview && mine !== null && performance.now() - steeredAt > LETS_GO
-  return alone ? wander(embers, mine, view.hearth) : wanted
+  if (!preview || mine === null || performance.now() - steeredAt < LETS_GO) return wanted
+  return wander(embers, mine, view.hearth)
 }
 
 setInterval(() => {
