@@ -236,7 +236,7 @@ def test_inspect(app: Flask, phoenix: State) -> None:
         2,
         {"websocket": 2},
         3,
-        3,
+        2,
     )
     assert state["largest_topics"] == [{"topic": "room:1", "subscribers": 2}]
     assert (state["totals"]["messages_in"], state["totals"]["messages_out"]) == (4, 6)

@@ -203,7 +203,7 @@ class ChannelConnection(Connection):
     def observe(self) -> None:
         """Let the channels take note that handlers are measured from now on, or no more."""
         for membership in self.protocol.memberships.values():
-            membership.server.observe()
+            membership.server.telemetry.look()
 
     def channel_over(self, channel: ChannelServer) -> None:
         """Take note that a channel has terminated."""

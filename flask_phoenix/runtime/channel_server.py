@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import Any
 
 import gevent
-from blinker import Signal
 
 from ..assigns import CheckedAssigns
 from ..channel import (
@@ -22,24 +19,20 @@ from ..channel import (
     dispatch,
     dispatch_out,
     handle_error,
-    level_of,
 )
 from ..exceptions import InvalidOption, InvalidPayload, NotJoined, PhoenixError, Refused
-from ..protocol.messages import EXPIRING, JOIN, LEAVE, Broadcast, Frame, Kept, Message, Reply, Traced, shown
+from ..protocol.messages import EXPIRING, JOIN, LEAVE, Broadcast, Frame, Kept, Message, Reply, shown
 from ..protocol.state import GIVEN_UP, JOIN_CRASHED, JOIN_TIMED_OUT, OK, TOO_MANY_JOINS, JoinReceived, Protocol
 from ..pubsub.history import History
 from ..pubsub.local import Lane, Subscriber
-from ..signals import channel_crashed, channel_joined, channel_refused, channel_terminated, handled_in
+from ..signals import channel_refused, channel_terminated, handled_in
 from ..socket import Route, check_expires_at
+from .channel_telemetry import ChannelTelemetry
 from .connection import Connection
 from .engine import FAILURES
 from .inbox import INBOX_LIMIT, Inbox
-from .logs import write_line
 from .recovery import Recovery, recovery_of
 from .resources import Resources
-from .tracing import Tracing
-
-log = logging.getLogger("flask_phoenix.channel")
 
 #: Messages that wait for one channel's ``handle_info``, beyond which its own code is to send no more.
 SEND_LIMIT = 10_000
@@ -58,8 +51,6 @@ class ChannelServer(ChannelRuntime):
         "_handled",
         "_held_pushes",
         "_join_timer",
-        "_observed",
-        "_outcome",
         "_recovery",
         "_redispatch",
         "_resources",
@@ -74,6 +65,7 @@ class ChannelServer(ChannelRuntime):
         "membership",
         "protocol",
         "subscriber",
+        "telemetry",
     )
 
     def __init__(
@@ -101,11 +93,8 @@ class ChannelServer(ChannelRuntime):
         self._route: Route = join.route
         #: The message that is being handled.
         self._handled: Message | None = None
-        #: The status of its reply; empty: none.
-        self._outcome = ""
-        #: Somebody measures what is handled, or a line tells of it.
-        self._observed = False
-        self.observe()
+        #: What is told of this channel.
+        self.telemetry = ChannelTelemetry(connection, join.route, join.membership.topic)
         #: Where the topic has a history and the client tells positions: what it has missed.
         self._recovery: Recovery | None = None
         #: What is pushed while a broadcast with a position passes through its interceptor.
@@ -133,14 +122,13 @@ class ChannelServer(ChannelRuntime):
         try:
             frame = self._admit(join, reply) if reply.status == "ok" else protocol.refuse(join, reply)
         except FAILURES as failure:
-            self._log("cannot be joined", failure)
-            self._tell(channel_crashed, reason=failure, where="in its join", payload=join.message.payload)
+            self.telemetry.note_crash("cannot be joined", "in its join", failure, join.message.payload)
             connection.engine.caught(failure)
             reply, frame = JOIN_CRASHED, protocol.refuse(join, JOIN_CRASHED)
         if frame is None:
             return
         connection.send(frame)
-        self._note_join(join, reply, perf_counter() - began)
+        self.telemetry.note_join(join.message, reply, self.joined, perf_counter() - began)
         if join.replaced is not None:
             connection.send(protocol.close(join.replaced))
         if not self.joined:
@@ -173,8 +161,10 @@ class ChannelServer(ChannelRuntime):
         self._handled = message
         try:
             with self.connection.app_context():
-                observed = self._observed or handled_in.receivers
-                frame = self._observe_in(message) if observed else self._answer_in(message)
+                if self.telemetry.measured or handled_in.receivers:
+                    frame = self.telemetry.follow_in(message, self._answer_in)
+                else:
+                    frame = self._answer_in(message)
             if frame is not None:
                 self.connection.send(frame)
         except FAILURES as failure:
@@ -194,12 +184,6 @@ class ChannelServer(ChannelRuntime):
         self.ended = True
         self._clean_up()
         start(self.inbox, self._terminate, reason)
-
-    def observe(self) -> None:
-        """Look whether somebody measures what is handled, or a line tells of it."""
-        engine = self.connection.engine
-        watched = engine.timing is not None or engine.tracing is not None
-        self._observed = watched or self._line_level("log_handle_in") is not None
 
     def disconnect(self) -> None:
         """End at once, for good: the client does not join again by itself. A join that runs is decided first."""
@@ -325,8 +309,8 @@ class ChannelServer(ChannelRuntime):
         connection, protocol = self.connection, self.protocol
         connection.engine.reach("join_timeout", connection=connection)
         seconds = connection.bounds.join_timeout
-        self._log("is refused", f"its join takes longer than {seconds} s (join_timeout)")
-        self._tell(channel_refused, reason=JOIN_TIMED_OUT.response, seconds=seconds)
+        self.telemetry.log("is refused", f"its join takes longer than {seconds} s (join_timeout)")
+        self.telemetry.tell(channel_refused, reason=JOIN_TIMED_OUT.response, seconds=seconds)
         connection.send(protocol.refuse(join, JOIN_TIMED_OUT))
         if join.replaced is not None:
             connection.send(protocol.close(join.replaced))
@@ -358,8 +342,7 @@ class ChannelServer(ChannelRuntime):
             with self.connection.app_context():
                 return self._ask(join)
         except FAILURES as failure:
-            self._log("crashed in its join", failure)
-            self._tell(channel_crashed, reason=failure, where="in its join", payload=join.message.payload)
+            self.telemetry.note_crash("crashed in its join", "in its join", failure, join.message.payload)
             self.connection.engine.caught(failure)
             return JOIN_CRASHED
 
@@ -385,7 +368,7 @@ class ChannelServer(ChannelRuntime):
         channel = route.channel(self, topic, route.subtopic(topic), assigns)
         channel.params, channel.transport = socket.params, socket.transport
         channel.variables = route.variables(topic)
-        self.channel = channel
+        self.channel = self.telemetry.channel = channel
         return channel
 
     def _admit(self, join: JoinReceived, reply: Reply) -> Frame | None:
@@ -419,16 +402,6 @@ class ChannelServer(ChannelRuntime):
         self.joined = True
         self.connection.engine.joined_patterns.add(self._route.pattern)
         return frame
-
-    def _note_join(self, join: JoinReceived, reply: Reply, seconds: float) -> None:
-        """Tell how a join was answered; of a crash it has been told."""
-        if reply is not JOIN_CRASHED:
-            verb = "JOINED" if self.joined else "REFUSED JOIN"
-            self._write_line("log_join", f"{verb} {shown(self.membership.topic)}", seconds, join.message, reply.status)
-        if self.joined:
-            self._tell(channel_joined, seconds=seconds)
-        elif reply is not JOIN_CRASHED:
-            self._tell(channel_refused, reason=reply.response, seconds=seconds)
 
     def _tell_positions(self, recovery: Recovery) -> None:
         """Tell this client the positions of broadcasts; it gets them all, none replaces another.
@@ -485,54 +458,13 @@ class ChannelServer(ChannelRuntime):
                 reply = dispatch(self.channel, message.event, message.payload)
             except Refused as refused:
                 reply = Reply("error", refused.response)
-            self._outcome = "" if reply is None else reply.status
+            self.telemetry.outcome = "" if reply is None else reply.status
             return None if reply is None else self.protocol.reply(self.membership, message.ref, reply)
         except FAILURES as failure:
             if (reply := self._handle_error(failure)) is None:
                 raise
-            self._outcome = reply.status
+            self.telemetry.outcome = reply.status
             return self.protocol.reply(self.membership, message.ref, reply)
-
-    def _observe_in(self, message: Message) -> Frame | None:
-        """As :meth:`_answer_in`, and tell how long it took, and what came of it."""
-        began, exception, tracing = perf_counter(), None, self.connection.engine.tracing
-        try:
-            if tracing is None:
-                return self._answer_in(message)
-            with self._span(tracing, "handle_in", message.event, self._trace_of(message.payload)):
-                return self._answer_in(message)
-        except FAILURES as failure:
-            exception = failure
-            self._outcome = "crashed"
-            raise
-        finally:
-            self._note_in(message, perf_counter() - began, exception)
-
-    def _trace_of(self, payload: Any) -> str:
-        """Return the trace of a message: what its payload says, where the channel declares it, or its client's."""
-        key = self._route.channel.trace_key
-        told = payload.get(key) if key is not None and isinstance(payload, dict) else None
-        return told if isinstance(told, str) else self.connection.trace
-
-    def _span(self, tracing: Tracing, kind: str, event: Any, parent: str) -> AbstractContextManager[Any]:
-        name = self._route.channel.handlers.get(event) if isinstance(event, str) else None
-        known = event if name or kind == "handle_out" else "other"
-        about = {
-            "event": str(event),
-            "topic": self.membership.topic,
-            "pattern": self._route.pattern,
-            "mount": self.connection.bounds.mount,
-            "connection": self.connection.number,
-        }
-        return tracing.span(f"{kind} {self._route.pattern} {known}", parent, about)
-
-    def _note_in(self, message: Message, seconds: float, exception: BaseException | None) -> None:
-        timing, outcome = self.connection.engine.timing, self._outcome or "noreply"
-        if timing is not None:
-            timing.handled(self.connection.bounds.mount, self._route.pattern, outcome, seconds)
-        self._tell(handled_in, event=message.event, outcome=outcome, seconds=seconds, exception=exception)
-        what = f"HANDLED {shown(message.event)} INCOMING ON {shown(message.topic)} ({self._name})"
-        self._write_line("log_handle_in", what, seconds, message, outcome)
 
     def _handle_error(self, failure: BaseException) -> Reply | None:
         """Return the reply that an error handler makes of an exception; None: none, and the app has been told of it.
@@ -652,13 +584,11 @@ class ChannelServer(ChannelRuntime):
 
     def _dispatch_out(self, broadcast: Broadcast) -> None:
         try:
-            tracing, call = self.connection.engine.tracing, self.connection.call
-            if tracing is None:
-                call(dispatch_out, self.channel, broadcast.event, broadcast.payload)
+            call, handled = self.connection.call, (dispatch_out, self.channel, broadcast.event, broadcast.payload)
+            if self.connection.engine.tracing is None:
+                call(*handled)
             else:
-                trace = broadcast.trace if isinstance(broadcast, Traced) else self.connection.trace
-                with self._span(tracing, "handle_out", broadcast.event, trace):
-                    call(dispatch_out, self.channel, broadcast.event, broadcast.payload)
+                self.telemetry.follow_out(broadcast, call, *handled)
         except FAILURES as failure:
             self._fail(failure, f"at broadcast {shown(broadcast.event)}")
 
@@ -698,9 +628,8 @@ class ChannelServer(ChannelRuntime):
 
     def _crash(self, reason: Any, where: str = "in stop") -> None:
         """End by accident: ``terminate`` first, then ``phx_error``, after which the client joins again."""
-        self._log(f"crashed {where}", reason)
         payload = None if self._handled is None else self._handled.payload
-        self._tell(channel_crashed, reason=reason, where=where, payload=payload)
+        self.telemetry.note_crash(f"crashed {where}", where, reason, payload)
         if self.ended:
             return
         self.ended = True
@@ -719,10 +648,10 @@ class ChannelServer(ChannelRuntime):
         try:
             self.connection.context.copy().run(self.connection.call, self.channel.terminate, reason)
         except FAILURES as failure:
-            self._log("failed to terminate", failure)
+            self.telemetry.log("failed to terminate", failure)
             self.connection.engine.caught(failure)
         if self.joined:
-            self._tell(channel_terminated, reason=reason)
+            self.telemetry.tell(channel_terminated, reason=reason)
 
     def _clean_up(self) -> None:
         """Free the topic; end the subscriptions, the timers and the calls that wait."""
@@ -745,55 +674,6 @@ class ChannelServer(ChannelRuntime):
                 f"{self._name} may not {verb} before its join is over: do it in after_join(self),"
                 " which runs after the join's reply"
             )
-
-    def _tell(self, signal: Signal, **about: Any) -> None:
-        """Send a signal about this channel."""
-        if signal.receivers:
-            self.connection.engine.tell(
-                signal,
-                connection=self.connection,
-                mount=self.connection.bounds.mount,
-                topic=self.membership.topic,
-                pattern=self._route.pattern,
-                channel=self.channel,
-                **about,
-            )
-
-    def _line_level(self, name: str) -> int | None:
-        """Return the level of the lines of a kind, if anybody gets them."""
-        level = level_of(getattr(self._route.channel, name), name)
-        return level if level is not None and log.isEnabledFor(level) else None
-
-    def _write_line(self, name: str, what: str, seconds: float, message: Message, outcome: str) -> None:
-        level = self._line_level(name)
-        if level is None:
-            return
-        engine = self.connection.engine
-        write_line(
-            log,
-            level,
-            what,
-            seconds,
-            engine.filter_parameters(message.payload),
-            connection=self.connection.number,
-            mount=self.connection.bounds.mount,
-            topic=message.topic,
-            pattern=self._route.pattern,
-            event=message.event,
-            outcome=outcome,
-        )
-
-    def _log(self, what: str, reason: Any) -> None:
-        failed = isinstance(reason, BaseException)
-        log.error(
-            "%s %s on topic %s (connection %d)%s",
-            self._name,
-            what,
-            shown(self.membership.topic),
-            self.connection.number,
-            "" if failed else f", for the reason {shown(reason)}",
-            exc_info=reason if failed else None,
-        )
 
     @property
     def _name(self) -> str:
