@@ -51,7 +51,6 @@ LONGEST = (
     "test_servers_real",
     "test_faults",
     "test_many_processes",
-    "test_golden",
     "test_processes",
     "test_docs",
     "test_example_app",

@@ -22,6 +22,9 @@ ENVIRONMENT = {
 DEADLINE = 10 * float(os.environ.get("PHOENIX_TEST_STRETCH", "1"))
 #: The same where processes start: each takes a second of its own, and more beside others.
 START = 5 * DEADLINE
+#: The same for the end of a server, whose processes each take their time. A worker that gunicorn has not told to end
+#: would take 30 seconds.
+END = 2 * DEADLINE
 
 
 def free_port() -> int:
@@ -111,7 +114,7 @@ class Server:
         try:
             self.wait_for_workers()
             self.process.send_signal(number)  # which does nothing if it has ended
-            return self.process.wait(DEADLINE)
+            return self.process.wait(END)
         finally:
             self.kill()
 
