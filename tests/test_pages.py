@@ -93,7 +93,8 @@ def test_pages_join_their_channel(servers: Servers, tmp_path: Path) -> None:
     """Each HTML page, served by the Python of the same document as a reader would serve it, in a real browser."""
     documents = [page for page in PAGES if any(is_whole(block) for block in blocks(page, "html"))]
     served = [serve(page, servers, tmp_path / str(number)) for number, page in enumerate(documents)]
-    script = driver.Script("pages.mjs", *(server.url("/static/index.html?name=Ada") for server in served))
+    within = f"{1000 * START * 0.8:.0f}"
+    script = driver.Script("pages.mjs", within, *(server.url("/static/index.html?name=Ada") for server in served))
     told = {page: script.hear()["errors"] for page in documents}
     script.close()
     assert told
