@@ -17,7 +17,7 @@ import pytest
 import flask_phoenix
 from flask_phoenix import pytest_plugin, testing
 from tests.clients import driver
-from tests.docs import javascript, nginx, proxies, settings, shell
+from tests.docs import foreign, javascript, nginx, proxies, settings, shell
 from tests.docs.pages import DOCS, PAGES, Block, blocks, read
 from tests.support.processes import ROOT, START, Server, Servers
 
@@ -35,10 +35,12 @@ CHECKS: dict[str, Callable[[Block, Path], list[str]]] = {
     "shell": shell.complaints,
     "toml": settings.toml_file,
     "yaml": settings.yaml_file,
+    **dict.fromkeys(("css", "dart", "dockerfile", "elixir", "java", "kotlin", "php", "swift"), foreign.complaints),
+    **dict.fromkeys(("html+jinja", "jinja"), settings.template),
 }
 #: What the compiler of TypeScript reads, all at once.
 SCRIPTS = ("html", "javascript", "js", "ts", "typescript")
-ELSEWHERE = {"py", "python", "text", *SCRIPTS}
+ELSEWHERE = {"diff", "http", "py", "python", "text", *SCRIPTS}
 
 
 def all_blocks(*languages: str) -> list[Block]:
@@ -74,6 +76,8 @@ def test_scripts_are_right(tmp_path: Path) -> None:
         ("toml", "a = b", "Invalid value"),
         ("yaml", "a: b: c", "mapping values"),
         ("caddyfile", "a {", "a bracket is open"),
+        ("elixir", "socket(1]", "] closes nothing"),
+        ("jinja", "{% if a %}", "Unexpected end of template"),
     ],
 )
 def test_a_wrong_block_is_found(tmp_path: Path, language: str, code: str, says: str) -> None:
