@@ -18,7 +18,7 @@ import flask_phoenix
 from flask_phoenix import pytest_plugin, testing
 from tests.clients import driver
 from tests.docs import foreign, javascript, nginx, proxies, settings, shell
-from tests.docs.pages import DOCS, PAGES, Block, blocks, read
+from tests.docs.pages import BESIDE, DOCS, PAGES, Block, blocks, read
 from tests.support.processes import ROOT, START, Server, Servers
 
 #: What checks each block of a language. ``text`` is what a program writes; ``{...}`` is Sphinx's.
@@ -44,7 +44,7 @@ ELSEWHERE = {"diff", "http", "py", "python", "text", *SCRIPTS}
 
 
 def all_blocks(*languages: str) -> list[Block]:
-    return [block for page in PAGES for block in blocks(page, *languages)]
+    return [block for page in [*PAGES, *BESIDE] for block in blocks(page, *languages)]
 
 
 def test_each_language_has_a_check() -> None:
