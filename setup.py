@@ -29,7 +29,9 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["flask_phoenix", "flask_phoenix.*"]),
-    package_data={"flask_phoenix": ["py.typed", "static/*", "cli/templates/*/*"]},
+    package_data={
+        "flask_phoenix": ["py.typed", "static/*", "cli/templates/*/*", "dashboard/static/*", "dashboard/templates/*/*"]
+    },
     python_requires=">=3.10",
     install_requires=[
         # Each oldest version is one that the tests pass on; a comment says what is wrong below it.

@@ -19,6 +19,9 @@ from gevent import GreenletExit
 
 from .broadcaster import NONE, SETTING
 from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, register_error_handler
+from .dashboard.channels import MOUNT_OPTIONS, DashboardSocket
+from .dashboard.dashboard import Dashboard
+from .dashboard.pages import dashboard_blueprint
 from .exceptions import InvalidOption, PhoenixError
 from .hints import Hints
 from .presence import Presence
@@ -71,6 +74,11 @@ UNSET: Any = object()
 #: The options of :meth:`Phoenix.socket`.
 OPTIONS = frozenset((*NAMES, *TRANSPORTS))
 
+NO_PREDICATE = (
+    "a dashboard shows who is connected and what they say, and closes connections: name who may see it, as in"
+    " phoenix.dashboard(allow=lambda: current_user.is_authenticated and current_user.is_admin)"
+)
+
 ENDPOINTS: dict[str, type[Endpoint]] = {"websocket": WebSocketEndpoint, "longpoll": LongPollEndpoint}
 
 PresenceKind = TypeVar("PresenceKind", bound=Presence)
@@ -108,6 +116,8 @@ class State:
         self.led: list[str] = []
         #: What is measured of this app, once a blueprint of metrics is registered.
         self.metrics: Any = None
+        #: The dashboard, once its blueprint is registered.
+        self.dashboard: Dashboard | None = None
 
     def mount(self, path: str, socket: type[BaseSocket], options: dict[str, Any]) -> None:
         """Serve a socket in this app."""
@@ -117,6 +127,22 @@ class State:
             endpoint = ENDPOINTS[mount.transport](self.engine, self.json, mount)
             endpoint.register(self.app)
             self.endpoints.append(endpoint)
+
+    def show_dashboard(self, path: str, allow: Callable[[], Any]) -> None:
+        """Have a dashboard in this app, whose socket is at a path.
+
+        :raises InvalidOption: it has one.
+        """
+        if self.dashboard is not None:
+            raise InvalidOption("this app has a dashboard already: register phoenix.dashboard(...) once for each app")
+        options = dict(MOUNT_OPTIONS)
+        if self.app.config.get("PHOENIX_CHECK_ORIGIN") is False:  # what is good for public data is not for this
+            options["check_origin"] = True
+        self.mount(path, DashboardSocket, options)
+        self.dashboard = Dashboard(self.app, self.engine, allow, path, self._presence_sizes)
+
+    def _presence_sizes(self) -> dict[str, int]:
+        return {presence.name: tracker.tracker.size for presence, tracker in self.trackers.items()}
 
     def warn_if_bare(self) -> None:
         """Log that the app has no sockets, which is no use to a server."""
@@ -194,9 +220,8 @@ class State:
 
     def inspect(self, largest: int = LARGEST) -> dict[str, Any]:
         """Return what this process has and does, as :meth:`Phoenix.inspect` does."""
-        entries = {presence.name: tracker.tracker.size for presence, tracker in self.trackers.items()}
         seen: dict[str, Any] = self.engine.hub.run(inspect, self.engine, largest)
-        return {**seen, "presence": entries}
+        return {**seen, "presence": self._presence_sizes()}
 
     def sign_token(self, data: Any, salt: str, max_age: float = MAX_AGE) -> str:
         """Write a token, as :meth:`Phoenix.sign_token` does."""
@@ -627,6 +652,27 @@ class Phoenix:
             )
 
         blueprint.record_once(measure)
+        return blueprint
+
+    def dashboard(self, allow: Callable[[], Any] = UNSET, *, name: str = "phoenix_dashboard") -> Blueprint:
+        """Make a blueprint with a page that shows live what the app does, on all of its nodes.
+
+        ``app.register_blueprint(phoenix.dashboard(allow=is_admin))`` serves it at ``/dashboard``, or below another
+        ``url_prefix``. Nothing is measured while nobody looks.
+
+        :param allow: called without arguments in each request for the page, its files and its socket: ``request``,
+            ``session`` and ``current_user`` work. What is not true is HTTP 404, of the socket 403; it may also abort.
+        :param name: of the blueprint.
+        :raises InvalidOption: nobody is named who may see it.
+        """
+        if not callable(allow):
+            raise InvalidOption(NO_PREDICATE)
+        blueprint = dashboard_blueprint(allow, name)
+
+        def show(setup: Any) -> None:
+            state_of(setup.app).show_dashboard(f"{setup.url_prefix or ''}/socket", allow)
+
+        blueprint.record_once(show)
         return blueprint
 
     def sign_token(self, data: Any, salt: str, max_age: float = MAX_AGE) -> str:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import metadata
 from pathlib import Path
 
 import pytest
 
 import flask_phoenix
 from flask_phoenix import pytest_plugin, testing
+from tests.clients import driver
 from tests.docs import javascript, nginx, proxies, settings, shell
 from tests.docs.pages import DOCS, PAGES, Block, blocks, read
-from tests.support.processes import START
+from tests.support.processes import ROOT, START, Server, Servers
 
 #: What checks each block of a language. ``text`` is what a program writes; ``{...}`` is Sphinx's.
 CHECKS: dict[str, Callable[[Block, Path], list[str]]] = {
@@ -82,6 +86,34 @@ def test_a_wrong_script_is_found(tmp_path: Path) -> None:
     assert [complaint.partition(",")[0] for complaint in found] == ["p:0", "p:1"]
 
 
+# Pages for a browser.
+
+
+def test_pages_join_their_channel(servers: Servers, tmp_path: Path) -> None:
+    """Each HTML page, served by the Python of the same document as a reader would serve it, in a real browser."""
+    documents = [page for page in PAGES if any(is_whole(block) for block in blocks(page, "html"))]
+    served = [serve(page, servers, tmp_path / str(number)) for number, page in enumerate(documents)]
+    script = driver.Script("pages.mjs", *(server.url("/static/index.html?name=Ada") for server in served))
+    told = {page: script.hear()["errors"] for page in documents}
+    script.close()
+    assert told
+    assert not {page: errors for page, errors in told.items() if errors}
+
+
+def is_whole(block: Block) -> bool:
+    return block.code.startswith("<!doctype html>")
+
+
+def serve(page: str, servers: Servers, folder: Path) -> Server:
+    """Serve what a document ends with: the last version of each of its files."""
+    (folder / "static").mkdir(parents=True)
+    for block in blocks(page, "python"):
+        (folder / block.filename).write_text(block.code)
+    (folder / "static" / "index.html").write_text([block.code for block in blocks(page, "html") if is_whole(block)][-1])
+    shutil.copy(javascript.MODULES / "phoenix" / "priv" / "static" / "phoenix.mjs", folder / "static" / "phoenix.js")
+    return servers.start(sys.executable, "-m", "flask", "--app", f"{folder}/app", "run", "--port", "{port}")
+
+
 # The site.
 
 
@@ -104,3 +136,10 @@ def test_each_public_name_is_on_a_page() -> None:
     fixtures = {name for name, value in vars(pytest_plugin).items() if name.startswith(("phoenix_", "live_phoenix_"))}
     public = {name for name in vars(testing) if name[0] != "_" and not inspect.ismodule(vars(testing)[name])}
     assert described("reference/api-testing.md") == public | fixtures
+
+
+def test_versions() -> None:
+    page = read("project/versions.md")
+    clients = json.loads((ROOT / "tests" / "clients" / "package.json").read_text("utf-8"))["dependencies"]
+    assert f"package from {clients['phoenix-oldest'].rpartition('@')[2]} on" in page
+    assert metadata("flask_phoenix")["Requires-Python"] == f">={re.findall(r'([0-9.]+) and newer', page)[0]}"

@@ -156,7 +156,7 @@ def test_the_page_lists_them_and_what_comes_with_each(app: Flask, notes: Notes, 
     exercise(app, phoenix)
     drain(app.extensions["phoenix"].engine, 1.0)
     said = {
-        name: set(keys.split("`, `")) for name, _, keys in rows("reference/telemetry.md", "signal", "sent when", "with")
+        name: set(keys.split("`, `")) for name, _, keys in rows("reference/signals.md", "signal", "sent when", "with")
     }
     assert set(said) == set(SIGNALS)
     assert not [(name, set(about) - said[name]) for name, about in notes.told if not set(about) <= said[name]]

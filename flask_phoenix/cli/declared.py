@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 from flask import current_app
 
+from ..dashboard.channels import DashboardSocket
 from ..exceptions import InvalidOption
 from ..extension import State
 from ..schema.declarations import Client, read_declarations
@@ -25,7 +26,8 @@ def declared_clients() -> Iterator[list[Client]]:
     if state is None:
         raise click.ClickException("this app has no sockets: call phoenix.init_app(app)")
     try:
-        yield read_declarations((endpoint.mount.path, endpoint.mount.socket) for endpoint in state.endpoints)
+        mounts = [endpoint.mount for endpoint in state.endpoints if endpoint.mount.socket is not DashboardSocket]
+        yield read_declarations((mount.path, mount.socket) for mount in mounts)
     except InvalidOption as error:
         raise click.ClickException(str(error)) from error
 

@@ -200,6 +200,11 @@ class ChannelConnection(Connection):
         if self._farewell is not None:
             self._farewell.end(reason)
 
+    def observe(self) -> None:
+        """Let the channels take note that handlers are measured from now on, or no more."""
+        for membership in self.protocol.memberships.values():
+            membership.server.observe()
+
     def channel_over(self, channel: ChannelServer) -> None:
         """Take note that a channel has terminated."""
         if self._farewell is not None:

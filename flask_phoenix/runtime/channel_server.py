@@ -104,9 +104,8 @@ class ChannelServer(ChannelRuntime):
         #: The status of its reply; empty: none.
         self._outcome = ""
         #: Somebody measures what is handled, or a line tells of it.
-        engine = connection.engine
-        watched = engine.timing is not None or engine.tracing is not None
-        self._observed = watched or self._line_level("log_handle_in") is not None
+        self._observed = False
+        self.observe()
         #: Where the topic has a history and the client tells positions: what it has missed.
         self._recovery: Recovery | None = None
         #: What is pushed while a broadcast with a position passes through its interceptor.
@@ -135,7 +134,7 @@ class ChannelServer(ChannelRuntime):
             frame = self._admit(join, reply) if reply.status == "ok" else protocol.refuse(join, reply)
         except FAILURES as failure:
             self._log("cannot be joined", failure)
-            self._tell(channel_crashed, reason=failure, where="in its join")
+            self._tell(channel_crashed, reason=failure, where="in its join", payload=join.message.payload)
             connection.engine.caught(failure)
             reply, frame = JOIN_CRASHED, protocol.refuse(join, JOIN_CRASHED)
         if frame is None:
@@ -195,6 +194,12 @@ class ChannelServer(ChannelRuntime):
         self.ended = True
         self._clean_up()
         start(self.inbox, self._terminate, reason)
+
+    def observe(self) -> None:
+        """Look whether somebody measures what is handled, or a line tells of it."""
+        engine = self.connection.engine
+        watched = engine.timing is not None or engine.tracing is not None
+        self._observed = watched or self._line_level("log_handle_in") is not None
 
     def disconnect(self) -> None:
         """End at once, for good: the client does not join again by itself. A join that runs is decided first."""
@@ -354,7 +359,7 @@ class ChannelServer(ChannelRuntime):
                 return self._ask(join)
         except FAILURES as failure:
             self._log("crashed in its join", failure)
-            self._tell(channel_crashed, reason=failure, where="in its join")
+            self._tell(channel_crashed, reason=failure, where="in its join", payload=join.message.payload)
             self.connection.engine.caught(failure)
             return JOIN_CRASHED
 
@@ -694,7 +699,8 @@ class ChannelServer(ChannelRuntime):
     def _crash(self, reason: Any, where: str = "in stop") -> None:
         """End by accident: ``terminate`` first, then ``phx_error``, after which the client joins again."""
         self._log(f"crashed {where}", reason)
-        self._tell(channel_crashed, reason=reason, where=where)
+        payload = None if self._handled is None else self._handled.payload
+        self._tell(channel_crashed, reason=reason, where=where, payload=payload)
         if self.ended:
             return
         self.ended = True

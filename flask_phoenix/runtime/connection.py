@@ -328,6 +328,9 @@ class Connection:
     def channel_over(self, channel: Any) -> None:
         """Take note that a channel has terminated; here, there are none."""
 
+    def observe(self) -> None:
+        """Take note that handlers are measured from now on, or no more; here, none are."""
+
 
 class RawConnection(Connection):
     """A client of a :class:`.RawSocket`: the author handles its frames."""

@@ -28,7 +28,7 @@ from .budget import Account, Budget
 from .caps import Caps
 from .histories import Histories
 from .logs import ParameterFilter
-from .meter import Meter, Timing
+from .meter import Meter, Timing, Timings
 from .node import Node
 from .once import answer_once
 from .runners import Runners
@@ -93,8 +93,9 @@ class Engine:
         self.filter_parameters = ParameterFilter()
         #: Counts what passes, once somebody looks.
         self.meter: Meter | None = None
-        #: Is told how long handlers and broadcasts take, where that is measured.
+        #: Is told how long handlers and broadcasts take, where that is measured: see :meth:`add_timing`.
         self.timing: Timing | None = None
+        self._timings: tuple[Timing, ...] = ()
         #: Writes traces, where there are any.
         self.tracing: Tracing | None = None
         #: How often each bound was reached, by its name in docs/explanation/security.md.
@@ -144,7 +145,7 @@ class Engine:
     def stop(self) -> None:
         """Stop what runs for the connections, which are to be closed by then."""
         self.node.stop()
-        self._stop_watching()
+        self.stop_watching()
         self.runners.close()
 
     def configure(self, settings: Settings) -> None:
@@ -156,7 +157,7 @@ class Engine:
     def _forget_parent(self) -> None:
         """Begin anew in a process that was forked from a node, with nothing but what the app itself subscribes to."""
         self.transports = Transports()
-        self._stop_watching()
+        self.stop_watching()
         self.connections.clear()
         self.caps = Caps(self.settings)
         self.runners.forget()
@@ -170,7 +171,22 @@ class Engine:
             self.meter = self.pubsub.meter = Meter()
         return self.meter
 
-    def _stop_watching(self) -> None:
+    def add_timing(self, timing: Timing) -> None:
+        """Tell somebody how long handlers and broadcasts take, from now on; for the thread of the event loop."""
+        self._set_timings((*self._timings, timing))
+
+    def remove_timing(self, timing: Timing) -> None:
+        """Tell it no more."""
+        self._set_timings(tuple(each for each in self._timings if each is not timing))
+
+    def _set_timings(self, timings: tuple[Timing, ...]) -> None:
+        self._timings = timings
+        self.timing = self.hub.timing = Timings(timings) if len(timings) > 1 else timings[0] if timings else None
+        for connection in list(self.connections):
+            connection.observe()
+
+    def stop_watching(self) -> None:
+        """Count no more; whoever asks for the counts next begins anew."""
         meter, self.meter, self.pubsub.meter = self.meter, None, None
         if meter is not None:
             meter.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from contextvars import Context, ContextVar
 from typing import Any
@@ -43,6 +44,14 @@ class ParameterFilter:
         if isinstance(value, list | tuple):
             return [self(each) for each in value]
         return FILTERED if self._keep else value
+
+    def of_text(self, text: str) -> str:
+        """Return text without the lines that name such a key and a value (``password='...'``, ``"token": ...``)."""
+        if self._keep or not self._names:
+            return text
+        names = "|".join(map(re.escape, self._names))
+        secret = re.compile(rf"(?:{names})\w*[\"']?\s*[=:]", re.IGNORECASE)
+        return "".join(FILTERED + "\n" if secret.search(line) else line for line in text.splitlines(keepends=True))
 
     def _of_key(self, key: Any, value: Any) -> Any:
         if self._keep:

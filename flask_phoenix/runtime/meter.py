@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
@@ -23,6 +24,23 @@ class Timing(WriteTiming):
     def handled(self, mount: str, pattern: str, outcome: str, seconds: float) -> None:
         """A handler has ended."""
         raise NotImplementedError
+
+
+class Timings(Timing):
+    """Several that measure."""
+
+    def __init__(self, timings: Sequence[Timing]) -> None:
+        self._timings = timings
+
+    def handled(self, mount: str, pattern: str, outcome: str, seconds: float) -> None:
+        """Tell each."""
+        for timing in self._timings:
+            timing.handled(mount, pattern, outcome, seconds)
+
+    def written(self, topic: str, seconds: float, remote: bool) -> None:
+        """Tell each."""
+        for timing in self._timings:
+            timing.written(topic, seconds, remote)
 
 
 class Meter(Counts):

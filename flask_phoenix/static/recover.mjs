@@ -1,4 +1,4 @@
-// A channel of the official client that comes back without a gap, or says that there is one: docs/recovery.md.
+// A channel of the official client that comes back without a gap, or says that there is one: docs/howto/recovery.md.
 export function recover(socket, topic, params = {}, { onGap, onCaughtUp } = {}) {
   let last = null
   let next = null

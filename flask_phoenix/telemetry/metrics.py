@@ -58,7 +58,7 @@ class Metrics(Timing, Service):
         self._make_counters()
         self._make_gauges()
         self._connect(app)
-        engine.timing = engine.hub.timing = self
+        engine.add_timing(self)
         engine.node.add(self)
 
     def exposition(self) -> bytes:
