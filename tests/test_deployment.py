@@ -37,7 +37,7 @@ def command() -> Any:
 
 def test_page_shows_the_files() -> None:
     page = "howto/docker.md"
-    shown = [next(blocks(page, language)).code for language in ("dockerfile", "yaml")]
+    shown = [next(blocks(page, language)).code for language in ("text", "yaml")]
     assert shown == [DOCKERFILE, COMPOSE]
 
 
