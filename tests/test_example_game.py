@@ -225,5 +225,5 @@ def test_page_keeps_to_what_the_channel_declares(tmp_path: Path) -> None:
     compiler = (MODULES / ".bin" / "tsc", "--project", tmp_path, "--pretty", "false")
     done = subprocess.run(compiler, capture_output=True, text=True, timeout=3 * DEADLINE, check=False)
     assert (done.returncode, done.stdout) == (0, "")
-    for name in ("game.js", "game-view.js", "embers.js", "steering.js"):
+    for name in ("game.js", "game-view.js", "embers.js", "steering.js", "autopilot.js"):
         assert (STATIC / name).read_text().startswith("// @ts-check\n"), "or it was not looked at"
