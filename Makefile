@@ -65,7 +65,8 @@ services:
 
 .venv/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(bin) pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(bin) pip install --quiet --disable-pip-version-check uv
+	$(bin) uv pip install --quiet --python .venv/bin/python --editable '.[dev]'  # in an eighth of pip's time
 	@touch $@
 
 .venv-bench/.installed: setup.py benchmarks/requirements.txt
