@@ -32,4 +32,6 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.extensions["example_frames"] = deque(maxlen=1)
     app.register_blueprint(views.pages)
     sockets.phoenix.init_app(app)
+    # For the load balancer alone: what stands in front shows it to nobody else.
+    app.register_blueprint(sockets.phoenix.health_blueprint(), url_prefix="/internal")
     return app

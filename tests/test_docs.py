@@ -79,7 +79,7 @@ from flask_phoenix.transports.longpoll.endpoint import BATCH, PIECE
 from flask_phoenix.transports.longpoll.registry import UNUSED_DELAY, UNUSED_SESSIONS
 from flask_phoenix.transports.options import INFO_KEYS, PREFIX, Options
 from flask_phoenix.transports.origin import CONN, OriginPolicy
-from tests.docs.pages import DOCS, FENCE, PAGES, Block, blocks, cells, prose, read, rows, stated
+from tests.docs.pages import BESIDE, DOCS, FENCE, PAGES, Block, blocks, cells, prose, read, rows, stated
 from tests.docs.python import Runner
 from tests.support.loop import turn
 from tests.support.network import Network
@@ -164,7 +164,7 @@ def test_parts_of_python_compile(page: str) -> None:
         compile(block.code, f"{page}:{block.line}", "exec")
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [*PAGES, *BESIDE])
 def test_links_lead_somewhere(page: str) -> None:
     for target in LINK.findall(re.sub(r"`[^`\n]*`", "", prose(page))):
         path, _, anchor = target.partition("#")

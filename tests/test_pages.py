@@ -17,8 +17,8 @@ import pytest
 import flask_phoenix
 from flask_phoenix import pytest_plugin, testing
 from tests.clients import driver
-from tests.docs import javascript, nginx, proxies, settings, shell
-from tests.docs.pages import DOCS, PAGES, Block, blocks, read
+from tests.docs import foreign, javascript, nginx, proxies, settings, shell
+from tests.docs.pages import BESIDE, DOCS, PAGES, Block, blocks, read
 from tests.support.processes import ROOT, START, Server, Servers
 
 #: What checks each block of a language. ``text`` is what a program writes; ``{...}`` is Sphinx's.
@@ -35,16 +35,16 @@ CHECKS: dict[str, Callable[[Block, Path], list[str]]] = {
     "shell": shell.complaints,
     "toml": settings.toml_file,
     "yaml": settings.yaml_file,
+    **dict.fromkeys(("css", "dart", "dockerfile", "elixir", "java", "kotlin", "php", "swift"), foreign.complaints),
+    **dict.fromkeys(("html+jinja", "jinja"), settings.template),
 }
 #: What the compiler of TypeScript reads, all at once.
 SCRIPTS = ("html", "javascript", "js", "ts", "typescript")
-#: Code of others, beside ours.
-FOREIGN = {"elixir", "php"}
-ELSEWHERE = {"py", "python", "text", *FOREIGN, *SCRIPTS}
+ELSEWHERE = {"diff", "http", "py", "python", "text", *SCRIPTS}
 
 
 def all_blocks(*languages: str) -> list[Block]:
-    return [block for page in PAGES for block in blocks(page, *languages)]
+    return [block for page in [*PAGES, *BESIDE] for block in blocks(page, *languages)]
 
 
 def test_each_language_has_a_check() -> None:
@@ -76,6 +76,8 @@ def test_scripts_are_right(tmp_path: Path) -> None:
         ("toml", "a = b", "Invalid value"),
         ("yaml", "a: b: c", "mapping values"),
         ("caddyfile", "a {", "a bracket is open"),
+        ("elixir", "socket(1]", "] closes nothing"),
+        ("jinja", "{% if a %}", "Unexpected end of template"),
     ],
 )
 def test_a_wrong_block_is_found(tmp_path: Path, language: str, code: str, says: str) -> None:
@@ -95,7 +97,8 @@ def test_pages_join_their_channel(servers: Servers, tmp_path: Path) -> None:
     """Each HTML page, served by the Python of the same document as a reader would serve it, in a real browser."""
     documents = [page for page in PAGES if any(is_whole(block) for block in blocks(page, "html"))]
     served = [serve(page, servers, tmp_path / str(number)) for number, page in enumerate(documents)]
-    script = driver.Script("pages.mjs", *(server.url("/static/index.html?name=Ada") for server in served))
+    within = f"{1000 * START * 0.8:.0f}"
+    script = driver.Script("pages.mjs", within, *(server.url("/static/index.html?name=Ada") for server in served))
     told = {page: script.hear()["errors"] for page in documents}
     script.close()
     assert told

@@ -1,14 +1,14 @@
 // Opens pages of the documents in a headless Chromium, and tells of each what went wrong:
 //
-//     node pages.mjs URL...
+//     node pages.mjs MILLISECONDS URL...
 //
-// A page is fine when a join has been answered with "ok", and no script has failed. Each line of the answer is
-// {"url", "errors"}.
+// A page is fine when a join has been answered with "ok", in so many milliseconds, and no script has failed. Each line of
+// the answer is {"url", "errors"}.
 
 import { launch } from "./chromium.mjs"
 import { tell } from "./lines.mjs"
 
-const WITHIN = 30_000
+const [within, ...urls] = process.argv.slice(2)
 
 async function look(browser, url) {
   const page = await browser.newPage()
@@ -32,13 +32,14 @@ async function look(browser, url) {
       if (joins.has(ref) && payload?.status === "ok") resolve(true)
     })
   }))
-  const late = new Promise((resolve) => setTimeout(resolve, WITHIN, false).unref())
+  const late = new Promise((resolve) => setTimeout(resolve, Number(within), false).unref())
   await page.goto(url)
   if (!(await Promise.race([joined, late]))) errors.push("it has joined nothing")
+  await page.close()
   return { url, errors }
 }
 
 const browser = await launch()
-for (const result of await Promise.all(process.argv.slice(2).map((url) => look(browser, url)))) await tell(result)
+for (const url of urls) await tell(await look(browser, url))
 await browser.close()
 process.exit(0)

@@ -30,6 +30,8 @@ declare global {
 FOREIGN = 'declare module "*";\n'
 #: Names that the page takes as given, their types among them.
 UNKNOWN = {2304, 2503, 2552, 2580, 2709}
+#: A callback may return what it likes.
+RETURNED = re.compile(r"Type '.*' is not assignable to type 'void \| Promise<void>'")
 #: An element that a script looks up has whatever the page gave it.
 ELEMENT = re.compile(r"Property '\w+' does not exist on type '(HTML)?Element'")
 OPTIONS = {
@@ -71,5 +73,5 @@ def complaints(blocks: Iterable[Block], folder: Path) -> list[str]:
     return [
         f"{places[name]}, line {line} of the block: {says} (TS{code})"
         for name, line, code, says in found
-        if int(code) not in UNKNOWN and not ELEMENT.match(says)
+        if int(code) not in UNKNOWN and not ELEMENT.match(says) and not RETURNED.match(says)
     ]

@@ -10,6 +10,8 @@ from tests.support.processes import ROOT
 
 DOCS = ROOT / "docs"
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+#: What stands beside the folder of the pages, and refers to them.
+BESIDE = ["../CHANGELOG.md", "../README.md"]
 
 #: A block of code may stand in a list, and is indented then.
 FENCE = re.compile(r"^( *)```([\w{}-]*)\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Files of settings: JSON, TOML, YAML, and the units of systemd."""
+"""Files of settings: JSON, TOML, YAML, and the units of systemd; and templates."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jinja2
 import yaml
 
 from tests.docs.pages import Block
@@ -36,6 +37,7 @@ def reading(read: Callable[[str], object], *wrong: type[Exception]) -> Callable[
 
 json_file = reading(json.loads, ValueError)
 toml_file = reading(tomllib.loads, ValueError)
+template = reading(jinja2.Environment().parse, jinja2.TemplateError)
 yaml_file = reading(lambda text: list(yaml.safe_load_all(text)), yaml.YAMLError)
 
 

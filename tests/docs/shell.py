@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import subprocess
@@ -43,9 +44,8 @@ def complaints(block: Block, folder: Path) -> list[str]:
 def bash(script: str, folder: Path) -> list[str]:
     """Let the shell read a script, without running it."""
     (folder / "script").write_text(script)
-    done = subprocess.run(
-        ("bash", "-n", folder / "script"), capture_output=True, text=True, timeout=DEADLINE, check=False
-    )
+    command, language = ("bash", "-n", folder / "script"), {**os.environ, "LC_ALL": "C"}
+    done = subprocess.run(command, env=language, capture_output=True, text=True, timeout=DEADLINE, check=False)
     return done.stderr.splitlines()
 
 
