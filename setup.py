@@ -49,7 +49,8 @@ setup(
         "redis": ["redis>=5.0.1"],  # 5.0.0 leaves sockets open
         "metrics": ["prometheus-client>=0.20"],
         "otel": ["opentelemetry-api>=1.20"],
-        "docs": ["furo>=2024.8.6", "myst-parser>=4.0", "sphinx>=8.1"],
+        "top": ["rich>=13.0"],
+        "docs": ["furo>=2024.8.6", "myst-parser>=4.0", "pytest>=8.4", "redis>=5.0.1", "sphinx>=8.1"],
         "dev": [
             "crossplane>=0.5.8",
             "flask[async]>=2.3.3",
@@ -76,6 +77,7 @@ setup(
             "pytest-xdist>=3.8",
             "pyyaml>=6.0.1",
             "redis>=5.0.1",
+            "rich>=13.0",
             "ruff==0.17.*",
             "setuptools>=77",
             "sphinx>=8.1",
@@ -86,6 +88,7 @@ setup(
             "types-greenlet>=3.5",
             "types-pygments>=2.18",
             "types-ujson>=5.10",
+            "uv>=0.5",
             "waitress>=3.0",
         ],
     },

@@ -9,7 +9,7 @@ import { launch } from "./chromium.mjs"
 import { ask, tell } from "./lines.mjs"
 import { heard, say } from "./chatting.mjs"
 
-const PATIENCE = 10_000
+const PATIENCE = 30_000
 const MOST = 20
 
 const [url] = process.argv.slice(2)
