@@ -27,7 +27,7 @@ def main(url: str) -> None:
     with TemporaryDirectory() as folder:
         subprocess.run(("node", HERE / "picture.mjs", url, folder), check=True)
         first, *others = [scaled(Image.open(path)) for path in sorted(Path(folder).iterdir())]
-    first.save(PICTURE, save_all=True, append_images=others, duration=LASTS, quality=QUALITY, method=6, loop=0)
+    first.save(PICTURE, save_all=True, append_images=others, duration=LASTS, quality=QUALITY, method=2, loop=0)
     print(f"{PICTURE}: {len(others) + 1} frames, {PICTURE.stat().st_size >> 10} KiB")
 
 
