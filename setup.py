@@ -49,6 +49,7 @@ setup(
         "redis": ["redis>=5.0.1"],  # 5.0.0 leaves sockets open
         "metrics": ["prometheus-client>=0.20"],
         "otel": ["opentelemetry-api>=1.20"],
+        "top": ["rich>=13.0"],
         "docs": ["furo>=2024.8.6", "myst-parser>=4.0", "sphinx>=8.1"],
         "dev": [
             "crossplane>=0.5.8",
@@ -75,6 +76,7 @@ setup(
             "pytest-xdist>=3.8",
             "pyyaml>=6.0.1",
             "redis>=5.0.1",
+            "rich>=13.0",
             "ruff==0.17.*",
             "setuptools>=77",
             "sphinx>=8.1",

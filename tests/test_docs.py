@@ -44,6 +44,8 @@ from flask_phoenix.doctor import redis as redis_doctor
 from flask_phoenix.doctor import serving
 from flask_phoenix.doctor.findings import KINDS
 from flask_phoenix.doctor.site import STATUSES
+from flask_phoenix.operations import answers
+from flask_phoenix.operations.requests import MAX_SKEW
 from flask_phoenix.payloads import MAX_ERRORS
 from flask_phoenix.protocol.json import MAX_DEPTH, MAX_READ_DEPTH
 from flask_phoenix.protocol.messages import SHOWN_CHARACTERS
@@ -215,6 +217,7 @@ def test_limits_of_security() -> None:
     said = [default for _, default, _ in rows("explanation/security.md", "limit", "default", "what happens beyond it")]
     options, settings = Options(), Settings()
     assert said == [
+        f"{answers.AT_ONCE}",
         f"{options.max_frame_size:,} bytes",
         f"{options.outbox_limit >> 20} MiB",
         f"{options.outbox_timeout:.0f} seconds",
@@ -241,6 +244,7 @@ def test_limits_of_security() -> None:
         f"{settings.upload_timeout:.0f} seconds",
         f"{settings.keepalive_timeout:.0f} seconds",
     ]
+    assert stated("explanation/security.md", r"good for (\d+) seconds, and is done once") == [MAX_SKEW]
     assert stated("explanation/security.md", r"each (\d+) KiB") == [PIECE >> 10]
     assert stated("explanation/security.md", r"for (\d+) milliseconds") == [LONG_TURN * 1000]
     assert stated("explanation/security.md", r"have to rest, and (\d+) seconds") == [MAX_REST]

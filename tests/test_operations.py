@@ -2,26 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
+import gevent
 import pytest
+from click.testing import CliRunner, Result
 from flask import Flask
+from flask.cli import ScriptInfo
+from gevent import monkey
 
 from flask_phoenix import Channel, InvalidOption, Phoenix, Socket, clock
+from flask_phoenix.cli.commands import phoenix
 from flask_phoenix.extension import State
 from flask_phoenix.operations import answers, requests
+from flask_phoenix.operations import cluster as asking
 from flask_phoenix.operations.cluster import Cluster
 from flask_phoenix.operations.requests import REQUEST, TOPIC, Request, write
 from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.testing import Client, MemoryAdapter
+from tests.support import fleet
 from tests.support.loop import turn
+from tests.support.processes import DEADLINE, ROOT, Servers, wait_until
 
 SECRET = "the secret of the app"
-#: Seconds for nodes that are in the same process.
-SOON = 0.05
 
 
 class Visitor(Socket):
@@ -70,7 +82,7 @@ class Town:
     def ask_as(self, app: Flask) -> Cluster:
         """Return what asks, from an app's process."""
         state_of(app).engine.node.become()
-        return self.stack.enter_context(state_of(app).cluster(SOON))
+        return self.stack.enter_context(state_of(app).cluster())
 
     def publish(self, **about: Any) -> None:
         """Publish a request as anybody might who reaches the other nodes."""
@@ -82,8 +94,19 @@ class Town:
         return state_of(self.apps[0]).engine.limits["operator_requests"]
 
 
+class Answered:
+    """In the place of the event that is waited for: all nodes are in this process, and need no more than its turns."""
+
+    def wait(self, timeout: float) -> None:
+        turn(20)
+
+    def set(self) -> None:
+        """Wait no longer, and no less long."""
+
+
 @pytest.fixture
-def town() -> Iterator[Town]:
+def town(monkeypatch: pytest.MonkeyPatch) -> Iterator[Town]:
+    monkeypatch.setattr(asking, "Event", Answered)
     with ExitStack() as stack:
         yield Town(stack)
 
@@ -102,7 +125,7 @@ def test_a_node_that_asks_itself_answers_too(town: Town) -> None:
 
 def test_connections_are_found_by_what_they_are(town: Town) -> None:
     def found(**filters: str) -> list[Any]:
-        count, connections = town.cluster.connections(**filters)
+        count, connections = town.cluster.connections(100, **filters)
         assert count == len(connections)
         return sorted(str(each["id"]) for each in connections)
 
@@ -120,7 +143,7 @@ def test_connections_are_found_by_what_they_are(town: Town) -> None:
 def test_no_more_are_named_than_asked_for(town: Town) -> None:
     count, connections = town.cluster.connections(limit=1)
     assert (count, len(connections)) == (3, 1)
-    assert town.cluster.topics("room:*", limit=1) == (2, {"room:1": 3})
+    assert town.cluster.topics(limit=1) == (2, {"room:1": 3})
 
 
 def test_topics_of_a_pattern_the_largest_first(town: Town) -> None:
@@ -198,10 +221,10 @@ def test_a_request_is_refused_that_is_old_or_of_the_future(
     town: Town, seconds: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = Request("an id", "phx:operator:x", "disconnect", {"id": "ann"})
-    now = clock.time()
-    monkeypatch.setattr(clock, "time", lambda: now - seconds)
-    token = write(request, SECRET)
-    monkeypatch.undo()
+    then = clock.time() - seconds
+    with monkeypatch.context() as patched:
+        patched.setattr(clock, "time", lambda: then)
+        token = write(request, SECRET)
     town.publish(token=token)
     assert town.ann.closed is None
     assert town.refused == 1
@@ -229,5 +252,131 @@ def test_an_app_without_a_secret_hears_no_request_and_sends_none(town: Town, cap
 
 def test_what_is_walked_over_lets_others_have_their_turn(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "SLICE", 1)
-    assert town.cluster.topics("room:*") == (2, {"room:1": 3, "room:2": 1})
+    assert town.cluster.topics() == (2, {"room:1": 3, "room:2": 1})
     assert town.cluster.connections()[0] == 3
+
+
+# The commands, as the asker's process runs them.
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a command run in this process, which it does not patch."""
+    monkeypatch.setattr(monkey, "patch_all", lambda: None)
+
+
+def run(town: Town, *words: str, app: Flask | None = None) -> Result:
+    return CliRunner().invoke(phoenix, words, obj=ScriptInfo(create_app=lambda: app or town.asker))
+
+
+@pytest.mark.usefixtures("here")
+def test_sockets_lists_and_closes(town: Town) -> None:
+    listed = run(town, "sockets", "--id", "ben").output.splitlines()
+    assert listed[0].split() == ["CONNECTION", "ID", "MOUNT", "BY", "AGE", "WAITS", "TOPICS"]
+    assert [word for number, word in enumerate(listed[1].split()) if number not in (0, 4)] == [
+        "ben",
+        "/socket",
+        "websocket",
+        "0B",
+        "room:1",
+        "room:2",
+    ]
+    assert listed[2] == "1 of 1 connections on 2 processes"
+    closed = run(town, "sockets", "--id", "ben", "--disconnect", "--yes")
+    assert (closed.exit_code, closed.stderr) == (0, "1 closed\n")
+    assert town.ben.closed is not None
+    assert town.ann.closed is None
+
+
+@pytest.mark.usefixtures("here")
+def test_sockets_asks_before_it_closes(town: Town) -> None:
+    assert run(town, "sockets", "--topic", "room:*", "--disconnect").exit_code == 1
+    assert town.ann.closed is town.ben.closed is None
+
+
+@pytest.mark.usefixtures("here")
+def test_sockets_closes_nobody_without_a_filter(town: Town) -> None:
+    closed = run(town, "sockets", "--disconnect", "--yes")
+    assert (closed.exit_code, "say which connections to close" in closed.stderr) == (2, True)
+
+
+@pytest.mark.usefixtures("here")
+def test_sockets_writes_json(town: Town) -> None:
+    found = json.loads(run(town, "sockets", "--json", "--limit", "1").output)
+    assert (found["count"], len(found["connections"])) == (3, 1)
+
+
+@pytest.mark.usefixtures("here")
+def test_top_writes_json_and_draws(town: Town) -> None:
+    (line,) = run(town, "top", "--once", "--json", "--every", "0.5").output.splitlines()
+    assert [node["connections"] for node in json.loads(line)["nodes"]] in ([1, 2], [2, 1])
+    drawn = run(town, "top", "--every", "0.5").output
+    assert "2 processes  3 connections  4 channels" in drawn
+    assert re.search(r"^ +3  room:1\s*$", drawn, re.MULTILINE)
+    assert "\x1b" not in drawn
+    assert max(map(len, drawn.splitlines())) <= 80
+
+
+@pytest.mark.usefixtures("here")
+def test_top_says_what_it_lacks(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "flask_phoenix.cli.picture", raising=False)
+    monkeypatch.setitem(sys.modules, "rich.console", None)
+    assert "pip install 'flask-phoenix[top]'" in run(town, "top", "--once").stderr
+    assert "top" in run(town, "--help").output
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("topic", ["room:1", "room:*"])
+def test_tail_shows_what_is_broadcast(town: Town, topic: str) -> None:
+    running = gevent.spawn(run, town, "tail", "--json", topic)
+    engine = state_of(town.asker).engine
+    assert wait_until(lambda: engine.pubsub.subscribed("room:1"), turn, DEADLINE)
+    state_of(town.apps[0]).broadcast("room:1", "news", {"n": 1})
+    state_of(town.apps[1]).broadcast("room:1", "file", b"\x01\xff")
+    turn()
+    running.kill(KeyboardInterrupt, block=False)
+    result = running.get(timeout=DEADLINE)
+    assert result.exit_code == 0
+    told = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [(each["topic"], each["event"], each.get("payload"), each.get("hex")) for each in told] == [
+        ("room:1", "news", {"n": 1}, None),
+        ("room:1", "file", None, "01ff"),
+    ]
+
+
+@pytest.mark.usefixtures("here")
+def test_tail_writes_for_people(town: Town) -> None:
+    running = gevent.spawn(run, town, "tail", "room:1")
+    assert wait_until(lambda: state_of(town.asker).engine.pubsub.subscribed("room:1"), turn, DEADLINE)
+    state_of(town.apps[0]).broadcast("room:1", "news", {"text": "ä" * 500})
+    turn()
+    running.kill(KeyboardInterrupt, block=False)
+    (line,) = running.get(timeout=DEADLINE).stdout.splitlines()
+    assert re.fullmatch(r'\d\d:\d\d:\d\d\.\d{3}  room:1  news  \{"text": "ä+…', line)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("words", [("top", "--once"), ("sockets",), ("tail", "room:1")])
+def test_who_has_no_secret_is_shown_nothing(town: Town, words: tuple[str, ...]) -> None:
+    for secret, why in (("a guess", "no process has answered"), (None, "SECRET_KEY")):
+        result = run(town, *words, app=serve(town.network, secret))
+        assert (result.exit_code, why in result.stderr, result.stdout) == (1, True, "")
+
+
+@pytest.mark.usefixtures("here")
+def test_a_command_that_reaches_nobody_says_what_to_set() -> None:
+    app = Flask(__name__)
+    app.secret_key = SECRET
+    Phoenix(app)
+    result = CliRunner().invoke(phoenix, ["sockets"], obj=ScriptInfo(create_app=lambda: app))
+    assert (result.exit_code, "set PHOENIX_PUBSUB_URL" in result.stderr) == (1, True)
+
+
+def test_a_command_reaches_the_workers_of_gunicorn(servers: Servers, short_path: Path) -> None:
+    environment = {"PHOENIX_PUBSUB_URL": f"workers://{short_path}/nodes"}
+    clients = fleet.start(servers, environment, workers=2).tabs()
+    words = ("-m", "flask", "--app", "tests.support.scale_app", "phoenix", "sockets", "--json")
+    listed = subprocess.run(
+        (sys.executable, *words), env={**os.environ, **environment}, cwd=ROOT, capture_output=True, check=True
+    )
+    assert json.loads(listed.stdout)["count"] == len(clients) == 2

@@ -146,11 +146,12 @@ class Operations(Service):
         """The topics of a pattern, the largest first."""
         pattern = text_of(about, "pattern") or "*"
         sizes = self._engine.pubsub.sizes()
+        ids = {connection.id for connection in self._engine.connections}
         found: list[tuple[int, str]] = []
         for number, (topic, size) in enumerate(sizes.items(), 1):
             if number % SLICE == 0:
                 gevent.sleep(0)
-            if not topic.startswith(INTERNAL) and matches(pattern, topic):
+            if topic not in ids and not topic.startswith(INTERNAL) and matches(pattern, topic):
                 found.append((size, topic))
         largest = nlargest(limit_of(about), found)
         return {"count": len(found), "topics": [{"topic": topic, "subscribers": size} for size, topic in largest]}

@@ -18,7 +18,7 @@ from .answers import USUAL
 from .requests import ANSWER, REPLY, REQUEST, TOPIC, Request, write
 
 #: Seconds that nodes have to answer.
-TIMEOUT = 1.0
+TIMEOUT = 2.0
 #: Bytes of all answers to one request that are kept; what comes beyond them counts as no answer.
 ANSWERS_LIMIT = 32 << 20
 
