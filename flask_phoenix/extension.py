@@ -403,8 +403,8 @@ class Phoenix:
         With ``longpoll=True`` it serves clients that poll too, at ``/socket/longpoll``; ``longpoll`` and ``websocket``
         may also be a dict of options for that transport alone.
 
-        Variables in the path (``/shop/<shop_id>``) become parameters of the connect. The options are the attributes of
-        :class:`.Options`; what is not given comes from the app's configuration (``PHOENIX_TIMEOUT`` and so on).
+        Variables in the path (``/shop/<shop_id>``) become parameters of the connect. The options are listed in
+        docs/reference/options.md; what is not given comes from the app's configuration (``PHOENIX_TIMEOUT`` and so on).
 
         :param blueprint: of Flask: an app that registers it serves the socket, below its ``url_prefix``; other apps do
             not.

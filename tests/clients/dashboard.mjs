@@ -61,7 +61,7 @@ async function closes(page, chat) {
 const browser = await launch()
 let result = { story: "dashboard", ok: true }
 try {
-  const chat = await open(browser, "/")
+  const chat = await open(browser, "/chat")
   await chat.fill("#nickname", "Ada")
   await chat.click("#enter")
   await chat.waitForSelector("#composer:not([hidden])")
