@@ -282,7 +282,7 @@ def test_an_operator_looks_on(servers: Servers, tmp_path: Path) -> None:
     )
     script = driver.Script("dashboard.mjs", driver.base(server))
     try:
-        driver.assert_good(script.result())
+        driver.assert_good(script.result({"go on": lambda: None}))
     finally:
         script.close()
     assert "Traceback" not in server.logs()

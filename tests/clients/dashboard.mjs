@@ -2,11 +2,11 @@
 //
 //     node dashboard.mjs URL
 //
-// One line of JSON tells the result.
+// It asks the test to "go on" after each step. One line of JSON tells the result.
 
 import assert from "node:assert/strict"
 import { launch } from "./chromium.mjs"
-import { tell } from "./lines.mjs"
+import { ask, tell } from "./lines.mjs"
 import { heard, say } from "./chatting.mjs"
 
 const PATIENCE = 30_000
@@ -15,8 +15,9 @@ const [url] = process.argv.slice(2)
 const errors = []
 const abroad = []
 
-async function open(browser, path, options) {
-  const page = await (await browser.newContext(options)).newPage()
+async function open(browser, path) {
+  // Without motion there is less to draw.
+  const page = await (await browser.newContext({ colorScheme: "dark", reducedMotion: "reduce" })).newPage()
   page.setDefaultTimeout(PATIENCE)
   page.on("pageerror", (error) => errors.push(String(error)))
   page.on("console", (message) => { if (message.type() === "error") errors.push(message.text()) })
@@ -25,13 +26,14 @@ async function open(browser, path, options) {
   return page
 }
 
-async function look(browser, chat, options) {
-  const page = await open(browser, "/dashboard/", options)
+async function look(browser, chat) {
+  const page = await open(browser, "/dashboard/")
   await page.waitForSelector('#status[data-state="live"]')
   await page.waitForFunction(() => document.querySelector("#tiles .value").textContent === "1")
   await say(chat, "one")
   await page.waitForFunction(() => /[1-9]/.test(document.querySelectorAll("#tiles .value")[3].textContent))
   await page.waitForFunction(() => document.querySelector("#charts path.stroke").getAttribute("d"))
+  await page.setViewportSize({ width: 390, height: 844 })
   const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth)
   assert.equal(wide, 0, `the page is ${wide} px too wide`)
   return page
@@ -65,12 +67,12 @@ try {
   await chat.fill("#nickname", "Ada")
   await chat.click("#enter")
   await chat.waitForSelector("#composer:not([hidden])")
-  for (const options of [{ viewport: { width: 390, height: 844 }, colorScheme: "dark", reducedMotion: "reduce" }, { viewport: { width: 1280, height: 900 } }]) {
-    const page = await look(browser, chat, options)
-    await reads(page, chat)
-    await closes(page, chat)
-    await page.context().close()
-  }
+  await ask("go on")
+  const page = await look(browser, chat)
+  await ask("go on")
+  await reads(page, chat)
+  await ask("go on")
+  await closes(page, chat)
   assert.deepEqual([errors, abroad], [[], []])
 } catch (error) {
   result = { story: "dashboard", ok: false, error: `${error.stack}\n${errors.join("\n")}` }
