@@ -19,12 +19,13 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     """The application, as each worker makes it for itself.
 
     ``STAFF_CODE`` opens the locked room, ``SECRET_KEY`` signs the tokens of clients that poll, and ``DATABASE`` is the
-    file of what was said: these three have to be the same for all workers.
+    file of what was said: these three have to be the same for all workers. ``DASHBOARD`` lets everybody see the
+    dashboard.
     """
     app = Flask(__name__)
     # For development. Where others can reach it, set FLASK_SECRET_KEY, FLASK_STAFF_CODE and FLASK_DATABASE.
     app.config.from_mapping(STAFF_CODE="ember", SECRET_KEY="anybody can read this")
-    app.config.from_mapping(DATABASE=f"{app.instance_path}/chat.db")
+    app.config.from_mapping(DATABASE=f"{app.instance_path}/chat.db", DASHBOARD=False)
     app.config.from_prefixed_env()
     app.config.update(config or {})
     app.extensions["example_rooms"] = rooms.build(str(app.config["STAFF_CODE"]))
@@ -34,4 +35,6 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     sockets.phoenix.init_app(app)
     # For the load balancer alone: what stands in front shows it to nobody else.
     app.register_blueprint(sockets.phoenix.health_blueprint(), url_prefix="/internal")
+    # Whoever sees it reads along. An address would not do: behind a proxy on this machine, everybody comes from there.
+    app.register_blueprint(sockets.phoenix.dashboard(allow=lambda: app.debug or app.config["DASHBOARD"]))
     return app

@@ -40,6 +40,7 @@ def main(port: int, workers: int, trams: int) -> None:
         # PHOENIX_PUBSUB_URL=redis://localhost they meet over Redis.
         os.environ.setdefault("PHOENIX_PUBSUB_URL", f"workers://{folder}")
         os.environ.setdefault("FLASK_DATABASE", f"{folder}/chat.db")
+        os.environ.setdefault("FLASK_DASHBOARD", "true")  # others cannot reach HOST
         code = os.environ.setdefault("FLASK_STAFF_CODE", "ember")
         commands = [server(port, workers), ["-m", "example_app.trams", "--trams", str(trams)]]
         processes = [stack.enter_context(running(command)) for command in commands]
@@ -47,8 +48,8 @@ def main(port: int, workers: int, trams: int) -> None:
         while all(process.poll() is None for process in processes):
             if not told and answers(port):
                 click.echo(
-                    f"The chat, the map and the game are at {url} (or at {url}chat, {url}map and {url}game) - the code"
-                    f" of the staff room is {code!r}"
+                    f"The chat, the map and the game are at {url} (or at {url}chat, {url}map and {url}game), the"
+                    f" dashboard is at {url}dashboard - the code of the staff room is {code!r}"
                 )
                 told = True
             time.sleep(0.1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +15,9 @@ from werkzeug.exceptions import HTTPException
 from flask_phoenix import Adapter, InvalidOption, Phoenix, PhoenixError, Refused
 from flask_phoenix.extension import State
 from flask_phoenix.testing import Client, Clock, Joined, MemoryAdapter
+from tests.clients import driver
 from tests.support.loop import turn
+from tests.support.processes import Servers
 from tests.test_signals import Visitor
 
 PAGE = "/dashboard/"
@@ -266,3 +270,19 @@ def test_a_client_is_opened_found_and_closed(apps: list[Flask], phoenix_clock: C
         client.assert_closed(1001)
         phoenix_clock.advance(1)
         opened.assert_push("ended")
+
+
+# In a browser.
+
+
+def test_an_operator_looks_on(servers: Servers, tmp_path: Path) -> None:
+    environment = {"FLASK_DASHBOARD": "true", "FLASK_DATABASE": f"{tmp_path}/chat.db"}
+    server = servers.start(
+        sys.executable, "-m", "example_app.serve", "--port", "{port}", **driver.STRICT, **environment
+    )
+    script = driver.Script("dashboard.mjs", driver.base(server))
+    try:
+        driver.assert_good(script.result({"go on": lambda: None}))
+    finally:
+        script.close()
+    assert "Traceback" not in server.logs()

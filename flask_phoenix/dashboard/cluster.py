@@ -15,7 +15,7 @@ NAMED, TROUBLES = 8, 60
 #: Seconds after which a node that is new here has just joined: those before were there already.
 SETTLED = 4
 #: Seconds without a report after which a node counts as silent, and after which it is forgotten.
-SILENT_AFTER, FORGOTTEN_AFTER = 2.5, 60.0
+SILENT_AFTER, FORGOTTEN_AFTER = 3.5, 60.0
 #: What is added up, and what is told of each node.
 SUMS = ("connections", "channels", "busy", "inbox_bytes", "outbox_bytes", "missed", "slow_now", "slow_count")
 OF_NODE = ("node", "pid", "draining", "connections", "channels", "busy", "lag", "inbox_bytes", "outbox_bytes")
@@ -75,16 +75,18 @@ class Cluster:
         """Return what all viewers are told of this second."""
         self._forget(now)
         alive = [self._reports[node] for node in self.alive(now)]
+        # Who is silent has its clients yet, as far as anybody knows.
+        there = [report for node, report in self._reports.items() if node not in self._ended]
         crashes, events = self._news
         self._news = ([], [])
-        totals = self._totals(alive)
+        totals = self._totals(alive, there)
         nodes = [self._of_node(report, now) for report in self._reports.values()]
         told = {
             "at": round(at, 3),
             "totals": totals,
             "nodes": sorted(nodes, key=lambda each: each["pid"]),
-            "topics": _largest_topics(alive),
-            "slow": _slowest(alive),
+            "topics": _largest_topics(there),
+            "slow": _slowest(there),
             "crashes": [outlined(crash) for crash in crashes],
             "events": events,
         }
@@ -115,19 +117,19 @@ class Cluster:
             "lost": bool(adapter and adapter["lost"]),
         }
 
-    def _totals(self, alive: list[dict[str, Any]]) -> dict[str, Any]:
+    def _totals(self, alive: list[dict[str, Any]], there: list[dict[str, Any]]) -> dict[str, Any]:
         rates = [report["rates"] for report in alive]
         adapters = [report["adapter"] for report in alive if report["adapter"]]
         return {
-            **{name: sum(report[name] for report in alive) for name in SUMS},
+            **{name: sum(report[name] for report in there) for name in SUMS},
             **{name: round(sum(each[name] for each in rates), 2) for name in (rates[0] if rates else ())},
-            "topics": sum(report["topic_count"] for report in alive),
+            "topics": sum(report["topic_count"] for report in there),
             "handlers": quantiles(report["handlers"] for report in alive),
             "deliveries": quantiles(report["deliveries"] for report in alive),
             "lag": max((report["lag"] for report in alive), default=0.0),
-            "transports": _added(report["transports"] for report in alive),
-            "limits": _added(report["limits"] for report in alive),
-            "presence": {name: size for report in alive for name, size in report["presence"].items()},
+            "transports": _added(report["transports"] for report in there),
+            "limits": _added(report["limits"] for report in there),
+            "presence": {name: size for report in there for name, size in report["presence"].items()},
             "crash_count": sum(report["crash_count"] for report in self._reports.values()),
             "adapter": adapters[0]["kind"] if adapters else None,
             "lost": sum(adapter["lost"] for adapter in adapters),
@@ -157,13 +159,13 @@ def _added(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return total
 
 
-def _largest_topics(alive: list[dict[str, Any]]) -> list[list[Any]]:
-    sizes = _added(dict(map(tuple, report["topics"])) for report in alive)
+def _largest_topics(there: list[dict[str, Any]]) -> list[list[Any]]:
+    sizes = _added(dict(map(tuple, report["topics"])) for report in there)
     return [[topic, size] for topic, size in sorted(sizes.items(), key=lambda each: -each[1])[:NAMED]]
 
 
-def _slowest(alive: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    slow = [each for report in alive for each in report["slow"]]
+def _slowest(there: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    slow = [each for report in there for each in report["slow"]]
     return sorted(slow, key=lambda each: -each["waiting"])[:NAMED]
 
 

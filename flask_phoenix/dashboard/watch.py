@@ -52,7 +52,11 @@ class Watch(Service):
         self._viewers.add(viewer)
         if len(self._viewers) == 1:
             self.cluster = Cluster()
-            self._hear_reports()
+            try:
+                self._hear_reports()
+            except BaseException:
+                self.leave(viewer)
+                raise
         self._call()
         self._collector.tell_again()
         self._run_while_watched()

@@ -7,7 +7,7 @@ import { clock, draw, make, say } from "./parts.mjs"
 const SPAN = 120
 const DELAY = 1.6
 /** Seconds without a point after which a line is broken. */
-const GAP = 2.6
+const GAP = 3.6
 const STILL = matchMedia("(prefers-reduced-motion: reduce)")
 
 /** Seconds for which a picture slides on if nothing new comes. */

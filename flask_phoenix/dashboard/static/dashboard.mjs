@@ -234,13 +234,19 @@ function open(row, crash) {
   row.detail = make("div", { class: "detail" }, make("p", { class: "more" }, "Asking"))
   row.append(row.detail)
   overview.push("crash", { key: crash.key })
-    .receive("ok", (found) => row.detail.replaceChildren(facts([
-      ["When", `${clock(found.at)}, ${found.where}`], ["Topic", chip(found.topic, () => sheet.topic(found.topic))],
-      ["Client", chip(`client ${numberOf(found.connection)}`, () => sheet.client(found.connection))],
-      ["Worker", colour(found.node).name], ["Payload", make("code", {}, found.parameters)],
-      ["Parameters of the client", make("code", {}, found.params)],
-    ]), traceback(found.traceback)))
+    .receive("ok", (found) => showCrash(row.detail, found))
     .receive("error", () => row.detail.replaceChildren(make("p", {}, "It is too long ago: nobody remembers it any more.")))
+}
+
+function showCrash(place, found) {
+  const trace = traceback(found.traceback)
+  place.replaceChildren(facts([
+    ["When", `${clock(found.at)}, ${found.where}`], ["Topic", chip(found.topic, () => sheet.topic(found.topic))],
+    ["Client", chip(`client ${numberOf(found.connection)}`, () => sheet.client(found.connection))],
+    ["Worker", colour(found.node).name], ["Payload", make("code", {}, found.parameters)],
+    ["Connected with", make("code", {}, found.params)],
+  ]), trace)
+  trace.scrollTop = trace.scrollHeight // the app's own code stands at its end
 }
 
 const chip = (text, press) => make("button", { class: "chip", type: "button", onclick: press }, text)
