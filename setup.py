@@ -51,6 +51,7 @@ setup(
         "otel": ["opentelemetry-api>=1.20"],
         "docs": ["furo>=2024.8.6", "myst-parser>=4.0", "sphinx>=8.1"],
         "dev": [
+            "celery>=5.4",
             "crossplane>=0.5.8",
             "flask[async]>=2.3.3",
             "flask-login>=0.6.3",

@@ -90,12 +90,16 @@ INTERNAL |= {"server", "conflation", "entrances", "read_join", "read_params", "d
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
+#: Of pytest's plugins ours alone, as each page would load all others for seconds.
+PYTEST = ("-q", "-p", "no:cacheprovider", "-p", "flask_phoenix.pytest_plugin")
+
+
 def run(folder: Path, *words: str) -> str:
     """Run Python in a folder, and return what it writes."""
     done = subprocess.run(
         (sys.executable, *words),
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         timeout=6 * DEADLINE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -125,7 +129,7 @@ def test_python_runs(page: str, tmp_path: Path) -> None:
             if block.filename not in tests and Path(block.filename).name != "conftest.py"
         ]
         assert not names or not run(tmp_path, "-W", "error", "-c", f"import {', '.join(names)}")
-        assert not tests or " passed" in run(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", "-q", *tests)
+        assert not tests or " passed" in run(tmp_path, "-m", "pytest", *PYTEST, *tests)
 
 
 def together(page: str) -> list[list[Block]]:
