@@ -89,9 +89,8 @@ INTERNAL |= {"server", "conflation", "entrances", "read_join", "read_params", "d
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
-
 #: Of pytest's plugins ours alone, as each page would load all others for seconds.
-PYTEST = ("-q", "-p", "no:cacheprovider", "-p", "flask_phoenix.pytest_plugin")
+PYTEST = ("-W", "error", "-q", "-p", "no:cacheprovider", "-p", "flask_phoenix.pytest_plugin")
 
 
 def run(folder: Path, *words: str) -> str:
@@ -123,10 +122,15 @@ def test_python_runs(page: str, tmp_path: Path) -> None:
             (tmp_path / block.filename).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / block.filename).write_text(block.code)
         tests = [block.filename for block in files if Path(block.filename).name.startswith("test_")]
+        tested = "".join(block.code for block in files if block.filename in tests)
         names = [
             block.filename.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
             for block in files
             if block.filename not in tests and Path(block.filename).name != "conftest.py"
+        ]
+        # What the tests import need not be imported once more, in a process of its own.
+        names = [
+            name for name in names if not re.search(rf"^(?:from|import) {re.escape(name)}\b", tested, re.MULTILINE)
         ]
         assert not names or not run(tmp_path, "-W", "error", "-c", f"import {', '.join(names)}")
         assert not tests or " passed" in run(tmp_path, "-m", "pytest", *PYTEST, *tests)
