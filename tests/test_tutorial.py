@@ -81,13 +81,13 @@ def test_another_program_speaks(servers: Servers, redis: RedisServer, tmp_path: 
     where = {"PHOENIX_PUBSUB_URL": redis.url}
     words = ("-m", "gunicorn", "-k", "gevent", "-w", "2", "-b", f"{HOST}:{{port}}", "--chdir", str(tmp_path), "app:app")
     server = servers.start(sys.executable, *words, **where)
-    with LiveClient(server.url("/socket", "ws"), params={"name": "Ada"}) as ada:
+    with LiveClient(server.url("/socket", "ws"), params={"name": "Ada"}, within=START) as ada:
         lobby = ada.join("room:lobby", {"since": None})
         position = lobby.response["phx_history"]
         announce = (sys.executable, tmp_path / "announce.py", "Lunch!")
         subprocess.run(announce, env=where, check=True, timeout=START)
         lobby.assert_push("new_msg", {"from": "the server", "body": "Lunch!"})
-    with LiveClient(server.url("/socket", "ws"), params={"name": "Ada"}) as back:
+    with LiveClient(server.url("/socket", "ws"), params={"name": "Ada"}, within=START) as back:
         again = back.join("room:lobby", {"since": position})
         assert again.response["phx_history"]["recovered"] is True
         again.assert_push("new_msg", {"from": "the server", "body": "Lunch!"})
