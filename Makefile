@@ -22,7 +22,7 @@ run: .venv/.installed example_app/node_modules  ## Serve the example chat, map a
 	$(bin) example_app --port $(PORT) $(ARGS)
 
 docs: .venv/.installed  ## Build the site into build/site; a warning is an error.
-	$(bin) sphinx --fail-on-warning --keep-going --quiet docs build/site $(ARGS)
+	$(bin) sphinx --fail-on-warning --keep-going --quiet --fresh-env --write-all docs build/site $(ARGS)
 
 test: services .venv/.installed example_app/node_modules tests/clients/node_modules  ## Run the tests (ARGS="-k socket").
 	$(bin) pytest $(parallel) $(ARGS)
@@ -65,7 +65,8 @@ services:
 
 .venv/.installed: setup.py pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(bin) pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(bin) pip install --quiet --disable-pip-version-check uv
+	$(bin) uv pip install --quiet --python .venv/bin/python --editable '.[dev]'  # in an eighth of pip's time
 	@touch $@
 
 .venv-bench/.installed: setup.py benchmarks/requirements.txt

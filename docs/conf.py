@@ -2,8 +2,15 @@
 
 import re
 from importlib.metadata import version as version_of
+from typing import Any
 
+from click import Context
 from sphinx.application import Sphinx
+
+from flask_phoenix.cli.commands import phoenix
+
+#: Where the page of commands wants what they say of themselves.
+COMMANDS = "<!-- commands: the site puts them here -->"
 
 project = "flask_phoenix"
 author = "flask_phoenix authors"
@@ -23,12 +30,16 @@ myst_enable_extensions = ["attrs_block", "colon_fence", "deflist"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+#: Types that are told by their names.
+autodoc_type_aliases = {name: name for name in ("Result", "NewMeta", "Presences", "Frame")}
 #: What the engine calls, and no author.
 INTERNAL = """
     bind channels conflation declared_events entrances error_handlers handlers interceptors intercepts match read_join
     read_params runtime server
 """
 autodoc_default_options = {"exclude-members": ", ".join(INTERNAL.split())}
+add_module_names = False
 python_use_unqualified_type_names = True
 python_maximum_signature_line_length = 90
 #: The types of parameters: not every one is a public name.
@@ -51,6 +62,30 @@ def add_toctree(app: Sphinx, page: str, source: list[str]) -> None:
         source[0] += f"\n\n```{{toctree}}\n:hidden:\n\n{pages}\n```\n"
 
 
+def add_commands(app: Sphinx, page: str, source: list[str]) -> None:
+    """Put what each command says of itself where the page of commands wants it."""
+    if page == "reference/cli":
+        context = Context(phoenix, info_name="flask phoenix")
+        told = [
+            f"### {name}\n\n```text\n{command.get_help(Context(command, context, info_name=name))}\n```\n"
+            for name in phoenix.list_commands(context)
+            if (command := phoenix.get_command(context, name))
+        ]
+        source[0] = source[0].replace(COMMANDS, "\n".join(told))
+
+
+def shorten(app: Sphinx, kind: str, name: str, target: object, options: object, signature: str, returns: str) -> Any:
+    """Write no arguments of what authors do not make themselves, and none that another page lists."""
+    if name.rpartition(".")[2] in ("Channel", "Socket", "RawSocket", "Joined", "SocketRef"):
+        return "", None
+    if name == "flask_phoenix.Phoenix.socket":
+        return "(at: str, /, *, blueprint: Blueprint | None = None, **options: Any)", returns
+    named = [part and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", part) for part in (signature, returns)]
+    return tuple(named)
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     app.connect("source-read", add_toctree)
+    app.connect("source-read", add_commands)
+    app.connect("autodoc-process-signature", shorten)

@@ -47,8 +47,8 @@ def main(port: int, workers: int, trams: int) -> None:
         while all(process.poll() is None for process in processes):
             if not told and answers(port):
                 click.echo(
-                    f"The chat is at {url}, the map at {url}map and the game at {url}game - the code of the staff room"
-                    f" is {code!r}"
+                    f"The chat, the map and the game are at {url} (or at {url}chat, {url}map and {url}game) - the code"
+                    f" of the staff room is {code!r}"
                 )
                 told = True
             time.sleep(0.1)

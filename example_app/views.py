@@ -11,6 +11,7 @@ from flask.typing import ResponseReturnValue
 from example_app.city import LINES, SIZE
 from example_app.game import field
 from example_app.rooms import LONGEST_NICKNAME, LONGEST_TEXT, all_rooms, clean, field_of
+from example_app.shown import code
 from example_app.sockets import phoenix
 from flask_phoenix import Refused
 
@@ -24,9 +25,15 @@ pages = Blueprint("pages", __name__)
 
 @pages.get("/")
 def index() -> str:
+    """The start page: the three at work, each beside its code."""
+    return render_template("index.html", code=code, longest=LONGEST_TEXT, installed=installed())
+
+
+@pages.get("/chat")
+def chat() -> str:
     """The chat."""
     limits = {"nickname": LONGEST_NICKNAME, "text": LONGEST_TEXT}
-    return render_template("index.html", rooms=all_rooms().values(), limits=limits, installed=installed())
+    return render_template("chat.html", rooms=all_rooms().values(), limits=limits, installed=installed())
 
 
 @pages.get("/map")

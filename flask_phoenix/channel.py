@@ -66,6 +66,7 @@ NO_PRESENCE = (
 class SocketRef(NamedTuple):
     """Remembers a message, so that it can be answered later: see :meth:`Channel.socket_ref`."""
 
+    #: The message, as the runtime knows it.
     ref: Any
 
 
@@ -291,6 +292,8 @@ class Channel:
     #: What carries the client's frames: ``"websocket"`` or ``"longpoll"``.
     transport: str
     #: The presence of which :meth:`track` and its like speak: ``presence = online`` in the class.
+    #:
+    #: :meta hide-value:
     presence: ClassVar[Tracking] = Tracking()
     #: Broadcast events of which a client that reads too slowly gets the newest alone, of each key: functions of the
     #: payload, as ``{"moved": lambda payload: payload["id"]}``. They are called only where a client is slow, and may

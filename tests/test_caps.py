@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from time import monotonic
 from typing import Any
 
 import gevent
@@ -21,9 +20,9 @@ from flask_phoenix.runtime.settings import Settings
 from flask_phoenix.server.drain import drain
 from flask_phoenix.server.gevent import Server
 from flask_phoenix.signals import limit_reached
-from flask_phoenix.transports import pacing
+from flask_phoenix.testing import Clock
 from tests.support.http import POLL, URL, head, join
-from tests.support.presence import LONG, SHORT, eventually
+from tests.support.presence import LONG, eventually
 from tests.support.processes import DEADLINE, HOST
 from tests.support.served import Clients, Room, Visitor
 from tests.support.wire import UPGRADE, Wire, tls_contexts
@@ -259,16 +258,20 @@ def test_joins_wait_for_their_turn_and_too_many_are_answered(make_site: MakeSite
 
 
 def test_a_client_that_says_much_is_read_more_slowly(
-    make_site: MakeSite, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    make_site: MakeSite, phoenix_clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(pacing, "MESSAGE_BURST", SHORT / 4)
-    site = make_site({"messages_per_second": 8 / SHORT})
-    client = join(site.clients.enter())
-    begin = monotonic()
+    site = make_site({"messages_per_second": 2})  # and as many as in two seconds at once
+    client, heard = join(site.clients.enter()), list[Any]()
+    phoenix_clock.advance(1)
     for _ in range(8):
         client.text(ECHO)
-    assert [client.data() for _ in range(8)] == [client_echo()] * 8
-    assert monotonic() - begin > SHORT / 2
+    gevent.spawn(lambda: heard.extend(client.data() for _ in range(8)))
+    counted = []
+    for seconds in (0, 0.4, 0.2, 1.3, 0.2):
+        phoenix_clock.advance(seconds)
+        counted.append(len(heard))
+    assert counted == [4, 4, 5, 7, 8]
+    assert heard == [client_echo()] * 8
     assert set(site.reached) == {"messages_per_second"}
     assert len(caplog.records) == 1
 
@@ -281,53 +284,66 @@ def client_echo() -> str:
 # How fast a request comes
 
 
-def test_who_sends_a_head_too_slowly_is_cut_off(make_site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
-    site = make_site(head_timeout=SHORT, keepalive_timeout=LONG, upload_timeout=LONG)
-    for client in [site.clients.send(data) for data in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: here\r\n")]:
-        client.ended()
+def test_who_sends_a_head_too_slowly_is_cut_off(
+    make_site: MakeSite, phoenix_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = make_site(head_timeout=10, keepalive_timeout=LONG, upload_timeout=LONG)
+    slow = [site.clients.send(data) for data in (b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: here\r\n")]
+    client = join(site.clients.enter())
+    phoenix_clock.advance(9.9)
+    assert site.reached == []
+    phoenix_clock.advance(0.2)
+    for each in slow:
+        each.ended()
     assert site.reached == ["head_timeout"] * 3
     assert caplog.messages == ["clients that send a request too slowly are cut off (PHOENIX_HEAD_TIMEOUT)"]
-    client = join(site.clients.enter())
-    gevent.sleep(2 * SHORT)
     client.text(ECHO)
     assert client.data() == client_echo()
 
 
-def test_who_sends_no_next_request_is_let_go(make_site: MakeSite, caplog: pytest.LogCaptureFixture) -> None:
-    site = make_site(keepalive_timeout=SHORT)
+def test_who_sends_no_next_request_is_let_go(
+    make_site: MakeSite, phoenix_clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = make_site(keepalive_timeout=10)
     client = site.clients.dial("/nowhere", {})
     assert head(client).startswith("HTTP/1.1 404")
+    phoenix_clock.advance(10)
     while client.sock.recv(4096):
         pass
     assert caplog.messages == site.reached == []
 
 
 @pytest.mark.parametrize("length", ["Content-Length: 200000", "Transfer-Encoding: chunked"])
-def test_who_sends_a_body_too_slowly_is_cut_off(make_site: MakeSite, length: str) -> None:
-    site = make_site(upload_timeout=SHORT, head_timeout=LONG)
+def test_who_sends_a_body_too_slowly_is_cut_off(make_site: MakeSite, phoenix_clock: Clock, length: str) -> None:
+    site = make_site(upload_timeout=10, head_timeout=LONG)
     client = site.clients.send(f"POST /upload HTTP/1.1\r\nHost: here\r\n{length}\r\n\r\n5\r\nhello".encode())
-    with client.sock:
-        while client.sock.recv(4096):
-            pass
+    phoenix_clock.advance(9.9)
+    assert site.reached == []
+    phoenix_clock.advance(0.2)
+    while client.sock.recv(4096):
+        pass
     assert site.reached == ["upload_timeout"]
 
 
-def test_a_large_body_takes_the_time_that_it_takes(make_site: MakeSite) -> None:
-    site = make_site(upload_timeout=DEADLINE / 10)
+def test_a_large_body_takes_the_time_that_it_takes(make_site: MakeSite, phoenix_clock: Clock) -> None:
+    site = make_site(upload_timeout=10)
     client = site.clients.send(
         b"POST /upload HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Length: 196608\r\n\r\n"
     )
     for _ in range(3):
-        gevent.sleep(DEADLINE / 25)
+        phoenix_clock.advance(9)
         client.sock.sendall(b"x" * 65536)
     assert head(client).startswith("HTTP/1.1 200")
     assert client.take(6) == b"196608"
 
 
-def test_a_handshake_of_tls_has_a_time_limit(make_site: MakeSite, tmp_path: Path, caplog: Any) -> None:
+def test_a_handshake_of_tls_has_a_time_limit(
+    make_site: MakeSite, phoenix_clock: Clock, tmp_path: Path, caplog: Any
+) -> None:
     here, _ = tls_contexts(tmp_path)
-    site = make_site(server={"ssl_context": here}, head_timeout=SHORT)
-    site.clients.send(b"\x16\x03\x01").ended()
+    client = make_site(server={"ssl_context": here}, head_timeout=10).clients.send(b"\x16\x03\x01")
+    phoenix_clock.advance(10)
+    client.ended()
     assert caplog.messages == []
 
 

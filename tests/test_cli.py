@@ -30,7 +30,7 @@ from flask_phoenix.cli.run import run, tls_options
 from flask_phoenix.testing import Client
 from tests.support.http import URL, connect, get, open_websocket
 from tests.support.loop import in_thread
-from tests.support.processes import DEADLINE, HOST, ROOT, Server, Servers, wait_until
+from tests.support.processes import DEADLINE, HOST, ROOT, START, Server, Servers, wait_until
 
 PLAIN_APP = """
 from flask import Flask
@@ -202,7 +202,7 @@ def test_a_port_that_cannot_be_had_is_one_line(tmp_path: Path, host: str, said: 
             [*command, *options],
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": str(ROOT)},
-            timeout=3 * DEADLINE,
+            timeout=START,
             capture_output=True,
             text=True,
             check=False,
@@ -216,7 +216,7 @@ def test_a_port_that_cannot_be_had_is_one_line(tmp_path: Path, host: str, said: 
 def test_an_app_that_fails_to_load(tmp_path: Path) -> None:
     (tmp_path / "broken_app.py").write_text("raise RuntimeError('broken')\n")
     command = [sys.executable, "-m", "flask", "--app", str(tmp_path / "broken_app.py"), "run", "--port", "0"]
-    ended = subprocess.run(command, cwd=ROOT, timeout=3 * DEADLINE, capture_output=True, text=True, check=False)
+    ended = subprocess.run(command, cwd=ROOT, timeout=START, capture_output=True, text=True, check=False)
     assert ended.returncode != 0
     assert "RuntimeError: broken" in ended.stderr
 
@@ -402,7 +402,7 @@ def flask(folder: Path, *words: str, **environment: str) -> subprocess.Completed
     settings = {**os.environ, "PYTHONPATH": str(folder), **environment}
 
     def call() -> subprocess.CompletedProcess[str]:
-        return subprocess.run(line, cwd=ROOT, env=settings, timeout=3 * DEADLINE, capture_output=True, text=True)
+        return subprocess.run(line, cwd=ROOT, env=settings, timeout=START, capture_output=True, text=True)
 
     done: subprocess.CompletedProcess[str] = in_thread(call)
     return done
@@ -477,7 +477,7 @@ def start_worker(folder: Path, *words: str, **environment: str) -> subprocess.Po
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Wait for the end of a process, while the event loop goes on; return its status and what it has said."""
-    _, said = in_thread(lambda: process.communicate(timeout=3 * DEADLINE))
+    _, said = in_thread(lambda: process.communicate(timeout=START))
     return process.returncode, said
 
 
@@ -491,10 +491,10 @@ def test_a_process_that_serves_nobody_hears_and_speaks_and_ends_in_good_order(st
     bare = start("")
     try:
         for _ in workers:
-            works = stage.joined.assert_push("works", within=3 * DEADLINE)
+            works = stage.joined.assert_push("works", within=START)
             assert works == {"patched": True, "app": "working_app"}
         for _ in (*workers, bare):
-            stage.joined.assert_push("beside", within=3 * DEADLINE)
+            stage.joined.assert_push("beside", within=START)
         for end in ("return", "fail"):
             stage.app.extensions["phoenix"].broadcast("room:1", end, {})
             stage.joined.assert_push("ends", within=DEADLINE)

@@ -18,7 +18,7 @@ from flask import Flask
 from flask_phoenix import Channel, History, Phoenix, Socket, intercept, on
 from flask_phoenix.cli.commands import phoenix as commands
 from flask_phoenix.cli.files import CLIENT
-from tests.support.processes import DEADLINE, HOST, ROOT, Server, Servers
+from tests.support.processes import DEADLINE, HOST, ROOT, START, Server, Servers
 
 VENDOR = ROOT / "example_app" / "node_modules" / "phoenix"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "MYPYPATH": str(ROOT)}
@@ -34,7 +34,7 @@ def command(*arguments: str, app: Flask | None = None, given: str | None = None)
 def run(folder: Path, *words: str) -> str:
     """Run Python in a folder, and return what it writes."""
     done = subprocess.run(
-        (sys.executable, *words), cwd=folder, env=ENVIRONMENT, timeout=3 * DEADLINE, capture_output=True, text=True
+        (sys.executable, *words), cwd=folder, env=ENVIRONMENT, timeout=START, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -219,3 +219,50 @@ def test_crashes_with_their_tracebacks(apps: list[Flask], phoenix_clock: Clock) 
     assert "'password': '[FILTERED]'" in found["parameters"]
     assert found["params"] == "{'token': '[FILTERED]', 'vsn': '2.0.0'}"
     assert len(str(found)) < 10_000
+
+
+def test_a_topic_is_opened(apps: list[Flask], phoenix_clock: Clock) -> None:
+    with Client(apps[0]) as client, Client(apps[1], params={"name": "ann"}) as other, operator(apps[0]) as looking:
+        page = looking.join(TOPIC)
+        for each in (client, other):
+            each.join("room:1")
+        second(page, phoenix_clock)
+        opened = looking.join(f"{TOPIC}:topic", {"topic": "room:1"})
+        facts = opened.assert_push("facts")
+        assert (facts["count"], facts["present"]) == (2, [])
+        assert sorted(str(each["id"]) for each in facts["clients"]) == ["None", "ann"]
+        for number in range(20):
+            apps[1].extensions["phoenix"].broadcast("room:1", "news", {"number": number, "token": "abc"})
+        apps[1].extensions["phoenix"].broadcast("room:1", "large", {"text": "x" * 20_000})
+        phoenix_clock.advance(0.5)
+        traffic = opened.assert_push("traffic")
+        assert [each["payload"] for each in traffic["messages"]][:2] == [
+            f"{{'number': {number}, 'token': '[FILTERED]'}}" for number in (0, 1)
+        ]
+        assert len(traffic["messages"]) + traffic["skipped"] == 21
+        assert second(page, phoenix_clock)["topics"] == [["room:1", 2]]
+        for topic in (TOPIC, "phx:dashboard", ""):
+            with pytest.raises(Refused):
+                looking.join(f"{TOPIC}:topic", {"topic": topic})
+
+
+def test_a_client_is_opened_found_and_closed(apps: list[Flask], phoenix_clock: Clock) -> None:
+    with Client(apps[1], params={"name": "ann"}) as client, Client(apps[0]), operator(apps[0]) as looking:
+        client.join("room:1")
+        page = looking.join(TOPIC)
+        second(page, phoenix_clock)
+        for text in ("ann", "room:1", "room:*"):
+            (found,) = page.call("find", {"text": text}).response["clients"]
+            assert found["connection"].startswith(engine(apps[1]).node.name)
+        assert page.call("find", {"text": "nobody"}).response == {"count": 0, "clients": []}
+        opened = looking.join(f"{TOPIC}:client", {"connection": found["connection"]})
+        facts = opened.assert_push("facts")
+        assert (facts["socket"], facts["topics"], facts["params"]) == (
+            "Visitor",
+            ["room:1"],
+            "{'name': 'ann', 'vsn': '2.0.0'}",
+        )
+        opened.call("close", {})
+        client.assert_closed(1001)
+        phoenix_clock.advance(1)
+        opened.assert_push("ended")

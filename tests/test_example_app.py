@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from html import unescape
 from math import dist
 from pathlib import Path
 from typing import Any
@@ -16,8 +19,9 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from example_app import create_app, views
+from example_app import channels, create_app, views
 from example_app.city import LINES, SIZE, SPEED, Line
+from example_app.game import channel
 from example_app.history import KEPT
 from example_app.rooms import LONGEST_NICKNAME, LONGEST_TEXT
 from example_app.sockets import phoenix
@@ -85,13 +89,22 @@ def change(joined: Joined, side: str, nickname: str) -> dict[str, Any]:
 
 
 def test_page_offers_the_rooms_and_asks_no_other_host(http: FlaskClient) -> None:
-    page, city = http.get("/").text, http.get("/map").text
+    page, city = http.get("/chat").text, http.get("/map").text
     assert 'data-room="lobby"' in page
     assert (page.count("data-room="), page.count("data-locked"), page.count(CODE)) == (4, 1, 0)
     assert f'maxlength="{LONGEST_NICKNAME}"' in page
     assert f'maxlength="{LONGEST_TEXT}"' in page
     assert [f'data-line="{number}"' in city for number in range(10)] == [number in LINES for number in range(10)]
-    assert ("//" in page, "//" in city, 'href="/map"' in page, 'href="/"' in city) == (False, False, True, True)
+    assert ("//" in page, "//" in city, 'href="/map"' in page, 'href="/chat"' in city) == (False, False, True, True)
+
+
+def test_start_page_shows_the_code_at_work(http: FlaskClient) -> None:
+    page = http.get("/").text
+    said = unescape(re.sub(r"<[^>]+>", "", page))
+    at_work = (channels.RoomChannel, channels.LineChannel, channels.MapChannel, tell, channel.GameChannel, channel.tick)
+    assert [inspect.getsource(part) in said for part in at_work] == [True] * 6
+    assert [f'href="/{name}"' in page for name in ("chat", "map", "game")] == [True] * 3
+    assert "//" not in page
 
 
 def test_client_is_the_installed_one(http: FlaskClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ from flask_phoenix.pubsub.adapter import Adapter
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.testing import Client, Joined, MemoryAdapter
 from tests.support.loop import in_thread
-from tests.support.processes import DEADLINE, ROOT
+from tests.support.processes import DEADLINE, ROOT, START
 from tests.support.wire import UPGRADE
 
 
@@ -230,7 +230,7 @@ assert not app.extensions["phoenix"].engine.hub.running
 
 
 def test_nothing_starts_before_the_fork() -> None:
-    subprocess.run([sys.executable, "-c", NOTHING_STARTS], cwd=ROOT, timeout=3 * DEADLINE, check=True)
+    subprocess.run([sys.executable, "-c", NOTHING_STARTS], cwd=ROOT, timeout=START, check=True)
 
 
 # Broadcasts

@@ -29,7 +29,7 @@ from flask_phoenix.pubsub.history import OVERHEAD, MemoryStore
 from flask_phoenix.runtime import histories
 from flask_phoenix.testing import MemoryAdapter
 from tests.support.clients import Client, Room, Site, WebSocketClient
-from tests.support.processes import DEADLINE, ROOT
+from tests.support.processes import DEADLINE, ROOT, START
 from tests.support.slow import SlowAdapter
 
 ROOM = "room:1"
@@ -596,5 +596,5 @@ def test_a_reply_does_not_overtake_what_was_broadcast_before_it(pair: Pair) -> N
 
 def test_the_module_leaves_what_comes_before_the_reply_to_the_next_join() -> None:
     words = ("node", "late.mjs")
-    shown = subprocess.run(words, cwd=ROOT / "tests" / "clients", capture_output=True, check=True, timeout=2 * DEADLINE)
+    shown = subprocess.run(words, cwd=ROOT / "tests" / "clients", capture_output=True, check=True, timeout=START)
     assert json.loads(shown.stdout) == [None, [1], "e:1"]

@@ -356,19 +356,19 @@ def test_a_parameter_of_the_app_may_be_named_token(site: Site, where: str) -> No
 
 
 def test_a_client_that_uses_none_of_its_sessions_is_slowed(
-    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    site: Site, phoenix_clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(sessions, "UNUSED_DELAY", SHORT * 3)
     browser, other = Browser(site), Browser(site, user="ann")
-    begin = monotonic()
     for _ in range(sessions.UNUSED_SESSIONS):
-        browser.open()
+        opening = gevent.spawn(browser.open)
+        phoenix_clock.advance(0)
+        opening.get(block=False)
     first = browser.token
-    assert monotonic() - begin < SHORT * 3
-    begin = monotonic()
-    browser.open()
-    assert monotonic() - begin > SHORT * 2.5
-    monkeypatch.setattr(sessions, "UNUSED_DELAY", DEADLINE)
+    opening = gevent.spawn(browser.open)
+    phoenix_clock.advance(sessions.UNUSED_DELAY - 0.1)
+    assert not opening.ready()
+    phoenix_clock.advance(0.1)
+    opening.get(block=False)
     (record,) = caplog.records
     assert (record.name, record.levelname) == ("flask_phoenix.longpoll", "WARNING")
     assert f"has begun {sessions.UNUSED_SESSIONS} sessions and used none" in record.message
@@ -802,7 +802,7 @@ def test_a_session_that_ends_within_a_batch(site: Site) -> None:
 @pytest.fixture
 def behind(make_site: MakeSite) -> tuple[Site, Browser, str]:
     """Return a client whose channel has a full inbox, and one line more for it."""
-    site = make_site(longpoll={"window": SHORT * 20})
+    site = make_site(longpoll={"window": 5})
     browser = Browser(site).join()
     note = json.dumps(["1", None, "room:1", "note", {}])
     browser.say("2", "wait")
@@ -812,11 +812,15 @@ def behind(make_site: MakeSite) -> tuple[Site, Browser, str]:
     return site, browser, note
 
 
-def test_a_channel_that_is_far_behind_delays_a_post_for_a_window(behind: tuple[Site, Browser, str]) -> None:
+def test_a_channel_that_is_far_behind_delays_a_post_for_a_window(
+    behind: tuple[Site, Browser, str], phoenix_clock: Clock
+) -> None:
     site, browser, note = behind
-    begin = monotonic()
-    assert logical(browser.post(note), 408) == {"status": 408}
-    assert monotonic() - begin > SHORT * 19
+    posting = gevent.spawn(browser.post, note)
+    phoenix_clock.advance(4.9)
+    assert not posting.ready()
+    phoenix_clock.advance(0.1)
+    assert logical(posting.get(block=False), 408) == {"status": 408}
     site.release.set()
     browser.say("3", "echo")
     assert refs(browser.poll()) == ["3"]
@@ -1059,8 +1063,7 @@ def test_a_check_against_forged_requests_lets_messages_pass(check: str) -> None:
 def nodes(make_site: MakeSite) -> list[Browser]:
     """Return the same client at two apps that hear each other; a session of frames lives at the first."""
     network: list[MemoryAdapter] = []
-    sites = [make_site(network, longpoll={"pubsub_timeout": SHORT}) for _ in range(2)]
-    here, there = (Browser(site, RAW, user="ann") for site in sites)
+    here, there = (Browser(make_site(network), RAW, user="ann") for _ in range(2))
     there.token = here.open().token
     return [here, there]
 
@@ -1106,12 +1109,13 @@ def test_a_node_that_is_killed_is_not_waited_for(make_site: MakeSite) -> None:
     assert monotonic() - begin < DEADLINE
 
 
-def test_a_session_elsewhere_that_ends_while_a_poll_waits(nodes: list[Browser]) -> None:
+def test_a_session_elsewhere_that_ends_while_a_poll_waits(nodes: list[Browser], phoenix_clock: Clock) -> None:
     _, there = nodes
     poll = there.wait(410)
     assert not poll.ready()
     there.http.application.extensions["phoenix"].engine.broadcast(Broadcast("ann", "disconnect", {}))
-    assert poll.get(timeout=DEADLINE) == []
+    phoenix_clock.advance(Options.pubsub_timeout)
+    assert poll.get(block=False) == []
 
 
 def test_a_window_elsewhere(phoenix_clock: Clock, make_site: MakeSite) -> None:
@@ -1142,14 +1146,16 @@ def test_a_session_elsewhere_that_is_gone(make_site: MakeSite, ended: str) -> No
     assert monotonic() - begin < DEADLINE
 
 
-def test_a_node_that_has_the_session_and_never_answers(make_site: MakeSite) -> None:
+def test_a_node_that_has_the_session_and_never_answers(phoenix_clock: Clock, make_site: MakeSite) -> None:
     network: list[MemoryAdapter] = []
-    slow, hasty = make_site(network), make_site(network, longpoll={"window": SHORT, "pubsub_timeout": SHORT})
+    slow, hasty = make_site(network), make_site(network, longpoll={"window": 5, "pubsub_timeout": 1})
     here, there = Browser(slow, RAW), Browser(hasty, RAW)
     there.token = here.open().token
-    begin = monotonic()
-    assert there.raw(410) == []
-    assert SHORT * 1.9 < monotonic() - begin < DEADLINE
+    polling = there.wait(410)
+    phoenix_clock.advance(5.9)
+    assert not polling.ready()
+    phoenix_clock.advance(0.1)
+    assert polling.get(block=False) == []
 
 
 def test_without_an_adapter_a_session_elsewhere_is_gone_at_once(make_site: MakeSite) -> None:

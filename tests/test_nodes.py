@@ -34,7 +34,7 @@ from tests.support.adapters import HELLO, JSON, PACKED, Outside, Recording
 from tests.support.clients import MemoryClient, serve
 from tests.support.contract import Node
 from tests.support.loop import in_greenlet, in_plain_thread, in_thread, turn
-from tests.support.processes import DEADLINE, ROOT
+from tests.support.processes import DEADLINE, ROOT, START
 from tests.values import VALUES
 
 
@@ -583,7 +583,7 @@ def test_a_stop_can_wait_until_all_is_quiet(lonely: Engine, busy: str) -> None:
 def run_script(*words: str) -> subprocess.CompletedProcess[str]:
     """Run a script in a process of its own, while the event loop goes on."""
     command = [sys.executable, "-W", "error", "-c", *words]
-    run = partial(subprocess.run, cwd=ROOT, timeout=3 * DEADLINE, capture_output=True, text=True)
+    run = partial(subprocess.run, cwd=ROOT, timeout=START, capture_output=True, text=True)
     done: subprocess.CompletedProcess[str] = in_thread(run, command)
     return done
 

@@ -15,7 +15,7 @@ from zipfile import ZipFile
 import pytest
 
 import flask_phoenix
-from tests.support.processes import DEADLINE, ROOT
+from tests.support.processes import ROOT, START
 
 FACE = Path(flask_phoenix.__file__)
 TYPING = Path("tests/typing")
@@ -27,7 +27,7 @@ def run(*words: str | Path, cwd: Path = ROOT, path: Path = ROOT, status: int = 0
         (sys.executable, *words),
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(path), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"},
-        timeout=3 * DEADLINE,
+        timeout=START,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

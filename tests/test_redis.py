@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import gevent
 import pytest
+from gevent.event import Event
 from redis import Redis
 from redis.cluster import RedisCluster as ClusterClient
 
@@ -308,6 +309,26 @@ def test_who_leads_needs_what_is_written(
     own_redis.execute("ACL", "SETUSER", "chat", *further.split())
     leading.get(timeout=DEADLINE)()
     assert own_redis.execute("EXISTS", "phoenix:leader:work") == 0
+
+
+def test_a_leader_that_stood_still_is_stopped_before_it_goes_on(
+    redis_url: str, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a process that was stopped: what its leader waits for is over by then, too."""
+    monkeypatch.setattr(lease, "LEASE", 0.3)
+    monkeypatch.setattr(lease, "MARGIN", 0.1)
+    node, lost = start(redis_url), Event()
+
+    def work() -> None:
+        gevent.spawn(time.sleep, 0.4)
+        gevent.sleep(0.01)
+        went_on.append(lost.is_set())
+
+    went_on: list[bool] = []
+    release = node.adapter.lead("work", lost.set)
+    gevent.spawn(work).join()
+    release()
+    assert went_on == [True]
 
 
 def test_a_full_queue_is_refused(own_redis: RedisServer, start: Start) -> None:

@@ -20,7 +20,10 @@ from flask_phoenix.protocol.serializers import V1Serializer, V2Serializer
 from flask_phoenix.runtime.logs import SECRETS
 from flask_phoenix.runtime.logs import SETTING as FILTER_SETTING
 from flask_phoenix.runtime.recovery import Recovery
+from flask_phoenix.transports.longpoll.carrier import ABSENT_WINDOWS
+from flask_phoenix.transports.longpoll.endpoint import BATCH
 from flask_phoenix.transports.longpoll.session import GONE, NOT_TAKEN, NOTHING, TAKEN
+from flask_phoenix.transports.options import Options
 from tests.docs.pages import blocks, read, rows
 from tests.test_architecture import MODULES, text, tree
 
@@ -223,3 +226,11 @@ def test_what_a_client_that_comes_back_is_told() -> None:
 @pytest.mark.parametrize("name", ["JOIN", "LEAVE", "REPLY", "ERROR", "CLOSE", "OFFSET", "RECOVERY", "EXPIRING"])
 def test_reserved_names_are_explained(name: str) -> None:
     assert f"`{getattr(messages, name)}`" in read("reference/wire.md")
+
+
+def test_numbers_of_the_wire() -> None:
+    text = " ".join(read("reference/wire.md").split())
+    assert f"for `timeout`, {Options.timeout:.0f} seconds unless set" in text
+    assert f"the `window`, {Options.window:.0f} seconds unless set" in text
+    assert f"holds up to {BATCH} frames" in text
+    assert (ABSENT_WINDOWS, "has not polled for one and a half windows" in text) == (1.5, True)

@@ -21,7 +21,7 @@ from flask_phoenix.schema.asyncapi import asyncapi
 from flask_phoenix.schema.compatibility import incompatible_changes
 from flask_phoenix.schema.declarations import read_declarations
 from tests.support.declared import create_app
-from tests.support.processes import DEADLINE, ROOT
+from tests.support.processes import ROOT, START
 
 CLIENTS = ROOT / "tests" / "clients"
 MODULES = CLIENTS / "node_modules"
@@ -83,7 +83,7 @@ def test_typescript_checks_good_code_and_bad_code(app: Flask, tmp_path: Path) ->
     }
     (tmp_path / "tsconfig.json").write_text(json.dumps({"compilerOptions": options, "files": ["good.ts", "bad.ts"]}))
     compiler = (MODULES / ".bin" / "tsc", "--project", tmp_path, "--pretty", "false")
-    done = subprocess.run(compiler, cwd=tmp_path, capture_output=True, text=True, timeout=3 * DEADLINE, check=False)
+    done = subprocess.run(compiler, cwd=tmp_path, capture_output=True, text=True, timeout=START, check=False)
     lines = (tmp_path / "bad.ts").read_text().splitlines()
     wrong = {("bad.ts", number) for number, line in enumerate(lines, 1) if line.endswith("// wrong")}
     found = re.findall(r"^([\w.]+)\((\d+),\d+\): error", done.stdout, re.MULTILINE)

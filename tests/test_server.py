@@ -43,7 +43,7 @@ from flask_phoenix.testing import Client
 from tests.support.http import JOIN, JOINED, POLL, URL, body, connect, get, head
 from tests.support.network import Network
 from tests.support.presence import LONG, Node, eventually
-from tests.support.processes import DEADLINE, HOST, ROOT, wait_until
+from tests.support.processes import DEADLINE, HOST, ROOT, START, wait_until
 from tests.support.served import Clients, Room, Visitor
 from tests.support.wire import ACCEPT, UPGRADE, Wire, tls_contexts
 
@@ -463,7 +463,7 @@ def test_a_process_that_is_not_patched_is_told_the_remedy(modules: str, fits: bo
         f"from gevent import monkey; monkey.patch_all({modules})\n"
         "from flask_phoenix.server.gevent import require_patched; require_patched()"
     )
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=3 * DEADLINE, capture_output=True, check=False)
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=START, capture_output=True, check=False)
     assert (run.returncode == 0) is fits
     assert (b"monkey.patch_all()" in run.stderr) is not fits
     assert (b"flask run" in run.stderr) is not fits

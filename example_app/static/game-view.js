@@ -18,7 +18,7 @@ const page = Object.fromEntries([...document.querySelectorAll("[id]")].map((foun
 export const canvas = page.field
 const pen = /** @type {CanvasRenderingContext2D} */ (canvas.getContext("2d"))
 const [width, height, hearthX, hearthY] = ["width", "height", "hearthX", "hearthY"].map((key) => Number(canvas.dataset[key]))
-const hearth = { x: hearthX, y: hearthY }
+export const hearth = { x: hearthX, y: hearthY }
 const calm = matchMedia("(prefers-reduced-motion: reduce)")
 const TAGLINE = page.told.textContent
 const SPACING = 4 // places of its way between two embers that a flame carries

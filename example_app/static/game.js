@@ -14,6 +14,7 @@
 
 import { Presence, Socket } from "phoenix"
 
+import { wander } from "./autopilot.js"
 import { Embers } from "./embers.js"
 import * as view from "./game-view.js"
 import { watchSteering } from "./steering.js"
@@ -25,8 +26,10 @@ import { watchSteering } from "./steering.js"
 const NICKNAME = "hearth.nickname"
 const HUE = "hearth.hue"
 const STEERING = 50 // milliseconds between two messages that steer, at least
+const LETS_GO = 3000 // until the preview plays by itself again
 const REPEAT = 500 // until it is told again, to whoever runs the field by then
 
+const preview = document.documentElement.classList.contains("preview") // on the start page: it plays by itself
 const embers = new Embers()
 /** @type {number | null} */
 let mine = null // our number on the field
@@ -63,8 +66,10 @@ function play(nickname, hue) {
     .receive("ok", ({ number, worker }) => {
       mine = number
       game = channel
-      localStorage.setItem(NICKNAME, nickname)
-      localStorage.setItem(HUE, String(hue))
+      if (!preview) {
+        localStorage.setItem(NICKNAME, nickname)
+        localStorage.setItem(HUE, String(hue))
+      }
       view.playing(nickname, hue, worker)
     })
     .receive("error", ({ reason }) => refused(reason === "full" ? "The clearing is full: try again soon." : String(reason)))
@@ -89,7 +94,16 @@ view.start(embers, () => mine)
 /** @type {Steer} */
 let told = { x: 0, y: 0 }
 let toldAt = 0
-const aim = watchSteering(view.canvas, () => view.placeOnScreen(mine))
+const steered = watchSteering(view.canvas, () => view.placeOnScreen(mine))
+let steeredAt = -Infinity
+
+function aim() {
+  const wanted = steered()
+  if (wanted.x || wanted.y) steeredAt = performance.now()
+  if (!preview || mine === null || performance.now() - steeredAt < LETS_GO) return wanted
+  return wander(embers, mine, view.hearth)
+}
+
 setInterval(() => {
   if (!game || mine === null) return
   const [wanted, now] = [aim(), performance.now()]
@@ -102,4 +116,5 @@ setInterval(() => {
 
 const [nickname, hue] = [NICKNAME, HUE].map((key) => localStorage.getItem(key))
 view.remember(nickname, hue)
-if (nickname && hue) play(nickname, Number(hue))
+if (preview) play("Ada", 30 + 45 * Math.floor(Math.random() * 8))
+else if (nickname && hue) play(nickname, Number(hue))

@@ -16,6 +16,9 @@ COMMANDS = {
     "gen": "gen",
     "new": "new",
     "routes": "routes",
+    "sockets": "sockets",
+    "tail": "tail",
+    "top": "top",
     "types": "types",
     "worker": "worker",
 }

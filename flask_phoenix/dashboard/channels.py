@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from typing import Any
 
+import gevent
 from flask import current_app
 
 from .. import clock
 from ..channel import Channel, on
-from ..exceptions import Refused
+from ..exceptions import NotPublished, Refused
+from ..operations.cluster import Cluster as Operators
+from ..protocol.messages import INTERNAL, shown
 from ..socket import Socket
 from .names import TOPIC
 from .pages import is_allowed
+from .traffic import Traffic
+
+log = logging.getLogger("flask_phoenix.connection")
 
 #: Seconds after which the app is asked anew whether somebody may look on: the page comes back for it by itself.
 ALLOWED_FOR = 600.0
@@ -64,10 +72,118 @@ class Overview(Channel):
     @on("crash")
     def crash(self, payload: Any) -> Any:
         """Tell all about a crash."""
-        found = dashboard().watch.cluster.crash(payload.get("key"))
+        found = dashboard().watch.cluster.crash(text_of(payload, "key"))
         if found is None:
             raise Refused("forgotten")
         return found
+
+    @on("find")
+    def find(self, payload: Any) -> Any:
+        """Look for clients."""
+        return dashboard().search(text_of(payload, "text"))
+
+
+@DashboardSocket.channel(f"{TOPIC}:topic")
+class OpenedTopic(Channel):
+    """A topic that is opened: who has joined it, and what is broadcast on it."""
+
+    log_join = None
+    name: str
+
+    def join(self, payload: Any) -> None:
+        """Open it.
+
+        :raises Refused: it is none of the app's.
+        """
+        self.name = text_of(payload, "topic")
+        if self.name.startswith((INTERNAL, TOPIC)):
+            raise Refused("this is no topic of the app")
+
+    def after_join(self) -> None:
+        """Look at it."""
+        self.spawn(self.look)
+
+    def look(self) -> None:
+        """Tell what is broadcast, twice a second, and who is there, once."""
+        board = dashboard()
+        board.collector.heard[self.name] += 1
+        traffic = Traffic(board.engine, self.name)
+        try:
+            with board.operators() as operators:
+                self.follow(traffic, operators)
+        except Refused as refused:
+            self.push("failed", refused.response)
+        finally:
+            traffic.end()
+            board.collector.heard[self.name] -= 1
+
+    def follow(self, traffic: Traffic, operators: Operators) -> None:
+        """Tell it, until the page has closed it."""
+        while True:
+            self.push("rate", traffic.rate())
+            with suppress(NotPublished):
+                self.push("facts", dashboard().on_topic(operators, self.name))
+            for _ in range(2):
+                gevent.sleep(0.5)
+                self.push("traffic", traffic.take())
+
+
+@DashboardSocket.channel(f"{TOPIC}:client")
+class OpenedClient(Channel):
+    """A client that is opened: what it has joined, and what waits for it."""
+
+    log_join = None
+    name: str
+
+    def join(self, payload: Any) -> None:
+        """Open it.
+
+        :raises Refused: it is not named.
+        """
+        self.name = text_of(payload, "connection")
+
+    def after_join(self) -> None:
+        """Look at it."""
+        self.spawn(self.look)
+
+    def look(self) -> None:
+        """Tell what there is of it, once a second, until it has gone."""
+        try:
+            with dashboard().operators() as operators:
+                while self.tell(operators):
+                    gevent.sleep(1.0)
+        except Refused as refused:
+            self.push("failed", refused.response)
+
+    def tell(self, operators: Operators) -> bool:
+        """Tell it; return False once it has gone."""
+        with suppress(NotPublished):
+            _, found = operators.connections(1, connection=self.name)
+            self.push(*(("facts", found[0]) if found else ("ended", {})))
+            return bool(found)
+        return True
+
+    @on("close")
+    def close(self, payload: Any) -> dict[str, Any]:
+        """Close its connection.
+
+        :raises Refused: nobody can be asked.
+        """
+        with dashboard().operators() as operators:
+            closed = operators.disconnect(connection=self.name)
+        log.warning("%d connections were closed from the dashboard: %s", closed, shown(self.name))
+        return {"closed": closed}
+
+
+def text_of(payload: Any, name: str) -> str:
+    """Return what a page names.
+
+    :raises Refused: it does not.
+    """
+    text = payload.get(name) if isinstance(payload, dict) else None
+    if not isinstance(text, str) or not text:
+        raise Refused(f"{name} is missing")
+    return text
 
 
 def dashboard() -> Any:

@@ -11,7 +11,9 @@ from .latencies import quantiles
 #: Messages to viewers of which the numbers are remembered: who comes later sees the last minutes.
 REMEMBERED = 150
 #: Topics and slow clients that are named, crashes and events that are remembered, of all nodes.
-NAMED, TROUBLES = 12, 60
+NAMED, TROUBLES = 8, 60
+#: Seconds after which a node that is new here has just joined: those before were there already.
+SETTLED = 4
 #: Seconds without a report after which a node counts as silent, and after which it is forgotten.
 SILENT_AFTER, FORGOTTEN_AFTER = 2.5, 60.0
 #: What is added up, and what is told of each node.
@@ -36,7 +38,7 @@ class Cluster:
     def take(self, report: dict[str, Any], now: float) -> None:
         """Take a node's report."""
         node = report["node"]
-        if node not in self._heard:
+        if node not in self._heard and len(self._past) >= SETTLED:
             self.note({"key": f"{node}-joined", "at": report["at"], "kind": "joined", "text": "has joined"}, node)
         self._reports[node], self._heard[node] = report, now
         self._ended.discard(node)
@@ -65,10 +67,14 @@ class Cluster:
         pids = {node: report["pid"] for node, report in self._reports.items()}
         return {"past": list(self._past), "pids": pids, "crashes": crashes, "events": list(self._events.values())}
 
+    def alive(self, now: float) -> list[str]:
+        """Return the nodes that have reported lately."""
+        return [node for node in self._reports if self._state(node, now) == "up"]
+
     def tell(self, now: float, at: float) -> dict[str, Any]:
         """Return what all viewers are told of this second."""
         self._forget(now)
-        alive = [each for node, each in self._reports.items() if self._state(node, now) == "up"]
+        alive = [self._reports[node] for node in self.alive(now)]
         crashes, events = self._news
         self._news = ([], [])
         totals = self._totals(alive)
@@ -157,7 +163,7 @@ def _largest_topics(alive: list[dict[str, Any]]) -> list[list[Any]]:
 
 
 def _slowest(alive: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    slow = [{**each, "node": report["node"]} for report in alive for each in report["slow"]]
+    slow = [each for report in alive for each in report["slow"]]
     return sorted(slow, key=lambda each: -each["waiting"])[:NAMED]
 
 

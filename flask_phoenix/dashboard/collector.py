@@ -12,17 +12,19 @@ import gevent
 from flask import Flask
 
 from .. import clock, signals
-from ..protocol.messages import INTERNAL, shown
+from ..protocol.messages import INTERNAL
+from ..runtime.connection import Connection
 from ..runtime.engine import Engine
 from ..runtime.meter import COUNTERS, Timing
 from .latencies import Latencies
 from .names import TOPIC
+from .shown import shortened
 from .troubles import Troubles
 
 #: Seconds between two looks at how late the event loop is.
 LAG_PERIOD = 0.05
-#: Topics and slow clients that a report names, and characters of a name.
-LARGEST, SLOWEST, NAME_LENGTH = 12, 8, 200
+#: Topics and slow clients that a report names.
+LARGEST, SLOWEST = 8, 8
 #: Bytes that have to wait for a client before it is called slow: others wait for a moment.
 SLOW_BYTES = 4096
 
@@ -40,6 +42,8 @@ class Collector(Timing):
         self._mount = mount
         self._presences = presences
         self.troubles = Troubles(app, engine)
+        #: How often the dashboard itself hears each topic, beside those who have joined it.
+        self.heard: Counter[str] = Counter()
         self.running = False
         #: It has begun to count what passes: nobody else did.
         self._began_meter = False
@@ -162,29 +166,25 @@ class Collector(Timing):
             "transports": dict(Counter(each.carrier.transport for each in clients)),
             "channels": sum(len(each.topics) for each in clients),
             "outbox_bytes": sum(size for size, _ in waiting),
-            "slow": [
-                {
-                    "connection": each.number,
-                    "id": shortened(each.id),
-                    "mount": each.bounds.mount,
-                    "transport": each.carrier.transport,
-                    "waiting": size,
-                    "seconds": round(each.seconds),
-                }
-                for size, each in slowest
-                if size >= SLOW_BYTES
-            ],
+            "slow": [self._slow(each) for size, each in slowest if size >= SLOW_BYTES],
             "slow_now": sum(size >= SLOW_BYTES for size, _ in waiting),
+        }
+
+    def _slow(self, connection: Connection) -> dict[str, Any]:
+        return {
+            "connection": f"{self._engine.node.name}-{connection.number}",
+            "id": shortened(connection.id),
+            "seconds": round(connection.seconds),
+            "waiting": connection.carrier.waiting,
         }
 
     def _topics(self) -> dict[str, Any]:
         """Look at each topic but the ids of sockets, and those of nodes and of the dashboard."""
         sizes, ids = self._engine.pubsub.sizes(), {each.id for each in self._engine.connections}
-        named = [each for each in sizes.items() if not each[0].startswith((INTERNAL, TOPIC)) and each[0] not in ids]
+        named = [
+            (topic, size - self.heard[topic])
+            for topic, size in sizes.items()
+            if not topic.startswith((INTERNAL, TOPIC)) and topic not in ids and size > self.heard[topic]
+        ]
         largest = nlargest(LARGEST, named, key=lambda each: each[1])
         return {"topic_count": len(named), "topics": [[shortened(topic), size] for topic, size in largest]}
-
-
-def shortened(name: str | None) -> str | None:
-    """Return a name that a client or an author chose, of a bounded length."""
-    return name if name is None or len(name) <= NAME_LENGTH else shown(name)

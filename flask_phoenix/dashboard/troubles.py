@@ -7,7 +7,6 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from itertools import count
-from reprlib import Repr
 from typing import Any
 
 from flask import Flask
@@ -15,21 +14,14 @@ from flask import Flask
 from .. import clock, signals
 from ..protocol.messages import shown
 from ..runtime.engine import Engine
+from .shown import PARAMETERS_LENGTH, parameters, shortened
 
 #: Crashes that a node remembers, and other events.
 CRASHES, EVENTS = 20, 50
-#: Characters of a traceback, and of the parameters of a crash.
-TRACEBACK_LIMIT, PARAMETERS_LIMIT = 6000, 1000
+#: Characters of a traceback.
+TRACEBACK_LENGTH = 6000
 #: Crashes that are written down in a second; the others are counted alone.
 WRITTEN_PER_SECOND = 5
-
-
-class _Parameters(Repr):
-    """Writes parameters that a client may have made as large and as deep as it likes."""
-
-    maxdict = maxlist = maxtuple = 20
-    maxstring = maxother = 200
-    maxlevel = 4
 
 
 class Troubles:
@@ -82,14 +74,14 @@ class Troubles:
         self.crashes.append(
             {
                 **self._begin(),
-                "connection": connection.number,
+                "connection": f"{self._engine.node.name}-{connection.number}",
                 "mount": mount,
-                "topic": shown(topic)[1:-1],
+                "topic": shortened(topic),
                 "pattern": pattern,
                 "where": where,
-                "message": told.of_text(_message(reason)[:PARAMETERS_LIMIT]),
-                "parameters": _Parameters().repr(told(payload))[:PARAMETERS_LIMIT],
-                "params": _Parameters().repr(told(connection.socket.params))[:PARAMETERS_LIMIT],
+                "message": told.of_text(_message(reason)[:PARAMETERS_LENGTH]),
+                "parameters": parameters(payload, told),
+                "params": parameters(connection.socket.params, told),
                 "traceback": told.of_text(written(reason)),
             }
         )
@@ -110,7 +102,7 @@ def written(reason: Any) -> str:
     if not isinstance(reason, BaseException):
         return ""
     text = "".join(traceback.format_exception(type(reason), reason, reason.__traceback__))
-    if len(text) <= TRACEBACK_LIMIT:
+    if len(text) <= TRACEBACK_LENGTH:
         return text
-    half = TRACEBACK_LIMIT // 2
+    half = TRACEBACK_LENGTH // 2
     return f"{text[:half]}\n[...]\n{text[-half:]}"

@@ -75,6 +75,10 @@ class Watch(Service):
         """Whether anybody looks, here or elsewhere."""
         return bool(self._viewers or self._callers)
 
+    def alive(self) -> list[str]:
+        """Return the nodes that have reported lately."""
+        return self.cluster.alive(clock.monotonic())
+
     # With the connections of this process.
 
     def start(self) -> None:
@@ -85,6 +89,8 @@ class Watch(Service):
         if self._engine.node.adapter is not None and not self._hears:
             self._hears = True
             self._engine.pubsub.subscribe(WATCHING, self._calls)
+            if not self._hears:  # it was stopped meanwhile
+                self._engine.pubsub.unsubscribe(WATCHING, self._calls)
 
     def farewell(self) -> None:
         """Tell nobody: other nodes see that this one has ended."""
@@ -124,6 +130,8 @@ class Watch(Service):
         if self._engine.node.adapter is not None and not self._hears_reports:
             self._hears_reports = True
             self._engine.pubsub.subscribe(REPORTS, self._reports)
+            if not self._hears_reports:  # it was stopped meanwhile
+                self._engine.pubsub.unsubscribe(REPORTS, self._reports)
 
     def _stop_hearing_reports(self) -> None:
         if self._hears_reports:

@@ -48,10 +48,15 @@ class Message(NamedTuple):
     verbatim.
     """
 
+    #: The ref of the join that made the membership.
     join_ref: Any
+    #: The client's name for this message, which the reply repeats.
     ref: Any
+    #: What the client has joined, or wants to.
     topic: Any
+    #: The name of what happens.
     event: Any
+    #: The content.
     payload: Any
 
 
@@ -62,15 +67,20 @@ class Reply(NamedTuple):
     bytes.
     """
 
+    #: How it went.
     status: str = "ok"
+    #: What the client's callback is given.
     response: Any = {}  # noqa: RUF012 - read only: nothing here changes a response
 
 
 class Broadcast(NamedTuple):
     """One event for every subscriber of a topic; the payload is a dict, or bytes."""
 
+    #: Who is on it gets the broadcast.
     topic: str
+    #: The name of what happens.
     event: str
+    #: The content.
     payload: Any
 
 

@@ -75,7 +75,9 @@ _new = tuple.__new__
 class Position(NamedTuple):
     """Where a topic is: the life in which its numbers hold, and the number of its last message. Its string is a ref."""
 
+    #: The life: it changes where numbers begin anew.
     epoch: str
+    #: The number.
     offset: int
 
     def __str__(self) -> str:

@@ -20,7 +20,12 @@ def inspect(engine: Engine, largest: int = LARGEST) -> dict[str, Any]:
     It looks at each connection and each topic once, about a microsecond for each.
     """
     meter, connections = engine.watch(), list(engine.connections)
-    topics = engine.pubsub.sizes()
+    ids = {connection.id for connection in connections}  # each is a topic, too, by which its client is disconnected
+    topics = {
+        topic: size
+        for topic, size in engine.pubsub.sizes().items()
+        if topic not in ids and not topic.startswith(INTERNAL)
+    }
     transports = Counter(connection.carrier.transport for connection in connections)
     return {
         "node": engine.node.name,
@@ -33,7 +38,6 @@ def inspect(engine: Engine, largest: int = LARGEST) -> dict[str, Any]:
         "largest_topics": [
             {"topic": topic, "subscribers": size}
             for topic, size in nlargest(largest, topics.items(), key=lambda item: item[1])
-            if not topic.startswith(INTERNAL)
         ],
         "rates": meter.rates,
         "totals": meter.totals,

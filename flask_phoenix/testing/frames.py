@@ -54,7 +54,9 @@ def read_old_server_frame(frame: Frame) -> Message:
 class Wire(NamedTuple):
     """How a client writes and reads."""
 
+    #: Makes a frame of what the client sends.
     write: Callable[[Message], Frame]
+    #: Reads one of the server's.
     read: Callable[[Frame], Message]
 
 

@@ -10,7 +10,7 @@ import { launch } from "./chromium.mjs"
 import { ask, tell } from "./lines.mjs"
 import { heard, say } from "./chatting.mjs"
 
-const PATIENCE = 10_000
+const PATIENCE = 30_000
 
 const [url, code, road = "websocket"] = process.argv.slice(2)
 
@@ -33,7 +33,7 @@ async function enter(browser, nickname) {
   page.on("pageerror", (error) => page.errors.push(String(error)))
   page.polls = 0
   page.on("request", (request) => { if (request.url().includes("/socket/longpoll")) page.polls += 1 })
-  await page.goto(url)
+  await page.goto(`${url}/chat`)
   await page.fill("#nickname", nickname)
   await page.click("#enter")
   await page.waitForSelector("#chat:not([hidden])")
@@ -78,7 +78,7 @@ function told(page, text) {
 /** A second tab of Ada's, and her coffee break. */
 async function tabs(ada, grace) {
   const tab = await ada.context().newPage()
-  await tab.goto(url)
+  await tab.goto(`${url}/chat`)
   await shown(grace, { Ada: ["here", "2 tabs"], Grace: ["here", ""] })
   await ada.click("#away")
   await shown(grace, { Ada: ["away", "away"], Grace: ["here", ""] })

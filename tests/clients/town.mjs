@@ -9,7 +9,7 @@ import { launch } from "./chromium.mjs"
 import { ask, tell } from "./lines.mjs"
 import { heard, say } from "./chatting.mjs"
 
-const PATIENCE = 10_000
+const PATIENCE = 30_000
 const MOST = 20
 
 const [url] = process.argv.slice(2)
@@ -41,7 +41,7 @@ async function apart(visit, workerOf) {
 // The chat
 
 async function enter(browser, nickname) {
-  const page = await open(browser, "/")
+  const page = await open(browser, "/chat")
   await page.fill("#nickname", nickname)
   await page.click("#enter")
   await page.waitForSelector("#composer:not([hidden])")
@@ -68,6 +68,23 @@ async function chat(browser) {
     await heard(page, name, "good morning, Ada")
     assert.equal(await page.locator("#messages .bubble").count(), 2)
   }
+}
+
+// The start page
+
+/** Two people talk on it, and the two other pages are live in it. */
+async function start(browser) {
+  const page = await open(browser, "/")
+  const bubbles = (nickname) => page.locator(`.talker[data-nickname="${nickname}"] .bubble`)
+  await page.fill('.talker[data-nickname="Ada"] [name=body]', "side by side")
+  await page.click('.talker[data-nickname="Ada"] button')
+  await bubbles("Grace").filter({ hasText: "side by side" }).waitFor()
+  await page.locator("#game").scrollIntoViewIfNeeded()
+  const [map, game] = await Promise.all(["map", "game"].map(async (name) => (await page.$(`#${name} iframe`)).contentFrame()))
+  await map.waitForFunction(() => document.querySelector("#known").textContent === "300")
+  await game.waitForFunction(() => parseInt(document.querySelector("#carries").textContent) > 0) // it plays by itself
+  assert.deepEqual(await page.evaluate(() => Object.keys(localStorage)), [])
+  await page.context().close()
 }
 
 // The map
@@ -205,6 +222,7 @@ try {
   await ask("count")
   await Promise.all(browser.contexts().map((context) => context.close())) // the trams are much to draw
   await game(browser)
+  await start(browser)
   assert.deepEqual([errors, abroad], [[], []])
 } catch (error) {
   result = { story: "town", ok: false, error: String(error.stack) }

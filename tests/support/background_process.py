@@ -48,6 +48,6 @@ if __name__ == "__main__":
     gevent.signal_handler(signal.SIGTERM, over.set)
     engine.node.serve()
     say("serves")
-    over.wait(60)
+    over.wait(300)
     drain(engine)
     engine.stop()

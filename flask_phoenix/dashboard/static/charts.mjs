@@ -1,7 +1,5 @@
-// Lines and bands that move: each point is drawn once, and the picture slides.
-//
-// A path is written in seconds and values; one transform of its group makes pixels of them. So a frame costs one
-// attribute for each picture, and a new path is made only when a new second has come.
+// Lines and bands that move: each second they are drawn once, and in between the browser's compositor slides the
+// picture, which costs this page nothing.
 
 import { clock, draw, make, say } from "./parts.mjs"
 
@@ -12,7 +10,9 @@ const DELAY = 1.6
 const GAP = 2.6
 const STILL = matchMedia("(prefers-reduced-motion: reduce)")
 
-const pictures = new Set()
+/** Seconds for which a picture slides on if nothing new comes. */
+const RUN = 4
+
 /** The server's clock, less this page's, in seconds. */
 let offset = null
 let origin = 0
@@ -27,16 +27,6 @@ export function setClock(at) {
 }
 
 const now = () => (offset === null ? origin : performance.now() / 1000 + offset)
-
-let last = 0
-function frame(time) {
-  if (time - last >= (STILL.matches ? 1000 : 32)) {
-    last = time
-    for (const picture of pictures) picture.slide()
-  }
-  requestAnimationFrame(frame)
-}
-requestAnimationFrame(frame)
 
 /** The least of 1, 2, 2.5, 5 times a power of ten that is not below a value. */
 function nice(value, least) {
@@ -68,7 +58,7 @@ function smooth(points) {
   return path
 }
 
-const fixed = (value) => +value.toFixed(6)
+const fixed = (value) => +value.toFixed(1)
 
 /** Cuts a series where it has holes. */
 function runs(points) {
@@ -82,10 +72,9 @@ function runs(points) {
   return found
 }
 
-/** The area between a path and another one, or the ground. */
-function area(run, ground) {
-  const back = ground ? smooth([...ground].reverse()) : `M${fixed(run[run.length - 1][0])} 0L${fixed(run[0][0])} 0`
-  return `${smooth(run)}L${back.slice(1)}Z`
+/** The area between a path and another one below it. */
+function between(run, below) {
+  return `${smooth(run)}L${smooth([...below].reverse()).slice(1)}Z`
 }
 
 class Series {
@@ -110,15 +99,17 @@ class Series {
     return this.points.reduce((most, [, value, upper]) => Math.max(most, value ?? 0, upper ?? 0), 0)
   }
 
-  redraw() {
+  /** Draws it, with what makes pixels of a time and a value. */
+  redraw(across, down) {
+    const place = (upper) => ([time, value, more]) => [across(time), down(upper ? more ?? value : value)]
     const lines = runs(this.points)
-    this.line.setAttribute("d", lines.map(smooth).join(""))
-    if (this.kind === "area") this.fill.setAttribute("d", lines.map((run) => area(run)).join(""))
-    if (this.kind === "band") {
-      const uppers = lines.map((run) => run.map(([time, , upper]) => [time, upper]))
-      this.upper.setAttribute("d", uppers.map(smooth).join(""))
-      this.fill.setAttribute("d", lines.map((run, at) => area(uppers[at], run)).join(""))
-    }
+    const paths = lines.map((run) => run.map(place(false)))
+    this.line.setAttribute("d", paths.map(smooth).join(""))
+    if (this.kind === "line") return
+    const uppers = lines.map((run) => run.map(place(true)))
+    if (this.kind === "band") this.upper.setAttribute("d", uppers.map(smooth).join(""))
+    const below = (path) => (this.kind === "band" ? path : [[path[0][0], down(0)], [path.at(-1)[0], down(0)]])
+    this.fill.setAttribute("d", paths.map((path, at) => between(uppers[at], below(path))).join(""))
   }
 
   /** The point at a time, or the one before it. */
@@ -133,54 +124,55 @@ class Series {
 /** A picture without axes. */
 export class Sparkline {
   constructor(style, { least = 1, kind = "area" } = {}) {
-    this.least = least
+    Object.assign(this, { least, head: 3, foot: 0, top: 0, width: 0, height: 0 })
     this.series = [new Series("", style, kind)]
-    this.plane = draw("g", {}, this.series[0].group)
-    this.element = draw("svg", { "aria-hidden": "true", preserveAspectRatio: "none" }, this.plane)
-    this.top = 0
-    this.head = 3
-    this.foot = 0
-    watchSize(this, this.element)
-    pictures.add(this)
+    this.plane = draw("svg", { class: "plane", "aria-hidden": "true" }, this.series[0].group)
+    this.stretch = make("div", { class: "stretch" }, this.plane)
+    this.element = make("div", { class: "window" }, this.stretch)
+    this.observer = new ResizeObserver(([{ contentRect }]) => {
+      this.width = contentRect.width
+      this.height = contentRect.height
+      this.resized?.()
+      this.redraw()
+    })
+    this.observer.observe(this.element)
   }
 
-  push(at, value, upper) {
-    this.series[0].push([at - origin, value, upper])
-    this.redraw()
+  /** Takes a point, which the next redraw shows. */
+  note(at, value) {
+    this.series[0].push([at - origin, value])
+  }
+
+  get start() {
+    return now() - DELAY - SPAN - origin
   }
 
   redraw() {
-    for (const series of this.series) series.redraw()
-    this.goal = nice(Math.max(0, ...this.series.map((series) => series.most)) * 1.08, this.least)
-    this.top ||= this.goal
+    if (!this.width || offset === null) return
+    const [start, step, ground] = [this.start, this.width / SPAN, this.height - this.foot]
+    const goal = nice(Math.max(0, ...this.series.map((series) => series.most)) * 1.08, this.least)
+    const unit = (ground - this.head) / goal
+    for (const series of this.series) series.redraw((time) => (time - start) * step, (value) => ground - value * unit)
+    this.scroll?.cancel()
+    if (STILL.matches) return this.rescale(goal)
+    this.scroll = this.plane.animate([{ transform: "none" }, { transform: `translateX(${-RUN * step}px)` }], RUN * 1000)
+    if (this.top && this.top !== goal) {
+      this.stretch.style.transformOrigin = `0 ${ground}px`
+      this.stretch.animate([{ transform: `scaleY(${goal / this.top})` }, { transform: "none" }], { duration: 500, easing: "ease-out" })
+    }
+    this.rescale(goal)
   }
 
-  slide() {
-    if (!this.width || document.hidden) return
-    if (this.goal && this.top !== this.goal) {
-      this.top += (this.goal - this.top) * (STILL.matches ? 1 : 0.14)
-      if (Math.abs(this.top / this.goal - 1) < 0.002) this.top = this.goal
-      this.scaled?.()
-    }
-    const [across, down] = [this.width / SPAN, (this.height - this.head - this.foot) / (this.top || 1)]
-    const start = now() - DELAY - SPAN - origin
-    this.plane.setAttribute("transform", `matrix(${across} 0 0 ${-down} ${-start * across} ${this.height - this.foot})`)
+  rescale(goal) {
+    const changed = this.top !== goal
+    this.top = goal
+    if (changed) this.scaled?.()
   }
 
   end() {
-    pictures.delete(this)
+    this.scroll?.cancel()
     this.observer.disconnect()
   }
-}
-
-function watchSize(picture, element) {
-  picture.observer = new ResizeObserver(([{ contentRect }]) => {
-    picture.width = contentRect.width
-    picture.height = contentRect.height
-    picture.resized?.()
-    picture.slide()
-  })
-  picture.observer.observe(element)
 }
 
 /** A picture with a scale, a legend, and what it says at a moment. */
@@ -192,16 +184,11 @@ export class Chart extends Sparkline {
     this.plane.replaceChildren()
     this.grid = draw("g", { class: "grid" })
     this.times = draw("g", {})
-    this.hair = draw("line", { class: "hair", visibility: "hidden", y1: 0 })
-    this.element.removeAttribute("preserveAspectRatio")
-    this.element.removeAttribute("aria-hidden")
-    this.element.setAttribute("role", "img")
-    // The lines, cut off where the picture ends and above the scale of times.
-    this.window = draw("svg", { x: 0, y: 0 }, this.plane)
-    this.element.append(this.grid, this.window, this.times, this.hair)
+    this.axes = draw("svg", { role: "img" }, this.grid, this.times)
+    this.hair = make("div", { class: "hair", hidden: true })
     this.legend = make("div", { class: "legend" })
     this.tip = make("div", { class: "tip", hidden: true })
-    this.plot = make("div", { class: "plot" }, this.element, this.tip)
+    this.plot = make("div", { class: "plot" }, this.axes, this.element, this.hair, this.tip)
     this.card = make("article", { class: "card chart" },
       make("div", { class: "head" }, make("h2", {}, title), legend ? this.legend : null), this.plot)
     this.plot.addEventListener("pointermove", (event) => this.point(event))
@@ -225,10 +212,6 @@ export class Chart extends Sparkline {
   }
 
   resized() {
-    this.element.setAttribute("viewBox", `0 0 ${this.width} ${this.height}`)
-    this.window.setAttribute("width", this.width)
-    this.window.setAttribute("height", Math.max(0, this.height - this.foot + 1))
-    this.hair.setAttribute("y2", this.height - this.foot)
     const labels = this.width > 520 ? [[1, "now", "end"], [0.75, "30 s ago", "middle"], [0.5, "1 min", "middle"], [0.25, "90 s", "middle"], [0, "2 min ago", "start"]]
       : [[1, "now", "end"], [0.5, "1 min", "middle"], [0, "2 min ago", "start"]]
     const y = this.height - 6
@@ -241,22 +224,18 @@ export class Chart extends Sparkline {
 
   /** Draws the lines of the scale anew. */
   scaled() {
-    if (!this.width || !this.goal) return
-    const height = this.height - this.head - this.foot
+    if (!this.width || !this.top) return
     const ground = this.height - this.foot
     const marks = [0, 0.5, 1].map((share) => {
-      const y = Math.round(ground - (share * this.goal * height) / this.top) + 0.5
-      const parts = [draw("line", { x1: 0, x2: this.width, y1: y, y2: y })]
-      if (share) parts.push(draw("text", { x: 14, y: y - 4 }, this.format(share * this.goal)))
-      return y > -1 ? draw("g", {}, ...parts) : draw("g")
+      const y = Math.round(ground - share * (ground - this.head)) + 0.5
+      const label = share ? draw("text", { x: 14, y: y - 4 }, this.format(share * this.top)) : ""
+      return draw("g", {}, draw("line", { x1: 0, x2: this.width, y1: y, y2: y }), label)
     })
     this.grid.replaceChildren(...marks)
   }
 
   redraw() {
-    const goal = this.goal
     super.redraw()
-    if (goal !== this.goal) this.scaled()
     if (this.pointed) this.point(this.pointed)
   }
 
@@ -274,19 +253,18 @@ export class Chart extends Sparkline {
   /** Says in words what is drawn. */
   describe() {
     const words = this.series.map((series) => `${series.name} ${series.value.textContent}`).join(", ")
-    this.element.setAttribute("aria-label", `${this.title}, the last two minutes. Now: ${words}`)
+    this.axes.setAttribute("aria-label", `${this.title}, the last two minutes. Now: ${words}`)
   }
 
   point(event) {
     this.pointed = { clientX: event.clientX }
     const x = event.clientX - this.plot.getBoundingClientRect().left
-    const time = now() - DELAY - SPAN - origin + (x / this.width) * SPAN
+    const time = this.start + (x / this.width) * SPAN
     const found = this.series.map((series) => [series, series.at(time)]).filter(([, point]) => point && point[1] != null)
     this.tip.hidden = !found.length
-    this.hair.setAttribute("visibility", found.length ? "visible" : "hidden")
+    this.hair.hidden = !found.length
     if (!found.length) return
-    this.hair.setAttribute("x1", x)
-    this.hair.setAttribute("x2", x)
+    this.hair.style.left = `${x}px`
     this.tip.replaceChildren(make("div", {}, clock(found[0][1][0] + origin)), ...found.map(([series, [, value, upper]]) =>
       make("div", { class: "row" }, make("i", { class: series.style }), series.name,
         make("b", {}, upper == null ? this.format(value) : `${this.format(value)} · ${this.format(upper)}`))))
@@ -297,6 +275,6 @@ export class Chart extends Sparkline {
   unpoint() {
     this.pointed = null
     this.tip.hidden = true
-    this.hair.setAttribute("visibility", "hidden")
+    this.hair.hidden = true
   }
 }

@@ -3,7 +3,7 @@
 import { Socket } from "./phoenix.mjs"
 import { Chart, Sparkline, setClock } from "./charts.mjs"
 import { age, bytes, clock, count, keep, make, say, span } from "./parts.mjs"
-import { Sheet } from "./sheet.mjs"
+import { Sheet, nodeOf, numberOf } from "./sheet.mjs"
 
 const find = (selector) => document.querySelector(selector)
 const TOPIC = "phoenix_dashboard"
@@ -57,7 +57,7 @@ const tiles = {
   joins: tile("Joins / s", "s-handlers", { least: 2 }),
   messages_in: tile("Messages in / s", "s-in", { least: 4 }),
   messages_out: tile("Messages out / s", "s-out", { least: 4 }),
-  slow_now: tile("Slow clients", "s-bad", { least: 4 }),
+  slow_now: tile("Slow clients", "s-quiet", { least: 4 }),
 }
 
 function showTiles(totals) {
@@ -99,7 +99,7 @@ function colour(node, pid) {
 }
 
 function draw(at, totals, lags) {
-  for (const [name, { line }] of Object.entries(tiles)) line.push(at, totals[name] ?? 0)
+  for (const [name, { line }] of Object.entries(tiles)) line.note(at, totals[name] ?? 0)
   charts.messages.take(at, { in: totals.messages_in, out: totals.messages_out })
   for (const name of ["handlers", "deliveries"]) charts[name].take(at, { latency: [totals[name].p50, totals[name].p99] })
   for (const node of Object.keys(lags)) {
@@ -161,7 +161,7 @@ function line(name, more, press) {
     more: make("span", { class: "more" }, more ?? ""), end: make("span", { class: "end" }),
   }
   const button = make(press ? "button" : "div", { class: "line", type: press ? "button" : null, onclick: press ?? (() => {}) },
-    parts.name, parts.more, parts.end, parts.fill)
+    parts.fill, parts.name, parts.more, parts.end)
   return Object.assign(make("li", {}, button), { parts, button })
 }
 
@@ -174,21 +174,21 @@ function showTopics(topics) {
     return row
   }, (row, [, size]) => {
     row.parts.end.replaceChildren(make("b", {}, count(size)))
-    row.parts.fill.style.width = `${(100 * size) / most}%`
+    row.parts.fill.style.width = `calc(${size / most} * (100% - 20px))`
   })
 }
 
 function showSlow(slow) {
   find("#no-slow").hidden = slow.length > 0
   const most = slow.reduce((most, { waiting }) => Math.max(most, waiting), 1)
-  keep(find("#slow"), slow, ({ node, connection }) => `${node} ${connection}`, (client) => {
-    const row = line(client.id ?? `client ${client.connection}`, "", () => sheet.client(client.node, client.connection))
+  keep(find("#slow"), slow, ({ connection }) => connection, (client) => {
+    const row = line(client.id ?? `client ${numberOf(client.connection)}`, "", () => sheet.client(client.connection))
     row.parts.fill.classList.add("s-bad")
     return row
   }, (row, client) => {
-    say(row.parts.more, `on ${colour(client.node).name} for ${age(client.seconds)}`)
+    say(row.parts.more, `on ${colour(nodeOf(client.connection)).name} for ${age(client.seconds)}`)
     row.parts.end.replaceChildren(make("b", {}, bytes(client.waiting)), " wait")
-    row.parts.fill.style.width = `${(100 * client.waiting) / most}%`
+    row.parts.fill.style.width = `calc(${client.waiting / most} * (100% - 20px))`
   })
 }
 
@@ -236,7 +236,7 @@ function open(row, crash) {
   overview.push("crash", { key: crash.key })
     .receive("ok", (found) => row.detail.replaceChildren(facts([
       ["When", `${clock(found.at)}, ${found.where}`], ["Topic", chip(found.topic, () => sheet.topic(found.topic))],
-      ["Client", chip(`client ${found.connection}`, () => sheet.client(found.node, found.connection))],
+      ["Client", chip(`client ${numberOf(found.connection)}`, () => sheet.client(found.connection))],
       ["Worker", colour(found.node).name], ["Payload", make("code", {}, found.parameters)],
       ["Parameters of the client", make("code", {}, found.params)],
     ]), traceback(found.traceback)))

@@ -8,9 +8,19 @@ const SHOWN = 50
 
 const find = (selector) => document.querySelector(selector)
 
-function number(label) {
+function figure(label) {
   const value = make("b", {}, "–")
   return { element: make("div", {}, value, make("span", {}, label)), set: (text) => say(value, text) }
+}
+
+/** A connection is named by its node and its number there. */
+export const nodeOf = (connection) => connection.slice(0, connection.lastIndexOf("-"))
+export const numberOf = (connection) => connection.slice(connection.lastIndexOf("-") + 1)
+
+/** How many of all are not among those that are shown. */
+function rest(all, shown) {
+  if (!all) return "none"
+  return all > shown.length ? `and ${count(all - shown.length)} more` : ""
 }
 
 function section(title, ...children) {
@@ -47,33 +57,32 @@ export class Sheet {
 
   follow(kind, parameters, handlers) {
     const channel = (this.channel = this.socket.channel(`${this.prefix}:${kind}`, parameters))
-    for (const [event, handle] of Object.entries(handlers)) channel.on(event, (told) => { if (this.channel === channel) handle(told) })
-    channel.join().receive("error", ({ reason }) => {
-      if (this.channel === channel) this.body.replaceChildren(make("section", {}, make("p", { class: "more" }, reason ?? "refused")))
-    })
+    const refuse = ({ reason }) => this.body.replaceChildren(make("section", {}, make("p", { class: "more" }, reason ?? "refused")))
+    for (const [event, handle] of Object.entries({ ...handlers, failed: refuse })) channel.on(event, (told) => { if (this.channel === channel) handle(told) })
+    channel.join().receive("error", (response) => { if (this.channel === channel) refuse(response) })
     return channel
   }
 
   clientRow(client) {
-    const name = make("span", { class: "name" }, client.id ?? `client ${client.connection}`)
+    const name = make("span", { class: "name" }, client.id ?? `client ${numberOf(client.connection)}`)
     const more = make("span", { class: "more" })
     const end = make("span", { class: "end" })
     return Object.assign(make("li", {}, make("button", {
-      class: "line", type: "button", onclick: () => this.client(client.node, client.connection),
+      class: "line", type: "button", onclick: () => this.client(client.connection),
     }, name, more, end)), { more, end })
   }
 
   keepClients(list, clients) {
-    keep(list, clients, ({ node, connection }) => `${node} ${connection}`, (client) => this.clientRow(client), (row, client) => {
-      say(row.more, `${client.transport}, on ${this.nameOf(client.node)} for ${age(client.seconds)}`)
-      say(row.end, client.waiting ? `${bytes(client.waiting)} wait` : "")
+    keep(list, clients, ({ connection }) => connection, (client) => this.clientRow(client), (row, client) => {
+      say(row.more, `${client.transport}, on ${this.nameOf(nodeOf(client.connection))} for ${age(client.seconds)}`)
+      say(row.end, client.outbox_bytes ? `${bytes(client.outbox_bytes)} wait` : "")
     })
   }
 
   // A topic
 
   topic(name) {
-    const numbers = { subscribers: number("subscribers"), rate: number("messages / s"), size: number("per message") }
+    const numbers = { subscribers: figure("subscribers"), rate: figure("messages / s"), size: figure("per message") }
     const traffic = make("ol", { class: "list traffic" })
     const members = make("ol", { class: "list" })
     const present = make("div", { class: "chips" })
@@ -98,18 +107,19 @@ export class Sheet {
       say(pause, paused ? "Go on" : "Pause")
     })
     this.follow("topic", { topic: name }, {
-      facts: ({ members: clients, more, subscribers, present: keys, more_present: others }) => {
+      facts: ({ clients, count: subscribers, present: keys, present_count: all }) => {
         numbers.subscribers.set(count(subscribers))
         this.keepClients(members, clients)
-        say(who.note, more ? `and ${count(more)} more` : clients.length ? "" : "nobody")
+        say(who.note, rest(subscribers, clients))
         there.hidden = !keys.length
         keep(present, keys, (key) => key, (key) => make("span", { class: "chip" }, key))
-        say(there.note, others ? `and ${count(others)} more` : "")
+        say(there.note, rest(all, keys))
       },
       rate: ({ at, messages, bytes: size }) => {
         numbers.rate.set(count(messages))
         numbers.size.set(messages ? bytes(size / messages) : "–")
-        rate.push(at, messages)
+        rate.note(at, messages)
+        rate.redraw()
       },
       traffic: ({ messages, skipped: left }) => {
         if (paused) return
@@ -126,28 +136,29 @@ export class Sheet {
 
   // A client
 
-  client(node, connection) {
-    const numbers = { seconds: number("connected"), waiting: number("wait for it"), inbox: number("wait to be handled") }
+  client(connection) {
+    const [node, number] = [nodeOf(connection), numberOf(connection)]
+    const numbers = { seconds: figure("connected"), waiting: figure("wait for it"), inbox: figure("wait to be handled") }
     const facts = make("dl", { class: "facts" })
     const channels = make("ol", { class: "list" })
     const joined = section("Channels", channels)
     const close = make("button", { class: "danger", type: "button" }, "Close this connection")
     const foot = make("div", { class: "foot" }, close)
-    this.show(`Client ${connection} of worker ${this.nameOf(node)}`, `client ${connection}`,
+    this.show(`Client ${number} of worker ${this.nameOf(node)}`, `client ${number}`,
       make("section", {}, make("div", { class: "numbers" }, ...Object.values(numbers).map(({ element }) => element))),
       section("Facts", facts), joined, foot)
-    const channel = this.follow("client", { node, connection }, {
+    const channel = this.follow("client", { connection }, {
       facts: (client) => {
-        say(find("#sheet-title"), client.id ?? `client ${connection}`)
+        say(find("#sheet-title"), client.id ?? `client ${number}`)
         numbers.seconds.set(age(client.seconds))
-        numbers.waiting.set(bytes(client.waiting))
-        numbers.inbox.set(bytes(client.inbox))
+        numbers.waiting.set(bytes(client.outbox_bytes))
+        numbers.inbox.set(bytes(client.inbox_bytes))
         const pairs = [["Socket", client.socket], ["Mounted at", client.mount], ["Transport", client.transport],
           ["Parameters", client.params], ["Went without", `${count(client.missed)} broadcasts`]]
         keep(facts, pairs.flatMap(([name, value]) => [["dt", name, name], ["dd", name, value]]), ([tag, name]) => `${tag} ${name}`,
           ([tag, name]) => make(tag, {}, tag === "dt" ? name : ""), (element, [, , value]) => say(element, value))
-        say(joined.note, client.more ? `and ${count(client.more)} more` : client.channels.length ? "" : "none")
-        keep(channels, client.channels, (topic) => topic, (topic) => make("li", {}, make("button", {
+        say(joined.note, rest(client.channels, client.topics))
+        keep(channels, client.topics, (topic) => topic, (topic) => make("li", {}, make("button", {
           class: "line", type: "button", onclick: () => this.topic(topic),
         }, make("span", { class: "name" }, topic))))
       },
@@ -181,9 +192,9 @@ export class Sheet {
     this.show("Search", text, found)
     say(found.note, "Asking all workers")
     this.overview.push("find", { text })
-      .receive("ok", ({ clients: some, more }) => {
+      .receive("ok", ({ clients: some, count: all }) => {
         this.keepClients(clients, some)
-        say(found.note, more ? `and ${count(more)} more` : some.length ? "" : "none: an id begins so, or a topic is called so")
+        say(found.note, some.length ? rest(all, some) : "none: type an id, a topic, or room:* for all that begin so")
       })
       .receive("error", ({ reason }) => say(found.note, reason ?? "refused"))
       .receive("timeout", () => say(found.note, "no answer"))
