@@ -43,6 +43,7 @@ from flask_phoenix.cli.commands import phoenix as commands
 from flask_phoenix.doctor import redis as redis_doctor
 from flask_phoenix.doctor import serving
 from flask_phoenix.doctor.findings import KINDS
+from flask_phoenix.doctor.probe import DRIVERS
 from flask_phoenix.doctor.site import STATUSES
 from flask_phoenix.operations import answers
 from flask_phoenix.operations.requests import MAX_SKEW
@@ -123,7 +124,11 @@ def runner() -> Iterator[Runner]:
     process.close()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "python"))])
+#: The pages of the tutorial build on each other: see tests/test_tutorial.py.
+ALONE = [page for page in PAGES if any(blocks(page, "python")) and not page.startswith("tutorial/")]
+
+
+@pytest.mark.parametrize("page", ALONE)
 def test_python_runs(page: str, runner: Runner, tmp_path: Path) -> None:
     for files in together(page):
         for block in files:
@@ -181,23 +186,6 @@ def test_every_page_is_in_the_index_of_its_folder() -> None:
     for page in PAGES:
         folder, _, name = page.rpartition("/")
         assert name == "index.md" or f"]({name})" in read(f"{folder}/index.md"), page
-
-
-def test_tutorial(tmp_path: Path) -> None:
-    whole = [block for block in blocks("tutorial/chat.md", "python") if block.filename == "app.py"][-1]
-    namespace: dict[str, Any] = {"__name__": "app"}
-    exec(compile(whole.code, "tutorial/chat.md", "exec"), namespace)
-    app: Flask = namespace["app"]
-    with Client(app, params={"name": "Ada"}) as ada, Client(app, params={"name": "Alan"}) as alan:
-        room = ada.join("room:lobby")
-        assert room.response == {"welcome": "Ada"}
-        assert room.call("new_msg", {"body": "Hello"}) == Reply("ok", {"saved": True})
-        assert alan.join("room:lobby").assert_push("new_msg") == {"from": "Ada", "body": "Hello"}
-        assert room.call("new_msg", {"body": ""}) == Reply("error", {"reason": "say something"})
-        assert app.test_client().post("/announce").status_code == 204
-        with pytest.raises(Refused, match="only the lobby"):
-            ada.join("room:attic")
-    assert next(blocks("tutorial/chat.md", "py")).code in whole.code
 
 
 def test_options_are_those_of_a_mount() -> None:
@@ -617,6 +605,28 @@ def test_tables_of_the_benchmark() -> None:
     for page in report.pages():
         text = page.read_text("utf-8")
         assert report.fill(text, results) == text, page
+
+
+def test_a_million_on_paper() -> None:
+    """Each figure of the table comes from those of the page on scaling."""
+    text, costs = read("explanation/performance.md"), prose("explanation/scaling.md")
+    assert all(cost in costs for cost in ("with gunicorn 31", "every 30 seconds | 30 µs", "0.7 to 1 ms", "4 to 5 µs"))
+    reckoned = [31e6 / 2**20, 1e6 * 30e-6 / 30, 1e6 * 1e-3 / 600, 1e6 * 5e-6]
+    said = [row[2].split()[0] for row in rows("explanation/performance.md", "what", "for one client", "for a million")]
+    assert said == [f"{figure:.1f}".removesuffix(".0") for figure in reckoned]
+    assert f"{1_000_000 // 16:,} clients" in text
+    assert f"{1e6 * 5e-6 / 16:.1f} s" in text
+    assert f"need {1e6 * 1e-3 / 60:.0f} cores" in text
+
+
+def test_drivers_that_wait_in_c() -> None:
+    named = {"MySQLdb": "mysqlclient"}
+    assert all(named.get(driver, driver) in prose("explanation/gevent.md") for driver in DRIVERS)
+
+
+def test_guarantees_name_their_tests() -> None:
+    for path, _, name in re.findall(r"<!-- (tests/[\w/]+\.py)(::(\w+))? -->", read("explanation/guarantees.md")):
+        assert f"def {name}" in (ROOT / path).read_text("utf-8"), name
 
 
 def test_benchmarks_are_there() -> None:

@@ -38,7 +38,9 @@ CHECKS: dict[str, Callable[[Block, Path], list[str]]] = {
 }
 #: What the compiler of TypeScript reads, all at once.
 SCRIPTS = ("html", "javascript", "js", "ts", "typescript")
-ELSEWHERE = {"py", "python", "text", *SCRIPTS}
+#: Code of others, beside ours.
+FOREIGN = {"elixir", "php"}
+ELSEWHERE = {"py", "python", "text", *FOREIGN, *SCRIPTS}
 
 
 def all_blocks(*languages: str) -> list[Block]:
