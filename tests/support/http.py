@@ -44,9 +44,10 @@ def body(client: Wire) -> bytes:
     return rest.split(b"\r\n")[1] if b"chunked" in start else rest
 
 
-def open_websocket(port: Any, path: str = URL) -> Wire:
-    """Open a WebSocket."""
+def open_websocket(port: Any, path: str = URL, within: float = DEADLINE) -> Wire:
+    """Open a WebSocket; each answer comes within so many seconds."""
     client = Wire(connect(port))
+    client.sock.settimeout(within)
     client.sock.sendall(get(path, UPGRADE))
     assert head(client).startswith("HTTP/1.1 101")
     return client

@@ -1,6 +1,6 @@
 // What every story stands on: sockets that are taken down again, and waiting that always ends.
 
-const PATIENCE = 10_000
+const PATIENCE = 30_000
 
 /** The value of a promise, or an error that names what did not happen in time. */
 export function within(promise, what, patience = PATIENCE) {
