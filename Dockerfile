@@ -14,7 +14,7 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 FROM python:3.13-slim
 WORKDIR /srv
 RUN --mount=type=bind,from=wheel,source=/wheels,target=/wheels \
-    pip install --no-cache-dir "$(echo /wheels/*.whl)[redis]" 'gunicorn>=27' 'pygments>=2.18'
+    pip install --no-cache-dir "$(echo /wheels/*.whl)[redis]" 'gunicorn[gevent]>=27' 'pygments>=2.18'
 COPY example_app example_app
 COPY --from=client /client/node_modules example_app/node_modules
 RUN useradd --uid 10001 app && install --directory --owner=app /data
