@@ -127,12 +127,12 @@ function showWorkers(nodes, totals) {
   const own = document.body.dataset.node
   keep(find("#workers tbody"), nodes, (node) => node.node, (node) => {
     const { style } = colour(node.node, node.pid)
-    const cells = Array.from({ length: 9 }, (_, at) => make("td", { class: at && at > 0 ? `number${at > 1 && at < 8 ? " wide" : ""}` : "" }))
+    const cells = ["", "number", ...Array(6).fill("number wide"), "number"].map((style) => make("td", { class: style }))
     const row = make("tr", {}, make("th", { scope: "row" }, make("span", { class: "who" }, make("i", { class: style }),
       String(node.pid), make("small", {}, node.node.slice(0, 6)), node.node === own ? make("small", {}, "this page") : null)), ...cells)
     row.tag = make("span", { class: "tag" })
     cells[0].append(row.tag)
-    row.cells2 = cells
+    row.figures = cells
     return row
   }, (row, node) => {
     const state = node.state === "up" && node.draining ? "draining" : node.state === "up" && node.lost ? "lost" : STATES[node.state]
@@ -142,7 +142,7 @@ function showWorkers(nodes, totals) {
     const there = node.state !== "gone"
     const texts = [count(node.connections), count(node.channels), count(node.messages_in), count(node.messages_out),
       span(node.p99), bytes(node.inbox_bytes), bytes(node.outbox_bytes), span(node.lag)]
-    texts.forEach((text, at) => say(row.cells2[at + 1], there ? text : "–"))
+    texts.forEach((text, at) => say(row.figures[at + 1], there ? text : "–"))
   })
   const up = totals.nodes
   say(find("#summary"), `${up} ${up === 1 ? "worker" : "workers"} · ${count(totals.connections)} clients`)
