@@ -56,6 +56,11 @@ from .transports.middleware import Middleware
 from .transports.options import NAMES, TRANSPORTS, check_keys, make_mounts
 from .transports.publishing import Publishing
 
+#: The app's module that writes and reads JSON, or its name.
+JSON_SETTING = "PHOENIX_JSON"
+#: What an app sets once, besides the options of its mounts and the settings of its processes.
+APP_KEYS = (SETTING, FILTER_SETTING, JSON_SETTING)
+
 log = logging.getLogger("flask_phoenix.pubsub")
 socket_log = logging.getLogger("flask_phoenix.handshake")
 channel_log = logging.getLogger("flask_phoenix.channel")
@@ -101,10 +106,10 @@ class State:
         self.pubsub_url = app.config.get(SETTING) or os.environ.get(SETTING)
         if self.pubsub_url and self.pubsub_url != NONE:
             adapter_class(self.pubsub_url).from_url(self.pubsub_url)  # is there one, and does it take the URL?
-        self.json = Json(_json_module(app.config.get("PHOENIX_JSON")), self._to_json)
+        self.json = Json(_json_module(app.config.get(JSON_SETTING)), self._to_json)
         self.engine = Engine(app.app_context, self.json, self._find_adapter, self._may_serve, is_master)
         self.engine.report, self.engine.send, self.engine.checks = self._report, self._send, self._checks
-        check_keys(app.config, [SETTING, "PHOENIX_JSON", FILTER_SETTING, *KEYS])
+        check_keys(app.config, [*APP_KEYS, *KEYS])
         self.engine.configure(Settings.read(app.config))
         self.engine.filter_parameters = ParameterFilter(app.config.get(FILTER_SETTING, SECRETS))
         self.engine.node.add(Operations(self.engine, self.inspect, self.secrets))

@@ -45,6 +45,7 @@ from flask_phoenix.doctor import serving
 from flask_phoenix.doctor.findings import KINDS
 from flask_phoenix.doctor.probe import DRIVERS
 from flask_phoenix.doctor.site import STATUSES
+from flask_phoenix.extension import APP_KEYS
 from flask_phoenix.operations import answers
 from flask_phoenix.operations.requests import MAX_SKEW
 from flask_phoenix.payloads import MAX_ERRORS
@@ -62,6 +63,8 @@ from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.pubsub.unix.archive import BLOCK, BUSY_TIMEOUT
 from flask_phoenix.runtime import background, channel_server, histories, inbox, listener, once
 from flask_phoenix.runtime.expiry import EXPIRED
+from flask_phoenix.runtime.logs import SECRETS
+from flask_phoenix.runtime.logs import SETTING as FILTER_SETTING
 from flask_phoenix.runtime.settings import Settings
 from flask_phoenix.runtime.turns import LONG_TURN, MAX_REST, REST
 from flask_phoenix.server import drain
@@ -200,6 +203,12 @@ def test_settings_of_a_process() -> None:
     table = rows("reference/options.md", "key of a process", "default", "unit", "meaning")
     said = {key: ast.literal_eval(default) for key, default, *_ in table}
     assert said == {PREFIX + field.name.upper(): field.default for field in fields(Settings)}
+
+
+def test_settings_of_an_app() -> None:
+    said = {key: default for key, default, _ in rows("reference/options.md", "key", "default", "meaning")}
+    assert tuple(said) == APP_KEYS
+    assert ast.literal_eval(said[FILTER_SETTING]) == list(SECRETS)
 
 
 def test_what_cannot_be_set() -> None:

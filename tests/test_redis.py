@@ -11,24 +11,39 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import gevent
 import pytest
+from flask import Flask
 from gevent.event import Event
 from redis import Redis
 from redis.cluster import RedisCluster as ClusterClient
 
+from flask_phoenix import Channel, Phoenix, Socket
 from flask_phoenix.exceptions import InvalidOption, NotPublished
 from flask_phoenix.pubsub.redis import lease, subscriber
 from flask_phoenix.pubsub.redis.adapter import BATCH_SIZE, RedisAdapter
 from flask_phoenix.pubsub.redis.publisher import RedisPublisher
+from flask_phoenix.signals import adapter_back, adapter_lost
+from flask_phoenix.testing import Client
 from tests.support.contract import AdapterContract, Cut, LossContract, MakeAdapter, Node
 from tests.support.loop import in_thread
 from tests.support.processes import DEADLINE, HOST, ROOT, free_port, wait_until
 from tests.support.redis_server import RedisCluster, RedisServer
 
 Start = Callable[..., Node]
+
+
+class Visitor(Socket):
+    """Lets everybody in."""
+
+
+@Visitor.channel("room:*")
+class Room(Channel):
+    def join(self, payload: Any) -> None:
+        """Let everybody join."""
 
 
 @pytest.fixture
@@ -190,6 +205,29 @@ def test_one_line_for_a_loss_and_one_for_the_return(
         assert len([text for text in texts if "does not reach" in text]) == 1
         assert texts.count("Redis is back") == 1
         caplog.clear()
+
+
+def test_signals_tell_of_a_loss_and_of_the_return(own_redis: RedisServer) -> None:
+    app, told = Flask(__name__), []
+    app.testing = True
+    Phoenix(app, RedisAdapter(own_redis.url)).socket("/socket")(Visitor)
+
+    def lost(_: Flask, why: str) -> None:
+        told.append(("lost", bool(why)))
+
+    def back(_: Flask, why: str) -> None:
+        told.append(("back", bool(why)))
+
+    with adapter_lost.connected_to(lost, app), adapter_back.connected_to(back, app), Client(app) as client:
+        client.join("room:1")
+        for count in (1, 2):
+            own_redis.kill()
+            wait_for(lambda: len(told) == 2 * count - 1)  # noqa: B023
+            own_redis.start()
+            wait_for(lambda: len(told) == 2 * count)  # noqa: B023
+        client.join("room:2")
+    app.extensions["phoenix"].engine.stop()
+    assert told == [("lost", True), ("back", False)] * 2
 
 
 def test_a_topic_can_be_joined_without_redis(
