@@ -71,6 +71,11 @@ class RoomChannel(Channel):
         return {}
 
 
+@pytest.fixture
+def untold_holds() -> None:
+    """Here they are told."""
+
+
 class Stage:
     """An app with a socket, and a client of it."""
 

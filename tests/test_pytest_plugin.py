@@ -229,4 +229,4 @@ def test_beside_other_plugins(tmp_path: Path) -> None:
 
 def test_patched(tmp_path: Path) -> None:
     files = {"conftest": PATCHED + FIXTURE, "test_room": TESTS, "test_naps": WHERE_PATCHED}
-    assert passed(play(tmp_path, *without("asyncio"), chat=APP, **files)) == 8
+    assert passed(play(tmp_path, *without("anyio", "asyncio"), chat=APP, **files)) == 8

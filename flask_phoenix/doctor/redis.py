@@ -127,6 +127,7 @@ class _Redis:
     def _lead(self) -> Any:
         key = self._client.channel(f"leader:{self._topic}")
         [answer] = self._client.execute([(key, ("EVAL", TAKE, 1, key, b"doctor", 1))])
+        self._ask("DEL", key)
         return answer
 
     def _buffer(self) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ phoenix = Phoenix(app)
 crowd = phoenix.presence(down_period=app.config.get("DOWN_PERIOD", 30))
 
 
-@phoenix.socket("/socket", longpoll={"window": 2.0})
+@phoenix.socket("/socket", longpoll={"window": 2.0, "pubsub_timeout": 5.0})
 class UserSocket(Socket):
     """Anybody; the connections of a user can be closed together."""
 
