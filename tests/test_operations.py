@@ -22,6 +22,7 @@ from gevent import monkey
 
 from flask_phoenix import Channel, InvalidOption, Phoenix, Socket, clock
 from flask_phoenix.cli.commands import phoenix
+from flask_phoenix.cli.tail import as_text
 from flask_phoenix.extension import State
 from flask_phoenix.operations import answers, requests
 from flask_phoenix.operations import cluster as asking
@@ -353,6 +354,31 @@ def test_tail_writes_for_people(town: Town) -> None:
     running.kill(KeyboardInterrupt, block=False)
     (line,) = running.get(timeout=DEADLINE).stdout.splitlines()
     assert re.fullmatch(r'\d\d:\d\d:\d\d\.\d{3}  room:1  news  \{"text": "ä+…', line)
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("topic", ["room:\x1b]0;owned\x07", "room:1\nroom:2", "room:\x9b31m"])
+def test_what_a_client_chooses_does_nothing_to_the_terminal(town: Town, topic: str) -> None:
+    shown = ascii(topic)[1:-1]
+    with Client(town.apps[0]) as mallory:
+        mallory.join(topic)
+        for words in (("sockets", "--topic", topic), ("top", "--once")):
+            lines = run(town, *words).output.splitlines()
+            assert [line for line in lines if shown in line], words
+            assert all(line.isprintable() for line in lines), words
+    line = as_text(Broadcast(topic, topic, {"text": topic}))
+    assert line.isprintable()
+    assert line.count(shown) >= 2
+
+
+def test_an_answer_is_bounded_whatever_topics_are_called(town: Town) -> None:
+    with Client(town.apps[0], params={"name": "zoe"}) as zoe:
+        for number in range(30):
+            zoe.join(f"room:{number:02}{'x' * 900}")
+        _, (listed,) = town.cluster.connections(id="zoe")
+        assert (listed["channels"], sum(map(len, listed["topics"]))) == (30, answers.NAMED_CHARACTERS)
+        _, (opened,) = town.cluster.connections(connection=listed["connection"])
+        assert [len(topic) for topic in opened["topics"]] == [907] * answers.NAMED_TOPICS
 
 
 @pytest.mark.usefixtures("here")

@@ -62,10 +62,15 @@ def require_answer(answered: object) -> None:
         raise PhoenixError(SILENCE)
 
 
+def plain(text: object) -> str:
+    """Return a text that does nothing to a terminal, and is one line: a client may choose a topic to deceive."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(text))
+
+
 def cut(text: object, width: int) -> str:
-    """Return a text that is no wider than a column."""
-    text = str(text)
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    """Return a text that is no wider than a column; as :func:`plain`."""
+    whole = plain(text)
+    return whole if len(whole) <= width else f"{whole[: width - 1]}…"
 
 
 def size(count: float) -> str:

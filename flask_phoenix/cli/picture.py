@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from datetime import datetime
+from time import monotonic
 from typing import Any
 
 import gevent
@@ -13,10 +14,12 @@ from rich.table import Table
 from rich.text import Text
 
 from ..operations.cluster import Cluster
-from .cluster import age, cut, size
+from .cluster import age, cut, plain, size
 
 #: The event loop of a process that is late by so many seconds is marked: others wait for it.
 LATE = 0.1
+#: Seconds for which a process is shown that does not answer.
+FORGOTTEN_AFTER = 30.0
 #: Rows of the lists below the processes.
 ROWS = 8
 
@@ -28,15 +31,15 @@ def draw_once(reports: list[dict[str, Any]]) -> None:
 
 def draw(cluster: Cluster, every: float) -> None:
     """Draw again and again, until Ctrl-C."""
-    last: dict[str, dict[str, Any]] = {}
+    #: The last report of each process, and when it came.
+    last: dict[str, tuple[float, dict[str, Any]]] = {}
     with Live(screen=True, auto_refresh=False) as live:
         while True:
-            known = set(cluster.nodes)
-            reports = cluster.reports()
-            here = {report["node"] for report in reports}
-            last |= {report["node"]: report for report in reports}
-            silent = [last[node] for node in known - here if node in last]
-            live.update(picture([*reports, *silent], {report["node"] for report in silent}), refresh=True)
+            now = monotonic()
+            here = {report["node"]: report for report in cluster.reports()}
+            last = {node: each for node, each in last.items() if now - each[0] < FORGOTTEN_AFTER}
+            last |= {node: (now, report) for node, report in here.items()}
+            live.update(picture([report for _, report in last.values()], last.keys() - here.keys()), refresh=True)
             gevent.sleep(every)
 
 
@@ -116,7 +119,7 @@ def topics(reports: list[dict[str, Any]]) -> Table:
     table.add_column("SUBSCRIBERS", justify="right", no_wrap=True)
     table.add_column("TOPIC", no_wrap=True, overflow="ellipsis")
     for topic, count in sizes.most_common(ROWS):
-        table.add_row(str(count), Text(topic))
+        table.add_row(str(count), Text(plain(topic)))
     return table
 
 
@@ -132,5 +135,5 @@ def slowest(reports: list[dict[str, Any]]) -> RenderableType:
         table.add_column(title, no_wrap=True, overflow="ellipsis")
     for each in sorted(found, key=lambda each: -each["outbox_bytes"])[:ROWS]:
         row = each["connection"], each["id"] or "-", " ".join(each["topics"])
-        table.add_row(size(each["outbox_bytes"]), age(each["seconds"]), *map(Text, row))
+        table.add_row(size(each["outbox_bytes"]), age(each["seconds"]), *(Text(plain(cell)) for cell in row))
     return table

@@ -14,7 +14,7 @@ from gevent.event import Event
 from ..extension import State
 from ..operations.cluster import Cluster
 from ..protocol.messages import Broadcast
-from .cluster import cut, operating, require_answer
+from .cluster import cut, operating, plain, require_answer
 
 #: Topics of a pattern that are listened to.
 TOPICS = 200
@@ -86,7 +86,7 @@ def as_text(broadcast: Broadcast) -> str:
     """Return a line for people."""
     payload = broadcast.payload
     shown = f"{len(payload)} bytes" if isinstance(payload, bytes) else json.dumps(payload, ensure_ascii=False)
-    return f"{now():%H:%M:%S.%f}"[:-3] + f"  {broadcast.topic}  {broadcast.event}  {cut(shown, SHOWN)}"
+    return f"{now():%H:%M:%S.%f}"[:-3] + f"  {plain(broadcast.topic)}  {plain(broadcast.event)}  {cut(shown, SHOWN)}"
 
 
 def as_line(broadcast: Broadcast) -> str:

@@ -29,8 +29,8 @@ AT_ONCE = 64
 SLICE = 500
 #: Connections or topics in one answer, at most, and unless the request says otherwise.
 MOST, USUAL = 1000, 100
-#: Topics that are named of each connection.
-NAMED_TOPICS = 20
+#: Topics that are named of each connection, and their characters together where there may be many connections.
+NAMED_TOPICS, NAMED_CHARACTERS = 20, 200
 #: Peers for which the most bytes wait, of those that a report names.
 SLOWEST = 10
 
@@ -139,6 +139,7 @@ class Operations(Service):
         described = [self._described(connection) for connection in shown_ones]
         if text_of(about, "connection"):
             for one, connection in zip(described, shown_ones, strict=True):
+                one["topics"] = sorted(connection.topics)[:NAMED_TOPICS]
                 one["params"] = shown(self._engine.filter_parameters(connection.socket.params))
         return {"count": len(found), "connections": described}
 
@@ -177,7 +178,6 @@ class Operations(Service):
                 yield connection
 
     def _described(self, connection: Connection) -> dict[str, Any]:
-        topics = sorted(connection.topics)
         return {
             "connection": self.name_of(connection),
             "id": None if connection.id is None else connection.id[:200],
@@ -185,8 +185,8 @@ class Operations(Service):
             "mount": connection.bounds.mount,
             "transport": connection.carrier.transport,
             "seconds": round(connection.seconds, 3),
-            "channels": len(topics),
-            "topics": topics[:NAMED_TOPICS],
+            "channels": len(connection.topics),
+            "topics": first_of(sorted(connection.topics)),
             "inbox_bytes": connection.account.size,
             "outbox_bytes": connection.carrier.waiting,
             "missed": connection.missed_count,
@@ -195,6 +195,16 @@ class Operations(Service):
     def name_of(self, connection: Connection) -> str:
         """Return what tells a connection from all others of all nodes; its number stands in the lines of the logs."""
         return f"{self._engine.node.name}-{connection.number}"
+
+
+def first_of(topics: list[str]) -> list[str]:
+    """Return the first topics, so many characters at most, the last of them cut."""
+    named, left = [], NAMED_CHARACTERS
+    for topic in topics[:NAMED_TOPICS]:
+        if left > 0:
+            named.append(topic[:left])
+            left -= len(topic)
+    return named
 
 
 def weight(connection: Connection) -> int:
