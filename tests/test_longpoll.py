@@ -34,6 +34,7 @@ from flask_phoenix import (
     Unsupported,
     on,
 )
+from flask_phoenix.exceptions import NotPublished
 from flask_phoenix.pubsub import hub
 from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from flask_phoenix.runtime.settings import Settings
@@ -1081,6 +1082,26 @@ def test_requests_may_land_anywhere(nodes: list[Browser]) -> None:
     assert logical(there.post("{"), 408) == {"status": 408}
     assert monotonic() - begin < DEADLINE
     assert here.gone()
+
+
+def test_a_link_lost_for_a_moment_ends_no_session(nodes: list[Browser], monkeypatch: pytest.MonkeyPatch) -> None:
+    here, there = nodes
+    here.url = there.url = URL
+    there.token = here.open().token
+    publish, failed = MemoryAdapter.publish, set[tuple[int, str, bytes]]()
+
+    def fail_at_first(adapter: MemoryAdapter, topic: str, data: bytes) -> None:
+        """Refuse what is published, each for its first time: questions, acknowledgements and answers."""
+        each = id(adapter), topic, data
+        if topic.startswith("phx:lp:") and each not in failed:
+            failed.add(each)
+            raise NotPublished("the link is lost")
+        publish(adapter, topic, data)
+
+    monkeypatch.setattr(MemoryAdapter, "publish", fail_at_first)
+    there.send(JOIN)
+    assert refs(there.poll()) == ["1"]
+    assert failed
 
 
 def test_frames_that_land_elsewhere(nodes: list[Browser]) -> None:

@@ -120,12 +120,12 @@ class RemoteSession(Session):
         assert self._engine.node.adapter is not None
         topic, options = topic_of(secrets.token_urlsafe(16)), self._options
         request = Broadcast(self._topic, event, {**payload, "reply": topic})
-        with self._nodes.replies_of(self._node) as replies, suppress(NotPublished):
+        with self._nodes.replies_of(self._node) as replies:
             subscriber = Subscriber(lambda reply: replies.put(self._engine.pubsub.read(reply)))
             self._engine.pubsub.subscribe(topic, subscriber)
             forget = self._engine.node.adapter.when_restored(lambda: replies.put(REPEAT))
             try:
-                self._engine.broadcast(request)
+                self._publish(request)
                 acked, deadline = False, clock.monotonic() + options.pubsub_timeout
                 while (left := deadline - clock.monotonic()) > 0:
                     with suppress(Empty):
@@ -138,11 +138,16 @@ class RemoteSession(Session):
                             if not acked:
                                 acked, deadline = True, clock.monotonic() + options.window + options.pubsub_timeout
                             continue
-                    self._engine.broadcast(request)
+                    self._publish(request)
             finally:
                 forget()
                 self._engine.pubsub.unsubscribe(topic, subscriber)
         return None
+
+    def _publish(self, request: Broadcast) -> None:
+        """Publish a request; where the other nodes cannot be reached now, it is asked again."""
+        with suppress(NotPublished):
+            self._engine.broadcast(request)
 
 
 class RecentRequests:
@@ -169,10 +174,12 @@ class RequestsOfOthers:
     """Answers what other nodes ask of a session of this process.
 
     :param id: the session's, which names its private topic.
+    :param timeout: seconds for which an answer is tried to be told.
     """
 
-    def __init__(self, engine: Engine, id: str, session: LocalSession) -> None:
+    def __init__(self, engine: Engine, id: str, session: LocalSession, timeout: float) -> None:
         self._engine = engine
+        self._timeout = timeout
         self._topic = topic_of(id)
         self._session = session
         self._recent = RecentRequests()
@@ -196,12 +203,26 @@ class RequestsOfOthers:
             return
         reply = request.payload["reply"]
         asked_before = self._recent.ask(reply, request.event)
-        self._engine.broadcast(Broadcast(reply, ACK, {}))
+        with suppress(NotPublished):  # it is asked again
+            self._engine.broadcast(Broadcast(reply, ACK, {}))
         if not asked_before:
             self._recent.answers[reply] = self._do(request)
         answer = self._recent.answers.get(reply)
         if answer is not None:
-            self._engine.broadcast(Broadcast(reply, DONE, answer))
+            self._tell(Broadcast(reply, DONE, answer))
+
+    def _tell(self, answer: Broadcast) -> None:
+        """Publish an answer; where the other nodes cannot be reached now, when they can."""
+        deadline = clock.monotonic() + self._timeout
+        while True:
+            try:
+                self._engine.broadcast(answer)
+            except NotPublished:
+                if clock.monotonic() > deadline:
+                    return  # whoever asked has given up
+                gevent.sleep(REPEAT_AFTER / 5)
+            else:
+                return
 
     def _do(self, request: Broadcast) -> dict[str, Any]:
         if request.event == POLL:
