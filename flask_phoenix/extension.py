@@ -304,6 +304,8 @@ class State:
 
     def _send(self, signal: Signal, about: dict[str, Any]) -> None:
         """Call the receivers of a signal in the app's context; one that fails is logged, and the others are called."""
+        if not signal.has_receivers_for(self.app):
+            return  # those that it has are of other apps in this process
         with nullcontext() if current_app == self.app else self.app.app_context():
             for receiver in signal.receivers_for(self.app):
                 try:

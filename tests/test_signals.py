@@ -243,3 +243,19 @@ def test_inspect(app: Flask, phoenix: State) -> None:
     assert state["rates"]["messages_in"] > 0
     assert state["adapter"] == {"kind": "MemoryAdapter", "lost": False, "unpublished": 0}
     assert 0 <= state["loop_lag"] < 10
+
+
+def test_receivers_of_another_app_cost_no_context(app: Flask) -> None:
+    other, torn = Flask("other"), list[str]()
+    app.teardown_appcontext(lambda error: torn.append("torn"))
+
+    def note(sender: Flask, **about: Any) -> None:
+        torn.append("told")
+
+    with signals.socket_connected.connected_to(note, other), Client(app):
+        assert torn.count("told") == 0
+    alone = len(torn)
+    torn.clear()
+    with Client(app):
+        """Without any receiver."""
+    assert len(torn) == alone
