@@ -129,7 +129,7 @@ class RemoteSession(Session):
                 acked, deadline = False, clock.monotonic() + options.pubsub_timeout
                 while (left := deadline - clock.monotonic()) > 0:
                     with suppress(Empty):
-                        reply = replies.get(timeout=left if acked else min(left, REPEAT_AFTER))
+                        reply = replies.get(timeout=min(left, 4 * REPEAT_AFTER if acked else REPEAT_AFTER))
                         if reply is None:
                             return None
                         if reply.event == DONE:
