@@ -40,7 +40,7 @@ from flask_phoenix.runtime.inbox import INBOX_LIMIT
 from flask_phoenix.runtime.settings import Settings
 from flask_phoenix.server.drain import drain
 from flask_phoenix.testing import Clock, MemoryAdapter
-from flask_phoenix.transports.longpoll import carrier
+from flask_phoenix.transports.longpoll import carrier, remote
 from flask_phoenix.transports.longpoll import registry as sessions
 from flask_phoenix.transports.longpoll.endpoint import BATCH, PIECE
 from flask_phoenix.transports.options import Options
@@ -1084,24 +1084,52 @@ def test_requests_may_land_anywhere(nodes: list[Browser]) -> None:
     assert here.gone()
 
 
-def test_a_link_lost_for_a_moment_ends_no_session(nodes: list[Browser], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("told", [True, False])
+def test_a_link_lost_for_a_moment_ends_no_session(
+    nodes: list[Browser], monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    """Whether the adapter knows that it has lost a message, or not."""
+    monkeypatch.setattr(remote, "REPEAT_AFTER", 0.05)
+    monkeypatch.setattr(remote, "REPEAT_ACKNOWLEDGED_AFTER", 0.05)
     here, there = nodes
     here.url = there.url = URL
     there.token = here.open().token
     publish, failed = MemoryAdapter.publish, set[tuple[int, str, bytes]]()
 
     def fail_at_first(adapter: MemoryAdapter, topic: str, data: bytes) -> None:
-        """Refuse what is published, each for its first time: questions, acknowledgements and answers."""
+        """Lose what is published, each for its first time: questions, acknowledgements and answers."""
         each = id(adapter), topic, data
         if topic.startswith("phx:lp:") and each not in failed:
             failed.add(each)
-            raise NotPublished("the link is lost")
-        publish(adapter, topic, data)
+            if told:
+                raise NotPublished("the link is lost")
+        else:
+            publish(adapter, topic, data)
 
     monkeypatch.setattr(MemoryAdapter, "publish", fail_at_first)
     there.send(JOIN)
     assert refs(there.poll()) == ["1"]
     assert failed
+
+
+def test_a_client_whose_poll_is_held_elsewhere_is_there(
+    make_site: MakeSite, phoenix_clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network: list[MemoryAdapter] = []
+    sites = [make_site(network, longpoll={"window": 2, "pubsub_timeout": 9}) for _ in range(2)]
+    here, there = (Browser(site, RAW) for site in sites)
+    there.token = here.open().token
+    there.post("a")
+    publish = MemoryAdapter.publish
+
+    def lose_answers(adapter: MemoryAdapter, topic: str, data: bytes) -> None:
+        if b"frames" not in data or phoenix_clock.elapsed > 7:
+            publish(adapter, topic, data)
+
+    monkeypatch.setattr(MemoryAdapter, "publish", lose_answers)
+    poll = there.wait()
+    phoenix_clock.advance(8.5)
+    assert poll.get(timeout=DEADLINE) == ["a"]
 
 
 def test_frames_that_land_elsewhere(nodes: list[Browser]) -> None:

@@ -85,6 +85,10 @@ class LongPollCarrier(Carrier):
         frames, self._frames, self._size = self._frames, [], 0
         return frames
 
+    def note_presence(self) -> None:
+        """Take the client for one that has just polled: another process holds its poll, whose answer was lost."""
+        self._polled = clock.monotonic()
+
     def restore(self, frames: list[str]) -> None:
         """Take frames back whose answer has not reached the client: they are the next poll's, before all others."""
         self._frames[:0] = frames

@@ -68,7 +68,7 @@ class Sessions:
         self._local[id] = session
         self._tokens[token] = session, self._keys()[-1], clock.monotonic() + options.token_max_age
         if self._engine.node.adapter is not None:
-            requests = self._requests[id] = RequestsOfOthers(self._engine, id, session, options.pubsub_timeout)
+            requests = self._requests[id] = RequestsOfOthers(self._engine, id, session)
             requests.open()
         return carrier, id, token
 

@@ -25,8 +25,9 @@ ENDED_NODES = 1000
 
 #: Requests of other nodes that are remembered for each session.
 RECENT_REQUESTS = 8
-#: Seconds after which a node that has not even acknowledged a request is asked again.
-REPEAT_AFTER = 0.5
+#: Seconds after which a node is asked again that has not even acknowledged a request, and one that has: what it answers
+#: may be lost with a link of its own, of which nobody is told here.
+REPEAT_AFTER, REPEAT_ACKNOWLEDGED_AFTER = 0.5, 2.0
 
 #: Events on a session's private topic, and on the topic of one answer.
 PING, POLL, RESTORE, DISPATCH, ACK, DONE = "ping", "poll", "restore", "dispatch", "ack", "done"
@@ -104,8 +105,7 @@ class RemoteSession(Session):
 
     def restore(self, frames: list[str]) -> None:
         """Send frames back."""
-        with suppress(NotPublished):  # out of reach, as is all that the other node has for the client
-            self._engine.broadcast(Broadcast(self._topic, RESTORE, {"frames": frames}))
+        publish(self._engine, Broadcast(self._topic, RESTORE, {"frames": frames}))
 
     def dispatch(self, lines: list[str]) -> int:
         """Hand the lines over."""
@@ -125,11 +125,11 @@ class RemoteSession(Session):
             self._engine.pubsub.subscribe(topic, subscriber)
             forget = self._engine.node.adapter.when_restored(lambda: replies.put(REPEAT))
             try:
-                self._publish(request)
+                publish(self._engine, request)
                 acked, deadline = False, clock.monotonic() + options.pubsub_timeout
                 while (left := deadline - clock.monotonic()) > 0:
                     with suppress(Empty):
-                        reply = replies.get(timeout=min(left, 4 * REPEAT_AFTER if acked else REPEAT_AFTER))
+                        reply = replies.get(timeout=min(left, REPEAT_ACKNOWLEDGED_AFTER if acked else REPEAT_AFTER))
                         if reply is None:
                             return None
                         if reply.event == DONE:
@@ -138,16 +138,11 @@ class RemoteSession(Session):
                             if not acked:
                                 acked, deadline = True, clock.monotonic() + options.window + options.pubsub_timeout
                             continue
-                    self._publish(request)
+                    publish(self._engine, request)
             finally:
                 forget()
                 self._engine.pubsub.unsubscribe(topic, subscriber)
         return None
-
-    def _publish(self, request: Broadcast) -> None:
-        """Publish a request; where the other nodes cannot be reached now, it is asked again."""
-        with suppress(NotPublished):
-            self._engine.broadcast(request)
 
 
 class RecentRequests:
@@ -174,12 +169,10 @@ class RequestsOfOthers:
     """Answers what other nodes ask of a session of this process.
 
     :param id: the session's, which names its private topic.
-    :param timeout: seconds for which an answer is tried to be told.
     """
 
-    def __init__(self, engine: Engine, id: str, session: LocalSession, timeout: float) -> None:
+    def __init__(self, engine: Engine, id: str, session: LocalSession) -> None:
         self._engine = engine
-        self._timeout = timeout
         self._topic = topic_of(id)
         self._session = session
         self._recent = RecentRequests()
@@ -203,26 +196,14 @@ class RequestsOfOthers:
             return
         reply = request.payload["reply"]
         asked_before = self._recent.ask(reply, request.event)
-        with suppress(NotPublished):  # it is asked again
-            self._engine.broadcast(Broadcast(reply, ACK, {}))
+        publish(self._engine, Broadcast(reply, ACK, {}))
         if not asked_before:
             self._recent.answers[reply] = self._do(request)
+        elif request.event == POLL:
+            self._session.note_presence()
         answer = self._recent.answers.get(reply)
         if answer is not None:
-            self._tell(Broadcast(reply, DONE, answer))
-
-    def _tell(self, answer: Broadcast) -> None:
-        """Publish an answer; where the other nodes cannot be reached now, when they can."""
-        deadline = clock.monotonic() + self._timeout
-        while True:
-            try:
-                self._engine.broadcast(answer)
-            except NotPublished:
-                if clock.monotonic() > deadline:
-                    return  # whoever asked has given up
-                gevent.sleep(REPEAT_AFTER / 5)
-            else:
-                return
+            publish(self._engine, Broadcast(reply, DONE, answer))
 
     def _do(self, request: Broadcast) -> dict[str, Any]:
         if request.event == POLL:
@@ -231,6 +212,12 @@ class RequestsOfOthers:
         if request.event == DISPATCH:
             return {"status": self._session.dispatch(request.payload["lines"])}
         return {}
+
+
+def publish(engine: Engine, message: Broadcast) -> None:
+    """Publish what is asked or answered; where the other nodes cannot be reached now, it is lost, and asked again."""
+    with suppress(NotPublished):
+        engine.broadcast(message)
 
 
 def topic_of(id: str) -> str:

@@ -60,6 +60,10 @@ class LocalSession(Session):
             return TAKEN, frames
         return (NOTHING if self.carrier.connection.open else GONE), []
 
+    def note_presence(self) -> None:
+        """Take note that the client is there, though its poll has not come to this process now."""
+        self.carrier.note_presence()
+
     def restore(self, frames: list[str]) -> None:
         """Keep frames for the next poll."""
         self.carrier.restore(frames)
