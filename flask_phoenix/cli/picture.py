@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..operations.cluster import Cluster
-from .cluster import age, cut, plain, size
+from .operating import age, cut, plain, size
 
 #: The event loop of a process that is late by so many seconds is marked: others wait for it.
 LATE = 0.1

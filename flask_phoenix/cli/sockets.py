@@ -10,7 +10,7 @@ import click
 from flask.cli import ScriptInfo, pass_script_info
 
 from ..operations.answers import MOST, USUAL
-from .cluster import age, cut, operating, require_answer, size
+from .operating import age, cut, operating, require_answer, size
 
 #: The columns: the title, how wide at most, and what stands there.
 COLUMNS: tuple[tuple[str, int, Callable[[dict[str, Any]], str]], ...] = (

@@ -14,7 +14,7 @@ from gevent.event import Event
 from ..extension import State
 from ..operations.cluster import Cluster
 from ..protocol.messages import Broadcast
-from .cluster import cut, operating, plain, require_answer
+from .operating import cut, operating, plain, require_answer
 
 #: Topics of a pattern that are listened to.
 TOPICS = 200

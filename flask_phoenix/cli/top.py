@@ -13,7 +13,7 @@ import gevent
 from flask.cli import ScriptInfo, pass_script_info
 
 from ..operations.cluster import Cluster
-from .cluster import operating, require_answer
+from .operating import operating, require_answer
 
 RICH = "top draws with rich, which is not installed: type pip install 'flask-phoenix[top]', or ask for --json"
 

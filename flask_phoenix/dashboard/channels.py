@@ -12,7 +12,7 @@ from flask import current_app
 from .. import clock
 from ..channel import Channel, on
 from ..exceptions import NotPublished, Refused
-from ..operations.cluster import Cluster as Operators
+from ..operations.cluster import Cluster
 from ..protocol.messages import INTERNAL, shown
 from ..socket import Socket
 from .names import TOPIC
@@ -63,7 +63,7 @@ class Overview(Channel):
         """Begin to look on."""
         watch = dashboard().watch
         watch.enter(self)
-        return {"node": watch.node, **watch.cluster.summary()}
+        return {"node": watch.node, **watch.overview.summary()}
 
     def terminate(self, reason: Any) -> None:
         """Look on no more."""
@@ -72,7 +72,7 @@ class Overview(Channel):
     @on("crash")
     def crash(self, payload: Any) -> Any:
         """Tell all about a crash."""
-        found = dashboard().watch.cluster.crash(text_of(payload, "key"))
+        found = dashboard().watch.overview.crash(text_of(payload, "key"))
         if found is None:
             raise Refused("forgotten")
         return found
@@ -117,7 +117,7 @@ class OpenedTopic(Channel):
             traffic.end()
             board.collector.heard[self.name] -= 1
 
-    def follow(self, traffic: Traffic, operators: Operators) -> None:
+    def follow(self, traffic: Traffic, operators: Cluster) -> None:
         """Tell it, until the page has closed it."""
         while True:
             self.push("rate", traffic.rate())
@@ -155,7 +155,7 @@ class OpenedClient(Channel):
         except Refused as refused:
             self.push("failed", refused.response)
 
-    def tell(self, operators: Operators) -> bool:
+    def tell(self, operators: Cluster) -> bool:
         """Tell it; return False once it has gone."""
         with suppress(NotPublished):
             _, found = operators.connections(1, connection=self.name)

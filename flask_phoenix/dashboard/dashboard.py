@@ -9,7 +9,7 @@ from typing import Any
 from flask import Flask
 
 from ..exceptions import InvalidOption, NotPublished, Refused
-from ..operations.cluster import Cluster as Operators
+from ..operations.cluster import Cluster
 from ..runtime.engine import Engine
 from .collector import Collector
 from .shown import shortened
@@ -37,7 +37,7 @@ class Dashboard:
         mount: str,
         presences: Callable[[], dict[str, int]],
         list_present: Callable[[str], list[str]],
-        make_operators: Callable[[], Operators],
+        make_operators: Callable[[], Cluster],
     ) -> None:
         self.allow = allow
         self.engine = engine
@@ -48,7 +48,7 @@ class Dashboard:
         engine.node.add(self.watch)
 
     @contextmanager
-    def operators(self) -> Iterator[Operators]:
+    def operators(self) -> Iterator[Cluster]:
         """Give what asks all nodes, as an operator does.
 
         :raises Refused: it cannot be asked, and why.
@@ -60,7 +60,7 @@ class Dashboard:
         except (InvalidOption, NotPublished) as error:
             raise Refused(str(error)) from error
 
-    def on_topic(self, operators: Operators, topic: str) -> dict[str, Any]:
+    def on_topic(self, operators: Cluster, topic: str) -> dict[str, Any]:
         """Return who has joined a topic, on all nodes, and who is present there.
 
         :raises NotPublished: no node can be asked.

@@ -15,9 +15,9 @@ from ..pubsub.failures import log_failure
 from ..pubsub.local import Subscriber
 from ..runtime.engine import Engine
 from ..runtime.node import Service
-from .cluster import Cluster
 from .collector import Collector
 from .names import REPORTS, TOPIC, WATCHING
+from .overview import Overview
 
 log = logging.getLogger("flask_phoenix.server")
 
@@ -35,7 +35,7 @@ class Watch(Service):
     def __init__(self, engine: Engine, collector: Collector) -> None:
         self._engine = engine
         self._collector = collector
-        self.cluster = Cluster()
+        self.overview = Overview()
         self._viewers: set[Any] = set()
         #: The other nodes that have viewers, and when they are taken to have none.
         self._callers: dict[str, float] = {}
@@ -51,7 +51,7 @@ class Watch(Service):
         """Let somebody look on; may block until other nodes know."""
         self._viewers.add(viewer)
         if len(self._viewers) == 1:
-            self.cluster = Cluster()
+            self.overview = Overview()
             try:
                 self._hear_reports()
             except BaseException:
@@ -81,7 +81,7 @@ class Watch(Service):
 
     def alive(self) -> list[str]:
         """Return the nodes that have reported lately."""
-        return self.cluster.alive(clock.monotonic())
+        return self.overview.alive(clock.monotonic())
 
     # With the connections of this process.
 
@@ -112,7 +112,7 @@ class Watch(Service):
     def gone(self, node: str) -> None:
         """Take note that another node has ended."""
         self._callers.pop(node, None)
-        self.cluster.gone(node, round(clock.time(), 3))
+        self.overview.gone(node, round(clock.time(), 3))
 
     # What nodes tell each other.
 
@@ -128,7 +128,7 @@ class Watch(Service):
         self._run_while_watched()
 
     def _receive_report(self, broadcast: Broadcast) -> None:
-        self.cluster.take(self._engine.pubsub.read(broadcast).payload, clock.monotonic())
+        self.overview.take(self._engine.pubsub.read(broadcast).payload, clock.monotonic())
 
     def _hear_reports(self) -> None:
         if self._engine.node.adapter is not None and not self._hears_reports:
@@ -191,12 +191,12 @@ class Watch(Service):
     def _report(self) -> None:
         report = self._collector.report()
         if self._viewers:
-            self.cluster.take(report, clock.monotonic())
+            self.overview.take(report, clock.monotonic())
             if clock.monotonic() - self._called_at >= CALL_PERIOD:
                 self._call()
         if self._callers:
             self._publish(REPORTS, "report", report)
 
     def _tell_viewers(self) -> None:
-        told = self.cluster.tell(clock.monotonic(), clock.time())
+        told = self.overview.tell(clock.monotonic(), clock.time())
         self._engine.broadcast(Broadcast(TOPIC, "second", told), local=True)

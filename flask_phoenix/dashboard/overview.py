@@ -21,7 +21,7 @@ SUMS = ("connections", "channels", "busy", "inbox_bytes", "outbox_bytes", "misse
 OF_NODE = ("node", "pid", "draining", "connections", "channels", "busy", "lag", "inbox_bytes", "outbox_bytes")
 
 
-class Cluster:
+class Overview:
     """The newest report of each node, and what has passed."""
 
     def __init__(self) -> None:
