@@ -13,11 +13,11 @@ from flask.testing import FlaskClient
 from werkzeug.exceptions import HTTPException
 
 from flask_phoenix import Adapter, InvalidOption, Phoenix, PhoenixError, Refused
-from flask_phoenix.extension import State
-from flask_phoenix.testing import Client, Clock, Joined, MemoryAdapter
+from flask_phoenix.testing import Client, Clock, Joined
 from tests.clients import driver
 from tests.support.loop import turn
 from tests.support.processes import Servers
+from tests.support.two_nodes import two_nodes
 from tests.test_signals import Visitor
 
 PAGE = "/dashboard/"
@@ -45,15 +45,8 @@ def serve(adapter: Adapter | None = None, **config: Any) -> Flask:
 
 @pytest.fixture
 def apps() -> Iterator[list[Flask]]:
-    """Return two apps that are nodes of one network."""
-    network: list[MemoryAdapter] = []
-    apps = [serve(MemoryAdapter(network)) for _ in range(2)]
-    yield apps
-    for app in apps:
-        state: State = app.extensions["phoenix"]
-        for connection in list(state.engine.connections):
-            connection.close(1000, "over")
-        state.engine.stop()
+    with two_nodes(serve) as apps:
+        yield apps
 
 
 @pytest.fixture

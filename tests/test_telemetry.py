@@ -26,6 +26,7 @@ from flask_phoenix.testing import Client, MemoryAdapter
 from tests.docs.pages import DOCS, rows
 from tests.support.loop import turn
 from tests.support.processes import HOST, ROOT, START, Servers, wait_until
+from tests.support.two_nodes import two_nodes
 from tests.test_signals import Visitor, exercise
 
 
@@ -43,12 +44,8 @@ def serve(adapter: Adapter) -> Flask:
 
 @pytest.fixture
 def apps() -> Iterator[list[Flask]]:
-    """Return two apps that are nodes of one network."""
-    network: list[MemoryAdapter] = []
-    apps = [serve(MemoryAdapter(network)) for _ in range(2)]
-    yield apps
-    for app in apps:
-        app.extensions["phoenix"].engine.stop()
+    with two_nodes(serve) as apps:
+        yield apps
 
 
 def scrape(app: Flask) -> dict[tuple[str, ...], float]:
