@@ -423,3 +423,10 @@ def test_a_site_without_its_app(server: Server, folder: Path) -> None:
 
 def test_a_site_that_does_not_run() -> None:
     assert set(visit(free_port())) == {"handshake"}
+
+
+@pytest.mark.parametrize("words", [("doctor", "--url"), ("client",)])
+def test_a_host_is_given_in_the_url(words: tuple[str, ...]) -> None:
+    """Beside that of the URL it would be a second one, which proxies answer with 400."""
+    result = CliRunner().invoke(commands, [*words, f"http://{HOST}:1/socket", "--header", "Host: chat.example.com"])
+    assert (result.exit_code, "the Host is the one of the URL" in result.stderr) == (2, True)

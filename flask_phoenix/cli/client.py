@@ -219,6 +219,17 @@ def pairs(given: tuple[str, ...], sign: str, option: str) -> list[tuple[str, str
     return [(name.strip(), value.strip()) for name, _, value in parts]
 
 
+def headers_of(given: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Take apart what ``--header`` was given.
+
+    :raises click.BadParameter: it is none, or the one that the URL says already: a request may not have two.
+    """
+    headers = pairs(given, ":", "--header")
+    if any(name.lower() == "host" for name, _ in headers):
+        raise click.BadParameter("the Host is the one of the URL: write it there", param_hint="--header")
+    return headers
+
+
 @click.command("client")
 @click.argument("url")
 @click.option("--transport", type=click.Choice(list(CARRIERS)), default="websocket", show_default=True)
@@ -251,7 +262,7 @@ def client(
     was answered with an error, or not in time.
     """
     query = {"vsn": vsn, **dict(pairs(params, "=", "--params"))}
-    headers = pairs(header, ":", "--header")
+    headers = headers_of(header)
     doing = [f"{verb} {words}" for verb, each in (("join", joins), ("push", pushes), ("call", calls)) for words in each]
     try:
         carrier = CARRIERS[transport](address(url, transport, query), headers, auth_token)

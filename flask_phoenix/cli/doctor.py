@@ -12,7 +12,7 @@ from ..doctor.findings import Finding, found
 from ..doctor.site import Visit
 from ..exceptions import PhoenixError
 from ..extension import State, state_of
-from .client import pairs
+from .client import headers_of, pairs
 
 
 @click.command("doctor")
@@ -39,7 +39,7 @@ def doctor(
     The exit status is 0 where nothing is found, and 1 where something is.
     """
     query = {"vsn": "2.0.0", **dict(pairs(params, "=", "--params"))}
-    visit = Visit(query, wait, pairs(header, ":", "--header"), auth_token)
+    visit = Visit(query, wait, headers_of(header), auth_token)
     state, findings = _load(info, url)
     findings += examine(Case(state, list(command), url, visit)) if state or url else []
     if as_json:
