@@ -19,7 +19,7 @@ from gevent.event import Event
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from flask_phoenix import Channel, InvalidOption, Refused, Reply, Socket
+from flask_phoenix import Channel, InvalidOption, Phoenix, Refused, Reply, Socket
 from flask_phoenix.testing import Client as InProcessClient
 from tests.support.clients import CRASHED, JOIN_CRASHED, JOINED, KINDS, Room, Site, enters, fails, scripted
 from tests.support.loop import turn
@@ -239,6 +239,55 @@ def test_teardown_functions_are_given_what_nothing_handled_and_http_handlers_are
     assert [note for note in own_site.notes() if isinstance(note, list)] == [["RuntimeError"]], (
         "app.errorhandler is not asked"
     )
+
+
+def test_flask_tells_of_the_context_of_a_callback_as_of_any(own_site: Site) -> None:
+    told: list[Any] = []
+    app = own_site.app
+    client = own_site.enter(scripted(do=lambda channel: told.append("do")))
+    listeners: list[tuple[Any, Any]] = [
+        (flask.appcontext_pushed, lambda sender, **_: told.append(("pushed", current_app == sender))),
+        (flask.appcontext_tearing_down, lambda sender, exc, **_: told.append(("tearing down", exc))),
+        (flask.appcontext_popped, lambda sender, **_: told.append(("popped", flask.has_app_context()))),
+    ]
+    for signal, listener in listeners:
+        signal.connect(listener, app)
+    client.say("1", "2", "room:1", "do")
+    client.rest()
+    at = told.index("do")  # between those of polls, where the client polls
+    assert told[at - 1 : at + 3] == [("pushed", True), "do", ("tearing down", None), ("popped", False)]
+
+
+def test_an_app_may_make_contexts_and_tear_them_down_in_its_own_way() -> None:
+    class Desk(flask.Flask):
+        def app_context(self) -> Any:
+            context = super().app_context()
+            context.g.desk = "a desk"
+            return context
+
+        def do_teardown_appcontext(self, *args: Any) -> None:
+            g.pop("desk")
+            cleared.append(g.get("desk"))
+            super().do_teardown_appcontext(*args)
+
+    cleared: list[Any] = []
+    app = Desk(__name__)
+    phoenix = Phoenix(app)
+
+    @phoenix.socket("/socket")
+    class UserSocket(Socket):
+        pass
+
+    @UserSocket.channel("room:*")
+    class RoomChannel(Channel):
+        def join(self, payload: Any) -> Any:
+            cleared.clear()
+            return {"desk": g.desk}
+
+    with InProcessClient(app) as client:
+        assert client.join("room:1").response == {"desk": "a desk"}
+        assert cleared
+        assert not any(cleared)
 
 
 @pytest.fixture

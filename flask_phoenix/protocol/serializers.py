@@ -129,7 +129,8 @@ class V2Serializer(Serializer):
         value = self._loads(frame)
         if not isinstance(value, list) or len(value) < 5:
             raise InvalidMessage("vsn 2.0.0 expects a JSON array [join_ref, ref, topic, event, payload]")
-        return Message._make(value if len(value) == 5 else value[:5])
+        # Without a look at their number, which is right.
+        return tuple.__new__(Message, value if len(value) == 5 else value[:5])
 
     def encode(self, message: Message) -> Frame:
         """Write an array, or for bytes a binary push, which has no place for a ref."""

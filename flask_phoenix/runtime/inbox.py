@@ -122,9 +122,11 @@ class Inbox:
                 call, argument, self._size = self._calls.popleft()
                 task = call, argument
         finally:
-            self._release()
             self.running = False
-            self.clear()
+            if self._size:
+                self._release()
+            if self._calls or self._room is not None:
+                self.clear()
 
     def _signal_room(self) -> None:
         if self._room is not None:

@@ -59,6 +59,9 @@ READABLE = 1
 GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 #: Bytes of the head of a frame, without its mask, at most.
 MAX_HEAD_SIZE = 10
+#: Write the head of a frame with the size in two bytes and in eight (RFC 6455, 5.2).
+HEAD_16 = struct.Struct("!BBH").pack
+HEAD_64 = struct.Struct("!BBQ").pack
 #: The first byte of a pong.
 PONG = b"\x8a"
 #: The first byte of a text and of a binary message in one frame.
@@ -159,9 +162,7 @@ def _frame(first: int, data: bytes) -> bytes:
     size = len(data)
     if size < 126:
         return bytes((first, size)) + data
-    if size < 65536:
-        return bytes((first, 126)) + size.to_bytes(2, "big") + data
-    return bytes((first, 127)) + size.to_bytes(8, "big") + data
+    return (HEAD_16(first, 126, size) if size < 65536 else HEAD_64(first, 127, size)) + data
 
 
 @cache
@@ -194,7 +195,7 @@ def read_message(data: bytes, limits: Limits) -> tuple[int, bytes] | None:
         return None
     if size == 126:
         size, start = data[2] << 8 | data[3], 8
-    if size != len(data) - start or size > min(limits.max_frame_size, 65535):
+    if size != len(data) - start or size > limits.max_frame_size:
         return None
     return data[0] & 0x0F, apply_mask(data[start:], data[start - 4 : start])
 
@@ -340,6 +341,8 @@ class WebSocketCarrier(Carrier):
         loop, turns = self._loop, self._connection.engine.turns
         readable = loop.io(sock.fileno(), READABLE)
         encrypted = isinstance(sock, SSLSocket)
+        # Where something is there to be read, the system call on the non-blocking socket inside gevent's will do.
+        receive = sock.recv if encrypted else sock._sock.recv
         try:
             while (codec := self._made_codec) is None or not codec.eof_sent:
                 if not encrypted or not sock.pending():
@@ -351,7 +354,9 @@ class WebSocketCarrier(Carrier):
                     (turns.wait_late if self._busy else turns.wait)()
                     self._busy = False
                 try:
-                    data = sock.recv(READ_SIZE)
+                    data = receive(READ_SIZE)
+                except BlockingIOError:  # it was readable, and is not any more
+                    continue
                 except OSError:  # reset: many clients leave so
                     return
                 if not data:
