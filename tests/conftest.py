@@ -71,10 +71,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks.get(item.path.stem, len(ranks)))
 
 
-@pytest.fixture(autouse=True)
-def untold_holds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no app under debug tell that the event loop was held: a busy machine holds it."""
-    monkeypatch.setattr(watchdog, "HOLD", math.inf)
+@pytest.fixture(scope="session", autouse=True)
+def untold_holds() -> Iterator[None]:
+    """Let no app under debug tell that the event loop was held: between tests it is, and a busy machine holds it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watchdog, "HOLD", math.inf)
+        yield
 
 
 @pytest.fixture

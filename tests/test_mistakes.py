@@ -71,9 +71,10 @@ class RoomChannel(Channel):
         return {}
 
 
-@pytest.fixture
-def untold_holds() -> None:
+@pytest.fixture(autouse=True)
+def told_holds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Here they are told."""
+    monkeypatch.setattr(watchdog, "HOLD", HOLD)
 
 
 class Stage:
