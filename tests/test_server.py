@@ -678,3 +678,13 @@ def test_gunicorn_waits_for_the_drain_where_it_notices_first(engine: Engine, cli
     assert len(pool) == clients + 1
     assert pool.join(DEADLINE)
     assert server.closed
+
+
+def test_many_who_come_at_once_find_room_before_they_are_accepted(site: Site) -> None:
+    server = site.serve()
+    with ExitStack() as stack:
+        for _ in range(1000):  # more than gevent's 256, whose connection would take seconds; nothing runs meanwhile
+            sock = stack.enter_context(monkey.get_original("socket", "socket")())
+            sock.settimeout(0.9)
+            sock.connect((HOST, server.server_port))
+    server.stop()
