@@ -1,8 +1,10 @@
 """What clients see when a server is stopped: ``python -m benchmarks.drain [--clients 5000]``, in this project's folder.
 
-For each server and each way to stop it: with which codes the clients are closed and over how long, whether handlers in
-flight finish and each channel terminates once, and how long the process takes. Where another process takes over: how
-fast clients come back, and what some of them miss of a topic with a history, on which somebody publishes all the while.
+One table: for each server and each way to stop it, with which codes the clients are closed and over how long, whether
+handlers in flight finish and each channel terminates once, how fast the clients come back, and what some lose of a
+topic with a history and of one without, on which somebody publishes all the while: what could not be published is not
+lost, since whoever published was told. Where no other process takes over, the command is started again as soon as it
+has ended, as at a deploy. gunicorn has its ``--graceful-timeout`` of 30 seconds, unless the row names another.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ import argparse
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,21 +28,24 @@ from gevent import socket
 from gevent.pool import Pool
 from websockets.frames import Opcode
 
-from flask_phoenix import Broadcaster, History
-from tests.support.processes import HOST, Server, Servers
+from flask_phoenix import Broadcaster, History, NotPublished
+from tests.support.processes import ENVIRONMENT, HOST, ROOT, Server, Servers
 from tests.support.wire import UPGRADE, Wire
 
 #: Seconds before each try of a client that comes back (phoenix.js, ``reconnectAfterMs``).
 PAUSES = (0.01, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 1.0, 2.0, 5.0)
 #: Clients with a handler of two seconds in flight.
 SLOW = 50
-#: Clients of the topic with a history, and seconds between two of its messages.
+#: Clients of each topic on which somebody publishes, and seconds between two of its messages.
 READERS, PERIOD = 20, 0.02
 #: Requests that are left when a server that answers so many is to end.
 MARGIN = 200
 #: Clients that connect at a time.
 DIALLING = 20
-TOPIC = "news:1"
+#: Seconds in which everybody has to have been closed, and to have come back.
+PATIENCE = 120.0
+#: A topic with a history, and one without.
+KEPT, TALKED = "news:1", "talk:1"
 #: As the channel declares it.
 NEWS = History(size=10_000, ttl=120)
 PYTHON = (sys.executable, "-m")
@@ -50,6 +57,7 @@ class Way(NamedTuple):
     """A server, and a way to stop it."""
 
     command: tuple[str, ...]
+    #: The signal that stops it; 0: it is stopped by a change of a file, or by one request more.
     number: int
     #: Another process takes over.
     goes_on: bool = False
@@ -64,18 +72,28 @@ class Way(NamedTuple):
 
 RUN = (*PYTHON, "benchmarks.drain_app", "{port}")
 FLASK = (*PYTHON, "flask", "--app", "benchmarks.drain_app", "run", "--port", "{port}")
+TWO = (*WORKERS, "-w", "2")
+RELOAD = ("--reload", "--reload-extra-file", "{changed}")
 WAYS = {
     "phoenix.run, SIGTERM": Way(RUN, signal.SIGTERM),
     "phoenix.run, Ctrl-C": Way(RUN, signal.SIGINT),
     "flask run, SIGTERM": Way(FLASK, signal.SIGTERM),
     "flask run, Ctrl-C": Way(FLASK, signal.SIGINT),
+    "flask run --reload": Way((*FLASK, "--reload", "--extra-files", "{changed}"), 0, True, True),
     "gunicorn, SIGTERM": Way(WORKERS, signal.SIGTERM),
-    "gunicorn -w 2, SIGTERM": Way((*WORKERS, "-w", "2"), signal.SIGTERM),
-    "gunicorn -w 2, HUP": Way((*WORKERS, "-w", "2"), signal.SIGHUP, True),
-    "gunicorn --reload": Way((*WORKERS, "--reload", "--reload-extra-file", "{changed}"), 0, True, True),
-    "gunicorn --max-requests": Way((*WORKERS, "--max-requests", "{requests}"), 0, True),
     "gunicorn --graceful-timeout 4, SIGTERM": Way((*WORKERS, "--graceful-timeout", "4"), signal.SIGTERM),
+    "gunicorn, Ctrl-C": Way(WORKERS, signal.SIGINT),
+    "gunicorn, HUP": Way(WORKERS, signal.SIGHUP, True),
+    "gunicorn --reload": Way((*WORKERS, *RELOAD), 0, True, True),
+    "gunicorn --max-requests": Way((*WORKERS, "--max-requests", "{requests}"), 0, True),
+    "gunicorn -w 2, SIGTERM": Way(TWO, signal.SIGTERM),
+    "gunicorn -w 2, Ctrl-C": Way(TWO, signal.SIGINT),
+    "gunicorn -w 2, HUP": Way(TWO, signal.SIGHUP, True),
+    "gunicorn -w 2 --reload": Way((*TWO, *RELOAD), 0, True, True),
+    "gunicorn -w 2 --max-requests": Way((*TWO, "--max-requests", "{requests}"), 0, True),
 }
+#: The columns after the name, and what the report calls them.
+COLUMNS = ("codes", "closed", "exit", "handlers", "terminated", "back", "joins per second", "with a history", "without")
 
 
 class Client:
@@ -103,31 +121,32 @@ class Client:
         assert '"status":"ok"' in str(wire.data())
         return wire
 
-    def stay(self, wire: Wire, comes_back: bool) -> None:
+    def stay(self, wire: Wire) -> None:
         """Stay until the server closes, and come back."""
         try:
             self.codes.append(wire.close_code())
         except (OSError, EOFError):
             self.codes.append(1006)
         with suppress(OSError):  # where this machine is busy, the answer comes too late
-            wire.close(self.codes[-1])
+            wire.close(self.codes[-1] if self.codes[-1] != 1006 else None)
         self.closed_at = time.time()
         wire.sock.close()
-        for pause in PAUSES * comes_back:
+        for pause in (*PAUSES, *[PAUSES[-1]] * int(PATIENCE // PAUSES[-1])):
             gevent.sleep(pause)
             try:
                 self.back = self.connect()
-            except (OSError, EOFError):
+            except (OSError, EOFError, AssertionError):  # the last: this process is about to end, too
                 continue
             self.back_at = time.time()
             return
 
 
 class Reader(Client):
-    """A client of the topic with a history, which comes back, and counts what it gets."""
+    """A client of a topic on which somebody publishes, which comes back, and counts what it gets."""
 
-    def __init__(self, port: int, number: int) -> None:
+    def __init__(self, port: int, number: int, topic: str) -> None:
         super().__init__(port, number)
+        self.topic = topic
         self.since: str | None = None
         self.got: list[int] = []
         self.recovered = self.declared = 0
@@ -144,43 +163,60 @@ class Reader(Client):
                     break
 
     def _read(self, wire: Wire) -> None:
-        wire.text(json.dumps(["2", "2", TOPIC, "phx_join", {"since": self.since}]))
+        wire.text(json.dumps(["2", "2", self.topic, "phx_join", {"since": self.since}]))
         while (frame := wire.frame()).opcode is not Opcode.CLOSE:
             _, ref, topic, event, payload = json.loads(bytes(frame.data))
-            if topic == TOPIC and event == "phx_reply":
+            if (topic, event) == (KEPT, "phx_reply"):
                 told = payload["response"]["phx_history"]
                 self.recovered += told["recovered"]
                 self.declared += self.since is not None and not told["recovered"]
                 self.since = told["ref"]
-            elif topic == TOPIC and event == "told":
+            elif event == "told":
                 self.since = ref
                 self.got.append(payload["n"])
 
 
 class Publisher:
-    """Publishes on the topic with a history, from outside."""
+    """Publishes on both topics, from outside."""
 
     def __init__(self, url: str) -> None:
-        self._broadcaster = Broadcaster(url, histories={TOPIC: NEWS})
-        self.count = 0
+        self._broadcaster = Broadcaster(url, histories={KEPT: NEWS})
+        self.number = 0
+        #: What was published on each topic, and how many could not be.
+        self.done: dict[str, list[int]] = {KEPT: [], TALKED: []}
+        self.refused = Counter[str]()
 
     def run(self) -> None:
         """Publish, until it is killed."""
         while True:
-            self._broadcaster.broadcast(TOPIC, "told", {"n": self.count})
-            self.count += 1
+            for topic, done in self.done.items():
+                try:
+                    self._broadcaster.broadcast(topic, "told", {"n": self.number})
+                    done.append(self.number)
+                except NotPublished:
+                    self.refused[topic] += 1
+            self.number += 1
             gevent.sleep(PERIOD)
+
+    def lost(self, readers: list[Reader], topic: str) -> str:
+        """Report what the readers of a topic lost of what was published since they first came."""
+        its = [reader for reader in readers if reader.topic == topic]
+        due = [[number for number in self.done[topic] if number >= reader.got[0]] for reader in its]
+        lost = sum(len(set(numbers).difference(reader.got)) for reader, numbers in zip(its, due, strict=True))
+        twice = sum(len(reader.got) - len(set(reader.got)) for reader in its)
+        declared = sum(reader.declared for reader in its)
+        told = f"{lost} of {sum(map(len, due))}, {twice} twice, {self.refused[topic]} refused"
+        return f"{told}, {declared} told of a loss" if declared else told
 
 
 def measure(way: Way, clients: int, folder: Path) -> dict[str, object]:
     """Stop a server with its clients."""
     notes, url = folder / "notes", f"workers://{folder}/nodes"
-    servers = Servers(folder)
     changed = folder / "changed.py"
     changed.touch()
     words = {"{requests}": str(clients), "{changed}": str(changed)}
     command = tuple(words.get(word, word) for word in way.command)
-    server = servers.start(*command, NOTES=str(notes), PYTHONPATH=".", FLASK_PHOENIX_PUBSUB_URL=url)
+    server = Servers(folder).start(*command, NOTES=str(notes), PYTHONPATH=".", FLASK_PHOENIX_PUBSUB_URL=url)
     try:
         return stop(server, way, clients, Publisher(url), notes)
     finally:
@@ -189,71 +225,72 @@ def measure(way: Way, clients: int, folder: Path) -> dict[str, object]:
 
 def stop(server: Server, way: Way, clients: int, publisher: Publisher, notes: Path) -> dict[str, object]:
     """Stop a server, and report what its clients saw, and what it noted."""
-    readers = [Reader(server.port, clients + number) for number in range(READERS * way.goes_on)]
+    readers = [Reader(server.port, clients + number, (KEPT, TALKED)[number % 2]) for number in range(2 * READERS)]
     reading = [gevent.spawn(reader.read) for reader in readers]
-    everybody = [Client(server.port, number) for number in range(clients)]
-    first = everybody[: clients - way.by_request * MARGIN]
-    wires = Pool(DIALLING).map(Client.connect, first)
+    everybody = [Client(server.port, number) for number in range(clients - way.by_request * MARGIN)]
+    wires = Pool(DIALLING).map(Client.connect, everybody)
     publishing = gevent.spawn(publisher.run)  # the directory is there by now
     for number, wire in enumerate(wires[:SLOW]):
         wire.text(f'["1","2","room:{number}","slow",{{}}]')
     gevent.sleep(0.5)
     begin = time.time()
-    staying = [gevent.spawn(client.stay, wire, way.goes_on) for client, wire in zip(everybody, wires, strict=False)]
+    staying = [gevent.spawn(client.stay, wire) for client, wire in zip(everybody, wires, strict=True)]
     if way.number:
         os.kill(server.pid, way.number)
     elif way.by_change:
         notes.with_name("changed.py").write_text("# another one")
     else:
-        ask_for_more(server.port)
-    gevent.joinall(staying, timeout=120)
-    report = told(first, begin)
-    if not way.goes_on:
-        report["exit"] = f"{wait(server)} after {time.time() - begin:.1f} s"
-    else:
-        gevent.sleep(3)
-    publishing.kill()
-    if readers:
+        ask_for_more(server.port, everybody)
+        begin = min(client.closed_at for client in everybody)
+    with follow(server, way, begin) as report:
+        gevent.joinall(staying, timeout=PATIENCE)
+        gevent.sleep(3)  # in which a server that has ended twice would do so
+        publishing.kill()
         gevent.sleep(1)
-        report["messages"] = missed(readers, publisher.count)
-    gevent.killall(reading)
-    return report | noted(notes, begin)
+        report |= told(everybody, begin) | noted(notes, begin)
+        report["with a history"] = publisher.lost(readers, KEPT)
+        report["without"] = publisher.lost(readers, TALKED)
+        gevent.killall(reading)
+    return report
 
 
-def missed(readers: list[Reader], count: int) -> str:
-    """Report what the readers of the topic with a history got."""
-    lost = sum(len(set(range(reader.got[0], count)).difference(reader.got)) for reader in readers)
-    twice = sum(len(reader.got) - len(set(reader.got)) for reader in readers)
-    recovered, declared = sum(reader.recovered for reader in readers), sum(reader.declared for reader in readers)
-    due = sum(count - reader.got[0] for reader in readers)
-    got = f"{recovered} recoveries, {declared} declared losses, {lost} lost, {twice} twice"
-    return f"{due} to {len(readers)} clients: {got}"
-
-
-def ask_for_more(port: int) -> None:
-    """Ask for pages, until the process has answered as many requests as it may."""
-    for _ in range(MARGIN):
-        with suppress(OSError), socket.create_connection((HOST, port), 10) as sock:
-            sock.sendall(b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
-            sock.recv(100)
-
-
-def wait(server: Server) -> int:
-    """Wait for the end of a server."""
+@contextmanager
+def follow(server: Server, way: Way, begin: float) -> Iterator[dict[str, object]]:
+    """Report the end of a server, and have its command run again meanwhile, unless it goes on by itself."""
+    if way.goes_on:
+        yield {"exit": "goes on"}
+        return
     while server.process.poll() is None:
         gevent.sleep(0.02)
-    return server.process.wait()
+    report: dict[str, object] = {"exit": f"{server.process.wait()} after {time.time() - begin:.1f} s"}
+    environment = {**os.environ, **ENVIRONMENT, **server.environment}
+    with subprocess.Popen(
+        server.command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as another:
+        try:
+            yield report
+        finally:
+            another.send_signal(signal.SIGINT)
+
+
+def ask_for_more(port: int, clients: list[Client]) -> None:
+    """Ask for pages, until all clients have been closed since each process has answered as many as it may."""
+    while not all(client.codes for client in clients):
+        with suppress(OSError), socket.create_connection((HOST, port), 1) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+            sock.recv(100)
 
 
 def told(clients: list[Client], begin: float) -> dict[str, object]:
     """Report what clients saw."""
     closed = sorted(client.closed_at - begin for client in clients if client.closed_at)
     back = [client.back_at - begin for client in clients if client.back_at]
-    report: dict[str, object] = {"codes": dict(Counter(code for client in clients for code in client.codes))}
-    report["closed"] = f"{closed[0]:.2f} to {closed[-1]:.2f} s"
-    if back:
-        report["back"] = f"{len(back)} of {len(clients)}, after {min(back):.1f} to {max(back):.1f} s"
-    return report
+    codes = Counter(code for client in clients for code in client.codes)
+    return {
+        "codes": ", ".join(f"{code}: {number}" for code, number in codes.items()),
+        "closed": f"{closed[0]:.1f} to {closed[-1]:.1f} s" if closed else "nobody",
+        "back": f"{len(back)}, {min(back):.1f} to {max(back):.1f} s" if back else "nobody",
+    }
 
 
 def noted(notes: Path, begin: float) -> dict[str, object]:
@@ -265,13 +302,11 @@ def noted(notes: Path, begin: float) -> dict[str, object]:
     per_second = Counter(int(at) for _, at in joins if at >= 0)
     kinds = Counter(line[0] for line in lines)
     once, twice = sum(ends[id] == 1 for id in first), sum(number > 1 for number in ends.values())
-    report: dict[str, object] = {
+    return {
         "handlers": f"{kinds['done']} of {kinds['begin']}",
         "terminated": f"{once} of {len(first)} once, {twice} twice",
+        "joins per second": " ".join(str(per_second[at]) for at in range(max(per_second, default=-1) + 1)),
     }
-    if per_second:
-        report["joins per second"] = [per_second[at] for at in range(max(per_second) + 1)]
-    return report
 
 
 def main() -> None:
@@ -280,11 +315,13 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=5000)
     parser.add_argument("--only", default="")
     options = parser.parse_args()
+    print(f"| {options.clients} clients |", " | ".join(COLUMNS), "|")
+    print("| --- " * (len(COLUMNS) + 1) + "|", flush=True)
     for name, way in WAYS.items():
         if options.only in name:
             with tempfile.TemporaryDirectory() as folder:
                 report = measure(way, options.clients, Path(folder))
-            print(name, *(f"{key}: {value}" for key, value in report.items()), sep="\n    ", flush=True)
+            print(f"| {name} |", " | ".join(str(report[column]) for column in COLUMNS), "|", flush=True)
 
 
 if __name__ == "__main__":

@@ -76,5 +76,13 @@ class News(Channel):
         """Let everybody in."""
 
 
+@UserSocket.channel("talk:*")
+class Talk(Channel):
+    """Keeps nothing of what is told from outside."""
+
+    def join(self, payload: Any) -> None:
+        """Let everybody in."""
+
+
 if __name__ == "__main__":
     phoenix.run(app, port=int(sys.argv[1]), log=None, backlog=4096)

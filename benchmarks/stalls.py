@@ -1,7 +1,8 @@
 """How long others wait while many clients do the same: ``python -m benchmarks.stalls``, in this project's folder.
 
-A server in a process of its own notes the longest gap between two turns of its event loop, by the clock and by its CPU
-(which a busy machine disturbs less), while clients in two other processes connect, join, are told a broadcast and
+A server in a process of its own notes the longest gap between two turns of its event loop, by the clock, without the
+time for which the system has given its core to others (so that a busy machine does not count), and by its CPU, while
+clients in two other processes connect, join, are told a broadcast and
 vanish at once, half of them, and while one newcomer is told who is present. Python's garbage collector stops a process
 with many objects by itself: how long at most, is told too; ``--no-gc`` does without.
 """
@@ -43,6 +44,8 @@ class Gap(NamedTuple):
     """The longest gap between two turns, in milliseconds."""
 
     clock: float
+    #: The same, but for the time in which it waited for a core.
+    own: float
     cpu: float
     garbage: float
 
@@ -52,6 +55,7 @@ class Watch:
 
     def __init__(self) -> None:
         self._collecting = 0.0
+        self._schedule = os.open("/proc/self/schedstat", os.O_RDONLY)
         gc.callbacks.append(self._collect)
         self.begin()
         self._timer = gevent.get_hub().loop.timer(TICK, TICK)
@@ -59,19 +63,24 @@ class Watch:
 
     def begin(self) -> None:
         """Forget what was noted."""
-        self._clock, self._cpu = time.perf_counter(), time.process_time()
-        self.longest = Gap(0.0, 0.0, 0.0)
+        self._clock, self._cpu, self._waited = time.perf_counter(), time.process_time(), self._wait()
+        self.longest = Gap(0.0, 0.0, 0.0, 0.0)
 
     def _look(self) -> None:
-        clock, cpu = time.perf_counter(), time.process_time()
-        self._note(Gap((clock - self._clock) * 1e3, (cpu - self._cpu) * 1e3, 0.0))
-        self._clock, self._cpu = clock, cpu
+        clock, cpu, waited = time.perf_counter(), time.process_time(), self._wait()
+        gap = clock - self._clock
+        self._note(Gap(gap * 1e3, (gap - waited + self._waited) * 1e3, (cpu - self._cpu) * 1e3, 0.0))
+        self._clock, self._cpu, self._waited = clock, cpu, waited
+
+    def _wait(self) -> float:
+        """Return the seconds in which this process has waited for a core."""
+        return int(os.pread(self._schedule, 100, 0).split()[1]) / 1e9
 
     def _collect(self, phase: str, info: dict[str, int]) -> None:
         if phase == "start":
             self._collecting = time.process_time()
         else:
-            self._note(Gap(0.0, 0.0, (time.process_time() - self._collecting) * 1e3))
+            self._note(Gap(0.0, 0.0, 0.0, (time.process_time() - self._collecting) * 1e3))
 
     def _note(self, gap: Gap) -> None:
         self.longest = Gap(*map(max, zip(gap, self.longest, strict=True)))
@@ -218,7 +227,7 @@ def measure(port: int, clients: int, topic: str, mass: bool) -> None:
         time.sleep(QUIET)
         gap = ask(port, "/longest")
         print(
-            f"{name:>24}: {gap['clock']:7.0f} ms {gap['cpu']:7.0f} ms of CPU,"
+            f"{name:>24}: {gap['clock']:7.0f} ms, {gap['own']:.0f} on a core, {gap['cpu']:.0f} of CPU,"
             f" {gap['garbage']:.0f} of garbage; took {took:.1f} s",
             flush=True,
         )

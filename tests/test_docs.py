@@ -52,6 +52,7 @@ from flask_phoenix.payloads import MAX_ERRORS
 from flask_phoenix.protocol.json import MAX_DEPTH, MAX_READ_DEPTH
 from flask_phoenix.protocol.messages import SHOWN_CHARACTERS
 from flask_phoenix.pubsub import history
+from flask_phoenix.pubsub import hub as hubs
 from flask_phoenix.pubsub.adapter import ADAPTERS
 from flask_phoenix.pubsub.redis import adapter as redis
 from flask_phoenix.pubsub.redis import lease
@@ -244,6 +245,7 @@ def test_limits_of_security() -> None:
         f"{options.inbox_limit >> 20} MiB",
         f"{channel_server.SEND_LIMIT:,}",
         f"{listener.LISTENER_LIMIT >> 20} MiB",
+        f"{hubs.WAITING_LIMIT >> 20} MiB",
         f"{settings.history_total >> 20} MiB",
         f"{websocket.MAX_EMPTY_FRAGMENTS}",
         f"{options.max_body_size:,} bytes",

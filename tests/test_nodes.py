@@ -24,6 +24,7 @@ from flask_phoenix.channel import Channel, on
 from flask_phoenix.exceptions import InvalidMessage, InvalidOption, InvalidPayload, NotPublished, PhoenixError
 from flask_phoenix.protocol.messages import Broadcast, JsonText
 from flask_phoenix.protocol.serializers import V1Serializer, V2Serializer
+from flask_phoenix.pubsub import hub as hubs
 from flask_phoenix.pubsub.adapter import Adapter
 from flask_phoenix.pubsub.envelope import pack, unpack
 from flask_phoenix.pubsub.local import Lane, Subscriber
@@ -276,6 +277,19 @@ def test_what_comes_from_another_node_is_delivered_here_alone(
     assert heard[-1] == HELLO
     assert adapter.asked == ["start", "+room:1"]
     assert [record.levelname for record in caplog.records] == ["ERROR"] * 3
+
+
+def test_what_comes_from_another_node_waits_until_there_is_room(
+    engine: Engine, adapter: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hubs, "WAITING_LIMIT", 0)
+    engine.serve()
+    frames = read(engine)
+    for count in range(3):
+        adapter.receive("room:1", b"J\x00\x04said{}")
+        assert len(frames) == count  # each waits for those before it
+    turn()
+    assert len(frames) == 3
 
 
 class Blob(Channel):

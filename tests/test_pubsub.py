@@ -17,6 +17,7 @@ from flask_phoenix.exceptions import PhoenixError
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.protocol.messages import Broadcast, Frame, JsonText
 from flask_phoenix.protocol.serializers import Serializer, V1Serializer, V2Serializer
+from flask_phoenix.pubsub import hub as hubs
 from flask_phoenix.pubsub.adapter import Adapter
 from flask_phoenix.pubsub.hub import MOMENT, RECEIVERS_PER_TURN, Hub
 from flask_phoenix.pubsub.local import Delivery, Lane, PubSub, Subscriber
@@ -270,6 +271,26 @@ def test_a_hub_can_be_stopped_and_started_again() -> None:
         hub.stop()
         assert not hub.running
     assert heard == [b"1", b"2"]
+
+
+def test_who_hands_on_what_others_publish_waits_until_there_is_room(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hubs, "WAITING_LIMIT", 2)
+    heard = list[Any]()
+    for data in (b"1", b"23", Broadcast("t", "e", '"45"')):
+        hub.wait_for_room()
+        hub.put(Delivery("t", data, [heard.append], type(data) is bytes))
+        assert len(heard) < 3
+    assert heard == [b"123"]
+    hub.wait_for_room()
+    assert heard[1:] == [Broadcast("t", "e", '"45"')]
+
+
+def test_nobody_waits_for_room_in_a_hub_that_is_stopped(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hubs, "WAITING_LIMIT", 0)
+    hub.put(Delivery("t", b"1", [bytes], True))
+    waiting = gevent.spawn(hub.wait_for_room)
+    gevent.get_hub().loop.run_callback(hub.forget)  # before anything is delivered
+    waiting.get(timeout=DEADLINE)
 
 
 def test_each_receiver_gets_its_share_of_a_burst_in_one_write(hub: Hub) -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -26,6 +27,7 @@ from flask_phoenix.exceptions import InvalidOption, NotPublished
 from flask_phoenix.pubsub.redis import lease, subscriber
 from flask_phoenix.pubsub.redis.adapter import BATCH_SIZE, RedisAdapter
 from flask_phoenix.pubsub.redis.publisher import RedisPublisher
+from flask_phoenix.pubsub.redis.threads import Threads
 from flask_phoenix.signals import adapter_back, adapter_lost
 from flask_phoenix.testing import Client
 from tests.support.contract import AdapterContract, Cut, LossContract, MakeAdapter, Node
@@ -539,3 +541,22 @@ def test_a_link_that_died_of_old_age_is_replaced(own_redis: RedisServer, start: 
         node = start(own_redis.url, "t")
         publisher.publish("t", b"second")
         assert node.hear() == ("t", b"second")
+
+
+def test_no_more_is_read_from_redis_while_much_waits_to_be_handed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    nothing: Any = lambda *_: None  # noqa: E731 - whoever is told
+    threads, waiting = Threads(), list[int]()
+
+    def pause(seconds: float) -> None:
+        waiting.append(len(threads))
+        gevent.sleep(0)
+
+    monkeypatch.setattr(subscriber, "UNDELIVERED_SIZE", 4)
+    monkeypatch.setattr(subscriber, "time", SimpleNamespace(sleep=pause))
+    reader = subscriber.RedisSubscriber(nothing, threads, b"mine", nothing, nothing, nothing, 1.0, 1.0)
+    reader.hear(b"channel", b"1234")
+    assert waiting == []
+    reader.hear(b"channel", b"5")
+    assert set(waiting) == {2}
+    assert len(threads) == 0
+    threads.close(DEADLINE)

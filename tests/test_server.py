@@ -23,6 +23,7 @@ import pytest
 from flask import Flask, request
 from gevent import monkey, socket
 from gevent.event import Event
+from gevent.pool import Pool
 from gevent.pywsgi import WSGIServer
 from gevent.queue import Queue
 from gevent.server import StreamServer
@@ -659,4 +660,31 @@ def test_a_worker_of_gunicorn_accepts_a_few_in_each_turn(default: int, taken: in
     worker.sockets.append(server.socket)
     watch._check()
     assert server.max_accept == taken
+    server.stop()
+
+
+@pytest.mark.parametrize("clients", [0, 1])
+def test_gunicorn_waits_for_the_drain_where_it_notices_first(engine: Engine, clients: int) -> None:
+    pool, leave = Pool(1), Event()
+    server = StreamServer((HOST, 0), lambda *client: None, spawn=pool)
+    server.start()
+    worker = SimpleNamespace(sockets=[server.socket], alive=True)
+    WorkerWatch(worker, None).add(engine)
+    for _ in range(clients):  # as many as are served at a time
+        pool.spawn(leave.wait)
+    server.close()  # as gunicorn does, which ends with the last greenlet of the pool
+    leave.set()
+    assert engine.draining
+    assert len(pool) == clients + 1
+    assert pool.join(DEADLINE)
+    assert server.closed
+
+
+def test_many_who_come_at_once_find_room_before_they_are_accepted(site: Site) -> None:
+    server = site.serve()
+    with ExitStack() as stack:
+        for _ in range(1000):  # more than gevent's 256, whose connection would take seconds; nothing runs meanwhile
+            sock = stack.enter_context(monkey.get_original("socket", "socket")())
+            sock.settimeout(0.9)
+            sock.connect((HOST, server.server_port))
     server.stop()

@@ -325,14 +325,23 @@ def check_coming_back(server: Server, client: Wire) -> None:
     join(open_websocket(server.port, within=START)).sock.close()  # at a worker that starts
 
 
-@pytest.mark.parametrize("way", ["gunicorn", "phoenix.run"])
-def test_handlers_in_flight_finish(servers: Servers, tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize(
+    ("way", "number"),
+    [
+        ("gunicorn", signal.SIGTERM),
+        ("gunicorn", signal.SIGINT),
+        ("gunicorn", signal.SIGQUIT),
+        ("phoenix.run", signal.SIGTERM),
+        ("phoenix.run", signal.SIGINT),
+    ],
+)
+def test_handlers_in_flight_finish(servers: Servers, tmp_path: Path, way: str, number: int) -> None:
     server = started_in(way, servers, tmp_path)
     client = join(open_websocket(server.port))
     client.text('["1","2","room:1","slow",{}]')
     client.text('[null,"3","phoenix","heartbeat",{}]')
     client.data()
-    server.process.send_signal(signal.SIGTERM)
+    server.process.send_signal(number)
     assert client.closed() == 1012
     client.sock.close()
     assert server.process.wait(DEADLINE) == 0

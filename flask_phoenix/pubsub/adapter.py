@@ -87,7 +87,7 @@ class Adapter(Archive):
         :param node: the name of this node, unique among all.
         :param receive: to be called, in the thread of the event loop and in each publisher's order, with each topic and
             data that another node has published on a topic that this one subscribes to; never with what this node has
-            published.
+            published. It blocks while more waits for the clients of this node than may: read no more then.
         :param gone: to be called, in the same thread, with the name of another node that is known to have ended. An
             adapter that cannot know calls it never.
         :raises InvalidOption: what it was made with cannot be used here; the message names the remedy.

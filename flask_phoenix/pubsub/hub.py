@@ -11,9 +11,11 @@ from typing import Any
 
 import gevent
 from gevent import GreenletExit, monkey
+from gevent.event import Event
 from gevent.queue import Queue
 
 from ..exceptions import Unsupported
+from ..protocol.messages import Broadcast
 from .conflation import glue
 from .failures import log_failure
 from .local import Delivery, Stamp
@@ -29,6 +31,8 @@ allocate_lock = monkey.get_original("_thread", "allocate_lock")
 RECEIVERS_PER_TURN = 256
 #: A moment that is not none at all: gevent.sleep(0) lets other greenlets run, but no socket be read.
 MOMENT = 1e-6
+#: Bytes that may wait here before no more is taken from other nodes; one message may be larger.
+WAITING_LIMIT = 16 << 20
 #: Deliveries that are gathered at most before a large one begins.
 BATCH_LIMIT = 64
 #: In a burst the hub waits for this share of the time that its last batch took, and for so many seconds at most.
@@ -62,6 +66,9 @@ class Hub:
         #: The number of undelivered deliveries for each key: a topic, or one receiver.
         self._pending: dict[Any, int] = {}
         self._at_end_of_turn: list[Callable[[], None]] = []
+        #: Bytes of the undelivered deliveries, and what is set once there is room for more.
+        self._waiting = 0
+        self._room: Event | None = None
         #: Is told how long broadcasts take, where that is measured.
         self.timing: WriteTiming | None = None
 
@@ -84,6 +91,8 @@ class Hub:
         self._greenlet = None
         self._pending.clear()
         self._at_end_of_turn.clear()
+        self._waiting = 0
+        self._signal_room()
 
     @property
     def running(self) -> bool:
@@ -131,6 +140,15 @@ class Hub:
         """Queue a delivery; from any thread."""
         self.call(self._put, delivery)
 
+    def wait_for_room(self) -> None:
+        """Wait while much is to be delivered: for who hands on what other nodes publish, and reads no more meanwhile.
+
+        What this process publishes itself does not wait: that takes its share of each turn like the deliveries.
+        """
+        while self._waiting > WAITING_LIMIT and gevent.getcurrent() is not gevent.get_hub():
+            self._room = self._room or Event()
+            self._room.wait()
+
     def at_end_of_turn(self, call: Callable[[], None]) -> None:
         """Call back at the end of this turn of the event loop, and before anything is delivered.
 
@@ -162,6 +180,7 @@ class Hub:
             self._deliver([delivery])
             return
         self._pending[delivery.key] = self._pending.get(delivery.key, 0) + 1
+        self._waiting += size_of(delivery)
         self._queue.put(delivery)
 
     def _spawn(self) -> None:
@@ -192,7 +211,7 @@ class Hub:
             finally:
                 spent = perf_counter() - began
                 for delivery in batch:
-                    self._delivered(delivery.key)
+                    self._delivered(delivery)
                     if delivery.stamp is not None:
                         self._measure(delivery.key, delivery.stamp)
 
@@ -225,12 +244,19 @@ class Hub:
         except Exception:
             log_failure(log, "the time of a broadcast cannot be measured")
 
-    def _delivered(self, key: Any) -> None:
-        left = self._pending.get(key, 0) - 1
-        if left > 0:
-            self._pending[key] = left
-        else:
-            self._pending.pop(key, None)  # it may have been stopped meanwhile
+    def _delivered(self, delivery: Delivery) -> None:
+        if (left := self._pending.pop(delivery.key, 0)) == 0:
+            return  # it has been stopped meanwhile
+        if left > 1:
+            self._pending[delivery.key] = left - 1
+        self._waiting -= size_of(delivery)
+        if self._room is not None and self._waiting <= WAITING_LIMIT:
+            self._signal_room()
+
+    def _signal_room(self) -> None:
+        room, self._room = self._room, None
+        if room is not None:
+            room.set()
 
     def _deliver(self, batch: list[Delivery]) -> None:
         served = 0
@@ -247,6 +273,12 @@ class Hub:
                 except BaseException:
                     log_failure(log, "a broadcast failed at %d receivers", len(some))
                 served += len(some)
+
+
+def size_of(delivery: Delivery) -> int:
+    """Return the bytes, or characters, that a delivery holds."""
+    data = delivery.data.payload if isinstance(delivery.data, Broadcast) else delivery.data
+    return len(data) if isinstance(data, bytes | str) else 0
 
 
 def plan(batch: list[Delivery]) -> Iterator[Delivery]:

@@ -414,7 +414,8 @@ class Node:
         return not self._may_serve() and self._find_adapter() is None
 
     def _receive(self, topic: str, data: bytes) -> None:
-        """Deliver what another node has published."""
+        """Deliver what another node has published; wait first while much is to be delivered."""
+        self._hub.wait_for_room()
         try:
             stamp, trace = None, ""
             if data[:1] == MARKED:

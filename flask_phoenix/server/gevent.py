@@ -44,6 +44,9 @@ UNPATCHED = (
 PIECE = 1 << 16
 #: Seconds without new connections after one that could not be accepted, as when all file descriptors are in use.
 ACCEPT_PAUSE = 0.1
+#: Connections that wait to be accepted, as gunicorn has it. With gevent's 256 the kernel would drop most of those who
+#: come back at once, and they ask again after seconds.
+BACKLOG = 2048
 #: Seconds between two lines that say the same of clients.
 REPORT_PERIOD = 60.0
 
@@ -247,6 +250,7 @@ class Server(WSGIServer):
 
     handler_class = Handler
     max_accept = MAX_ACCEPT
+    backlog = BACKLOG
 
     def __init__(self, address: tuple[str, int], app: Any, engines: Iterable[Engine] = (), **options: Any) -> None:
         if "certfile" in options:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import gevent
 from gevent.baseserver import BaseServer
-from gevent.pool import PoolFull
+from gevent.pool import Group
 from gevent.socket import socket
 
 from ..runtime.engine import Engine
@@ -68,10 +68,14 @@ def _stop_worker() -> None:
 
 
 class WorkerWatch:
-    """Drains engines when their worker is to end: at SIGTERM, and for ``--reload`` and ``--max-requests``.
+    """Drains engines when their worker is to end: at a signal, and for ``--reload`` and ``--max-requests``.
 
-    gunicorn tells nobody. It sets ``alive`` to False, which its worker notices within a second; then the worker stops
-    accepting and waits until its pools of greenlets are empty.
+    Of the latter gunicorn tells nobody. It sets ``alive`` to False, which its worker notices within a second; then the
+    worker closes its servers and waits until their pools of greenlets are empty. Whoever notices first, the drain is in
+    those pools.
+
+    Ctrl-C and SIGQUIT would end the worker at once, whatever the handlers of clients do. They are taken as SIGTERM; to
+    whom that takes too long, gunicorn offers another Ctrl-C after SIGTERM, and SIGKILL.
 
     :param previous: the handler of SIGTERM, which is called too.
     """
@@ -80,15 +84,19 @@ class WorkerWatch:
         self.worker = worker
         self._previous = previous
         self._engines: list[Engine] = []
+        #: The servers of the worker, and what closes them.
+        self._servers: list[tuple[Any, Callable[[], None]]] = []
         self._timer = gevent.get_hub().loop.timer(CHECK_PERIOD, CHECK_PERIOD, ref=False)
         self._ending = False
         #: How often it looks yet for the servers, which the worker makes after it has loaded the app.
         self._looks = LOOKS
 
     def start(self) -> None:
-        """Watch for the signal, which is noticed at once, and for other reasons."""
+        """Watch for the signals, which are noticed at once, and for other reasons."""
         signal.signal(signal.SIGTERM, self.handle_signal)
         if self.worker is not None:
+            for number in (signal.SIGINT, signal.SIGQUIT):
+                signal.signal(number, self.handle_interrupt)
             self._timer.start(self._check)
 
     def add(self, engine: Engine) -> None:
@@ -104,18 +112,30 @@ class WorkerWatch:
         if callable(self._previous):
             self._previous(number, frame)
 
+    def handle_interrupt(self, number: int, frame: Any) -> None:
+        """End in the same way, and tell the author's hook of gunicorn."""
+        self.handle_signal(number, frame)
+        self.worker.cfg.worker_int(self.worker)
+
     def _check(self) -> None:
         if self._looks:
             self._looks -= 1
-            self._accept_few()
+            self._take_servers()
         if not getattr(self.worker, "alive", True):
             self._end()
 
-    def _accept_few(self) -> None:
-        """Let the servers, once they are there, accept as many connections in a turn as our own server does."""
-        for server in self._servers():
+    def _take_servers(self) -> None:
+        """Have the servers, once they are there, accept as few in a turn as our own, and tell when they are closed."""
+        for server in self._find_servers():
             server.max_accept = min(server.max_accept, MAX_ACCEPT)
+            self._servers.append((server, server.close))
+            server.close = partial(self._close, server.close)
             self._looks = 0
+
+    def _close(self, close: Callable[[], None]) -> None:
+        """Close a server, which gunicorn does as soon as it notices that its worker is to end."""
+        self._end()
+        close()
 
     def _end(self) -> None:
         """Accept nobody more, and drain; the worker waits for that as for its clients."""
@@ -125,18 +145,18 @@ class WorkerWatch:
         self._timer.close()
         graceful = getattr(getattr(self.worker, "cfg", None), "graceful_timeout", 30)
         limit = max(graceful - RESERVE, graceful / 4)
-        servers = list(self._servers())
-        for server in servers:
-            server.close()
+        if not self._servers:
+            self._take_servers()
+        for _, close in self._servers:
+            close()
         for engine in self._engines:
             engine.draining = True
             greenlet: Any = gevent.Greenlet(drain, engine, limit)
-            for server in servers:
-                with suppress(PoolFull):
-                    server.pool.add(greenlet, blocking=False)
+            for server, _ in self._servers:
+                Group.add(server.pool, greenlet)  # Pool.add would not where as many clients as may be are connected
             greenlet.start()
 
-    def _servers(self) -> Iterator[Any]:
+    def _find_servers(self) -> Iterator[Any]:
         """Yield the servers of the worker, which keeps them to itself."""
         listening = {each.fileno() for each in getattr(self.worker, "sockets", ())}
         for each in gc.get_objects():

@@ -19,8 +19,9 @@ log = logging.getLogger("flask_phoenix.redis")
 
 #: After how many messages a connection lets others run.
 MESSAGES_BETWEEN_PAUSES = 64
-#: How many messages may wait to be handed on before reading pauses, and for how many seconds each time.
-UNDELIVERED_LIMIT, READ_PAUSE = 10_000, 0.01
+#: How many messages, and bytes of them, may wait to be handed on before reading pauses, and for how many seconds each
+#: time.
+UNDELIVERED_LIMIT, UNDELIVERED_SIZE, READ_PAUSE = 10_000, 16 << 20, 0.01
 #: Seconds after which a cluster that does not answer is asked again.
 RETRY = 1.0
 
@@ -94,6 +95,9 @@ class RedisSubscriber:
         self._refused: set[bytes] = set()
         self._refused_until = 0.0
         self._heard = 0
+        #: Bytes that wait to be handed on, which several threads count.
+        self._undelivered = 0
+        self._counting = threading.Lock()
         self._refreshed = 0.0
         self._warned = False
         #: Seconds until what could not be placed is tried again.
@@ -157,7 +161,16 @@ class RedisSubscriber:
             self._warned = True
             log.warning("Redis does not confirm %r: until it does, the topic is heard on this node alone", topic)
 
+    @property
+    def _full(self) -> bool:
+        return self._undelivered > UNDELIVERED_SIZE or len(self._threads) > UNDELIVERED_LIMIT
+
+    def _count(self, size: int) -> None:
+        with self._counting:
+            self._undelivered += size
+
     def _deliver(self, channel: bytes, data: bytes) -> None:
+        self._count(-len(data))
         if channel in self._wanted:  # else it was let go of while this was on its way
             self._receive(self._client.topic(channel), data[len(self._mark) :])
 
@@ -258,12 +271,13 @@ class RedisSubscriber:
     def hear(self, channel: bytes, data: bytes) -> None:
         """Hand on what another node has published."""
         if not data.startswith(self._mark):
+            self._count(len(data))
             self._threads.call(self._deliver, channel, data)
         self._heard += 1
         if not self._heard % MESSAGES_BETWEEN_PAUSES:
             time.sleep(0)
-            while len(self._threads) > UNDELIVERED_LIMIT and not self.stopping.is_set():
-                time.sleep(READ_PAUSE)
+        while self._full and not self.stopping.is_set():
+            time.sleep(READ_PAUSE)
 
     def link_lost(self, connection: SubscriberConnection, error: Exception) -> None:
         """Tell it; in a cluster, look whether other servers carry now what this one did."""
