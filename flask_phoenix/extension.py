@@ -40,6 +40,7 @@ from .runtime.engine import FAILURES, Engine
 from .runtime.listener import Listener
 from .runtime.logs import SECRETS, ParameterFilter
 from .runtime.logs import SETTING as FILTER_SETTING
+from .runtime.peers import Peers
 from .runtime.settings import KEYS, Settings
 from .runtime.snapshot import LARGEST, inspect
 from .runtime.watchdog import Watchdog
@@ -112,6 +113,7 @@ class State:
         check_keys(app.config, [*APP_KEYS, *KEYS])
         self.engine.configure(Settings.read(app.config))
         self.engine.filter_parameters = ParameterFilter(app.config.get(FILTER_SETTING, SECRETS))
+        self.engine.node.add(Peers(self.engine))
         self.engine.node.add(Operations(self.engine, self.inspect, self.secrets))
         if app.debug:
             self.engine.node.add(Watchdog())
