@@ -22,9 +22,9 @@ from flask.cli import ScriptInfo
 from gevent import monkey
 
 from flask_phoenix import Channel, InvalidOption, Phoenix, Socket, clock
+from flask_phoenix.app_state import State
 from flask_phoenix.cli.commands import phoenix
 from flask_phoenix.cli.tail import as_text
-from flask_phoenix.extension import State
 from flask_phoenix.operations import answers, requests
 from flask_phoenix.operations import cluster as asking
 from flask_phoenix.operations.cluster import Cluster

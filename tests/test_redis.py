@@ -22,8 +22,8 @@ from redis import Redis
 from redis.cluster import RedisCluster as ClusterClient
 
 from flask_phoenix import Channel, Phoenix, Socket
+from flask_phoenix.app_state import state_of
 from flask_phoenix.exceptions import InvalidOption, NotPublished
-from flask_phoenix.extension import state_of
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.pubsub.envelope import pack

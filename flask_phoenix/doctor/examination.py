@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ..extension import State
+from ..app_state import State
 from ..socket import Socket
 from . import nodes, serving, setup, site
 from .findings import Finding

@@ -76,6 +76,13 @@ def check_origin(mount: Mount) -> bool:
     return False
 
 
+def offer(token: str | None) -> list[Any] | None:
+    """Return the subprotocols that a client with an auth token offers; its name may hold no slash."""
+    if not token:
+        return None
+    return [PHOENIX_PROTOCOL, TOKEN_PREFIX + base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")]
+
+
 def offered_protocols(mount: Mount) -> tuple[list[str], str | None]:
     """Return the subprotocols that the client offers, without its auth token, and that token.
 

@@ -29,6 +29,8 @@ INFO_KEYS = (
 
 #: The transports, and whether they are on where nothing is said.
 TRANSPORTS = {"websocket": True, "longpoll": False}
+#: The scheme of each transport, plain and over TLS.
+SCHEMES = {"websocket": ("ws", "wss"), "longpoll": ("http", "https")}
 
 #: What the app's configuration is asked for, as ``PHOENIX_TIMEOUT`` and so on, where ``phoenix.socket`` says nothing.
 PREFIX = "PHOENIX_"
