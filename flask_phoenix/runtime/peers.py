@@ -54,11 +54,13 @@ class Peers(Service):
             return
         subscriber = self._subscriber = Subscriber(self._receive)
         self._engine.pubsub.subscribe(TOPIC, subscriber)
-        if self._subscriber is subscriber:  # it was not stopped meanwhile
-            self._last_sign = clock.monotonic()
-            self._timer = gevent.get_hub().loop.timer(PERIOD, PERIOD)
-            self._timer.start(self._look)
-            self._say(HERE)
+        if self._subscriber is not subscriber:  # it was stopped meanwhile
+            self._engine.pubsub.unsubscribe(TOPIC, subscriber)
+            return
+        self._last_sign = clock.monotonic()
+        self._timer = gevent.get_hub().loop.timer(PERIOD, PERIOD)
+        self._timer.start(self._look)
+        self._say(HERE)
 
     def farewell(self) -> None:
         """Say that this node goes, once."""
