@@ -637,12 +637,29 @@ def test_session(
     options: dict[str, Any],
     query: str,
     given: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     calls = mount(connect_info=["session"], **options)
     with http.session_transaction() as kept_session:
         kept_session.update(kept)
-    ask(f"{URL}&{query}")
-    assert calls[0].info["session"] == (kept if given else None)
+    for _ in range(2):
+        ask(f"{URL}&{query}")
+    assert [call.info["session"] for call in calls] == [kept if given else None] * 2
+    assert caplog.text.count("is not told to connect") == (bool(kept) and not given)
+
+
+def test_a_session_without_its_csrf_token_is_hinted_at_once(
+    http: FlaskClient, ask: Asking, mount: Mounting, caplog: pytest.LogCaptureFixture
+) -> None:
+    mount(connect_info=["session"], csrf_token_key="k")
+    with http.session_transaction() as kept:
+        kept["user"] = 7
+    for query in ("", "", "_csrf_token=other", "_csrf_token=another"):
+        ask(f"{URL}&{query}")
+    none, other = (record.getMessage() for record in caplog.records)
+    assert "/socket is not told to connect: the client sends no _csrf_token" in none
+    assert "{{ phoenix_csrf_token('k') }}" in none
+    assert "is not that of its session" in other
 
 
 def test_session_without_a_secret_key(app: Flask, ask: Asking, mount: Mounting) -> None:

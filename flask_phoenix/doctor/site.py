@@ -129,7 +129,7 @@ def _check_page(address: str, visit: Visit) -> Iterator[Finding]:
     with ExitStack() as stack:
         opened = _open(address, origin, visit, stack)
         if isinstance(opened, Finding):
-            yield found("origin", f"{parts.path} lets clients in, but not those of pages of {origin}: {opened.wrong}")
+            yield found("origin", f"{parts.path} lets clients in, but not those of pages of {origin}")
 
 
 def _open(address: str, origin: Any, visit: Visit, stack: ExitStack) -> ClientConnection | Finding:
