@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from websockets.frames import Opcode
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import EnvironBuilder, TestResponse
 
 from flask_phoenix import Phoenix, RawSocket, Refused, Socket
@@ -372,6 +373,14 @@ def test_trusted_hosts(app: Flask, ask: Asking, mount: Mounting) -> None:
     mount()
     assert ask(Origin="http://localhost").status_code == 101
     assert ask(Host="stranger.example", Origin="http://stranger.example").status_code == 400
+
+
+def test_the_host_that_a_proxy_was_asked_for(app: Flask, ask: Asking, mount: Mounting) -> None:
+    mount()
+    told = {"Origin": "https://shop.example", "X_Forwarded_Host": "shop.example"}
+    assert ask(**told).status_code == 403
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_host=1)  # type: ignore[method-assign]
+    assert ask(**told).status_code == 101
 
 
 def test_refused_origin_is_explained(ask: Asking, mount: Mounting, caplog: pytest.LogCaptureFixture) -> None:
