@@ -35,8 +35,9 @@ from flask_phoenix import (
     Refused,
     Reply,
     Socket,
-    extension,
+    app_state,
 )
+from flask_phoenix.app_state import APP_KEYS
 from flask_phoenix.broadcaster import NONE, SETTING
 from flask_phoenix.cli import client
 from flask_phoenix.cli.commands import phoenix as commands
@@ -45,7 +46,6 @@ from flask_phoenix.doctor import serving
 from flask_phoenix.doctor.findings import KINDS
 from flask_phoenix.doctor.probe import DRIVERS
 from flask_phoenix.doctor.site import STATUSES
-from flask_phoenix.extension import APP_KEYS
 from flask_phoenix.operations import answers
 from flask_phoenix.operations.requests import MAX_SKEW
 from flask_phoenix.payloads import MAX_ERRORS
@@ -668,7 +668,7 @@ def test_log_lines_of_refused_origins(rule: Any, origin: str) -> None:
 
 
 def test_warning_of_several_processes() -> None:
-    assert extension.MANY_PROCESSES + "\n" in [block.code for block in blocks("howto/deploy.md", "text")]
+    assert app_state.MANY_PROCESSES + "\n" in [block.code for block in blocks("howto/deploy.md", "text")]
 
 
 @pytest.mark.parametrize(

@@ -363,6 +363,16 @@ def test_a_proxy_that_spoils_headers(server: Server, up: Callable[[bytes], bytes
         assert visit(proxy.port, app=make_app(window=0)) == [expected]
 
 
+def test_a_proxy_that_names_another_host_is_told_from_a_rule_of_the_app(server: Server) -> None:
+    with closing(Relay(server.port, with_own_host)) as proxy:
+        url = f"http://{HOST}:{proxy.port}"
+        [proxied] = examine(make_app(window=0), "--url", url, "--wait", "0.1")
+        [refused] = examine(make_app(window=0, PHOENIX_CHECK_ORIGIN=["//elsewhere"]), "--url", url, "--wait", "0.1")
+    assert "the app allows them" in proxied["remedy"]
+    assert "x_host=1" in proxied["remedy"]
+    assert refused["remedy"].startswith("add its origin to `check_origin`")
+
+
 def test_a_proxy_that_does_not_wait(server: Server) -> None:
     app = make_app(path="/patient", window=3.0)
     with closing(Relay(server.port, patience=1.5)) as proxy:

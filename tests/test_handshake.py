@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from websockets.frames import Opcode
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
+from werkzeug.middleware.proxy_fix import ProxyFix
 from werkzeug.test import EnvironBuilder, TestResponse
 
 from flask_phoenix import Phoenix, RawSocket, Refused, Socket
@@ -374,6 +375,14 @@ def test_trusted_hosts(app: Flask, ask: Asking, mount: Mounting) -> None:
     assert ask(Host="stranger.example", Origin="http://stranger.example").status_code == 400
 
 
+def test_the_host_that_a_proxy_was_asked_for(app: Flask, ask: Asking, mount: Mounting) -> None:
+    mount()
+    told = {"Origin": "https://shop.example", "X_Forwarded_Host": "shop.example"}
+    assert ask(**told).status_code == 403
+    app.wsgi_app = ProxyFix(app.wsgi_app, x_host=1)  # type: ignore[method-assign]
+    assert ask(**told).status_code == 101
+
+
 def test_refused_origin_is_explained(ask: Asking, mount: Mounting, caplog: pytest.LogCaptureFixture) -> None:
     mount(check_origin=["//example.org"])
     answer = ask(Origin="http://notallowed.com")
@@ -637,12 +646,29 @@ def test_session(
     options: dict[str, Any],
     query: str,
     given: bool,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     calls = mount(connect_info=["session"], **options)
     with http.session_transaction() as kept_session:
         kept_session.update(kept)
-    ask(f"{URL}&{query}")
-    assert calls[0].info["session"] == (kept if given else None)
+    for _ in range(2):
+        ask(f"{URL}&{query}")
+    assert [call.info["session"] for call in calls] == [kept if given else None] * 2
+    assert caplog.text.count("is not told to connect") == (bool(kept) and not given)
+
+
+def test_a_session_without_its_csrf_token_is_hinted_at_once(
+    http: FlaskClient, ask: Asking, mount: Mounting, caplog: pytest.LogCaptureFixture
+) -> None:
+    mount(connect_info=["session"], csrf_token_key="k")
+    with http.session_transaction() as kept:
+        kept["user"] = 7
+    for query in ("", "", "_csrf_token=other", "_csrf_token=another"):
+        ask(f"{URL}&{query}")
+    none, other = (record.getMessage() for record in caplog.records)
+    assert "/socket is not told to connect: the client sends no _csrf_token" in none
+    assert "{{ phoenix_csrf_token('k') }}" in none
+    assert "is not that of its session" in other
 
 
 def test_session_without_a_secret_key(app: Flask, ask: Asking, mount: Mounting) -> None:

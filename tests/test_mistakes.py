@@ -17,8 +17,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from werkzeug.exceptions import HTTPException
 
 from flask_phoenix import Channel, InvalidOption, Phoenix, Refused, Socket, intercept, on
+from flask_phoenix.app_state import state_of
 from flask_phoenix.cli.run import warn_if_forgotten
-from flask_phoenix.extension import state_of
 from flask_phoenix.patterns import CONVERTERS
 from flask_phoenix.runtime import watchdog
 from flask_phoenix.runtime.watchdog import HOLD

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -21,9 +22,9 @@ from flask.cli import ScriptInfo
 from gevent import monkey
 
 from flask_phoenix import Channel, InvalidOption, Phoenix, Socket, clock
+from flask_phoenix.app_state import State
 from flask_phoenix.cli.commands import phoenix
 from flask_phoenix.cli.tail import as_text
-from flask_phoenix.extension import State
 from flask_phoenix.operations import answers, requests
 from flask_phoenix.operations import cluster as asking
 from flask_phoenix.operations.cluster import Cluster
@@ -32,7 +33,7 @@ from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.testing import Client, MemoryAdapter
 from tests.support import fleet
 from tests.support.loop import turn
-from tests.support.processes import DEADLINE, ROOT, Servers, wait_until
+from tests.support.processes import DEADLINE, ROOT, START, Servers, wait_until
 
 SECRET = "the secret of the app"
 
@@ -398,11 +399,65 @@ def test_a_command_that_reaches_nobody_says_what_to_set() -> None:
     assert (result.exit_code, "set PHOENIX_PUBSUB_URL" in result.stderr) == (1, True)
 
 
+class Commands:
+    """Commands in processes of their own, of the app that a fleet serves."""
+
+    def __init__(self, stack: ExitStack, environment: dict[str, str]) -> None:
+        self._stack = stack
+        self._environment = {**os.environ, **environment}
+
+    def start(self, *words: str) -> subprocess.Popen[str]:
+        """Begin one; it is ended with the test, if it has not been before."""
+        command = (sys.executable, "-m", "flask", "--app", fleet.APP, "phoenix", *words)
+        pipe = subprocess.PIPE
+        process = subprocess.Popen(command, env=self._environment, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+        self._stack.enter_context(process)
+        self._stack.callback(process.kill)
+        return process
+
+    def run(self, *words: str) -> tuple[str, str]:
+        """Run one to its good end; return what it has written."""
+        process = self.start(*words)
+        told = process.communicate(timeout=START)
+        assert process.returncode == 0, told
+        return told
+
+
 def test_a_command_reaches_the_workers_of_gunicorn(servers: Servers, short_path: Path) -> None:
     environment = {"PHOENIX_PUBSUB_URL": f"workers://{short_path}/nodes"}
     clients = fleet.start(servers, environment, workers=2).tabs()
-    words = ("-m", "flask", "--app", "tests.support.scale_app", "phoenix", "sockets", "--json")
-    listed = subprocess.run(
-        (sys.executable, *words), env={**os.environ, **environment}, cwd=ROOT, capture_output=True, check=True
-    )
-    assert json.loads(listed.stdout)["count"] == len(clients) == 2
+    with ExitStack() as stack:
+        listed = Commands(stack, environment).run("sockets", "--json")[0]
+    assert json.loads(listed)["count"] == len(clients) == 2
+
+
+def test_commands_reach_the_processes_that_serve_over_redis(servers: Servers, redis_url: str) -> None:
+    environment = {"PHOENIX_PUBSUB_URL": redis_url}
+    served = fleet.start(servers, environment, workers=2)
+    clients = served.tabs(user="ann")
+    for client in clients:
+        client.join("room:1")
+    with ExitStack() as stack:
+        commands = Commands(stack, environment)
+        (line,) = commands.run("top", "--once", "--json", "--every", "0.5")[0].splitlines()
+        nodes = json.loads(line)["nodes"]
+        assert {node["pid"]: node["connections"] for node in nodes} == dict.fromkeys(served.workers(), 1)
+        assert [node["largest_topics"] for node in nodes] == [[{"topic": "room:1", "subscribers": 1}]] * 2
+
+        tail = commands.start("tail", "--json", "room:*")
+        assert tail.stdout is not None
+        lines: list[str] = []
+        reader = threading.Thread(target=lambda output: lines.extend(iter(output.readline, "")), args=[tail.stdout])
+        reader.start()
+        # What is broadcast before it listens, it does not show.
+        assert wait_until(lambda: len(lines) > 1, lambda: clients[0].push("shout", {"n": 1}), START)
+        tail.terminate()
+        reader.join(DEADLINE)
+        assert (tail.wait(DEADLINE), tail.stderr and tail.stderr.read()) == (0, "")
+        told = [json.loads(line) for line in lines]
+        assert {(each["topic"], each["event"], each["payload"]["n"]) for each in told} == {("room:1", "shout", 1)}
+
+        listed = json.loads(commands.run("sockets", "--json", "--id", "ann")[0])
+        assert (listed["count"], [each["topics"] for each in listed["connections"]]) == (2, [["room:1"]] * 2)
+        assert commands.run("sockets", "--topic", "room:*", "--disconnect", "--yes")[1] == "2 closed\n"
+        assert [client.closed() for client in clients] == [1001, 1001]

@@ -15,7 +15,10 @@ import gevent
 import pytest
 from gevent.event import Event
 
+from flask_phoenix.dashboard import names
 from flask_phoenix.exceptions import InvalidOption, NotPublished
+from flask_phoenix.operations import requests
+from flask_phoenix.runtime import peers
 from flask_phoenix.server.drain import drain
 from flask_phoenix.testing import Clock as VirtualClock
 from flask_phoenix.testing import MemoryAdapter
@@ -295,7 +298,7 @@ def test_a_node_that_says_goodbye_is_gone_at_once(make: Callable[..., Node]) -> 
 def test_a_node_that_stops_is_gone_at_once_and_comes_back_as_another(make: Callable[..., Node]) -> None:
     one, two = make("ada"), make("bob")
     eventually(lambda: agree(one, two))
-    assert one.adapter.topics == {GOSSIP, f"{GOSSIP}:{one.engine.node.name}"}
+    assert one.adapter.topics == {peers.TOPIC, GOSSIP, f"{GOSSIP}:{one.engine.node.name}"}
     one.engine.stop()
     assert one.adapter.topics == set()
     eventually(lambda: two.present() == ["bob"])
@@ -368,6 +371,8 @@ def test_a_node_starts_once_however_many_ask(waiting: Node, make: Callable[..., 
 
 
 def test_a_node_may_stop_and_start_again_while_it_starts(waiting: Node, make: Callable[..., Node]) -> None:
+    waiting.app.secret_key = "a secret"
+    waiting.app.register_blueprint(waiting.phoenix.dashboard(allow=lambda: True))
     other, starts = make("bob"), list[Any]([gevent.spawn(raised, waiting.engine.serve)])
     settle()
     waiting.engine.stop()
@@ -377,7 +382,9 @@ def test_a_node_may_stop_and_start_again_while_it_starts(waiting: Node, make: Ca
     assert "stopped" in str(starts[0].get(timeout=DEADLINE))
     starts[1].get(timeout=DEADLINE)
     eventually(lambda: waiting.present() == other.present() == ["ada", "bob"])
-    assert waiting.adapter.topics == {GOSSIP, f"{GOSSIP}:{waiting.engine.node.name}"}
+    own = {GOSSIP, f"{GOSSIP}:{waiting.engine.node.name}"}
+    assert waiting.adapter.topics == {peers.TOPIC, requests.TOPIC, names.WATCHING, *own}
+    assert set(waiting.engine.pubsub.sizes().values()) == {1}, "each is heard once"
     waiting.engine.stop()
     eventually(lambda: other.present() == ["bob"])
     assert waiting.adapter.topics == set()

@@ -23,12 +23,17 @@ from redis import Redis
 from redis.cluster import RedisCluster as ClusterClient
 
 from flask_phoenix import Channel, Phoenix, Socket
+from flask_phoenix.app_state import state_of
 from flask_phoenix.exceptions import InvalidOption, NotPublished
+from flask_phoenix.protocol.json import Json
+from flask_phoenix.protocol.messages import Broadcast
+from flask_phoenix.pubsub.envelope import pack
 from flask_phoenix.pubsub.redis import lease, subscriber
 from flask_phoenix.pubsub.redis.adapter import BATCH_SIZE, RedisAdapter
 from flask_phoenix.pubsub.redis.publisher import RedisPublisher
 from flask_phoenix.pubsub.redis.threads import Threads
-from flask_phoenix.signals import adapter_back, adapter_lost
+from flask_phoenix.runtime import peers
+from flask_phoenix.signals import adapter_back, adapter_lost, node_gone, node_joined
 from flask_phoenix.testing import Client
 from tests.support.contract import AdapterContract, Cut, LossContract, MakeAdapter, Node
 from tests.support.loop import in_thread
@@ -230,6 +235,80 @@ def test_signals_tell_of_a_loss_and_of_the_return(own_redis: RedisServer) -> Non
         client.join("room:2")
     app.extensions["phoenix"].engine.stop()
     assert told == [("lost", True), ("back", False)] * 2
+
+
+class Nodes:
+    """What an app is told of other nodes, in order."""
+
+    def __init__(self, stack: ExitStack, url: str) -> None:
+        self.app = Flask(__name__)
+        self.app.testing = True
+        Phoenix(self.app, RedisAdapter.from_url(url)).socket("/socket")(Visitor)
+        self.engine = state_of(self.app).engine
+        self.told: list[tuple[str, str]] = []
+        stack.enter_context(node_joined.connected_to(self._joined, self.app))
+        stack.enter_context(node_gone.connected_to(self._gone, self.app))
+        stack.callback(self.engine.stop)
+        stack.enter_context(Client(self.app))
+        self.name = self.engine.node.name
+
+    def _joined(self, _: Flask, node: str) -> None:
+        gevent.sleep(0)  # a receiver may wait
+        self.told.append(("joined", node))
+
+    def _gone(self, _: Flask, node: str) -> None:
+        gevent.sleep(0)
+        self.told.append(("gone", node))
+
+
+@pytest.fixture
+def quick_signs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "PERIOD", 0.05)
+    monkeypatch.setattr(peers, "LIMIT", 0.5)
+
+
+@pytest.mark.usefixtures("quick_signs")
+def test_nodes_tell_each_other_that_they_are_there_and_go(redis_url: str) -> None:
+    with ExitStack() as stack:
+        one, two = Nodes(stack, redis_url), Nodes(stack, redis_url)
+        wait_for(lambda: bool(one.told and two.told))
+        assert (one.told, two.told) == ([("joined", two.name)], [("joined", one.name)])
+        assert state_of(one.app).inspect()["nodes"] == [two.name]
+        two.engine.stop()
+        wait_for(lambda: len(one.told) > 1)
+        assert one.told[1:] == [("gone", two.name)]
+        assert state_of(one.app).inspect()["nodes"] == []
+
+
+@pytest.mark.usefixtures("quick_signs")
+def test_a_node_that_falls_silent_counts_as_gone(redis_url: str, caplog: pytest.LogCaptureFixture) -> None:
+    with ExitStack() as stack:
+        one = Nodes(stack, redis_url)
+        publisher = RedisPublisher.from_url(redis_url)
+        stack.callback(publisher.close)
+        for times in (1, 2):
+            sign = Broadcast(peers.TOPIC, peers.HERE, {"node": "another"})
+            publisher.publish(peers.TOPIC, pack(sign, Json()))
+            wait_for(lambda: len(one.told) == 2 * times)  # noqa: B023
+        assert one.told == [("joined", "another"), ("gone", "another")] * 2
+        assert caplog.text.count("node another has not been heard") == 2
+
+
+@pytest.mark.usefixtures("quick_signs")
+def test_while_redis_is_lost_nobody_counts_as_gone(own_redis: RedisServer) -> None:
+    with ExitStack() as stack:
+        nodes = [Nodes(stack, own_redis.url) for _ in range(2)]
+        wait_for(lambda: all(node.told for node in nodes))
+        adapters = [node.engine.node.adapter for node in nodes]
+        own_redis.kill()
+        enough = 2 * peers.LIMIT / peers.PERIOD
+        wait_for(lambda: all(adapter is not None and adapter.unpublished > enough for adapter in adapters))
+        own_redis.start()
+        wait_for(lambda: not any(adapter is None or adapter.lost for adapter in adapters))
+        assert [len(node.told) for node in nodes] == [1, 1]
+        nodes[0].engine.stop()
+        wait_for(lambda: len(nodes[1].told) > 1)
+        assert nodes[1].told[1:] == [("gone", nodes[0].name)]
 
 
 def test_a_topic_can_be_joined_without_redis(

@@ -12,7 +12,7 @@ from flask import Flask, current_app
 from werkzeug.exceptions import HTTPException
 
 from flask_phoenix import Adapter, Channel, Phoenix, Refused, Socket, on, signals
-from flask_phoenix.extension import State
+from flask_phoenix.app_state import State
 from flask_phoenix.server.drain import drain
 from flask_phoenix.testing import Client, MemoryAdapter
 from tests.docs.pages import rows

@@ -16,12 +16,11 @@ from websockets.sync.client import connect
 
 from ..exceptions import PhoenixError
 from ..protocol.messages import Frame
-from ..transports.handshake import PHOENIX_PROTOCOL, TOKEN_PREFIX
+from ..transports.handshake import offer
+from ..transports.options import SCHEMES
 
 #: Seconds for a handshake, and for the answer to a request; a poll waits less than that.
 TIMEOUT = 30.0
-#: The scheme of each transport, plain and over TLS.
-SCHEMES = {"websocket": ("ws", "wss"), "longpoll": ("http", "https")}
 
 Headers = Sequence[tuple[str, str]]
 
@@ -43,13 +42,6 @@ def address(url: str, transport: str, query: dict[str, str]) -> str:
 
 def _in_base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
-
-
-def offer(token: str | None) -> list[Any] | None:
-    """Return the subprotocols that a client with an auth token offers; its name may hold no slash."""
-    if not token:
-        return None
-    return [PHOENIX_PROTOCOL, TOKEN_PREFIX + base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")]
 
 
 class WebSocketCarrier:

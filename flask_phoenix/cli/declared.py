@@ -10,9 +10,9 @@ from pathlib import Path
 import click
 from flask import current_app
 
+from ..app_state import State
 from ..dashboard.channels import DashboardSocket
 from ..exceptions import InvalidOption
-from ..extension import State
 from ..schema.declarations import Client, read_declarations
 
 #: Lines of a difference that are shown.

@@ -7,11 +7,11 @@ import json
 import click
 from flask.cli import NoAppException, ScriptInfo, pass_script_info
 
+from ..app_state import State, state_of
 from ..doctor.examination import Case, examine
 from ..doctor.findings import Finding, found
 from ..doctor.site import Visit
 from ..exceptions import PhoenixError
-from ..extension import State, state_of
 from .client import headers_of, pairs
 
 

@@ -11,8 +11,8 @@ import gevent
 from flask.cli import ScriptInfo
 from gevent import monkey
 
+from ..app_state import State, state_of
 from ..exceptions import PhoenixError
-from ..extension import State, state_of
 from ..operations.cluster import Cluster
 
 ALONE = (

@@ -10,9 +10,9 @@ import click
 from flask import current_app
 from flask.cli import with_appcontext
 
+from ..app_state import State, state_of
 from ..channel import Channel
 from ..exceptions import PhoenixError
-from ..extension import State, state_of
 from ..protocol.messages import shown
 from ..socket import BaseSocket, Route, Socket
 from ..transports.options import Mount, Options

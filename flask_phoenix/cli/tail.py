@@ -11,7 +11,7 @@ import click
 from flask.cli import ScriptInfo, pass_script_info
 from gevent.event import Event
 
-from ..extension import State
+from ..app_state import State
 from ..operations.cluster import Cluster
 from ..protocol.messages import Broadcast
 from .operating import cut, operating, plain, require_answer

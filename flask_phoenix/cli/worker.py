@@ -13,8 +13,8 @@ from flask.cli import ScriptInfo, pass_script_info
 from gevent import GreenletExit, monkey
 from gevent.event import Event
 
+from ..app_state import state_of
 from ..exceptions import PhoenixError
-from ..extension import state_of
 from ..runtime.background import STOP_GRACE
 from ..runtime.engine import FAILURES, Engine
 from ..server.drain import drain

@@ -40,9 +40,9 @@ class Watch(Service):
         #: The other nodes that have viewers, and when they are taken to have none.
         self._callers: dict[str, float] = {}
         self._called_at = 0.0
-        self._calls = Subscriber(self._receive_call)
-        self._reports = Subscriber(self._receive_report)
-        self._hears = self._hears_reports = False
+        #: Of this very start: in a stop and another start meanwhile, one must not end what the other needs.
+        self._calls: Subscriber | None = None
+        self._reports: Subscriber | None = None
         self._greenlet: Any = None
 
     # Who looks on here.
@@ -90,20 +90,20 @@ class Watch(Service):
 
     def greet(self) -> None:
         """Listen to nodes with viewers; may block."""
-        if self._engine.node.adapter is not None and not self._hears:
-            self._hears = True
-            self._engine.pubsub.subscribe(WATCHING, self._calls)
-            if not self._hears:  # it was stopped meanwhile
-                self._engine.pubsub.unsubscribe(WATCHING, self._calls)
+        if self._engine.node.adapter is not None and self._calls is None:
+            calls = self._calls = Subscriber(self._receive_call)
+            self._engine.pubsub.subscribe(WATCHING, calls)
+            if self._calls is not calls:  # it was stopped meanwhile
+                self._engine.pubsub.unsubscribe(WATCHING, calls)
 
     def farewell(self) -> None:
         """Tell nobody: other nodes see that this one has ended."""
 
     def stop(self) -> None:
         """End."""
-        if self._hears:
-            self._engine.pubsub.unsubscribe(WATCHING, self._calls)
-            self._hears = False
+        calls, self._calls = self._calls, None
+        if calls is not None:
+            self._engine.pubsub.unsubscribe(WATCHING, calls)
         self._viewers.clear()
         self._callers.clear()
         self._stop_hearing_reports()
@@ -131,16 +131,16 @@ class Watch(Service):
         self.overview.take(self._engine.pubsub.read(broadcast).payload, clock.monotonic())
 
     def _hear_reports(self) -> None:
-        if self._engine.node.adapter is not None and not self._hears_reports:
-            self._hears_reports = True
-            self._engine.pubsub.subscribe(REPORTS, self._reports)
-            if not self._hears_reports:  # it was stopped meanwhile
-                self._engine.pubsub.unsubscribe(REPORTS, self._reports)
+        if self._engine.node.adapter is not None and self._reports is None:
+            reports = self._reports = Subscriber(self._receive_report)
+            self._engine.pubsub.subscribe(REPORTS, reports)
+            if self._reports is not reports:  # it was stopped, or the last viewer has gone, meanwhile
+                self._engine.pubsub.unsubscribe(REPORTS, reports)
 
     def _stop_hearing_reports(self) -> None:
-        if self._hears_reports:
-            self._hears_reports = False
-            self._engine.pubsub.unsubscribe(REPORTS, self._reports)
+        reports, self._reports = self._reports, None
+        if reports is not None:
+            self._engine.pubsub.unsubscribe(REPORTS, reports)
 
     def _call(self) -> None:
         self._called_at = clock.monotonic()

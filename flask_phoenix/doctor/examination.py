@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from ..extension import State
+from ..app_state import State
 from ..socket import Socket
 from . import nodes, serving, setup, site
-from .findings import Finding
+from .findings import PASS_THE_HOST, Finding
 from .probe import blocking_drivers
 
 #: What is looked at without a command: the app is loaded as ``flask run`` does, which patches by itself.
@@ -36,8 +36,15 @@ def examine(case: Case) -> list[Finding]:
     if case.url:
         seen = site.check(targets(case.state, case.url), case.visit)
         told = {finding.name for finding in findings}
-        findings += [finding for finding in seen if finding.name != "origin" or "origin" not in told]
+        findings += [_of_proxy(finding, case) for finding in seen if finding.name != "origin" or "origin" not in told]
     return findings
+
+
+def _of_proxy(finding: Finding, case: Case) -> Finding:
+    """Name the one remedy where the app would let those pages in: what stands before it tells it of another host."""
+    if case.state is None or finding.name != "origin":
+        return finding
+    return finding._replace(remedy=f"the app allows them: where a proxy stands before it, {PASS_THE_HOST}")
 
 
 def _examine_set_up(case: Case) -> Iterator[Finding]:

@@ -22,6 +22,11 @@ class Finding(NamedTuple):
     remedy: str
 
 
+#: What lets an app behind a proxy know the host that a page was loaded from.
+PASS_THE_HOST = (
+    "let it pass on the header `Host` (`proxy_set_header Host $http_host;` in nginx), or, where it sets"
+    " `X-Forwarded-Host`, write `app.wsgi_app = ProxyFix(app.wsgi_app, x_host=1)`"
+)
 #: Every kind, by its name; docs/reference/doctor.md lists them.
 KINDS = {
     "app": Kind("the app cannot be made, or its server refuses the command", "read the error, which names the remedy"),
@@ -82,7 +87,7 @@ KINDS = {
     ),
     "origin": Kind(
         "the pages of the site itself may not connect",
-        "add its origin to `check_origin`; behind a proxy, let it pass on the header `Host`",
+        f"add its origin to `check_origin`; behind a proxy, {PASS_THE_HOST}",
     ),
     "versions": Kind(
         "a package, or Python, has a version that flask_phoenix was not tried with", "install one of the range"

@@ -9,9 +9,9 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+from ..app_state import State
 from ..broadcaster import NONE
 from ..exceptions import InvalidOption
-from ..extension import State
 from ..pubsub.unix.directory import directory_of_server, directory_of_url, make_private, path_of
 from .findings import Finding, found
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from ..app_state import State
 from ..exceptions import InvalidOption, NotPublished
-from ..extension import State
 from ..pubsub.history import History
 from ..pubsub.redis.archive import RedisArchive
 from ..pubsub.redis.client import FAILURES, PREFIX, RedisClient, read_answer, split_url

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from itertools import zip_longest
 
-from ..extension import State
+from ..app_state import State
 from ..transports.options import Mount
 from ..transports.origin import RequestOrigin
 from .findings import Finding, found

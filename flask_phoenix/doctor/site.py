@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -15,7 +15,8 @@ from urllib.parse import urlencode, urlsplit
 from websockets.exceptions import InvalidHandshake, InvalidStatus, WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from ..cli.carriers import SCHEMES, Headers, offer
+from ..transports.handshake import offer
+from ..transports.options import SCHEMES
 from .findings import Finding, found
 
 #: Seconds for a handshake and for the answer to a request.
@@ -81,7 +82,7 @@ class Visit(NamedTuple):
 
     query: dict[str, str]
     wait: float
-    headers: Headers = ()
+    headers: Sequence[tuple[str, str]] = ()
     token: str | None = None
 
 
@@ -128,7 +129,7 @@ def _check_page(address: str, visit: Visit) -> Iterator[Finding]:
     with ExitStack() as stack:
         opened = _open(address, origin, visit, stack)
         if isinstance(opened, Finding):
-            yield found("origin", f"{parts.path} lets clients in, but not those of pages of {origin}: {opened.wrong}")
+            yield found("origin", f"{parts.path} lets clients in, but not those of pages of {origin}")
 
 
 def _open(address: str, origin: Any, visit: Visit, stack: ExitStack) -> ClientConnection | Finding:

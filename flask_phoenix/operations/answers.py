@@ -49,9 +49,10 @@ class Operations(Service):
         self._inspect = inspect
         self._secrets = secrets
         self._guard = Guard(secrets)
-        self._subscriber = Subscriber(self._receive)
+        #: Of this very start: in a stop and another start meanwhile, one must not end what the other needs.
+        self._subscriber: Subscriber | None = None
         self._working = Pool(AT_ONCE)
-        self._heard = self._refused = False
+        self._refused = False
         self._answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
             "report": self._report,
             "connections": self._connections,
@@ -64,18 +65,21 @@ class Operations(Service):
 
     def greet(self) -> None:
         """Hear requests."""
-        if not self._heard and self._has_secret():
-            self._heard = True
-            self._engine.pubsub.subscribe(TOPIC, self._subscriber)
+        if self._subscriber is not None or not self._has_secret():
+            return
+        subscriber = self._subscriber = Subscriber(self._receive)
+        self._engine.pubsub.subscribe(TOPIC, subscriber)
+        if self._subscriber is not subscriber:  # it was stopped meanwhile
+            self._engine.pubsub.unsubscribe(TOPIC, subscriber)
 
     def farewell(self) -> None:
         """Say nothing: who asks sees that no answer comes."""
 
     def stop(self) -> None:
         """Hear no more."""
-        if self._heard:
-            self._heard = False
-            self._engine.pubsub.unsubscribe(TOPIC, self._subscriber)
+        subscriber, self._subscriber = self._subscriber, None
+        if subscriber is not None:
+            self._engine.pubsub.unsubscribe(TOPIC, subscriber)
 
     def gone(self, node: str) -> None:
         """Another node has ended, which is all the same here."""

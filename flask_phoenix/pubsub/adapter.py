@@ -72,8 +72,10 @@ class Adapter(Archive):
     lost = False
     #: Called with True and a reason when the way is lost, with False when it is there again; set before :meth:`start`.
     lost_changed: Callable[[bool, str], None] = staticmethod(lambda lost, why: None)
-    #: To be called, as ``gone`` of :meth:`start`, with the name of another node that has been met. An adapter that
-    #: cannot know calls it never.
+    #: It knows which other nodes there are, and calls :attr:`joined` and ``gone`` of :meth:`start`. Where it does not,
+    #: nodes tell each other.
+    meets = False
+    #: To be called, as ``gone`` of :meth:`start`, with the name of another node that has been met.
     joined: Callable[[str], None] = staticmethod(lambda node: None)
     #: How many messages were taken by :meth:`publish` and lost before another node had them.
     unpublished = 0

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from time import monotonic, time
 from typing import Any
 
 import gevent
-from blinker import Signal
 
 from .. import clock
 from ..channel import ErrorHandlers, check_sent
@@ -23,17 +21,15 @@ from ..pubsub.failures import EXITS, raise_in_main_greenlet
 from ..pubsub.history import History, Position
 from ..pubsub.hub import Hub
 from ..pubsub.local import Notify, PubSub, Stamp, Subscriber
-from ..signals import broadcast_sent, limit_reached
+from ..signals import broadcast_sent
 from .budget import Account, Budget
 from .caps import Caps
 from .histories import Histories
-from .logs import ParameterFilter
-from .meter import Meter, Timing, Timings
 from .node import Node
 from .once import answer_once
+from .process_telemetry import ProcessTelemetry
 from .runners import Runners
 from .settings import Settings
-from .tracing import Tracing
 from .turns import Turns
 
 log = logging.getLogger("flask_phoenix.pubsub")
@@ -61,14 +57,29 @@ class Transports:
         self.count -= 1
 
 
-class Engine:
-    """What the connections of one app share in one process.
+class Engine(ProcessTelemetry):
+    """What the connections of one app share in one process; what it tells of them is that of its base.
 
     :param context: makes the context in which each callback of an author runs.
     :param find_adapter: returns the adapter to the other nodes, if there is one; called in the process that serves.
     :param may_serve: tells whether this process may serve clients, though none has come yet.
     :param only_forks: tells whether this process serves nobody, but forks those that do.
     """
+
+    #: Tells the app of an exception of a callback, in that callback's context.
+    report: Callable[[BaseException], None] = staticmethod(lambda failure: None)
+    #: Tells whether what is sent is held to what the channels declare.
+    checks: Callable[[], bool] = staticmethod(lambda: False)
+    #: The server of this process has been inspected.
+    server_detected = False
+    #: The server says that other processes serve the same app.
+    one_of_many = False
+    #: The process is about to end: no client is accepted any more.
+    draining = False
+    #: A server in this process serves the app.
+    served = False
+    #: Stops that server in good order, where it has said how.
+    stop_server: Callable[[], None] | None = None
 
     def __init__(
         self,
@@ -78,49 +89,16 @@ class Engine:
         may_serve: Callable[[], bool] = lambda: True,
         only_forks: Callable[[], bool] = lambda: False,
     ) -> None:
+        hub = Hub()
+        super().__init__(hub, PubSub(hub.put, lambda text: json.loads(text, MAX_DEPTH)))
         self.context = context
         #: What makes replies of exceptions of handlers, by class of exception.
         self.error_handlers: ErrorHandlers = {}
-        #: Tells the app of an exception of a callback, in that callback's context.
-        self.report: Callable[[BaseException], None] = lambda failure: None
-        #: Tells whether what is sent is held to what the channels declare.
-        self.checks: Callable[[], bool] = lambda: False
-        #: The topic patterns that some client has joined.
-        self.joined_patterns: set[str] = set()
-        #: Sends a signal from the app, in its context.
-        self.send: Callable[[Signal, dict[str, Any]], Any] = lambda signal, about: signal.send(None, **about)
-        #: Takes out of parameters what no log is to tell.
-        self.filter_parameters = ParameterFilter()
-        #: Counts what passes, once somebody looks.
-        self.meter: Meter | None = None
-        #: Is told how long handlers and broadcasts take, where that is measured: see :meth:`add_timing`.
-        self.timing: Timing | None = None
-        self._timings: tuple[Timing, ...] = ()
-        #: Writes traces, where there are any.
-        self.tracing: Tracing | None = None
-        #: How often each bound was reached, by its name in docs/explanation/security.md.
-        self.limits: Counter[str] = Counter()
         self._json = json
-        self.hub = Hub()
-        self.pubsub = PubSub(self.hub.put, lambda text: json.loads(text, MAX_DEPTH))
         self.runners = Runners()
         self.turns = Turns()
         self.histories = Histories(self.pubsub, json, self._shed_history)
         self.configure(Settings())
-        #: Each :class:`.Connection` that is open.
-        self.connections: set[Any] = set()
-        #: The server of this process has been inspected.
-        self.server_detected = False
-        #: The server says that other processes serve the same app.
-        self.one_of_many = False
-        #: The process is about to end: no client is accepted any more.
-        self.draining = False
-        #: A server in this process serves the app.
-        self.served = False
-        #: Stops that server in good order, where it has said how.
-        self.stop_server: Callable[[], None] | None = None
-        #: How many broadcasts did not reach a client, since its transport or its vsn cannot carry them.
-        self.missed = 0
         #: What the app itself subscribes to: it is kept when a process is forked.
         self._listeners: dict[Subscriber, str] = {}
         #: To enter by a transport, from the begin of its work for a client to its very end.
@@ -148,6 +126,14 @@ class Engine:
         self.stop_watching()
         self.runners.close()
 
+    def wait_until_quiet(self, seconds: float) -> None:
+        """Wait, so long at most, until no transport is left at work and no author's code runs."""
+        _wait_while(lambda: self.transports.count or self.runners.busy, seconds)
+
+    def hand_over(self, seconds: float) -> None:
+        """Wait, so long at most, until other nodes have taken over what they are to have."""
+        _wait_while(self.node.hands_over, seconds)
+
     def configure(self, settings: Settings) -> None:
         """Take what is set for this process."""
         self.settings, self.caps = settings, Caps(settings)
@@ -164,32 +150,6 @@ class Engine:
         self.turns.forget()
         for subscriber, topic in self._listeners.items():
             self.pubsub.subscribe(topic, subscriber)
-
-    def watch(self) -> Meter:
-        """Count what passes, from now on; for the thread of the event loop."""
-        if self.meter is None:
-            self.meter = self.pubsub.meter = Meter()
-        return self.meter
-
-    def add_timing(self, timing: Timing) -> None:
-        """Tell somebody how long handlers and broadcasts take, from now on; for the thread of the event loop."""
-        self._set_timings((*self._timings, timing))
-
-    def remove_timing(self, timing: Timing) -> None:
-        """Tell it no more."""
-        self._set_timings(tuple(each for each in self._timings if each is not timing))
-
-    def _set_timings(self, timings: tuple[Timing, ...]) -> None:
-        self._timings = timings
-        self.timing = self.hub.timing = Timings(timings) if len(timings) > 1 else timings[0] if timings else None
-        for connection in list(self.connections):
-            connection.observe()
-
-    def stop_watching(self) -> None:
-        """Count no more; whoever asks for the counts next begins anew."""
-        meter, self.meter, self.pubsub.meter = self.meter, None, None
-        if meter is not None:
-            meter.close()
 
     # What the app itself listens to.
 
@@ -215,14 +175,6 @@ class Engine:
         return self.pubsub.tap(notify)
 
     # Broadcasts.
-
-    def wait_until_quiet(self, seconds: float) -> None:
-        """Wait, so long at most, until no transport is left at work and no author's code runs."""
-        _wait_while(lambda: self.transports.count or self.runners.busy, seconds)
-
-    def hand_over(self, seconds: float) -> None:
-        """Wait, so long at most, until other nodes have taken over what they are to have."""
-        _wait_while(self.node.hands_over, seconds)
 
     def broadcast(
         self,
@@ -359,6 +311,8 @@ class Engine:
         if self.node.adapter is not None:
             self.node.adapter.publish(broadcast.topic, pack(broadcast, self._json))
 
+    # Clients, and the bounds of what is kept for them.
+
     def connection_count(self) -> int:
         """Return how many clients are connected to this process."""
         return 0 if self.node.forked else len(self.connections)
@@ -379,16 +333,6 @@ class Engine:
         """Tell that topics keep less than they would."""
         self.reach("history_total")
         self.caps.report("history_total", "topics that were quiet for longest lose what they keep")
-
-    def reach(self, limit: str, **about: Any) -> None:
-        """Count that a bound was reached, and signal it; who calls this logs it, once for each client at most."""
-        self.limits[limit] += 1
-        self.tell(limit_reached, limit=limit, **about)
-
-    def tell(self, signal: Signal, **about: Any) -> None:
-        """Send a signal, if anybody receives it. What is costly to make is made after a look at its receivers."""
-        if signal.receivers:
-            self.send(signal, about)
 
     # Failures of an author's code.
 

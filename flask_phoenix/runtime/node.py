@@ -119,7 +119,7 @@ class Node:
         self._forget_rest = forget_parent
         self._heard = heard
         self._tell = tell
-        #: The other nodes that are known, where the adapter knows them.
+        #: The other nodes that are known.
         self.others: set[str] = set()
         #: The name of this process among all nodes; empty while it is none.
         self.name = ""
@@ -249,7 +249,7 @@ class Node:
         self._hub.start()
         node, adapter = secrets.token_hex(8), self._find_adapter()
         if adapter is not None:
-            adapter.joined, adapter.lost_changed = self._node_joined, self._adapter_changed
+            adapter.joined, adapter.lost_changed = self.note_joined, self._adapter_changed
             adapter.start(node, self._receive, self._node_gone)
             if self._stops != stops:
                 adapter.stop()
@@ -347,6 +347,20 @@ class Node:
         except Exception:
             log_failure(log, "what other nodes publish is not heard before the first client comes")
 
+    # Which other nodes there are.
+
+    def note_joined(self, node: str) -> None:
+        """Another node is known from now on."""
+        if node not in self.others:
+            self.others.add(node)
+            self._tell(node_joined, node=node)
+
+    def note_gone(self, node: str) -> None:
+        """Another node is known no more."""
+        if node in self.others:
+            self.others.remove(node)
+            self._tell(node_gone, node=node)
+
     # The ways to the other nodes, and from them.
 
     def outlet(self) -> Adapter | Publisher | None:
@@ -433,14 +447,9 @@ class Node:
     def _adapter_changed(self, lost: bool, why: str) -> None:
         self._tell(adapter_lost if lost else adapter_back, why=why)
 
-    def _node_joined(self, node: str) -> None:
-        self.others.add(node)
-        self._tell(node_joined, node=node)
-
     def _node_gone(self, node: str) -> None:
         log.info("node %s has ended", node)
-        self.others.discard(node)
-        self._tell(node_gone, node=node)
+        self.note_gone(node)
         if self._services_run:
             self._tell_services(lambda service: service.gone(node))
 

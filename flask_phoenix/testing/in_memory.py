@@ -93,6 +93,8 @@ class MemoryAdapter(MemoryArchive, Adapter):
     ``Phoenix(adapter=MemoryAdapter(network))`` with the same list for each app.
     """
 
+    meets = True
+
     def __init__(self, network: list[MemoryAdapter]) -> None:
         self._network = network
         #: What the network keeps, while this is its first.

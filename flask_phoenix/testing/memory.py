@@ -14,9 +14,9 @@ from flask.testing import FlaskClient
 from gevent.queue import Queue
 
 from .. import clock
+from ..app_state import state_of
 from ..channel import Channel
 from ..exceptions import InvalidMessage, PhoenixError
-from ..extension import state_of
 from ..protocol.messages import Frame
 from ..protocol.serializers import choose_serializer
 from ..runtime.connection import INTERNAL_ERROR, Connection

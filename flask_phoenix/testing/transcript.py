@@ -9,7 +9,7 @@ import gevent
 from flask import Flask, got_request_exception
 
 from .. import clock
-from ..extension import state_of
+from ..app_state import state_of
 from ..protocol.messages import REPLY, Broadcast, Message
 from ..runtime.engine import Engine
 

@@ -34,6 +34,10 @@ OUR_PARAMS = ("vsn", "_csrf_token")
 
 #: Bytes of a query string.
 QUERY_LIMIT = 1_000_000
+#: Why a session is not told to ``connect``, and what to do.
+NO_TOKEN = "the client sends no _csrf_token."
+OTHER_TOKEN = "its _csrf_token is not that of its session: the page was cached, or the session is a new one."
+CSRF_REMEDY = "Write {{ %s }} into the page, and send it: new Socket(..., {params: {_csrf_token: ...}})"
 BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 BRACKETS = re.compile(r"\[([^\[\]]*)\]")
 
@@ -74,6 +78,13 @@ def check_origin(mount: Mount) -> bool:
         return True
     log.error("refused a client of %s: %s", mount.path, mount.origin.explain(origin))
     return False
+
+
+def offer(token: str | None) -> list[Any] | None:
+    """Return the subprotocols that a client with an auth token offers; its name may hold no slash."""
+    if not token:
+        return None
+    return [PHOENIX_PROTOCOL, TOKEN_PREFIX + base64.urlsafe_b64encode(token.encode()).decode().rstrip("=")]
 
 
 def offered_protocols(mount: Mount) -> tuple[list[str], str | None]:
@@ -204,8 +215,18 @@ def _session(mount: Mount, params: dict[str, Any]) -> dict[str, Any] | None:
     if mount.options.check_csrf and not (
         isinstance(sent, str) and isinstance(kept, str) and hmac.compare_digest(sent.encode(), kept.encode())
     ):
+        _hint_at_csrf(mount, OTHER_TOKEN if sent else NO_TOKEN)
         return None
     return dict(session)
+
+
+def _hint_at_csrf(mount: Mount, why: str) -> None:
+    """Log, once for a mount, why a client that has a session is taken to have none."""
+    if why not in mount.hinted:
+        mount.hinted.add(why)
+        key = mount.options.csrf_token_key
+        made = f"phoenix_csrf_token({'' if key == '_csrf_token' else repr(key)})"
+        log.warning("the session of a client of %s is not told to connect: %s %s", mount.path, why, CSRF_REMEDY % made)
 
 
 def csrf_token(key: str = "_csrf_token") -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from ..channel import level_of
@@ -29,6 +29,8 @@ INFO_KEYS = (
 
 #: The transports, and whether they are on where nothing is said.
 TRANSPORTS = {"websocket": True, "longpoll": False}
+#: The scheme of each transport, plain and over TLS.
+SCHEMES = {"websocket": ("ws", "wss"), "longpoll": ("http", "https")}
 
 #: What the app's configuration is asked for, as ``PHOENIX_TIMEOUT`` and so on, where ``phoenix.socket`` says nothing.
 PREFIX = "PHOENIX_"
@@ -122,6 +124,8 @@ class Mount:
     transport: str
     options: Options
     origin: OriginPolicy
+    #: What has been said of it, and is said once.
+    hinted: set[str] = field(default_factory=set, compare=False)
 
     @property
     def url(self) -> str:

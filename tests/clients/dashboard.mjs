@@ -39,6 +39,20 @@ async function look(browser, chat) {
   return page
 }
 
+async function colours(page) {
+  const are = (scheme) =>
+    page.waitForFunction((scheme) => getComputedStyle(document.documentElement).colorScheme === scheme, scheme)
+  await are("dark") // as the system's
+  await page.emulateMedia({ colorScheme: "light" })
+  await are("light")
+  await page.click("#theme")
+  await page.click("#theme") // from the system's to light to dark
+  await are("dark")
+  await page.reload()
+  await page.waitForSelector('#status[data-state="live"]')
+  await are("dark")
+}
+
 async function reads(page, chat) {
   await page.fill("#topic-name", "room:lobby")
   await page.press("#topic-name", "Enter")
@@ -70,6 +84,7 @@ try {
   await ask("go on")
   const page = await look(browser, chat)
   await ask("go on")
+  await colours(page)
   await reads(page, chat)
   await ask("go on")
   await closes(page, chat)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from flask import Flask
 
-from flask_phoenix.extension import state_of
+from flask_phoenix.app_state import state_of
 from flask_phoenix.testing import MemoryAdapter
 
 

@@ -336,12 +336,12 @@ find("#find-client").addEventListener("submit", (event) => {
 // Colours
 
 const THEMES = ["system", "light", "dark"]
+const DARK = matchMedia("(prefers-color-scheme: dark)")
 
-function theme(next) {
-  const chosen = document.documentElement.dataset.theme ?? "system"
-  const name = next ? THEMES[(THEMES.indexOf(chosen) + 1) % THEMES.length] : chosen
-  if (name === "system") delete document.documentElement.dataset.theme
-  else document.documentElement.dataset.theme = name
+function theme(name) {
+  const { dataset } = document.documentElement
+  dataset.chosen = name
+  dataset.theme = name === "system" ? (DARK.matches ? "dark" : "light") : name
   try {
     localStorage.setItem("phoenix-dashboard-theme", name)
   } catch {
@@ -352,6 +352,9 @@ function theme(next) {
   find("#theme").title = text
 }
 
-find("#theme").addEventListener("click", () => theme(true))
-theme(false)
+const chosen = () => document.documentElement.dataset.chosen
+
+find("#theme").addEventListener("click", () => theme(THEMES[(THEMES.indexOf(chosen()) + 1) % THEMES.length]))
+DARK.addEventListener("change", () => theme(chosen()))
+theme(chosen())
 socket.connect()

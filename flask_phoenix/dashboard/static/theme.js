@@ -1,9 +1,11 @@
-// Before the first paint: the colours that were chosen here before, if any were.
+// Before the first paint: the colours that were chosen here before, or those of the system.
 (() => {
+  const { dataset } = document.documentElement
   try {
-    const theme = localStorage.getItem("phoenix-dashboard-theme")
-    if (theme === "light" || theme === "dark") document.documentElement.dataset.theme = theme
+    dataset.chosen = localStorage.getItem("phoenix-dashboard-theme") ?? "system"
   } catch {
-    // Without storage the page follows the system.
+    dataset.chosen = "system"
   }
+  const dark = matchMedia("(prefers-color-scheme: dark)").matches
+  dataset.theme = dataset.chosen === "system" ? (dark ? "dark" : "light") : dataset.chosen
 })()

@@ -85,7 +85,7 @@ class RedisAdapter(KeepsInRedis, Adapter):
         return RedisPublisher(**self._target)
 
     def start(self, node: str, receive: Callable[[str, bytes], None], gone: Callable[[str], None]) -> None:
-        """Begin; ``gone`` is never called, for Redis tells nobody.
+        """Begin; ``gone`` is never called, for Redis tells nobody: see :attr:`.Adapter.meets`.
 
         :raises PhoenixError: it runs already.
         """

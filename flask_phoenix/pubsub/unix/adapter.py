@@ -61,6 +61,7 @@ class WorkersAdapter(KeepsInDirectory, Adapter):
     :param limit: bytes that may wait for one worker when more comes; one message may be larger.
     """
 
+    meets = True
     subscribe_timeout = CONFIRM_TIMEOUT
 
     def __init__(self, directory: str | Path | Callable[[], Path], limit: int = QUEUE_LIMIT) -> None:
