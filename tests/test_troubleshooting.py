@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 
 import pytest
 
@@ -18,6 +19,7 @@ QUOTES = [block.code.strip() for block in blocks(PAGE, "text")]
 QUOTES += list(re.findall(r"`(a client of [^`]*)`", prose(PAGE)))
 
 
+@cache
 def literals() -> list[list[str]]:
     """Return the texts of the package, each as the pieces between what is put into it."""
     found = []
@@ -30,14 +32,11 @@ def literals() -> list[list[str]]:
     return found
 
 
-TEXTS = literals()
-
-
 @pytest.mark.parametrize("quote", QUOTES)
 def test_quotes_are_what_is_logged(quote: str) -> None:
     """A line may be put together from several texts of the code."""
     for piece in filter(None, (part.strip(" :") for part in GAP.split(quote))):
-        assert any(piece in part for text in TEXTS for part in text), piece
+        assert any(piece in part for text in literals() for part in text), piece
 
 
 def test_findings_and_metrics_exist() -> None:
