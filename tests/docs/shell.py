@@ -8,6 +8,7 @@ import shlex
 import subprocess
 from importlib.metadata import metadata
 from pathlib import Path
+from unittest.mock import patch
 
 import click
 from gunicorn.config import Config
@@ -90,7 +91,8 @@ def flask(arguments: list[str]) -> str | None:
     if command is None:
         return f"there is no flask phoenix {words[start]}"
     try:
-        command.make_context(words[start], words[start + 1 :])
+        with patch.dict(os.environ):  # which --debug changes
+            command.make_context(words[start], words[start + 1 :])
     except click.ClickException as error:
         return None if MISSING in error.format_message() else error.format_message()
     return complaint(shlex.split(served)) if served else None
