@@ -6,7 +6,7 @@ SECONDS ?= 900
 
 bin := .venv/bin/python -m
 # Some of the tests wait, and the longest files come first: see tests/conftest.py.
-parallel := -n 3 --dist loadfile --no-loadscope-reorder
+parallel := -n 4 --dist loadfile --no-loadscope-reorder
 # What touches the dependencies most, each in a minute or less: servers, the handshake, redis-py, JSON, the types.
 against_oldest := $(patsubst %,tests/test_%.py,handshake websocket server apps extension longpoll redis json package)
 
