@@ -300,8 +300,9 @@ static void open_one(int index) {
   *c = (struct client){.index = index, .fd = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK, 0)};
   int one = 1;
   setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
-  /* An address has some 28,000 ports for those who dial. */
-  struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f000002 + index / 20000)};
+  /* An address has some 28,000 ports for those who dial, and each is taken for a minute after its connection. */
+  uint32_t address = 0x7f000002 + (getpid() % 1000 << 8) + index / 20000;
+  struct sockaddr_in here = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(address)};
   bind(c->fd, (void *)&here, sizeof here);
   struct sockaddr_in there = {.sin_family = AF_INET, .sin_port = htons(ports[index % port_count]),
                               .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};

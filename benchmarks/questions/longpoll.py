@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from benchmarks.contenders import OURS, SOCKETIO, Contender
 from benchmarks.harness import HOST, Bench, FailedError, Figures, Running, Table
@@ -78,6 +79,7 @@ def deliveries(running: Running, polled: Polled, n: int) -> Figures:
         time.sleep(0.5)  # in which the polls of all are there
         figures["a client that polls, KiB"] = (node.memory() - before) / n
         for times, rounds in ROUNDS.items():
+            crowd.change_speaker()
             began = node.cpu()
             for _ in range(rounds):
                 crowd.hear(times)
@@ -156,14 +158,21 @@ class Crowd:
     """Clients that poll, and one that speaks."""
 
     def __init__(self, port: int, polled: Polled, n: int) -> None:
-        self._speaker = Poller(port, polled)
+        self._make = partial(Poller, port, polled)
         self._pollers: dict[int, Poller] = {}
         self._epoll = select.epoll()
         for _ in range(n):
-            poller = Poller(port, polled)
+            poller = self._make()
             self._pollers[poller.sock.fileno()] = poller
             self._epoll.register(poller.sock, select.EPOLLIN)
             poller.poll()
+            self._attend(0)  # of those who came first, an answer to a ping is due before the last has come
+        self._speaker = self._make()
+
+    def change_speaker(self) -> None:
+        """Let somebody else speak: who speaks does not poll, and its session ends after a while."""
+        self._speaker.sock.close()
+        self._speaker = self._make()
 
     def hear(self, times: int) -> None:
         """Let something be said, and wait until everybody has heard it.
@@ -176,12 +185,18 @@ class Crowd:
         while missing:
             if time.monotonic() > deadline:
                 raise FailedError(f"{missing} deliveries are missing after {PATIENCE:.0f} s")
-            for descriptor, _ in self._epoll.poll(1):
-                poller = self._pollers[descriptor]
-                before = poller.heard
-                if poller.take():
-                    missing -= poller.heard - before
-                    poller.poll()
+            missing -= self._attend(1)
+
+    def _attend(self, seconds: float) -> int:
+        """Take what has come, wait so long for it at most, and poll again; return how many deliveries it was."""
+        heard = 0
+        for descriptor, _ in self._epoll.poll(seconds):
+            poller = self._pollers[descriptor]
+            before = poller.heard
+            if poller.take():
+                heard += poller.heard - before
+                poller.poll()
+        return heard
 
     def close(self) -> None:
         """Go away."""
