@@ -12,7 +12,7 @@ from .. import clock
 from ..exceptions import PhoenixError
 from ..protocol.messages import Broadcast
 from ..pubsub.failures import log_failure
-from ..pubsub.local import Subscriber
+from ..pubsub.local import Subscription
 from ..runtime.engine import Engine
 from ..runtime.node import Service
 from .collector import Collector
@@ -40,9 +40,8 @@ class Watch(Service):
         #: The other nodes that have viewers, and when they are taken to have none.
         self._callers: dict[str, float] = {}
         self._called_at = 0.0
-        #: Of this very start: in a stop and another start meanwhile, one must not end what the other needs.
-        self._calls: Subscriber | None = None
-        self._reports: Subscriber | None = None
+        self._calls = Subscription(engine.pubsub, WATCHING, self._receive_call)
+        self._reports = Subscription(engine.pubsub, REPORTS, self._receive_report)
         self._greenlet: Any = None
 
     # Who looks on here.
@@ -66,7 +65,7 @@ class Watch(Service):
         self._viewers.discard(viewer)
         if not self._viewers:
             self._publish(WATCHING, "left", {"node": self._engine.node.name})
-            self._stop_hearing_reports()
+            self._reports.stop()
             self._end_unless_watched()
 
     @property
@@ -90,23 +89,18 @@ class Watch(Service):
 
     def greet(self) -> None:
         """Listen to nodes with viewers; may block."""
-        if self._engine.node.adapter is not None and self._calls is None:
-            calls = self._calls = Subscriber(self._receive_call)
-            self._engine.pubsub.subscribe(WATCHING, calls)
-            if self._calls is not calls:  # it was stopped meanwhile
-                self._engine.pubsub.unsubscribe(WATCHING, calls)
+        if self._engine.node.adapter is not None:
+            self._calls.start()
 
     def farewell(self) -> None:
         """Tell nobody: other nodes see that this one has ended."""
 
     def stop(self) -> None:
         """End."""
-        calls, self._calls = self._calls, None
-        if calls is not None:
-            self._engine.pubsub.unsubscribe(WATCHING, calls)
+        self._calls.stop()
         self._viewers.clear()
         self._callers.clear()
-        self._stop_hearing_reports()
+        self._reports.stop()
         self._end_unless_watched()
 
     def gone(self, node: str) -> None:
@@ -131,16 +125,8 @@ class Watch(Service):
         self.overview.take(self._engine.pubsub.read(broadcast).payload, clock.monotonic())
 
     def _hear_reports(self) -> None:
-        if self._engine.node.adapter is not None and self._reports is None:
-            reports = self._reports = Subscriber(self._receive_report)
-            self._engine.pubsub.subscribe(REPORTS, reports)
-            if self._reports is not reports:  # it was stopped, or the last viewer has gone, meanwhile
-                self._engine.pubsub.unsubscribe(REPORTS, reports)
-
-    def _stop_hearing_reports(self) -> None:
-        reports, self._reports = self._reports, None
-        if reports is not None:
-            self._engine.pubsub.unsubscribe(REPORTS, reports)
+        if self._engine.node.adapter is not None:
+            self._reports.start()
 
     def _call(self) -> None:
         self._called_at = clock.monotonic()

@@ -14,7 +14,7 @@ from gevent.pool import Pool
 from ..exceptions import InvalidOption, InvalidToken, NotPublished
 from ..protocol.messages import INTERNAL, Broadcast, shown
 from ..pubsub.failures import log_failure
-from ..pubsub.local import Subscriber
+from ..pubsub.local import Subscription
 from ..runtime.connection import GOING_AWAY, Connection
 from ..runtime.engine import Engine
 from ..runtime.node import Service
@@ -49,8 +49,7 @@ class Operations(Service):
         self._inspect = inspect
         self._secrets = secrets
         self._guard = Guard(secrets)
-        #: Of this very start: in a stop and another start meanwhile, one must not end what the other needs.
-        self._subscriber: Subscriber | None = None
+        self._subscription = Subscription(engine.pubsub, TOPIC, self._receive)
         self._working = Pool(AT_ONCE)
         self._refused = False
         self._answers: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
@@ -65,21 +64,15 @@ class Operations(Service):
 
     def greet(self) -> None:
         """Hear requests."""
-        if self._subscriber is not None or not self._has_secret():
-            return
-        subscriber = self._subscriber = Subscriber(self._receive)
-        self._engine.pubsub.subscribe(TOPIC, subscriber)
-        if self._subscriber is not subscriber:  # it was stopped meanwhile
-            self._engine.pubsub.unsubscribe(TOPIC, subscriber)
+        if self._has_secret():
+            self._subscription.start()
 
     def farewell(self) -> None:
         """Say nothing: who asks sees that no answer comes."""
 
     def stop(self) -> None:
         """Hear no more."""
-        subscriber, self._subscriber = self._subscriber, None
-        if subscriber is not None:
-            self._engine.pubsub.unsubscribe(TOPIC, subscriber)
+        self._subscription.stop()
 
     def gone(self, node: str) -> None:
         """Another node has ended, which is all the same here."""

@@ -405,3 +405,29 @@ class PubSub:
                 self._adapter.unsubscribe(topic)
             except Exception:  # whoever leaves has left, whatever an adapter makes of it
                 log.exception("the adapter failed to unsubscribe from %s", shown(topic))
+
+
+class Subscription:
+    """A topic that is heard from :meth:`start` to :meth:`stop`; one of them may come while another blocks."""
+
+    def __init__(self, pubsub: PubSub, topic: str, notify: Notify) -> None:
+        self._pubsub, self._topic, self._notify = pubsub, topic, notify
+        #: Of this very start: in a stop and another start meanwhile, one must not end what the other needs.
+        self._subscriber: Subscriber | None = None
+
+    def start(self) -> bool:
+        """Hear the topic; may block. Return whether this start has begun it, and nobody has stopped it meanwhile."""
+        if self._subscriber is not None:
+            return False
+        subscriber = self._subscriber = Subscriber(self._notify)
+        self._pubsub.subscribe(self._topic, subscriber)
+        if self._subscriber is not subscriber:
+            self._pubsub.unsubscribe(self._topic, subscriber)
+            return False
+        return True
+
+    def stop(self) -> None:
+        """Hear it no more."""
+        subscriber, self._subscriber = self._subscriber, None
+        if subscriber is not None:
+            self._pubsub.unsubscribe(self._topic, subscriber)

@@ -10,7 +10,7 @@ import gevent
 from .. import clock
 from ..protocol.messages import INTERNAL, Broadcast
 from ..pubsub.failures import log_failure
-from ..pubsub.local import Subscriber
+from ..pubsub.local import Subscription
 from .engine import Engine
 from .inbox import Inbox
 from .node import Service
@@ -39,7 +39,7 @@ class Peers(Service):
         self._inbox = Inbox(engine.runners)
         #: When each of the other nodes was heard last.
         self._heard: dict[str, float] = {}
-        self._subscriber: Subscriber | None = None
+        self._subscription = Subscription(engine.pubsub, TOPIC, self._receive)
         #: None: this node says nothing, or no more.
         self._timer: Any = None
         self._last_sign = 0.0
@@ -50,12 +50,7 @@ class Peers(Service):
     def greet(self) -> None:
         """Tell the other nodes, and listen to them."""
         adapter = self._engine.node.adapter
-        if adapter is None or adapter.meets:
-            return
-        subscriber = self._subscriber = Subscriber(self._receive)
-        self._engine.pubsub.subscribe(TOPIC, subscriber)
-        if self._subscriber is not subscriber:  # it was stopped meanwhile
-            self._engine.pubsub.unsubscribe(TOPIC, subscriber)
+        if adapter is None or adapter.meets or not self._subscription.start():
             return
         self._last_sign = clock.monotonic()
         self._timer = gevent.get_hub().loop.timer(PERIOD, PERIOD)
@@ -74,9 +69,7 @@ class Peers(Service):
         self.farewell()
         self._inbox.clear()
         self._heard.clear()
-        subscriber, self._subscriber = self._subscriber, None
-        if subscriber is not None:
-            self._engine.pubsub.unsubscribe(TOPIC, subscriber)
+        self._subscription.stop()
 
     def gone(self, node: str) -> None:
         """Expect no sign of a node of which the adapter knows that it has ended."""
