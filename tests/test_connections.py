@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
-from collections.abc import Iterator
+import time
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from typing import Any
 
@@ -31,10 +34,12 @@ from tests.support.clients import (
     KINDS,
     V1,
     V2,
+    Client,
     MemoryClient,
     RecordingCarrier,
     Room,
     Site,
+    WebSocketClient,
     fails,
     scripted,
     serve,
@@ -524,3 +529,74 @@ def test_adapter_that_fails_to_unsubscribe_stops_no_channel_from_ending(caplog: 
     assert (site.hears("room:1"), site.hears("room:2"), site.engine.connections) == (False, False, set())
     assert "OSError: the adapter's own" in caplog.text
     site.close()
+
+
+# What is left of a client
+
+
+def ask_for_all(channel: Room) -> None:
+    """Ask for what a channel can hold until it ends."""
+    channel.subscribe("elsewhere")
+    channel.send_after(60, "later")
+    channel.spawn(gevent.sleep, 60)
+
+
+ENDS: dict[str, Callable[[Client], Any]] = {
+    "is closed": lambda client: client.connection.close(1000, "inactive"),
+    "hangs up": lambda client: client.hang_up() if isinstance(client, WebSocketClient) else ENDS["is closed"](client),
+    "leaves": lambda client: client.say("1", "2", "room:1", "phx_leave"),
+    "crashes": lambda client: client.say("1", "2", "room:1", "do"),
+    "joins again": lambda client: client.say("2", "2", "room:1", "phx_join"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_a_client_that_has_ended_goes_without_the_garbage_collector(
+    site: Site, end: Callable[[Client], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "flask_phoenix")  # a line that is captured holds what was raised
+    made: list[weakref.ref[Any]] = []
+    gc.disable()
+    try:
+        room = scripted(
+            __init__=lambda channel: made.append(weakref.ref(channel)),
+            after_join=ask_for_all,
+            do=fails(RuntimeError),
+            news=lambda channel: None,
+        )
+        client = site.enter(room, user="7")
+        client.connection.socket.expires_at = time.time() + 1000
+        client.connection.expire()
+        assert [each() is not None for each in made] == [True]
+        end(client)
+        site.noted()
+        turn()
+        assert made[0]() is None
+        client.connection.close(1012, "draining")
+        made = [weakref.ref(client.connection.socket), weakref.ref(client.connection.carrier)]
+        client.hang_up()
+        client.connection = site.connect().connection
+        assert wait_until(lambda: [each() for each in made] == [None, None], turn)
+    finally:
+        gc.enable()
+
+
+def test_a_raw_socket_that_has_ended_goes_without_the_garbage_collector(raw_site: Site) -> None:
+    made: list[weakref.ref[Any]] = []
+
+    class Raw(RawSocket):
+        def open(self) -> None:
+            made.append(weakref.ref(self))
+            self.send("hello")
+
+        def terminate(self, reason: Any) -> None:
+            self.send("too late")
+
+    gc.disable()
+    try:
+        client = raw_site.connect_raw(Raw)
+        assert client.data() == "hello"
+        client.sock.close()
+        assert wait_until(lambda: made[0]() is None, turn)
+    finally:
+        gc.enable()

@@ -38,6 +38,10 @@ class Budget:
             self._accounts.discard(account)
 
 
+def ignore_close(code: int, reason: str) -> None:
+    """Close a client that is gone."""
+
+
 class Account:
     """What one client has waiting.
 
@@ -78,6 +82,7 @@ class Account:
         """Let nobody wait any more: the client is gone, and nobody else is to pay for handlers of its that hang."""
         self.release(self.size)
         self.ended = True
+        self.close = ignore_close
         self._signal_room()
 
     def _signal_room(self) -> None:

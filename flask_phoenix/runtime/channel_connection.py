@@ -53,6 +53,7 @@ class Farewell:
         if self._reason is not None and not self._channels:
             reason, self._reason = self._reason, None
             self._call(reason)
+            del self._call  # which refers to the connection
 
 
 class ChannelConnection(Connection):
@@ -115,11 +116,12 @@ class ChannelConnection(Connection):
         self.engine.turns.rest(cost)
 
     def _take(self, event: Event, size: int) -> None:
+        server = event.membership.server if isinstance(event, Held | MessageReceived) else None
         self.handle(event, Inbox.hand_off, size)
         if type(event) is Held:
             self.account.hold(size)
-        if isinstance(event, Held | MessageReceived):
-            self._pace(event.membership.server)
+        if server is not None:
+            self._pace(server)
 
     def tell_expiring(self, left: float) -> None:
         """Tell the client on each of its channels that it has so many seconds left."""

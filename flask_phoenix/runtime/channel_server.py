@@ -38,6 +38,10 @@ from .resources import Resources
 SEND_LIMIT = 10_000
 
 
+def ignore(broadcast: Broadcast) -> None:
+    """Receive a broadcast for a channel that has ended."""
+
+
 class ChannelServer(ChannelRuntime):
     """Runs one channel: its callbacks one at a time in its inbox, its subscriptions and timers, its end.
 
@@ -145,7 +149,7 @@ class ChannelServer(ChannelRuntime):
         elif reply is JOIN_CRASHED:
             self.ended = True
             self._clean_up()
-            self.connection.channel_over(self)
+            self._let_go()
         else:
             self.end("shutdown")
 
@@ -635,16 +639,24 @@ class ChannelServer(ChannelRuntime):
         self.ended = True
         if self._resources is not None:
             self._resources.release()
-        self._terminate(reason)
+        self._call_terminate(reason)
         self.connection.send(self.protocol.crash(self.membership))
         self._clean_up()
+        self._let_go()
 
     def _terminate(self, reason: Any) -> None:
-        if self.channel is not None:
-            self._call_terminate(reason)
+        self._call_terminate(reason)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """Refer no more to what refers to this: it all goes at once, without Python's garbage collector."""
+        self.channel = self.telemetry.channel = self.membership.server = None
+        self.subscriber.notify = ignore
         self.connection.channel_over(self)
 
     def _call_terminate(self, reason: Any) -> None:
+        if self.channel is None:
+            return
         try:
             self.connection.context.copy().run(self.connection.call, self.channel.terminate, reason)
         except FAILURES as failure:
@@ -659,8 +671,9 @@ class ChannelServer(ChannelRuntime):
         self.protocol.forget(self.membership)
         self.inbox.clear()
         self.connection.engine.histories.leave(self.membership.topic, self.subscriber)
-        if self._resources is not None:
-            self._resources.free()
+        if (resources := self._resources) is not None:
+            self._resources = None
+            resources.free()
 
     def _hold(self) -> Resources:
         """Return what holds what ends with the channel."""

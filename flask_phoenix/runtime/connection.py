@@ -16,7 +16,7 @@ from ..protocol.serializers import Serializer
 from ..pubsub.local import Delivery, Each, Lane, Subscriber, Write, call_each
 from ..signals import broadcast_missed, slow_client, socket_connected, socket_disconnected
 from ..socket import BaseSocket, RawSocket
-from .budget import Account
+from .budget import Account, ignore_close
 from .engine import FAILURES, Engine
 from .expiry import Expiry
 from .inbox import EMPTY, INBOX_LIMIT, Inbox
@@ -175,12 +175,12 @@ class Connection:
         self.open, self._since = True, clock.monotonic()
         self.engine.connections.add(self)
         self.engine.tell(socket_connected, connection=self, mount=self.bounds.mount)
-        if self.id is not None and self._disconnect is not None:
+        if self.id is not None and (disconnect := self._disconnect) is not None:
             began = clock.monotonic()
-            self.engine.pubsub.subscribe(self.id, self._disconnect)
+            self.engine.pubsub.subscribe(self.id, disconnect)
             self._id_wait = ((now := clock.monotonic()) - began, now)
             if not self.open:  # ended meanwhile
-                self.engine.pubsub.unsubscribe(self.id, self._disconnect)
+                self.engine.pubsub.unsubscribe(self.id, disconnect)
         if self.socket.expires_at is not None:
             self.expire()
 
@@ -296,6 +296,7 @@ class Connection:
                 self.expiry.end()
             if self.id is not None and self._disconnect is not None:
                 self.engine.pubsub.unsubscribe(self.id, self._disconnect)
+            self.expiry = self._disconnect = self.pace = None
             self._end(reason)
             self.account.end()
             if socket_disconnected.receivers:
@@ -330,6 +331,10 @@ class Connection:
 
     def observe(self) -> None:
         """Take note that handlers are measured from now on, or no more; here, none are."""
+
+
+def ignore_frame(frame: Frame) -> None:
+    """Send a frame to a client that is gone."""
 
 
 class RawConnection(Connection):
@@ -385,4 +390,8 @@ class RawConnection(Connection):
 
     def _end(self, reason: str) -> None:
         self._inbox.clear()
-        self._inbox.put(self._call, (self.socket.terminate, reason))
+        self._inbox.put(self._terminate, reason)
+
+    def _terminate(self, reason: str) -> None:
+        self._call((self.socket.terminate, reason))
+        self.socket.bind(ignore_frame, ignore_close)

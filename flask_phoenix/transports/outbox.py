@@ -12,6 +12,11 @@ from gevent.ssl import SSLSocket
 from ..pubsub.conflation import FindKey, frames_of
 
 
+def _drop(data: bytes) -> int:
+    """Take bytes of which nobody wants to know."""
+    return len(data)
+
+
 class Outbox:
     """Writes to one socket while the kernel takes what is written, and queues within bounds while it does not.
 
@@ -58,11 +63,16 @@ class Outbox:
     @property
     def shut(self) -> bool:
         """Whether nothing more is taken: the outbox was closed, or the socket is broken."""
-        return self.ready == self._drop
+        return self.ready is _drop
 
     def close(self) -> None:
         """Take nothing more; what waits is still written."""
-        self.ready = self._drop
+        self.ready = _drop
+
+    def release(self) -> None:
+        """Refer no more to who made this: it is closed, and nothing waits."""
+        self._send = _drop
+        del self._reached
 
     def write(self, data: bytes) -> None:
         """Write or queue bytes; never block, never raise."""
@@ -87,9 +97,6 @@ class Outbox:
         """Wait until nothing waits any more, or the socket is broken."""
         if self._flusher is not None:
             self._flusher.join()
-
-    def _drop(self, data: bytes) -> int:
-        return len(data)
 
     def _enqueue(self, data: bytes, sent: int = 0) -> int:
         skip = sent

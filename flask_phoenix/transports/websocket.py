@@ -302,6 +302,9 @@ class WebSocketCarrier(Carrier):
         finally:
             connection.closed("closed", self._close_code)
             self._hang_up()
+            # All that refers to each other here goes at once, without Python's garbage collector.
+            self._outbox.release()
+            del self._connection
 
     def _open(self) -> None:
         """Begin, unless the process drains since the client was admitted, or is no node any more."""

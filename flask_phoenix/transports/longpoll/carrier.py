@@ -50,7 +50,8 @@ class LongPollCarrier(Carrier):
         self._polled = self._checked = clock.monotonic()
         self._timer = gevent.get_hub().loop.timer(window * ABSENT_WINDOWS, window * ABSENT_WINDOWS)
         self.to_wire = text_only
-        self.write = self._keep
+        #: None: the session has not begun, or has ended.
+        self.connection: Connection | None = None
 
     @property
     def waiting(self) -> int:
@@ -73,9 +74,9 @@ class LongPollCarrier(Carrier):
         self._waiting.add(poll)
         remembered = False
         try:
-            if not self._frames and self.connection.open:
+            if not self._frames and self.connection is not None:
                 poll.wait(self.window)
-                self._linger(poll)
+                self._linger(poll, self.connection)
         finally:
             self._waiting.discard(poll)
             if self._poll is poll:
@@ -99,29 +100,32 @@ class LongPollCarrier(Carrier):
         """End the session. What waits can still be fetched by a poll that is under way."""
         self._timer.close()
         self._ended()
+        self.connection = None
         for poll in self._waiting:
             poll.set()
 
-    def _keep(self, frame: str) -> None:
-        if not self.connection.open:
+    def write(self, frame: str) -> None:
+        """Keep a frame for the next poll."""
+        connection = self.connection
+        if connection is None or not connection.open:
             return
         if self._size >= self._limit:
             log.warning(
                 "a client of %s polls too slowly: %d characters wait (outbox_limit); its session ends",
-                type(self.connection.socket).__name__,
+                type(connection.socket).__name__,
                 self._size,
             )
-            self.connection.tell_slow(self._size)
-            self.connection.close(TRY_AGAIN_LATER, "too slow")
+            connection.tell_slow(self._size)
+            connection.close(TRY_AGAIN_LATER, "too slow")
             return
         self._frames.append(frame)
         self._size += len(frame)
         self._wake()
 
-    def _linger(self, poll: Event) -> None:
+    def _linger(self, poll: Event, connection: Connection | None) -> None:
         """Let the rest of a burst come: one answer carries many frames as cheaply as the first."""
-        connection, latest = self.connection, clock.monotonic() + BURST
-        while connection.open and connection.engine.hub.owes(connection, connection.topics):
+        latest = clock.monotonic() + BURST
+        while connection is not None and connection.open and connection.engine.hub.owes(connection, connection.topics):
             if self._poll is not poll or self._size >= self._limit or clock.monotonic() > latest:
                 return
             gevent.sleep(0)
@@ -135,7 +139,7 @@ class LongPollCarrier(Carrier):
         if now - self._checked > absent + LATE:  # the process stood still, and has not read what came meanwhile
             self._polled = now
         self._checked = now
-        if self._poll is None and now - self._polled > absent:
+        if self._poll is None and now - self._polled > absent and self.connection is not None:
             self.connection.close(1000, "inactive")
 
 

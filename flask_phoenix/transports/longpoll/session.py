@@ -58,7 +58,7 @@ class LocalSession(Session):
         self._answered = True
         if frames:
             return TAKEN, frames
-        return (NOTHING if self.carrier.connection.open else GONE), []
+        return (GONE if self.carrier.connection is None else NOTHING), []
 
     def note_presence(self) -> None:
         """Take note that the client is there, though its poll has not come to this process now."""
@@ -72,6 +72,8 @@ class LocalSession(Session):
         """Hand frames to the connection; a channel whose inbox is full delays them, for a window at most."""
         self._used()
         connection = self.carrier.connection
+        if connection is None:
+            return GONE
         timeout = gevent.Timeout.start_new(self.carrier.window)
         try:
             for line in lines:
