@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import json
 import os
 import signal
@@ -38,6 +39,7 @@ from flask_phoenix.runtime.turns import MAX_ACCEPT
 from flask_phoenix.server import drain as drains
 from flask_phoenix.server.detection import detect_server
 from flask_phoenix.server.drain import drain
+from flask_phoenix.server.garbage import NEWCOMERS, PartialCollector
 from flask_phoenix.server.gevent import ESCAPED, Server
 from flask_phoenix.server.gunicorn import WorkerWatch
 from flask_phoenix.testing import Client
@@ -458,6 +460,36 @@ def test_it_serves_until_it_is_told_to_stop(site: Site, signals: None) -> None:
     assert site.ended.get(timeout=DEADLINE) == "draining"
 
 
+@pytest.fixture
+def collector() -> Iterator[PartialCollector]:
+    """Collect in parts."""
+    collector = PartialCollector()
+    collector.start()
+    yield collector
+    collector.stop()
+    assert gc.get_freeze_count() == 0
+
+
+class Circle:
+    """Refers to itself."""
+
+    def __init__(self) -> None:
+        self.me = self
+
+
+def test_garbage_is_looked_for_in_what_is_new_until_that_is_much(collector: PartialCollector) -> None:
+    known, left_out = gc.get_freeze_count(), 0
+    circle = Circle()
+    gone, new = weakref.ref(circle), list[Any]()
+    gc.collect()
+    del circle
+    while gone() is not None:
+        assert len(new) < 3 * max(known, NEWCOMERS)
+        new.extend([] for _ in range(10_000))
+        left_out = max(left_out, gc.get_freeze_count())
+    assert left_out > known + max(known, NEWCOMERS) / 2
+
+
 @pytest.mark.parametrize(("modules", "fits"), [("", True), ("socket=False", False), ("time=False", False)])
 def test_a_process_that_is_not_patched_is_told_the_remedy(modules: str, fits: bool) -> None:
     code = (
@@ -650,7 +682,7 @@ def test_it_drains_when_gunicorn_stops_its_worker(engine: Engine, signals: None,
 
 
 @pytest.mark.parametrize(("default", "taken"), [(100, MAX_ACCEPT), (1, 1)])
-def test_a_worker_of_gunicorn_accepts_a_few_in_each_turn(default: int, taken: int) -> None:
+def test_a_worker_of_gunicorn_accepts_a_few_in_each_turn(collector: PartialCollector, default: int, taken: int) -> None:
     server = StreamServer((HOST, 0), lambda *client: None)
     server.max_accept = default
     worker = SimpleNamespace(sockets=[], alive=True)
@@ -658,6 +690,7 @@ def test_a_worker_of_gunicorn_accepts_a_few_in_each_turn(default: int, taken: in
     watch._check()  # before there is a server
     server.start()
     worker.sockets.append(server.socket)
+    gc.collect()  # which leaves the server out of what Python tells of
     watch._check()
     assert server.max_accept == taken
     server.stop()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import gc
 import logging
 import signal
 from collections import defaultdict
@@ -29,6 +28,7 @@ from ..runtime.settings import Settings
 from ..runtime.turns import MAX_ACCEPT, Turns
 from .detection import SERVER
 from .drain import drain
+from .garbage import PartialCollector
 from .head import Head
 from .upgrade import HAND_OVER, SOCKET
 
@@ -330,14 +330,13 @@ class Server(WSGIServer):
         """Serve until SIGINT or SIGTERM, then let the clients go: with 1012, which tells them to come back."""
         for number in (signal.SIGINT, signal.SIGTERM):
             gevent.signal_handler(number, self._stopping.set)
-        # The collector need not look again and again at what was loaded and stays.
-        gc.collect()
-        gc.freeze()
         self.start()
+        collector = PartialCollector()
+        collector.start()
         try:
             self._stopping.wait()
         finally:
-            gc.unfreeze()
+            collector.stop()
             self.close()
             gevent.joinall([gevent.spawn(drain, engine) for engine in self.engines])
             self.stop(timeout=1)

@@ -159,7 +159,12 @@ class WorkerWatch:
     def _find_servers(self) -> Iterator[Any]:
         """Yield the servers of the worker, which keeps them to itself."""
         listening = {each.fileno() for each in getattr(self.worker, "sockets", ())}
-        for each in gc.get_objects():
+        frozen = gc.get_freeze_count()
+        gc.unfreeze()  # else what is frozen is not found
+        objects = gc.get_objects()
+        if frozen:
+            gc.freeze()
+        for each in objects:
             # issubclass: isinstance would ask proxies, which answer for others or raise.
             if issubclass(type(each), BaseServer) and not each.closed and each.socket.fileno() in listening:
                 yield each
