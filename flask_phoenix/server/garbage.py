@@ -21,7 +21,8 @@ class PartialCollector:
     """
 
     def __init__(self) -> None:
-        self._known = 0
+        #: How many objects were left by the last look at all, and how many have come to stay since, about.
+        self._known = self._new = 0
         self._thorough = False
 
     def start(self) -> None:
@@ -40,13 +41,18 @@ class PartialCollector:
     def _collected(self, phase: str, info: dict[str, int]) -> None:
         if phase != "stop" or info["generation"] != OLDEST:
             return
+        survivors = len(gc.get_objects(OLDEST))
         gc.freeze()
-        frozen = gc.get_freeze_count()
         if self._thorough:
-            self._known, self._thorough = frozen, False
-        elif frozen - self._known > max(self._known, NEWCOMERS):
-            self._thorough = True
-            gc.unfreeze()
+            self._known, self._new, self._thorough = survivors, 0, False
+            return
+        self._new += survivors
+        limit = max(self._known, NEWCOMERS)
+        if self._new > limit:
+            self._new = gc.get_freeze_count() - self._known  # some of them have gone; this takes a while
+            if self._new > limit:
+                self._thorough = True
+                gc.unfreeze()
 
 
 def collect_in_parts() -> None:
