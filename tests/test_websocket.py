@@ -249,6 +249,24 @@ def test_echo(client: Wire, frame: str | bytes) -> None:
     assert client.data() == frame
 
 
+def test_a_reader_for_whom_there_is_nothing_after_all_reads_on(carriers: Carriers, greeted: Served) -> None:
+    taken: list[bytes] = []
+    sock = carriers.socks[-1]._sock
+
+    def take() -> None:
+        with suppress(BlockingIOError):
+            taken.append(sock.recv(100))
+
+    before_readers = gevent.get_hub().loop.check(priority=2)
+    before_readers.start(take)
+    greeted.client.text("taken away")
+    assert wait_until(lambda: bool(taken), gevent.idle)
+    before_readers.stop()
+    before_readers.close()
+    greeted.client.text("heard")
+    assert greeted.client.data() == "heard"
+
+
 @pytest.mark.parametrize("first", [2, 10, 13, 14, 15, 133, 134, 1000])
 def test_long_frame_in_two_pieces(client: Wire, first: int) -> None:
     whole = write(BINARY, bytes(70000))
