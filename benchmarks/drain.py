@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import gevent
 from gevent import socket
@@ -40,6 +40,8 @@ SLOW = 50
 READERS, PERIOD = 20, 0.02
 #: Requests that are left when a server that answers so many is to end.
 MARGIN = 200
+#: The status that tells a client which polls that its session has ended.
+GONE = 410
 #: Clients that connect at a time.
 DIALLING = 20
 #: Seconds in which everybody has to have been closed, and to have come back.
@@ -96,6 +98,62 @@ WAYS = {
 COLUMNS = ("codes", "closed", "exit", "handlers", "terminated", "back", "joins per second", "with a history", "without")
 
 
+class Polls:
+    """A session of long polling, with the face of a :class:`.Wire`. Each request has a connection of its own."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._token = ""
+        self._frames: list[str] = []
+        self._token = self._ask("GET")["token"]
+
+    def text(self, frame: str) -> None:
+        """Send a frame."""
+        if (status := self._ask("POST", frame)["status"]) != 200:
+            raise ConnectionError(status)
+
+    def data(self) -> str:
+        """Return the next frame.
+
+        :raises ConnectionError: the session has ended.
+        """
+        while not self._frames:
+            answer = self._ask("GET")
+            if answer["status"] == GONE:
+                raise ConnectionError(GONE)
+            self._frames = answer.get("messages", [])
+        return self._frames.pop(0)
+
+    def close_code(self) -> int:
+        """Poll until the session has ended; return the status that tells."""
+        while (status := int(self._ask("GET")["status"])) != GONE:
+            pass
+        return status
+
+    def close(self, code: int | None = None) -> None:
+        """Do nothing: it has ended."""
+
+    def _ask(self, method: str, body: str = "") -> dict[str, Any]:
+        """Make a request; return what the body of the answer says.
+
+        :raises ConnectionError: the answer is no 200.
+        """
+        lines = [f"{method} /socket/longpoll?vsn=2.0.0 HTTP/1.0", "Host: here"]
+        lines += [f"Content-Length: {len(body)}", "Content-Type: application/x-ndjson"]
+        lines += [f"X-Phoenix-Longpoll-Token: {self._token}"] if self._token else []
+        with socket.create_connection((HOST, self._port), 30) as sock:
+            sock.settimeout(60)
+            sock.sendall("\r\n".join([*lines, "", body]).encode())
+            answer = b""
+            while piece := sock.recv(1 << 16):
+                answer += piece
+        head, _, text = answer.partition(b"\r\n\r\n")
+        if b" 200 " not in head[:20]:
+            raise ConnectionError(head)
+        said: dict[str, Any] = json.loads(text)
+        return said
+
+
 class Client:
     """A client that joins, and comes back when it is closed."""
 
@@ -105,8 +163,15 @@ class Client:
         self.closed_at = 0.0
         self.back_at = 0.0
 
-    def connect(self) -> Wire:
-        """Open a WebSocket and join."""
+    def connect(self) -> Any:
+        """Connect and join."""
+        wire = self.open()
+        wire.text(f'["1","1","room:{self.number}","phx_join",{{}}]')
+        assert '"status":"ok"' in str(wire.data())
+        return wire
+
+    def open(self) -> Any:
+        """Open a WebSocket."""
         wire = Wire(socket.create_connection((HOST, self.port), 30))
         lines = ["GET /socket/websocket?vsn=2.0.0 HTTP/1.1", "Host: here", *map(": ".join, UPGRADE.items())]
         wire.sock.sendall("\r\n".join([*lines, "", ""]).encode())
@@ -117,11 +182,9 @@ class Client:
         if b" 101 " not in head:
             wire.sock.close()
             raise ConnectionError(head)
-        wire.text(f'["1","1","room:{self.number}","phx_join",{{}}]')
-        assert '"status":"ok"' in str(wire.data())
         return wire
 
-    def stay(self, wire: Wire) -> None:
+    def stay(self, wire: Any) -> None:
         """Stay until the server closes, and come back."""
         try:
             self.codes.append(wire.close_code())
@@ -130,7 +193,8 @@ class Client:
         with suppress(OSError):  # where this machine is busy, the answer comes too late
             wire.close(self.codes[-1] if self.codes[-1] != 1006 else None)
         self.closed_at = time.time()
-        wire.sock.close()
+        if isinstance(wire, Wire):
+            wire.sock.close()
         for pause in (*PAUSES, *[PAUSES[-1]] * int(PATIENCE // PAUSES[-1])):
             gevent.sleep(pause)
             try:
@@ -139,6 +203,14 @@ class Client:
                 continue
             self.back_at = time.time()
             return
+
+
+class PollingClient(Client):
+    """A client that polls instead."""
+
+    def open(self) -> Polls:
+        """Begin a session."""
+        return Polls(self.port)
 
 
 class Reader(Client):
@@ -209,7 +281,7 @@ class Publisher:
         return f"{told}, {declared} told of a loss" if declared else told
 
 
-def measure(way: Way, clients: int, folder: Path) -> dict[str, object]:
+def measure(way: Way, clients: int, kind: type[Client], folder: Path) -> dict[str, object]:
     """Stop a server with its clients."""
     notes, url = folder / "notes", f"workers://{folder}/nodes"
     changed = folder / "changed.py"
@@ -218,23 +290,25 @@ def measure(way: Way, clients: int, folder: Path) -> dict[str, object]:
     command = tuple(words.get(word, word) for word in way.command)
     server = Servers(folder).start(*command, NOTES=str(notes), PYTHONPATH=".", FLASK_PHOENIX_PUBSUB_URL=url)
     try:
-        return stop(server, way, clients, Publisher(url), notes)
+        return stop(server, way, clients, kind, Publisher(url), notes)
     finally:
         server.kill()
 
 
-def stop(server: Server, way: Way, clients: int, publisher: Publisher, notes: Path) -> dict[str, object]:
+def stop(
+    server: Server, way: Way, clients: int, kind: type[Client], publisher: Publisher, notes: Path
+) -> dict[str, object]:
     """Stop a server, and report what its clients saw, and what it noted."""
     readers = [Reader(server.port, clients + number, (KEPT, TALKED)[number % 2]) for number in range(2 * READERS)]
     reading = [gevent.spawn(reader.read) for reader in readers]
-    everybody = [Client(server.port, number) for number in range(clients - way.by_request * MARGIN)]
-    wires = Pool(DIALLING).map(Client.connect, everybody)
+    everybody = [kind(server.port, number) for number in range(clients - way.by_request * MARGIN)]
+    wires = Pool(DIALLING).map(kind.connect, everybody)
     publishing = gevent.spawn(publisher.run)  # the directory is there by now
     for number, wire in enumerate(wires[:SLOW]):
         wire.text(f'["1","2","room:{number}","slow",{{}}]')
-    gevent.sleep(0.5)
-    begin = time.time()
     staying = [gevent.spawn(client.stay, wire) for client, wire in zip(everybody, wires, strict=True)]
+    gevent.sleep(0.5 if kind is Client else 3)  # by when all polls wait
+    begin = time.time()
     if way.number:
         os.kill(server.pid, way.number)
     elif way.by_change:
@@ -314,13 +388,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clients", type=int, default=5000)
     parser.add_argument("--only", default="")
+    parser.add_argument("--polling", action="store_true", help="they poll, and 410 tells them of the end")
     options = parser.parse_args()
     print(f"| {options.clients} clients |", " | ".join(COLUMNS), "|")
     print("| --- " * (len(COLUMNS) + 1) + "|", flush=True)
     for name, way in WAYS.items():
         if options.only in name:
             with tempfile.TemporaryDirectory() as folder:
-                report = measure(way, options.clients, Path(folder))
+                kind = PollingClient if options.polling else Client
+                report = measure(way, options.clients, kind, Path(folder))
             print(f"| {name} |", " | ".join(str(report[column]) for column in COLUMNS), "|", flush=True)
 
 
