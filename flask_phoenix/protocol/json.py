@@ -40,11 +40,16 @@ def _is_plain(value: Any) -> bool:
         for items in level:
             for item in items:
                 kind = type(item)
-                if kind is dict and _KEYS.issuperset(map(type, item)):
+                if kind in _SCALARS:
+                    continue
+                if kind is dict:
+                    for key in item:  # few, as a rule: a set of their types would cost more
+                        if type(key) is not str:
+                            return False
                     below.append(item.values())
-                elif kind in (list, tuple):
+                elif kind is list or kind is tuple:
                     below.append(item)
-                elif kind not in _SCALARS:
+                else:
                     return False
         if not below:
             return True
