@@ -229,7 +229,8 @@ class Handler(WebSocketHandler):
     def log_request(self) -> None:
         """Write a line to the server's access log, if it has one."""
         if self.server.logs_requests:
-            WSGIHandler.log_request(self)
+            with suppress(OSError):  # the disk is full: that costs the line, and not the connection
+                WSGIHandler.log_request(self)
 
     def format_request(self) -> str:
         """Return that line; what a client has sent cannot control a terminal."""

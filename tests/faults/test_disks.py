@@ -1,4 +1,4 @@
-"""Servers in processes of their own whose disk is full, or that of their Redis: nobody is cut off, and nothing is lost."""
+"""Servers in processes of their own whose disk is full, or that of their Redis: nobody is cut off, nothing is lost."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.hosts import APP, COMMANDS, missed, say, workers
+from flask_phoenix.pubsub.unix.directory import REMEDY
+from tests.faults.hosts import APP, COMMANDS, lives, missed, say, serves, workers
 from tests.support.fleet import Tab, start
-from tests.support.http import open_websocket
+from tests.support.http import URL, connect, get, head, open_websocket
 from tests.support.processes import Server, Servers, wait_until
 from tests.support.redis_server import RedisServer
+from tests.support.wire import UPGRADE, Wire
 
 #: Seconds of silence after which these servers ask Redis for a sign of life.
 CHECK = 0.2
@@ -53,6 +55,47 @@ def test_what_is_to_be_kept_is_refused_and_nothing_is_lost(servers: Servers, sho
             heard.append(message[4]["n"])
     assert heard == [1, 3]
     wire.sock.close()
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_log_that_cannot_be_written_ends_nobody(servers: Servers, name: str) -> None:
+    server = servers.start(*COMMANDS[name])
+    wire = open_websocket(server.port)
+    written = server.log.stat().st_size
+    limit_files(server, written)
+    assert crashes(wire)
+    newcomer = open_websocket(server.port)
+    assert crashes(newcomer)
+    assert lives(wire)
+    assert serves(server)
+    assert server.log.stat().st_size == written
+    limit_files(server, resource.RLIM_INFINITY)
+    assert crashes(newcomer)
+    server.wait_for_log("KeyError")
+    for each in (wire, newcomer):
+        each.sock.close()
+
+
+def crashes(wire: Wire) -> bool:
+    """Have a join fail, of which a server logs an error; tell whether that is answered."""
+    wire.text('["1","1","room:1","phx_join",{}]')
+    return "join crashed" in str(wire.data())
+
+
+@pytest.mark.parametrize(
+    ("directory", "said"),
+    [("/proc/self/fd", "no socket can be made at"), ("/dev/full/of", "cannot make the directory")],
+)
+def test_a_directory_that_cannot_be_written_to_is_told_with_its_remedy(
+    servers: Servers, directory: str, said: str
+) -> None:
+    server = servers.start(*COMMANDS["gunicorn"], FLASK_PHOENIX_PUBSUB_URL=f"workers://{directory}")
+    client = Wire(connect(server.port))
+    client.sock.sendall(get(URL, UPGRADE))
+    assert head(client).startswith("HTTP/1.1 503")
+    client.sock.close()
+    server.wait_for_log(f"{said} {directory}")
+    server.wait_for_log(REMEDY)
 
 
 def fill_memory(redis: RedisServer, folder: Path) -> None:
