@@ -22,6 +22,7 @@ from geventwebsocket.handler import Client, WebSocketHandler
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
+from .. import clock
 from ..exceptions import Unsupported
 from ..runtime.engine import Engine
 from ..runtime.settings import Settings
@@ -361,7 +362,7 @@ class Server(WSGIServer):
 
     def _may_report(self, what: str) -> bool:
         """Tell whether it is time for another line about something."""
-        now = self.loop.now()
+        now = clock.monotonic()
         due = now - self._reported[what] > REPORT_PERIOD
         if due:
             self._reported[what] = now
