@@ -15,12 +15,6 @@ PYTHON = (sys.executable, "-m")
 APP = "tests.faults.app:app"
 COMMANDS = {
     "flask run": (*PYTHON, "flask", "--app", APP, "run", "--port", "{port}"),
-    "phoenix.run": (
-        sys.executable,
-        "-c",
-        "import gevent.monkey; gevent.monkey.patch_all();"
-        " from tests.faults.app import app, phoenix; phoenix.run(app, port={port})",
-    ),
     "gunicorn": (*PYTHON, "gunicorn", "-k", "gevent", "-b", f"{HOST}:{{port}}", APP),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import resource
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,15 @@ from tests.support.processes import Server, Servers, wait_until
 from tests.support.redis_server import RedisServer
 from tests.support.wire import UPGRADE, Wire
 
+PROGRAM = """
+from gevent import monkey
+
+monkey.patch_all()
+from tests.faults.app import app, phoenix
+
+phoenix.run(app, port={port})
+"""
+WRITE_LOGS = {**COMMANDS, "phoenix.run": (sys.executable, "-c", PROGRAM)}
 #: Seconds of silence after which these servers ask Redis for a sign of life.
 CHECK = 0.2
 
@@ -57,9 +67,9 @@ def test_what_is_to_be_kept_is_refused_and_nothing_is_lost(servers: Servers, sho
     wire.sock.close()
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", WRITE_LOGS)
 def test_a_log_that_cannot_be_written_ends_nobody(servers: Servers, name: str) -> None:
-    server = servers.start(*COMMANDS[name])
+    server = servers.start(*WRITE_LOGS[name])
     wire = open_websocket(server.port)
     written = server.log.stat().st_size
     limit_files(server, written)
