@@ -84,7 +84,7 @@ def test_a_clock_that_is_set_ahead_is_noticed_within_a_minute(phoenix_clock: Clo
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(clock, "time", lambda: phoenix_clock.time() + 3600)
         phoenix_clock.advance(60)
-        client.is_closed(EXPIRED)
+    client.is_closed(EXPIRED)
     site.close()
 
 

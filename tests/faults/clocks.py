@@ -10,14 +10,10 @@ from flask.typing import ResponseReturnValue
 
 from flask_phoenix import Channel, History, InvalidToken, Phoenix, Refused, Socket, on
 from flask_phoenix.runtime import expiry
+from tests.faults.hosts import RATE, TIMEOUT
 from tests.support.worker_app import make_app
 
-#: Seconds of silence after which a client is closed.
-TIMEOUT = 2.0
-#: Messages that a client may send in a second.
-RATE = 30
-
-#: Shorter than in earnest.
+#: Shorter than in earnest: no test imports this.
 expiry.LOOK = 0.5
 
 app = make_app(__name__)

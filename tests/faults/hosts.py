@@ -18,6 +18,10 @@ COMMANDS = {
     "gunicorn": (*PYTHON, "gunicorn", "-k", "gevent", "-b", f"{HOST}:{{port}}", APP),
 }
 
+#: Seconds of silence after which the app of :mod:`tests.faults.clocks` closes a client, and messages that one may send
+#: in a second.
+TIMEOUT, RATE = 2.0, 30
+
 
 def lives(wire: Wire) -> bool:
     """Tell whether a client is answered."""

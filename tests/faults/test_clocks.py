@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.clocks import RATE, TIMEOUT
-from tests.faults.hosts import lives, missed
+from tests.faults.hosts import RATE, TIMEOUT, lives, missed
 from tests.support.fleet import GUNICORN, Client, Fleet
 from tests.support.http import open_websocket
 from tests.support.jumping import HostClock
