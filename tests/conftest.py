@@ -52,6 +52,8 @@ LONGEST = (
     "test_clients",
     "test_servers_real",
     "test_faults",
+    "test_disks",
+    "test_clocks",
     "test_pages",
     "test_many_processes",
     "test_processes",

@@ -172,6 +172,14 @@ def test_their_age_is_bounded(node: Adapter) -> None:
     assert read(node, Position(position.epoch, 0), history) is None
 
 
+def test_what_has_left_for_its_age_makes_room(node: Adapter) -> None:
+    brief, lasting = (History(ttl=ttl, max_bytes=3 * OVERHEAD) for ttl in (0.05, 60))
+    keep(node, "a" * OVERHEAD, history=brief)
+    gevent.sleep(2 * brief.ttl)
+    keep(node, "b" * OVERHEAD, history=lasting)
+    assert read(node, history=lasting) == ["b" * OVERHEAD]
+
+
 def test_a_key_is_kept_once(node: Adapter) -> None:
     assert [node.keep(TOPIC, HISTORY, entry("a"), "key")[1] for _ in range(2)] == [True, False]
     assert keep(node, "b", key="key").offset == 1

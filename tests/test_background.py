@@ -24,6 +24,7 @@ from tests.support.adapters import Recording
 from tests.support.clients import Room, Site, WebSocketClient
 from tests.support.loop import turn
 from tests.support.processes import DEADLINE, ROOT, START, wait_until
+from tests.support.redis_server import RedisServer
 
 KIND = (WebSocketClient, "2.0.0")
 MakeSite = Callable[..., Site]
@@ -158,6 +159,20 @@ def cluster_of_two(request: pytest.FixtureRequest, short_path: Path, tmp_path: P
         cluster.wait("b serves")
         yield cluster
     finally:
+        cluster.close()
+
+
+def test_a_redis_that_takes_no_writes_lets_nobody_lead(redis: RedisServer, redis_url: str, tmp_path: Path) -> None:
+    cluster = Cluster(redis_url, tmp_path / "log")
+    try:
+        cluster.start("a")
+        cluster.wait("a works")
+        redis.execute("CONFIG", "SET", "maxmemory", "1")
+        ended = cluster.wait("a ends")
+        redis.execute("CONFIG", "SET", "maxmemory", "0")
+        cluster.wait("a works", ended)
+    finally:
+        redis.execute("CONFIG", "SET", "maxmemory", "0")
         cluster.close()
 
 

@@ -283,6 +283,14 @@ def narrow(redis: RedisServer, rights: str) -> str:
     return redis.url.replace("redis://", "redis://narrow:secret@")
 
 
+def test_a_redis_without_memory(redis: RedisServer, redis_url: str) -> None:
+    redis.execute("CONFIG", "SET", "maxmemory", "1")
+    try:
+        assert names(make_app(redis_url)) == ["redis-full"]
+    finally:
+        redis.execute("CONFIG", "SET", "maxmemory", "0")
+
+
 def test_buffers_of_redis(redis: RedisServer, redis_url: str) -> None:
     redis.execute("CONFIG", "SET", "client-output-buffer-limit", "pubsub 1mb 1mb 60")
     try:

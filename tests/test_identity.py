@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from gevent.event import Event
 
-from flask_phoenix import RawSocket, Refused
+from flask_phoenix import RawSocket, Refused, clock
 from flask_phoenix.runtime.expiry import EXPIRED
 from flask_phoenix.testing import Clock, MemoryAdapter
 from tests.support.clients import JOINED, KINDS, UNMATCHED, Client, Site, scripted
@@ -75,6 +75,17 @@ def test_a_client_is_told_and_closed_in_time(phoenix_clock: Clock, make: Callabl
     client.is_closed(EXPIRED)
     assert site.noted() == "token expired"
     assert not client.connection.open
+
+
+def test_a_clock_that_is_set_ahead_is_noticed_within_a_minute(phoenix_clock: Clock) -> None:
+    site = Site(KINDS[1], timeout=600)
+    expires(site, 3600)
+    client = site.enter()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(clock, "time", lambda: phoenix_clock.time() + 3600)
+        phoenix_clock.advance(60)
+    client.is_closed(EXPIRED)
+    site.close()
 
 
 def test_a_client_that_joins_late_is_told_too(make: Callable[..., Site]) -> None:

@@ -303,9 +303,8 @@ def signed(token: str, key: str = KEY, salt: str = URL, **options: Any) -> str:
         lambda token: signed(token, key="another key"),
         lambda token: signed(token, salt="/other/longpoll"),
         lambda token: signed(token, signer=Past),
-        lambda token: signed(token, signer=type("Future", (Past,), {"age": -10})),
     ],
-    ids=["cut", "changed", "added", "another key", "another mount", "too old", "of the future"],
+    ids=["cut", "changed", "added", "another key", "another mount", "too old"],
 )
 def test_a_token_that_is_not_good_begins_a_session_anew(make_site: MakeSite, change: Callable[[str], str]) -> None:
     browser = Browser(make_site(longpoll={"token_max_age": 2})).open()
@@ -313,6 +312,14 @@ def test_a_token_that_is_not_good_begins_a_session_anew(make_site: MakeSite, cha
     assert logical(browser.post("[]", token=bad), 410) == {"status": 410}
     assert logical(browser.get(bad), 410)["token"] != bad
     assert logical(browser.post("", NDJSON, token=signed(browser.token)), 200) == {"status": 200}
+
+
+def test_a_token_of_the_future_is_good(make_site: MakeSite) -> None:
+    browser = Browser(make_site()).open()
+    future = signed(
+        browser.token, signer=type("Future", (Past,), {"age": -10})
+    )  # by another host, whose clock is ahead
+    assert logical(browser.post("", NDJSON, token=future), 200) == {"status": 200}
 
 
 @pytest.mark.parametrize("key", [None, ""])

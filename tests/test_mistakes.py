@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -478,6 +480,32 @@ def test_a_hold_that_does_not_end_is_told_meanwhile(
     state_of(app).engine.stop()
     assert "the event loop is held for more than" in "".join(told)
     assert ", in hold" in "".join(told)
+
+
+def test_a_hold_is_told_also_after_one_that_could_not_be_written(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watchdog, "LONG_HOLD", 1.2 * HOLD)
+    told: list[bytes] = []
+
+    def write(descriptor: int, line: bytes) -> None:
+        told.append(line)
+        if len(told) == 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(watchdog, "os", SimpleNamespace(write=write))
+
+    class Endless(RoomChannel):
+        @on("hold")
+        def hold(self, payload: Any) -> Any:
+            return {"told": wait_until(lambda: len(told) == payload["n"], lambda: time.sleep(0.01))}
+
+    app = Flask("chat")
+    app.debug = True
+    Phoenix(app).socket("/socket")(stage.socket)
+    stage.socket.channel("endless")(Endless)
+    with Client(app) as client:
+        channel = client.join("endless")
+        assert [channel.call("hold", {"n": n}).response["told"] for n in (1, 2)] == [True, True]
+    state_of(app).engine.stop()
 
 
 def test_interception_twice_is_a_mistake_too() -> None:

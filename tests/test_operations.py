@@ -237,6 +237,14 @@ def test_more_requests_than_are_remembered_are_refused(town: Town, monkeypatch: 
     assert [len(town.cluster.reports()) for _ in range(3)] == [2, 2, 0]
 
 
+def test_a_clock_that_is_set_back_lets_requests_be_forgotten(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests, "REMEMBERED", 3)
+    now = clock.time()
+    for at in (now, now - 3600, now - 3600, now - 3600 + 2.1 * requests.MAX_SKEW):
+        monkeypatch.setattr(clock, "time", lambda at=at: at)
+        assert len(town.cluster.reports()) == 2
+
+
 def test_no_client_can_join_the_topics_of_operators(town: Town) -> None:
     with pytest.raises(Exception, match="unmatched topic"):
         town.ann.join(TOPIC)

@@ -534,14 +534,13 @@ def test_only_the_client_keeps_it_open(phoenix_clock: Clock, carriers: Carriers,
     assert served.reason() == "timeout"
 
 
-@pytest.mark.parametrize("jump", [-3600, 3600])
-def test_a_clock_that_jumps_ends_nobody(phoenix_clock: Clock, carriers: Carriers, jump: int) -> None:
+def test_a_process_that_stood_still_ends_nobody(phoenix_clock: Clock, carriers: Carriers) -> None:
     served = carriers.echo(timeout=60)
     served.client.text("alive")
     assert served.client.data() == "alive"
-    # As if it had been heard by another clock.
+    # As if that was long ago, and nothing had been read since.
     carrier: Any = served.connection.carrier
-    carrier._last_received -= jump
+    carrier._last_received -= 3600
     phoenix_clock.advance(119)
     assert served.connection.open
     phoenix_clock.advance(1)

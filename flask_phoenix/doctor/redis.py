@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError, ResponseError
 
 from ..app_state import State
 from ..exceptions import InvalidOption, NotPublished
@@ -18,6 +18,7 @@ from ..pubsub.redis.archive import RedisArchive
 from ..pubsub.redis.client import FAILURES, PREFIX, RedisClient, read_answer, split_url
 from ..pubsub.redis.lease import TAKE
 from ..pubsub.redis.publisher import NO_NODE
+from ..pubsub.redis.subscriber import FULL_DISK
 from .findings import Finding, found
 
 #: Seconds that Redis may take to answer.
@@ -92,14 +93,19 @@ class _Redis:
     def _refusals(self, ping: Any) -> Iterator[Finding]:
         publish, subscribe = self._client.command("PUBLISH"), self._client.command("SUBSCRIBE")
         answers = {"PING": ping, publish: self._ask(publish, self._channel, NO_NODE), subscribe: self._subscribe()}
+        kept, led = self._keep() if self._keeps else None, self._lead() if self._leads else None
+        full = [answer for answer in (*answers.values(), kept, led) if _is_full(answer)]
+        if full:
+            yield found("redis-full", f"it answers: {full[0]}")
+            return
         refused = [f"{command} ({answer})" for command, answer in answers.items() if isinstance(answer, Exception)]
         if refused:
             yield found("redis-acl", f"it refuses {'; '.join(refused)}", self._client.acl_remedy)
-        if self._keeps and (error := self._keep()):
-            yield found("redis-acl", f"it refuses to keep a history ({error})", self._client.history_remedy)
-        if self._leads and isinstance(error := self._lead(), Exception):
+        if kept:
+            yield found("redis-acl", f"it refuses to keep a history ({kept})", self._client.history_remedy)
+        if isinstance(led, Exception):
             remedy = f"give its user also +eval +get +set +del ~{self._client.channel('leader:').decode()}*"
-            yield found("redis-acl", f"it refuses to tell who leads ({error})", remedy)
+            yield found("redis-acl", f"it refuses to tell who leads ({led})", remedy)
 
     def _subscribe(self) -> Any:
         try:
@@ -112,17 +118,17 @@ class _Redis:
         except FAILURES as error:
             return error
 
-    def _keep(self) -> str:
+    def _keep(self) -> BaseException | None:
         """Keep a message, and return what Redis has against it; what is kept is removed."""
         archive = RedisArchive(self._client, NO_NODE, self._client.execute)
         try:
             archive.keep(self._topic, History(size=1, ttl=1), b"{}", "")
         except (NotPublished, InvalidOption) as error:
-            return str(error.__cause__ or error)
+            return error.__cause__ or error
         for suffix in (b":history", b":history:log"):
             key = b"{" + self._channel + b"}" if self._client.sharded else self._channel
             self._ask("DEL", key + suffix)
-        return ""
+        return None
 
     def _lead(self) -> Any:
         key = self._client.channel(f"leader:{self._topic}")
@@ -151,3 +157,10 @@ class _Redis:
         apart = max(before - there, there - after)
         if apart > SKEW:
             yield found("clock", f"they are {apart:.1f} s apart")
+
+
+def _is_full(answer: Any) -> bool:
+    """Tell whether this is how a Redis answers that takes no writes."""
+    return isinstance(answer, OutOfMemoryError | ReadOnlyError) or (
+        isinstance(answer, ResponseError) and str(answer).startswith(FULL_DISK)
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, NamedTuple
@@ -56,8 +55,8 @@ class Guard:
 
     def __init__(self, secrets: Callable[[], Sequence[Secret]]) -> None:
         self._secrets = secrets
-        #: When each request that has come is too old anyway, the oldest first.
-        self._seen: OrderedDict[str, float] = OrderedDict()
+        #: When each request that has come is too old anyway.
+        self._seen: dict[str, float] = {}
 
     def read(self, token: Any) -> Request:
         """Return the request of a token.
@@ -78,8 +77,8 @@ class Guard:
 
     def _note(self, id: str, now: float) -> None:
         """Remember a request for as long as its time would let it through again."""
-        while self._seen and next(iter(self._seen.values())) < now:
-            self._seen.popitem(last=False)
+        if len(self._seen) >= REMEMBERED:
+            self._seen = {each: until for each, until in self._seen.items() if until >= now}
         if id in self._seen:
             raise InvalidToken("the request has come before")
         if len(self._seen) >= REMEMBERED:

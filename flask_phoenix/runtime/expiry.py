@@ -12,6 +12,8 @@ from ..socket import BaseSocket
 
 #: Registered by IANA as "Unauthorized". The clients of Phoenix come back from it, and ``connect`` decides anew.
 EXPIRED = 3000
+#: Seconds after which the clock is looked at again: it may have been set, or the machine has slept.
+LOOK = 60.0
 
 
 class Expiry:
@@ -55,7 +57,8 @@ class Expiry:
         self.end()
         left = self.left
         if left < float("inf"):
-            self._timer = gevent.get_hub().loop.timer(max(left if self.told else left - self._notice, 0))
+            due = max(left if self.told else left - self._notice, 0)
+            self._timer = gevent.get_hub().loop.timer(min(due, LOOK))
             self._timer.start(gevent.spawn, self._look)
 
     def _look(self) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import traceback
+from contextlib import suppress
 from contextvars import Context
 from time import monotonic
 from typing import Any
@@ -101,10 +102,10 @@ class Watchdog(Service):
                 self._seen = since, _stack_of(watched)
             elif told != since and monotonic() - since > LONG_HOLD:
                 told = since
-                # Not through the log, which may wait for a lock that a greenlet holds.
-                os.write(
-                    2, f"the event loop is held for more than {LONG_HOLD} s, here:\n{_stack_of(watched)}\n".encode()
-                )
+                line = f"the event loop is held for more than {LONG_HOLD} s, here:\n{_stack_of(watched)}\n"
+                with suppress(OSError):  # the disk is full
+                    # Not through the log, which may wait for a lock that a greenlet holds.
+                    os.write(2, line.encode())
 
 
 def _tell(seconds: float, stack: str) -> None:

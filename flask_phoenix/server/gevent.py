@@ -22,6 +22,7 @@ from geventwebsocket.handler import Client, WebSocketHandler
 from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
+from .. import clock
 from ..exceptions import Unsupported
 from ..runtime.engine import Engine
 from ..runtime.settings import Settings
@@ -229,7 +230,8 @@ class Handler(WebSocketHandler):
     def log_request(self) -> None:
         """Write a line to the server's access log, if it has one."""
         if self.server.logs_requests:
-            WSGIHandler.log_request(self)
+            with suppress(OSError):  # the disk is full: that costs the line, and not the connection
+                WSGIHandler.log_request(self)
 
     def format_request(self) -> str:
         """Return that line; what a client has sent cannot control a terminal."""
@@ -360,7 +362,7 @@ class Server(WSGIServer):
 
     def _may_report(self, what: str) -> bool:
         """Tell whether it is time for another line about something."""
-        now = self.loop.now()
+        now = clock.monotonic()
         due = now - self._reported[what] > REPORT_PERIOD
         if due:
             self._reported[what] = now

@@ -42,8 +42,8 @@ log = logging.getLogger("flask_phoenix.connection")
 
 #: Seconds that a client has to answer a close frame, and to take what was written before it, before it is cut off.
 CLOSE_TIMEOUT = 2.0
-#: Seconds by which silence may be noticed late. Later than that, the clock has jumped, or the process stood still, and
-#: has not read what came meanwhile: the client gets its time once more.
+#: Seconds by which silence may be noticed late. Later than that, the process stood still, and has not read what came
+#: meanwhile: the client gets its time once more.
 LATE = 1.0
 #: Bytes that are read at a time.
 READ_SIZE = 16384
@@ -269,7 +269,7 @@ class WebSocketCarrier(Carrier):
         self._failed = False
         self._opcode = Opcode.TEXT
         self._loop = gevent.get_hub().loop
-        self._last_received = self._loop.now()
+        self._last_received = clock.monotonic()
         self._timer: Any = None
         # Messages may be read without the codec: none is half read, nothing is compressed, and no close frame was
         # received.
@@ -364,7 +364,7 @@ class WebSocketCarrier(Carrier):
                     return
                 if not data:
                     return
-                self._last_received = loop.now()
+                self._last_received = clock.monotonic()
                 if self._plain and (message := read_message(data, self._limits)) is not None:
                     self._receive_message(*message)
                 else:
@@ -509,9 +509,9 @@ class WebSocketCarrier(Carrier):
 
     def _check_idle(self) -> None:
         timeout = self._limits.timeout or 0.0
-        left = self._last_received + timeout - self._loop.now()
-        if not -LATE <= left <= timeout:
-            self._last_received, left = self._loop.now(), timeout
+        left = self._last_received + timeout - clock.monotonic()
+        if left < -LATE:
+            self._last_received, left = clock.monotonic(), timeout
         if left > 0.001:
             self._watch(left, self._check_idle)
         else:

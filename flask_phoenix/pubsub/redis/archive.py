@@ -19,7 +19,8 @@ MEMORY = 86_400
 
 #: Keeps, or reads. The keys: where the topic is; its messages, each under its offset and its time in milliseconds; the
 #: offsets of idempotency keys. What is kept belongs to one life of one server: one that has started anew, or has taken
-#: another's place, may have lost what it had confirmed, and gives the topic another epoch.
+#: another's place, may have lost what it had confirmed, and gives the topic another epoch. What is known is read also
+#: from one that takes no writes, since its memory or its disk is full.
 SCRIPT = """
 local place, log, keys = KEYS[1], KEYS[2], KEYS[3]
 local verb, count, ttl = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
@@ -31,8 +32,13 @@ if found[1] ~= run then
     redis.call('DEL', place, log, keys)
     epoch, head, size = ARGV[2], 0, 0
 end
+if size and redis.call('XLEN', log) == 0 then size = 0 end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+local function too_old(id)
+    return tonumber(string.match(id, '-(%d+)')) <= now - ttl
+end
 
 local function trim(kept)
     while true do
@@ -41,8 +47,7 @@ local function trim(kept)
             size = 0
             return
         end
-        local at = tonumber(string.match(first[1], '-(%d+)'))
-        if kept <= count and size <= limit and at > now - ttl then return end
+        if kept <= count and size <= limit and not too_old(first[1]) then return end
         redis.call('XDEL', log, first[1])
         if first[2][4] then redis.call('HDEL', keys, first[2][4]) end
         size = size - #first[2][2] - overhead
@@ -55,9 +60,9 @@ local function remember()
     redis.call('PEXPIRE', place, ttl + tonumber(ARGV[7]))
 end
 
-if verb ~= 'keep' or ARGV[8] ~= '' then trim(0) end
 if verb == 'keep' then
     local key, entry = ARGV[8], ARGV[9]
+    if key ~= '' then trim(0) end
     local known = key ~= '' and redis.call('HGET', keys, key)
     if known then return {epoch, tonumber(known), 0} end
     head, size = head + 1, size + #entry + overhead
@@ -76,11 +81,12 @@ if verb == 'keep' then
     redis.call(ARGV[12], ARGV[10], ARGV[11] .. 'K' .. string.char(#epoch) .. epoch .. offset .. entry)
     return {epoch, head, 1}
 end
-remember()
+if found[1] == run then pcall(remember) else remember() end
 if verb == 'position' then return {epoch, head} end
 local since = tonumber(ARGV[9])
 if ARGV[8] ~= '' and (ARGV[8] ~= epoch or since > head) then return {epoch, head, 0} end
 local entries = redis.call('XRANGE', log, string.format('%.0f-0', since + 1), '+')
+while entries[1] and too_old(entries[1][1]) do table.remove(entries, 1) end
 if ARGV[8] ~= '' and #entries ~= head - since then return {epoch, head, 0} end
 return {epoch, head, 1, entries}
 """

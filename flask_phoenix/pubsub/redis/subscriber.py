@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from gevent.event import Event
-from redis.exceptions import ConnectionError, MovedError, NoPermissionError, TimeoutError
+from redis.exceptions import ConnectionError, MovedError, NoPermissionError, ResponseError, TimeoutError
 
 from .client import PublishingClient, pause
 from .threads import Threads
@@ -27,6 +27,8 @@ RETRY = 1.0
 
 #: The answer to a ping, where it is a list.
 PONG = b"pong"
+#: How a Redis answers a ping, and whatever writes, while it cannot write to its disk; it carries messages all the same.
+FULL_DISK = "MISCONF"
 #: Seconds after which a link that is lost is made anew at once.
 STABLE = 1.0
 #: Seconds after which a channel that Redis refused is asked for again.
@@ -404,7 +406,7 @@ class SubscriberConnection:
                 silent = True
                 self._ping()
                 continue
-            except (MovedError, NoPermissionError) as error:
+            except ResponseError as error:
                 answer = self._refused(error)
             silent = False
             self._subscriber.alive(self)
@@ -435,10 +437,15 @@ class SubscriberConnection:
             else:  # a server of a cluster gives the channel away
                 self._subscriber.channel_moved(channel, None)
 
-    def _refused(self, error: MovedError | NoPermissionError) -> Any:
-        """Take an answer that is no: the channel is elsewhere, or this node may not hear it; return what is as good."""
-        if "'ping'" in str(error):
+    def _refused(self, error: ResponseError) -> Any:
+        """Take an answer that is no: the channel is elsewhere, or this node may not hear it; return what is as good.
+
+        :raises ResponseError: it is another one.
+        """
+        if "'ping'" in str(error) or str(error).startswith(FULL_DISK):
             return [PONG]
+        if not isinstance(error, MovedError | NoPermissionError):
+            raise error
         channel, ask = self._unanswered.popleft() if self._unanswered else (b"", None)
         if ask is not None and isinstance(error, MovedError):
             self._subscriber.channel_moved(channel, error)

@@ -86,8 +86,11 @@ class Sessions:
             session, key, until = self._tokens[token]
             return session if key in self._keys() and clock.monotonic() < until else None
         try:
-            node, id = self._signer().loads(token, max_age=self._options.token_max_age)
+            (node, id), signed_at = self._signer().loads(token, return_timestamp=True)
         except (BadData, ValueError):
+            return None
+        # Not by max_age, which refuses a token of the future: a clock was set back, or that of another host is ahead.
+        if clock.time() - signed_at.timestamp() > self._options.token_max_age:
             return None
         if id in self._local:
             return self._local[id]
