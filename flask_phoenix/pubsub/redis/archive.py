@@ -86,9 +86,11 @@ if verb == 'position' then return {epoch, head} end
 local since = tonumber(ARGV[9])
 if ARGV[8] ~= '' and (ARGV[8] ~= epoch or since > head) then return {epoch, head, 0} end
 local entries = redis.call('XRANGE', log, string.format('%.0f-0', since + 1), '+')
-while entries[1] and too_old(entries[1][1]) do table.remove(entries, 1) end
-if ARGV[8] ~= '' and #entries ~= head - since then return {epoch, head, 0} end
-return {epoch, head, 1, entries}
+local first, due = 1, {}
+while entries[first] and too_old(entries[first][1]) do first = first + 1 end
+for number = first, #entries do due[#due + 1] = entries[number] end
+if ARGV[8] ~= '' and #due ~= head - since then return {epoch, head, 0} end
+return {epoch, head, 1, due}
 """
 SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
