@@ -250,24 +250,40 @@ def test_apps_that_are_mounted_in_others(site: Site) -> None:
 # What clients do wrong, and what is logged of it
 
 
-def test_a_request_ends_where_its_websocket_begins(site: Site) -> None:
-    class Kept:
-        """Something of the request."""
+class Kept:
+    """Something of a request."""
 
-    freed, access = Event(), StringIO()
+
+@pytest.fixture
+def freed(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
+    """Return what is set when a request of the site is gone, which Python's garbage collector does not see to."""
+    freed, serve = Event(), site.app.wsgi_app
 
     def application(environ: dict[str, Any], start_response: Any) -> Any:
         kept = environ["test.kept"] = Kept()
         weakref.finalize(kept, freed.set)
-        return site.app(environ, start_response)
+        return serve(environ, start_response)
 
-    with dialling(site.serve(application, log=access)) as dial:
+    monkeypatch.setattr(site.app, "wsgi_app", application)
+    gc.disable()
+    yield freed
+    gc.enable()
+
+
+def test_a_request_ends_where_its_websocket_begins(site: Site, freed: Event) -> None:
+    access = StringIO()
+    with dialling(site.serve(log=access)) as dial:
         client = join(dial(URL, UPGRADE))
         assert freed.wait(DEADLINE)
         assert '"GET /socket/websocket' in access.getvalue()
         draining = gevent.spawn(drain, site.engine)
         assert client.closed() == 1012
         draining.get(timeout=DEADLINE)
+
+
+def test_a_request_goes_with_its_connection(dial: Dial, freed: Event) -> None:
+    assert body(dial("/", {"Connection": "close"})) == b"home"
+    assert freed.wait(DEADLINE)
 
 
 @pytest.mark.parametrize("path", [URL, "/\x1b[31mred", "/socket/longpoll?a=\xff\x07"])

@@ -300,8 +300,9 @@ class Server(WSGIServer):
         """Serve a connection: by HTTP, and then in a greenlet of its own, which keeps nothing of the requests alive."""
         handler = self.handler_class(sock, address, self)
         handler.handle()
-        if (carry := handler.carry) is not None:
-            handler.__dict__.clear()  # it and its environ hold each other
+        carry = handler.carry
+        handler.__dict__.clear()  # it and its environ hold each other
+        if carry is not None:
             self._handed_over.add(sock)
             self._greenlets.spawn(self._carry, sock, carry)
 
