@@ -304,6 +304,26 @@ def test_no_access_log(site: Site, capfd: pytest.CaptureFixture[str], caplog: py
     assert "".join(capfd.readouterr()) == caplog.text == ""
 
 
+class FailingLog:
+    """Is written to in vain."""
+
+    def __init__(self, failure: Exception) -> None:
+        self._failure = failure
+
+    def write(self, line: str) -> None:
+        raise self._failure
+
+
+@pytest.mark.parametrize(("failure", "lines"), [(OSError(errno.ENOSPC, "no space"), 0), (ValueError("closed"), 1)])
+def test_an_access_log_that_fails_costs_its_line_alone(
+    site: Site, failure: Exception, lines: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with dialling(site.serve(log=FailingLog(failure))) as dial:
+        join(dial(URL, UPGRADE))
+        drain(site.engine)
+    assert caplog.messages.count("the access log failed, and a line of it is lost") == lines
+
+
 def test_of_a_crowd_that_connects_a_few_are_served_in_each_turn(site: Site) -> None:
     turns = [0]
 

@@ -181,7 +181,7 @@ class RequestLine(WSGIRequestHandler):
 class DevelopmentHandler(Handler):
     """Serves one HTTP connection, and logs as Flask's own command does."""
 
-    def log_request(self) -> None:
+    def write_line(self) -> None:
         """Write a line to Werkzeug's log."""
         RequestLine(self).log_request(abs(self.code or 0) or str(self.status or "-").split()[0])
 

@@ -228,10 +228,18 @@ class Handler(WebSocketHandler):
             super().write(data)
 
     def log_request(self) -> None:
-        """Write a line to the server's access log, if it has one."""
+        """Write a line to the server's access log, if it has one; where that fails, it costs the line alone."""
         if self.server.logs_requests:
-            with suppress(OSError):  # the disk is full: that costs the line, and not the connection
-                WSGIHandler.log_request(self)
+            try:
+                self.write_line()
+            except OSError:
+                pass  # the disk is full, and to log that would fail, too
+            except Exception:
+                log.exception("the access log failed, and a line of it is lost")
+
+    def write_line(self) -> None:
+        """Write the line."""
+        WSGIHandler.log_request(self)
 
     def format_request(self) -> str:
         """Return that line; what a client has sent cannot control a terminal."""

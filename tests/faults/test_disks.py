@@ -29,6 +29,8 @@ from tests.faults.app import app, phoenix
 phoenix.run(app, port={port})
 """
 WRITE_LOGS = {**COMMANDS, "phoenix.run": (sys.executable, "-c", PROGRAM)}
+#: What is imported while files are limited is not to leave half a file behind, for whatever imports it next.
+WHOLE_FILES = {"PYTHONDONTWRITEBYTECODE": "1"}
 #: Seconds of silence after which these servers ask Redis for a sign of life.
 CHECK = 0.2
 
@@ -45,7 +47,7 @@ def hears(tab: Tab, numbers: list[int]) -> bool:
 
 
 def test_what_is_to_be_kept_is_refused_and_nothing_is_lost(servers: Servers, short_path: Path) -> None:
-    server = servers.start(*COMMANDS["gunicorn"], FLASK_PHOENIX_PUBSUB_URL=f"workers://{short_path}")
+    server = servers.start(*COMMANDS["gunicorn"], **WHOLE_FILES, FLASK_PHOENIX_PUBSUB_URL=f"workers://{short_path}")
     wire = open_websocket(server.port)
     wire.text('["1","1","room:1","phx_join",{"name":"a","since":null}]')
     since = json.loads(wire.data())[4]["response"]["phx_history"]["ref"]
@@ -69,7 +71,7 @@ def test_what_is_to_be_kept_is_refused_and_nothing_is_lost(servers: Servers, sho
 
 @pytest.mark.parametrize("name", WRITE_LOGS)
 def test_a_log_that_cannot_be_written_ends_nobody(servers: Servers, name: str) -> None:
-    server = servers.start(*WRITE_LOGS[name])
+    server = servers.start(*WRITE_LOGS[name], **WHOLE_FILES)
     wire = open_websocket(server.port)
     written = server.log.stat().st_size
     limit_files(server, written)
