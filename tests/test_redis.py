@@ -30,6 +30,7 @@ from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.pubsub.envelope import pack
 from flask_phoenix.pubsub.redis import lease, subscriber
 from flask_phoenix.pubsub.redis.adapter import BATCH_SIZE, RedisAdapter
+from flask_phoenix.pubsub.redis.client import RedisClient
 from flask_phoenix.pubsub.redis.publisher import RedisPublisher
 from flask_phoenix.pubsub.redis.threads import Threads
 from flask_phoenix.runtime import peers
@@ -639,3 +640,66 @@ def test_no_more_is_read_from_redis_while_much_waits_to_be_handed_on(monkeypatch
     assert set(waiting) == {2}
     assert len(threads) == 0
     threads.close(DEADLINE)
+
+
+# The end
+
+
+def connections(redis: RedisServer) -> int:
+    """Return how many others are connected."""
+    return len(redis.execute("CLIENT", "LIST").splitlines()) - 1
+
+
+def before(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, event: threading.Event) -> threading.Event:
+    """Have a method wait for an event first; return what is set when it has been called."""
+    called, method = threading.Event(), getattr(owner, name)
+
+    def late(*arguments: Any) -> Any:
+        called.set()
+        assert event.wait(DEADLINE)
+        return method(*arguments)
+
+    monkeypatch.setattr(owner, name, late)
+    return called
+
+
+def after(monkeypatch: pytest.MonkeyPatch, owner: type, name: str) -> threading.Event:
+    """Return what is set each time that a method has ended."""
+    ended, method = threading.Event(), getattr(owner, name)
+
+    def tell(*arguments: Any) -> Any:
+        result = method(*arguments)
+        ended.set()
+        return result
+
+    monkeypatch.setattr(owner, name, tell)
+    return ended
+
+
+def test_a_node_that_ends_while_it_tells_redis_of_topics_leaves_no_connection(
+    own_redis: RedisServer, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = start(own_redis.url, "t"), RedisPublisher.from_url(own_redis.url)
+    closed = after(monkeypatch, subscriber.RedisSubscriber, "close")
+    told = after(monkeypatch, subscriber.SubscriberConnection, "_send")
+    hearing = before(monkeypatch, subscriber.RedisSubscriber, "hear", told)
+    telling = before(monkeypatch, subscriber.SubscriberConnection, "_send", closed)
+    other.publish("t", b"heard while the rest happens")
+    other.close()
+    one.adapter.unsubscribe("t")
+    wait_for(lambda: hearing.is_set() and telling.is_set())
+    one.adapter.stop()
+    wait_for(lambda: connections(own_redis) == 0)
+
+
+def test_a_publisher_that_is_closed_while_it_connects_keeps_no_connection(
+    own_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publisher, closed = RedisPublisher.from_url(own_redis.url), threading.Event()
+    connecting = before(monkeypatch, RedisClient, "connect", closed)
+    publishing = gevent.get_hub().threadpool.spawn(publisher.publish, "t", b"published")
+    wait_for(connecting.is_set)
+    publisher.close()
+    closed.set()
+    publishing.get(timeout=DEADLINE)
+    wait_for(lambda: connections(own_redis) == 0)

@@ -73,8 +73,8 @@ def test_what_is_to_be_kept_is_refused_and_nothing_is_lost(servers: Servers, sho
 def test_a_log_that_cannot_be_written_ends_nobody(servers: Servers, name: str) -> None:
     server = servers.start(*WRITE_LOGS[name], **WHOLE_FILES)
     wire = open_websocket(server.port)
+    limit_files(server, 0)
     written = server.log.stat().st_size
-    limit_files(server, written)
     assert crashes(wire)
     newcomer = open_websocket(server.port)
     assert crashes(newcomer)

@@ -187,7 +187,7 @@ class RedisClient:
     def close(self) -> None:
         """Close all connections but those of a client that was handed in; who waits for an answer on one wakes."""
         idle, self._idle = self._idle, defaultdict(list)
-        for connection in [*self._busy, *(connection for some in idle.values() for connection, _ in some)]:
+        for connection in [*self._busy, *(connection for some in list(idle.values()) for connection, _ in some)]:
             connection.disconnect()
         client, self._made = self._made, self._given
         if client is not None and client is not self._given:
@@ -244,6 +244,9 @@ class RedisClient:
         has a moment to answer.
         """
         answers: list[Any] = []
+        if self._process != os.getpid():  # what a fork has inherited is its parent's
+            self._forget()
+        kept = self._idle
         try:
             connection = self._connection(pool)
             try:
@@ -256,7 +259,9 @@ class RedisClient:
             finally:
                 self._busy.discard(connection)
             self._late.pop(pool, None)
-            self._keep(pool, connection)
+            kept[pool, sharing_key()].append((connection, time.monotonic()))
+            if kept is not self._idle:  # all were closed meanwhile
+                connection.disconnect()
         except FAILURES as error:
             if isinstance(error, TimeoutError) and not isinstance(error, StillLate):
                 self._late[pool] = time.monotonic() + LATE_REST
@@ -265,8 +270,6 @@ class RedisClient:
 
     def _connection(self, pool: Any) -> Any:
         """Return a connection that nobody uses; those that a server has closed are replaced."""
-        if self._process != os.getpid():  # what a fork has inherited is its parent's
-            self._forget()
         until = self._late.get(pool)
         if until is not None and time.monotonic() < until:
             raise StillLate(f"it has not answered in {self._timeout} s, and is tried again in a moment")
@@ -279,10 +282,6 @@ class RedisClient:
             connection = self.connect(pool, None if until is None else min(LATE_TIMEOUT, self._timeout))
         self._busy.add(connection)
         return connection
-
-    def _keep(self, pool: Any, connection: Any) -> None:
-        """Keep a connection for the next who needs one."""
-        self._idle[pool, sharing_key()].append((connection, time.monotonic()))
 
 
 class StillLate(TimeoutError):

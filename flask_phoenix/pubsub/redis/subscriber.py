@@ -372,7 +372,7 @@ class SubscriberConnection:
                 self._connection = connection
                 self._unanswered.clear()
                 self._send((), self._subscriber.wanted_of(self))
-                connection.send_command("PING", check_health=False)  # so that there is an answer
+                self._write(("PING",))  # so that there is an answer
             self._subscriber.link_made(self)
             self._read(connection)
         finally:
@@ -393,11 +393,17 @@ class SubscriberConnection:
         self._unanswered.extend(join.items())
         commands = [(self._client.command("UNSUBSCRIBE"), channel) for channel in leave]
         commands += [(self._client.command("SUBSCRIBE"), channel) for channel in join]
+        self._write(*commands)
+
+    def _write(self, *commands: tuple[Any, ...]) -> None:
+        """Write to the connection. Where it has just been closed, redis-py makes a link anew, which is to end, too."""
         self._connection.send_packed_command(self._connection.pack_commands(commands), check_health=False)
+        if self._over:
+            self._connection.disconnect()
 
     def _read(self, connection: Any) -> None:
         silent = False
-        while self._connection is connection:
+        while self._connection is connection and not self._over:
             try:
                 answer = connection.read_response(disconnect_on_error=False, push_request=True)
             except TimeoutError:
@@ -421,7 +427,7 @@ class SubscriberConnection:
     def _ping(self) -> None:
         with self._lock:
             if self._connection is not None:
-                self._connection.send_command("PING", check_health=False)
+                self._write(("PING",))
 
     def _take(self, kind: bytes, channel: bytes = b"", data: Any = None) -> None:
         if kind in (b"message", b"smessage"):
