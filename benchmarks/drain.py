@@ -130,9 +130,6 @@ class Polls:
             pass
         return status
 
-    def close(self, code: int | None = None) -> None:
-        """Do nothing: it has ended."""
-
     def _ask(self, method: str, body: str = "") -> dict[str, Any]:
         """Make a request; return what the body of the answer says.
 
@@ -184,17 +181,20 @@ class Client:
             raise ConnectionError(head)
         return wire
 
+    def hang_up(self, wire: Any) -> None:
+        """Answer the end."""
+        with suppress(OSError):  # where this machine is busy, the answer comes too late
+            wire.close(self.codes[-1] if self.codes[-1] != 1006 else None)
+        wire.sock.close()
+
     def stay(self, wire: Any) -> None:
         """Stay until the server closes, and come back."""
         try:
             self.codes.append(wire.close_code())
         except (OSError, EOFError):
             self.codes.append(1006)
-        with suppress(OSError):  # where this machine is busy, the answer comes too late
-            wire.close(self.codes[-1] if self.codes[-1] != 1006 else None)
+        self.hang_up(wire)
         self.closed_at = time.time()
-        if isinstance(wire, Wire):
-            wire.sock.close()
         for pause in (*PAUSES, *[PAUSES[-1]] * int(PATIENCE // PAUSES[-1])):
             gevent.sleep(pause)
             try:
@@ -211,6 +211,9 @@ class PollingClient(Client):
     def open(self) -> Polls:
         """Begin a session."""
         return Polls(self.port)
+
+    def hang_up(self, wire: Any) -> None:
+        """Do nothing: the last answer was the end."""
 
 
 class Reader(Client):

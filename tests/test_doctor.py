@@ -283,12 +283,16 @@ def narrow(redis: RedisServer, rights: str) -> str:
     return redis.url.replace("redis://", "redis://narrow:secret@")
 
 
-def test_a_redis_without_memory(redis: RedisServer, redis_url: str) -> None:
-    redis.execute("CONFIG", "SET", "maxmemory", "1")
+@pytest.mark.parametrize(
+    ("refuse", "allow"),
+    [("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"), (f"REPLICAOF {HOST} 1", "REPLICAOF NO ONE")],
+)
+def test_a_redis_that_takes_no_writes(redis: RedisServer, redis_url: str, refuse: str, allow: str) -> None:
+    redis.execute(*refuse.split())
     try:
-        assert names(make_app(redis_url)) == ["redis-full"]
+        assert names(make_app(redis_url)) == ["redis-writes"]
     finally:
-        redis.execute("CONFIG", "SET", "maxmemory", "0")
+        redis.execute(*allow.split())
 
 
 def test_buffers_of_redis(redis: RedisServer, redis_url: str) -> None:

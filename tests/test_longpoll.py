@@ -316,9 +316,8 @@ def test_a_token_that_is_not_good_begins_a_session_anew(make_site: MakeSite, cha
 
 def test_a_token_of_the_future_is_good(make_site: MakeSite) -> None:
     browser = Browser(make_site()).open()
-    future = signed(
-        browser.token, signer=type("Future", (Past,), {"age": -10})
-    )  # by another host, whose clock is ahead
+    # By another host, whose clock is ahead.
+    future = signed(browser.token, signer=type("Future", (Past,), {"age": -10}))
     assert logical(browser.post("", NDJSON, token=future), 200) == {"status": 200}
 
 

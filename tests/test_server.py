@@ -39,7 +39,7 @@ from flask_phoenix.runtime.turns import MAX_ACCEPT
 from flask_phoenix.server import drain as drains
 from flask_phoenix.server.detection import detect_server
 from flask_phoenix.server.drain import drain
-from flask_phoenix.server.garbage import NEWCOMERS, PartialCollector
+from flask_phoenix.server.garbage import NEW_OBJECTS, PartialCollector
 from flask_phoenix.server.gevent import ESCAPED, Server
 from flask_phoenix.server.gunicorn import WorkerWatch
 from flask_phoenix.testing import Client
@@ -520,10 +520,10 @@ def test_garbage_is_looked_for_in_what_is_new_until_that_is_much(collector: Part
     gc.collect()
     del circle
     while gone() is not None:
-        assert len(new) < 3 * max(known, NEWCOMERS)
+        assert len(new) < 3 * max(known, NEW_OBJECTS)
         new.extend([] for _ in range(10_000))
         left_out = max(left_out, gc.get_freeze_count())
-    assert left_out > known + max(known, NEWCOMERS) / 2
+    assert left_out > known + max(known, NEW_OBJECTS) / 2
 
 
 @pytest.mark.parametrize(("modules", "fits"), [("", True), ("socket=False", False), ("time=False", False)])

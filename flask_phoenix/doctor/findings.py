@@ -62,9 +62,10 @@ KINDS = {
         "Redis is too old for what this app asks of it",
         "take Redis 5 or newer; 7 or newer for a cluster, which needs sharded pub/sub",
     ),
-    "redis-full": Kind(
-        "Redis takes no writes: its memory is full, or its disk",
-        "see what it logs; then raise `maxmemory`, or name a `maxmemory-policy` that evicts, or make room on its disk",
+    "redis-writes": Kind(
+        "Redis takes no writes: its memory or its disk is full, or it is a replica",
+        "see what it answers and logs; then raise `maxmemory`, or name a `maxmemory-policy` that evicts, or make room"
+        " on its disk, or name the primary instead",
     ),
     "redis-acl": Kind(
         "Redis' ACL refuses something that a node does", "give the user of the URL what the finding lists"

@@ -15,10 +15,9 @@ from ..app_state import State
 from ..exceptions import InvalidOption, NotPublished
 from ..pubsub.history import History
 from ..pubsub.redis.archive import RedisArchive
-from ..pubsub.redis.client import FAILURES, PREFIX, RedisClient, read_answer, split_url
+from ..pubsub.redis.client import FAILURES, FULL_DISK, PREFIX, RedisClient, read_answer, split_url
 from ..pubsub.redis.lease import TAKE
 from ..pubsub.redis.publisher import NO_NODE
-from ..pubsub.redis.subscriber import FULL_DISK
 from .findings import Finding, found
 
 #: Seconds that Redis may take to answer.
@@ -94,9 +93,9 @@ class _Redis:
         publish, subscribe = self._client.command("PUBLISH"), self._client.command("SUBSCRIBE")
         answers = {"PING": ping, publish: self._ask(publish, self._channel, NO_NODE), subscribe: self._subscribe()}
         kept, led = self._keep() if self._keeps else None, self._lead() if self._leads else None
-        full = [answer for answer in (*answers.values(), kept, led) if _is_full(answer)]
-        if full:
-            yield found("redis-full", f"it answers: {full[0]}")
+        unwritten = [answer for answer in (*answers.values(), kept, led) if _refuses_writes(answer)]
+        if unwritten:
+            yield found("redis-writes", f"it answers: {unwritten[0]}")
             return
         refused = [f"{command} ({answer})" for command, answer in answers.items() if isinstance(answer, Exception)]
         if refused:
@@ -159,7 +158,7 @@ class _Redis:
             yield found("clock", f"they are {apart:.1f} s apart")
 
 
-def _is_full(answer: Any) -> bool:
+def _refuses_writes(answer: Any) -> bool:
     """Tell whether this is how a Redis answers that takes no writes."""
     return isinstance(answer, OutOfMemoryError | ReadOnlyError) or (
         isinstance(answer, ResponseError) and str(answer).startswith(FULL_DISK)

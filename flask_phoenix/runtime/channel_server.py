@@ -38,7 +38,7 @@ from .resources import Resources
 SEND_LIMIT = 10_000
 
 
-def ignore(broadcast: Broadcast) -> None:
+def ignore_broadcast(broadcast: Broadcast) -> None:
     """Receive a broadcast for a channel that has ended."""
 
 
@@ -651,7 +651,7 @@ class ChannelServer(ChannelRuntime):
     def _let_go(self) -> None:
         """Refer no more to what refers to this: it all goes at once, without Python's garbage collector."""
         self.channel = self.telemetry.channel = self.membership.server = None
-        self.subscriber.notify = ignore
+        self.subscriber.notify = ignore_broadcast
         self.connection.channel_over(self)
 
     def _call_terminate(self, reason: Any) -> None:

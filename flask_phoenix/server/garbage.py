@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import gc
 
-#: How many objects may have come to stay since all were looked at, at least, before all are again.
-NEWCOMERS = 500_000
+#: How many objects come to stay, at least, before all are looked at again.
+NEW_OBJECTS = 500_000
 
 #: The generation that Python's collector looks at together with all others.
 OLDEST = 2
 
 
 class PartialCollector:
-    """Has Python's garbage collector look at what is new alone, and at everything when that has doubled.
+    """Has Python's garbage collector look at what is new alone, and at everything once as much again has come to stay.
 
     By itself it looks at all that lives whenever that has grown by a quarter, in one piece, in which nobody is served:
     a tenth of a second with 10,000 clients. Here, what outlived a look is frozen (:func:`gc.freeze`), which is to say
@@ -47,7 +47,7 @@ class PartialCollector:
             self._known, self._new, self._thorough = survivors, 0, False
             return
         self._new += survivors
-        limit = max(self._known, NEWCOMERS)
+        limit = max(self._known, NEW_OBJECTS)
         if self._new > limit:
             self._new = gc.get_freeze_count() - self._known  # some of them have gone; this takes a while
             if self._new > limit:

@@ -69,7 +69,7 @@ class Outbox:
         """Take nothing more; what waits is still written."""
         self.ready = _drop
 
-    def release(self) -> None:
+    def let_go(self) -> None:
         """Refer no more to who made this: it is closed, and nothing waits."""
         self._send = _drop
         del self._reached

@@ -303,7 +303,7 @@ class WebSocketCarrier(Carrier):
             connection.closed("closed", self._close_code)
             self._hang_up()
             # All that refers to each other here goes at once, without Python's garbage collector.
-            self._outbox.release()
+            self._outbox.let_go()
             del self._connection
 
     def _open(self) -> None:

@@ -10,7 +10,7 @@ from flask.typing import ResponseReturnValue
 
 from flask_phoenix import Channel, History, NotPublished, Phoenix, Socket, intercept
 from flask_phoenix.protocol.messages import Broadcast
-from tests.support.worker_app import make_app
+from tests.support.worker_app import NamedRoom, make_app
 
 app = make_app(__name__)
 phoenix = Phoenix(app)
@@ -23,19 +23,11 @@ class UserSocket(Socket):
 
 
 @UserSocket.channel("room:*")
-class Room(Channel):
+class Room(NamedRoom):
     """Keeps what is said."""
 
     presence = online
     history = History(size=int(os.environ.get("HISTORY_SIZE", "300")), ttl=60)
-
-    def join(self, payload: Any) -> dict[str, Any]:
-        self.assigns["name"] = payload["name"]
-        return {}
-
-    def after_join(self) -> None:
-        self.track(self.assigns["name"])
-        self.push("presence_state", self.presences())
 
 
 @UserSocket.channel("hall:*")

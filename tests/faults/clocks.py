@@ -8,10 +8,10 @@ from typing import Any
 from flask import request
 from flask.typing import ResponseReturnValue
 
-from flask_phoenix import Channel, History, InvalidToken, Phoenix, Refused, Socket, on
+from flask_phoenix import History, InvalidToken, Phoenix, Refused, Socket, on
 from flask_phoenix.runtime import expiry
 from tests.faults.hosts import RATE, TIMEOUT
-from tests.support.worker_app import make_app
+from tests.support.worker_app import NamedRoom, make_app
 
 #: Shorter than in earnest: no test imports this.
 expiry.LOOK = 0.5
@@ -36,19 +36,11 @@ class UserSocket(Socket):
 
 
 @UserSocket.channel("room:*")
-class Room(Channel):
-    """Keeps what is said, and tells who is there."""
+class Room(NamedRoom):
+    """Keeps what is said, and echoes at once or later."""
 
     presence = online
     history = History(ttl=60)
-
-    def join(self, payload: Any) -> dict[str, Any]:
-        self.assigns["name"] = payload["name"]
-        return {}
-
-    def after_join(self) -> None:
-        self.track(self.assigns["name"])
-        self.push("presence_state", self.presences())
 
     @on("echo")
     def echo(self, payload: Any) -> Any:

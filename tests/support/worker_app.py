@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 from flask import Flask, Response
+
+from flask_phoenix import Channel
 
 
 def make_app(name: str) -> Flask:
@@ -20,3 +23,15 @@ def make_app(name: str) -> Flask:
 def _name_worker(response: Response) -> Response:
     response.headers["X-Worker"] = str(os.getpid())
     return response
+
+
+class NamedRoom(Channel):
+    """Tells who is there, by the names that they join with; a subclass has the presence."""
+
+    def join(self, payload: Any) -> dict[str, Any]:
+        self.assigns["name"] = payload["name"]
+        return {}
+
+    def after_join(self) -> None:
+        self.track(self.assigns["name"])
+        self.push("presence_state", self.presences())

@@ -43,6 +43,8 @@ LATE_REST, LATE_TIMEOUT = 1.0, 0.25
 NO_RETRY = Retry(NoBackoff(), 0)
 #: Seconds in which one line about what Redis refuses is enough.
 REFUSAL_SILENCE = 60.0
+#: How a Redis answers a ping, and whatever writes, while it cannot write to its disk; it carries messages all the same.
+FULL_DISK = "MISCONF"
 #: The part of a URL's query that is ours.
 OPTIONS: dict[str, type] = {"prefix": str, "subscribe_timeout": float, "check_interval": float, "queue_limit": int}
 
@@ -246,7 +248,7 @@ class RedisClient:
         answers: list[Any] = []
         if self._process != os.getpid():  # what a fork has inherited is its parent's
             self._forget()
-        kept = self._idle
+        idle = self._idle
         try:
             connection = self._connection(pool)
             try:
@@ -259,8 +261,8 @@ class RedisClient:
             finally:
                 self._busy.discard(connection)
             self._late.pop(pool, None)
-            kept[pool, sharing_key()].append((connection, time.monotonic()))
-            if kept is not self._idle:  # all were closed meanwhile
+            idle[pool, sharing_key()].append((connection, time.monotonic()))
+            if idle is not self._idle:  # all were closed meanwhile
                 connection.disconnect()
         except FAILURES as error:
             if isinstance(error, TimeoutError) and not isinstance(error, StillLate):

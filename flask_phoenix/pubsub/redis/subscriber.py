@@ -12,7 +12,7 @@ from typing import Any
 from gevent.event import Event
 from redis.exceptions import ConnectionError, MovedError, NoPermissionError, ResponseError, TimeoutError
 
-from .client import PublishingClient, pause
+from .client import FULL_DISK, PublishingClient, pause
 from .threads import Threads
 
 log = logging.getLogger("flask_phoenix.redis")
@@ -27,8 +27,6 @@ RETRY = 1.0
 
 #: The answer to a ping, where it is a list.
 PONG = b"pong"
-#: How a Redis answers a ping, and whatever writes, while it cannot write to its disk; it carries messages all the same.
-FULL_DISK = "MISCONF"
 #: Seconds after which a link that is lost is made anew at once.
 STABLE = 1.0
 #: Seconds after which a channel that Redis refused is asked for again.

@@ -74,9 +74,9 @@ class LongPollCarrier(Carrier):
         self._waiting.add(poll)
         remembered = False
         try:
-            if not self._frames and self.connection is not None:
+            if not self._frames and (connection := self.connection) is not None:
                 poll.wait(self.window)
-                self._linger(poll, self.connection)
+                self._linger(poll, connection)
         finally:
             self._waiting.discard(poll)
             if self._poll is poll:
@@ -122,10 +122,10 @@ class LongPollCarrier(Carrier):
         self._size += len(frame)
         self._wake()
 
-    def _linger(self, poll: Event, connection: Connection | None) -> None:
+    def _linger(self, poll: Event, connection: Connection) -> None:
         """Let the rest of a burst come: one answer carries many frames as cheaply as the first."""
         latest = clock.monotonic() + BURST
-        while connection is not None and connection.open and connection.engine.hub.owes(connection, connection.topics):
+        while connection.open and connection.engine.hub.owes(connection, connection.topics):
             if self._poll is not poll or self._size >= self._limit or clock.monotonic() > latest:
                 return
             gevent.sleep(0)
