@@ -80,7 +80,8 @@ def keep() -> dict[str, Any]:
     """Have so many topics keep so many messages."""
     for topic in range(int(request.args["topics"])):
         for number in range(int(request.args["times"])):
-            phoenix.broadcast(f"kept:{topic}", "new_msg", {"n": number, "body": "so many characters as a line of a chat"})
+            said = {"n": number, "body": "so many characters as a line of a chat"}
+            phoenix.broadcast(f"kept:{topic}", "new_msg", said)
     return {}
 
 
