@@ -99,9 +99,7 @@ def keep(node: Any, *whats: str, key: str = "", history: History = HISTORY, topi
     return position
 
 
-def read(
-    node: Any, since: Position | None = None, history: History = HISTORY, topic: str = TOPIC
-) -> list[str] | None:
+def read(node: Any, since: Position | None = None, history: History = HISTORY, topic: str = TOPIC) -> list[str] | None:
     """Return what is kept after a position."""
     position, kept = node.kept(topic, history, since)
     assert position == node.position(topic, history)
