@@ -7,11 +7,11 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from difflib import get_close_matches
-from functools import partialmethod
+from functools import partial, partialmethod
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from .exceptions import InvalidOption, InvalidPayload, InvalidReturn, Refused, UnknownEvent
-from .payloads import Declared, Errors, Reader, Record, is_record, reader_of_parameter, shown_type
+from .payloads import INVALID, Declared, Errors, Reader, Record, is_record, reader_of_parameter, shown_type
 from .places import place_of
 from .protocol.messages import (
     CLOSE,
@@ -47,6 +47,9 @@ CALLBACKS = ("join", "after_join", "handle_in", "handle_out", "handle_info", "te
 HANDLER = ("self", "payload")
 #: The attributes by which :func:`on` and :func:`intercept` mark methods.
 ON, INTERCEPT = "__phoenix_on__", "__phoenix_intercept__"
+#: The attribute in which :func:`on` leaves the name of the key by which a message is handled once; how long its value
+#: may be.
+ONCE, MAX_KEY = "__phoenix_once__", 128
 
 #: Events that no method handles, and what does.
 RESERVED = {
@@ -190,15 +193,27 @@ SERVICES: dict[str, tuple[type | tuple[type, ...], str]] = {
 }
 
 
-def on(*events: str) -> Callable[[Handler], Handler]:
+def on(*events: str, once: str | None = None) -> Callable[[Handler], Handler]:
     """Make a method handle events from the client: ``@on("new_msg")`` above ``def new_msg(self, payload)``.
 
+    :param once: the name of a payload's key, as ``"idempotency_key"``: a message that has it is handled once for each
+        value of it, and answered as the first time when it comes again: see :meth:`Channel.once`.
     :raises InvalidOption: an event is no string, or is one of the protocol's own.
     """
+    if once is not None and (not isinstance(once, str) or not once):
+        raise InvalidOption(f'once is the name of a key of the payload, as in @on("pay", once="key"); got {once!r}')
     for event in events:
         if isinstance(event, str) and event in RESERVED:
             raise InvalidOption(f"@on({event!r}) would never be called: it is the protocol's own; {RESERVED[event]}")
-    return _mark(ON, events)
+    mark = _mark(ON, events)
+    if once is None:
+        return mark
+
+    def decorate(method: Handler) -> Handler:
+        setattr(mark(method), ONCE, once)
+        return method
+
+    return decorate
 
 
 def intercept(*events: str) -> Callable[[Method], Method]:
@@ -646,17 +661,38 @@ def read_by(cls: type, name: str, strict: bool = True) -> Reader | None:
 
 
 def _entrance(cls: type[Channel], name: str) -> str:
-    """Return the name of the method to call with an event: where its payload has a type, one that converts it first."""
+    """Return the name of the method to call with an event, or of what does first what it has declared.
+
+    Where its payload has a type, that is to convert it; where a key of the payload tells what is handled once, to look.
+    """
     read = read_by(cls, name)
-    if read is None:
+    marked = next(method for base in cls.__mro__ if hasattr(method := vars(base).get(name), ON))
+    once = getattr(marked, ONCE, None)
+    if read is None and once is None:
         return name
 
     def enter(channel: Channel, payload: Any) -> Reply | None:
-        return as_reply(getattr(channel, name)(read(payload)), channel, name)
+        key = None if once is None else _key_of(payload, once)
+        call = partial(getattr(channel, name), payload if read is None else read(payload))
+        return as_reply(call(), channel, name) if key is None else channel.once(key, call)
 
     entrance = f"_enter_{name}"
     setattr(cls, entrance, enter)
     return entrance
+
+
+def _key_of(payload: Any, name: str) -> str | None:
+    """Return the key by which a message is handled once; None: it has none.
+
+    :raises Refused: it cannot be one.
+    """
+    key = payload.get(name) if isinstance(payload, dict) else None
+    if key is None:
+        return None
+    if type(key) is int or (isinstance(key, str) and 0 < len(key) <= MAX_KEY):
+        return f"{key}"
+    message = f"expected a string of 1 to {MAX_KEY} characters, or a whole number"
+    raise Refused(reason=INVALID, errors=[{"path": name, "message": message}])
 
 
 def _gather(cls: type, mark: str) -> dict[str, str]:
@@ -703,7 +739,7 @@ def refuse_misfits(cls: type, root: type, callbacks: Sequence[str]) -> None:
         if inspect.isgeneratorfunction(method):
             raise InvalidOption(f"{where} has a yield, and so would never run: return one reply, and push the rest")
         # Those of join are those of its pattern, too.
-        if not _takes(method, parameters[:2] if name == "join" else parameters, partial=name == "join"):
+        if not _takes(method, parameters[:2] if name == "join" else parameters, more=name == "join"):
             does = f"leave it away, and set values in {callbacks[0]}, as in self.assigns['name'] = ..."
             remedy = does if name == "__init__" else f"write def {name}({', '.join(parameters)})"
             raise InvalidOption(f"{where} does not take what it is called with: {remedy}")
@@ -729,15 +765,15 @@ def _parameters(root: type, name: str, method: Any, callbacks: Collection[str]) 
     return HANDLER if hasattr(method, ON) or hasattr(method, INTERCEPT) else None
 
 
-def _takes(function: Callable[..., Any], parameters: Iterable[str], *, partial: bool = False) -> bool:
+def _takes(function: Callable[..., Any], parameters: Iterable[str], *, more: bool = False) -> bool:
     """Tell whether a function can be called with so many arguments.
 
-    :param partial: it may ask for more.
+    :param more: it may ask for more.
     """
     # A decorator may add arguments to those that it is called with: what counts is what it takes itself.
     signature = inspect.signature(function, follow_wrapped=False)
     try:
-        (signature.bind_partial if partial else signature.bind)(*parameters)
+        (signature.bind_partial if more else signature.bind)(*parameters)
     except TypeError:
         return False
     return True
