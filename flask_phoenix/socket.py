@@ -19,7 +19,7 @@ from .channel import (
 )
 from .exceptions import InvalidOption, InvalidReturn, Refused
 from .patterns import Pattern
-from .payloads import Reader
+from .payloads.reading import Reader
 from .protocol.messages import INTERNAL, Frame, shown
 
 #: What authors write in a Socket, and in a RawSocket.

@@ -61,7 +61,7 @@ class RoomChannel(Channel):
 
     @on("list")
     def list_all(self, payload: Any) -> Any:
-        return [1, 2]
+        return 1, 2
 
     @on("say")
     def say(self, payload: Any) -> Any:
