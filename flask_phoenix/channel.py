@@ -6,12 +6,12 @@ import inspect
 import logging
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from functools import partialmethod
+from functools import partial, partialmethod
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from .exceptions import InvalidOption, InvalidPayload, InvalidReturn, Refused, UnknownEvent
 from .payloads.annotations import shown_type
-from .payloads.errors import Errors
+from .payloads.errors import INVALID, Errors
 from .payloads.reading import Declared, Reader, reader_of_parameter
 from .payloads.writing import Record, is_record
 from .protocol.messages import (
@@ -46,6 +46,9 @@ NewMeta = Record | Callable[[dict[str, Any]], Record]
 CALLBACKS = ("join", "after_join", "handle_in", "handle_out", "handle_info", "terminate")
 #: The attributes by which :func:`on` and :func:`intercept` mark methods.
 ON, INTERCEPT = "__phoenix_on__", "__phoenix_intercept__"
+#: The attribute in which :func:`on` leaves the name of the key by which a message is handled once; how long its value
+#: may be.
+ONCE, MAX_KEY = "__phoenix_once__", 128
 
 #: Events that no method handles, and what does.
 RESERVED = {
@@ -187,15 +190,27 @@ SERVICES: dict[str, tuple[type | tuple[type, ...], str]] = {
 }
 
 
-def on(*events: str) -> Callable[[Handler], Handler]:
+def on(*events: str, once: str | None = None) -> Callable[[Handler], Handler]:
     """Make a method handle events from the client: ``@on("new_msg")`` above ``def new_msg(self, payload)``.
 
+    :param once: the name of a payload's key, as ``"idempotency_key"``: a message that has it is handled once for each
+        value of it, and answered as the first time when it comes again: see :meth:`Channel.once`.
     :raises InvalidOption: an event is no string, or is one of the protocol's own.
     """
+    if once is not None and (not isinstance(once, str) or not once):
+        raise InvalidOption(f'once is the name of a key of the payload, as in @on("pay", once="key"); got {once!r}')
     for event in events:
         if isinstance(event, str) and event in RESERVED:
             raise InvalidOption(f"@on({event!r}) would never be called: it is the protocol's own; {RESERVED[event]}")
-    return _mark(ON, events)
+    mark = _mark(ON, events)
+    if once is None:
+        return mark
+
+    def decorate(method: Handler) -> Handler:
+        setattr(mark(method), ONCE, once)
+        return method
+
+    return decorate
 
 
 def intercept(*events: str) -> Callable[[Method], Method]:
@@ -656,17 +671,38 @@ def _readers_out(cls: type[Channel]) -> dict[str, Reader]:
 
 
 def _entrance(cls: type[Channel], name: str) -> str:
-    """Return the name of the method to call with an event: where its payload has a type, one that converts it first."""
+    """Return the name of the method to call with an event, or of what does first what it has declared.
+
+    Where its payload has a type, that is to convert it; where a key of the payload tells what is handled once, to look.
+    """
     read = read_by(cls, name)
-    if read is None:
+    marked = next(method for base in cls.__mro__ if hasattr(method := vars(base).get(name), ON))
+    once = getattr(marked, ONCE, None)
+    if read is None and once is None:
         return name
 
     def enter(channel: Channel, payload: Any) -> Reply | None:
-        return as_reply(getattr(channel, name)(read(payload)), channel, name)
+        key = None if once is None else _key_of(payload, once)
+        call = partial(getattr(channel, name), payload if read is None else read(payload))
+        return as_reply(call(), channel, name) if key is None else channel.once(key, call)
 
     entrance = f"_enter_{name}"
     setattr(cls, entrance, enter)
     return entrance
+
+
+def _key_of(payload: Any, name: str) -> str | None:
+    """Return the key by which a message is handled once; None: it has none.
+
+    :raises Refused: it cannot be one.
+    """
+    key = payload.get(name) if isinstance(payload, dict) else None
+    if key is None:
+        return None
+    if type(key) is int or (isinstance(key, str) and 0 < len(key) <= MAX_KEY):
+        return f"{key}"
+    message = f"expected a string of 1 to {MAX_KEY} characters, or a whole number"
+    raise Refused(reason=INVALID, errors=[{"path": name, "message": message}])
 
 
 def _gather(cls: type, mark: str) -> dict[str, str]:

@@ -91,18 +91,18 @@ def node(nodes: Nodes) -> Adapter:
     return nodes.start()
 
 
-def keep(node: Any, *whats: str, key: str = "", history: History = HISTORY) -> Position:
+def keep(node: Any, *whats: str, key: str = "", history: History = HISTORY, topic: str = TOPIC) -> Position:
     """Keep entries; return the position of the last."""
     position = Position("", 0)
     for what in whats:
-        position, _ = node.keep(TOPIC, history, entry(what), key)
+        position, _ = node.keep(topic, history, entry(what), key)
     return position
 
 
-def read(node: Any, since: Position | None = None, history: History = HISTORY) -> list[str] | None:
+def read(node: Any, since: Position | None = None, history: History = HISTORY, topic: str = TOPIC) -> list[str] | None:
     """Return what is kept after a position."""
-    position, kept = node.kept(TOPIC, history, since)
-    assert position == node.position(TOPIC, history)
+    position, kept = node.kept(topic, history, since)
+    assert position == node.position(topic, history)
     if kept is None:
         return None
     assert [offset for offset, _ in kept] == list(range(position.offset - len(kept) + 1, position.offset + 1))
@@ -206,18 +206,71 @@ def test_workers_that_all_end_leave_what_they_keep(short_path: Path) -> None:
     assert position.offset == 2
 
 
-def test_all_workers_topics_together_are_bounded(short_path: Path) -> None:
-    adapter = WorkersAdapter(short_path / "workers")
-    reached: list[None] = []
-    adapter.history_total, adapter.history_reached = 2 * OVERHEAD + 20, lambda: reached.append(None)
-    nodes = Nodes(lambda: adapter)
-    nodes.start()
-    adapter.keep("older", HISTORY, entry("a"), "")
-    keep(adapter, *"bcd")
-    assert adapter.kept("older", HISTORY, None)[1] == []
-    assert (read(adapter) or [])[-1:] == ["d"]
+@pytest.mark.parametrize("nodes", ["workers", "redis"], indirect=True)
+def test_all_topics_together_are_bounded(nodes: Nodes) -> None:
+    adapter, reached = nodes.start(), list[None]()
+    bound(adapter, 3 * OVERHEAD + 20, reached)
+    older = keep(adapter, "a", topic="older")
+    keep(adapter, *"bc")
+    assert (read(adapter, topic="older"), reached) == (["a"], [])
+    keep(adapter, "d")
+    assert read(adapter, topic="older") == []
+    assert read(adapter) == ["b", "c", "d"]
     assert reached
+    assert read(adapter, older, topic="older") == []
+    assert keep(adapter, "e", topic="older") == Position(older.epoch, older.offset + 1)
+    assert read(adapter, Position(older.epoch, older.offset - 1), topic="older") is None
+
+
+@pytest.mark.parametrize("nodes", ["workers", "redis"], indirect=True)
+def test_what_is_published_from_outside_keeps_to_the_bound_of_the_nodes(nodes: Nodes) -> None:
+    adapter = nodes.start()
+    publisher = adapter.publisher()
+    for total, left in ((3 * OVERHEAD + 20, []), (100 * OVERHEAD, ["a"])):
+        bound(adapter, total, [])
+        keep(adapter, "a", topic="older")
+        keep(publisher, *"bcd")
+        assert read(adapter, topic="older") == left
+    publisher.close()
+
+
+@pytest.mark.parametrize("nodes", ["workers", "redis"], indirect=True)
+def test_what_is_too_old_counts_no_more(nodes: Nodes) -> None:
+    adapter, reached = nodes.start(), list[None]()
+    bound(adapter, 3 * OVERHEAD + 20, reached)
+    brief = History(ttl=0.05)
+    for number in range(5):
+        keep(adapter, "a", topic=f"older{number}", history=brief)
+        while read(adapter, topic=f"older{number}", history=brief):
+            gevent.sleep(0.01)
+    keep(adapter, *"bcd")
+    assert read(adapter) == ["b", "c", "d"]
+    assert reached == []
+
+
+def test_workers_forget_topics_that_nobody_needs(short_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MEMORY", "QUIET"):
+        monkeypatch.setattr(archive, name, 0.0)
+    nodes = Nodes(lambda: WorkersAdapter(short_path / "workers"))
+    adapter, brief = nodes.start(), History(ttl=0.05)
+    older = keep(adapter, *"ab", topic="older", history=brief)
+    adapter.position("never written", brief)
+    while read(adapter, topic="older", history=brief):
+        gevent.sleep(0.01)
+    keep(adapter, "c")
+    with sqlite3.connect(short_path / "workers" / HISTORY_FILE) as database:
+        assert database.execute("SELECT name FROM topic").fetchall() == [(TOPIC,)]
+    database.close()
+    assert read(adapter, Position(older.epoch, 1), topic="older") is None
+    assert keep(adapter, "d", topic="older") == Position(older.epoch, 3)
     nodes.stop()
+
+
+def bound(adapter: Adapter, total: int, reached: list[None]) -> None:
+    """Start an adapter anew, with a bound of all topics."""
+    adapter.stop()
+    adapter.history_total, adapter.history_reached = total, lambda: reached.append(None)
+    adapter.start("anew", lambda topic, data: None, lambda node: None)
 
 
 def test_a_redis_that_starts_anew_begins_an_epoch(redis: RedisServer, redis_url: str) -> None:

@@ -39,6 +39,7 @@ from flask_phoenix import (
 )
 from flask_phoenix.app_state import APP_KEYS
 from flask_phoenix.broadcaster import NONE, SETTING
+from flask_phoenix.channel import MAX_KEY
 from flask_phoenix.cli import client
 from flask_phoenix.cli.commands import phoenix as commands
 from flask_phoenix.doctor import redis as redis_doctor
@@ -276,6 +277,7 @@ def test_numbers_of_recovery() -> None:
     assert f"that hangs, {histories.OPEN_TIMEOUT:.0f} s at most" in text
     assert f"to be kept wait for {BUSY_TIMEOUT:.0f} s at most" in text
     assert f"more than {BLOCK * 1000:.0f} ms at a time" in text
+    assert f"a string of 1 to {MAX_KEY}" in text
     assert f"for {once.KEPT.ttl / 60:.0f} minutes by all nodes, up to {once.KEPT.size // 2:,} of them" in text
     assert f"up to {publishing.MESSAGE_LIMIT}" in text
     assert f"good for {publishing.TOLERANCE} s" in text

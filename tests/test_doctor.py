@@ -257,7 +257,8 @@ def test_no_redis() -> None:
         ("+publish &none:*", "SUBSCRIBE"),
         ("+publish +subscribe &phoenix:* +evalsha +eval ~*", "keep a history"),
         (
-            "+publish +subscribe &phoenix:* +evalsha +eval +info +@hash +@stream +@keyspace +time ~phoenix:*",
+            "+publish +subscribe &phoenix:* +evalsha +eval +info +@hash +@stream +@sortedset +@keyspace +time"
+            " ~phoenix:*",
             "who leads",
         ),
     ],
@@ -312,7 +313,7 @@ class OtherRedis:
             b"PING": b"+PONG\r\n",
             b"INFO": b"$%d\r\n%s\r\n" % (len(info), info.encode()),
             b"TIME": b"*2\r\n$%d\r\n%s\r\n$1\r\n0\r\n" % (len(now), now.encode()),
-            b"EVALSHA": b"*3\r\n$1\r\na\r\n:1\r\n:1\r\n",
+            b"EVALSHA": b"*4\r\n$1\r\na\r\n:1\r\n:1\r\n:0\r\n",
         }
         self._listener = socket.create_server((HOST, 0))
         self.url = f"redis://{HOST}:{self._listener.getsockname()[1]}"

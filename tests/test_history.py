@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 from unittest.mock import ANY
 
@@ -572,6 +573,75 @@ def test_another_node_gives_the_same_answer() -> None:
         assert client.call("pay", {"key": "a", "amount": amount})["response"] == {"paid": 5}
     for site in pair.sites:
         site.close()
+
+
+class DeclaredTill(Till):
+    """Takes money, once for each key of the payload's own."""
+
+    @on("pay", once="key")
+    def pay(self, payload: Any) -> Any:
+        return self.charge(payload)
+
+    def charge(self, payload: Any) -> Any:
+        self.note(payload.get("key"))
+        return {"paid": payload["amount"]}
+
+
+@dataclass
+class Payment:
+    """What is paid."""
+
+    key: str
+    amount: int
+
+
+class TypedTill(DeclaredTill):
+    """Takes a payload of a type."""
+
+    @on("pay", once="key")
+    def pay(self, payload: Payment) -> Any:
+        return self.charge(asdict(payload))
+
+
+class OverridingTill(DeclaredTill):
+    """Handles the same in another way."""
+
+    def pay(self, payload: Any) -> Any:
+        return super().pay(payload)
+
+
+@pytest.mark.parametrize("channel", [DeclaredTill, OverridingTill])
+def test_a_payload_has_its_key_where_the_handler_says(site: Site, channel: type[Channel]) -> None:
+    client = site.enter(channel)
+    for key in ("a", "a", "b", 7, 7):
+        assert client.call("pay", {"key": key, "amount": 5})["response"] == {"paid": 5}
+    for payload in ({"amount": 5}, {"amount": 5}, {"key": None, "amount": 5}):
+        assert client.call("pay", payload)["response"] == {"paid": 5}
+    assert site.notes() == ["a", "b", 7, None, None, None]
+
+
+@pytest.mark.parametrize("key", ["", "a" * 129, {}, [1], 1.5, True])
+def test_a_key_that_is_none_is_refused(site: Site, key: Any) -> None:
+    client = site.enter(DeclaredTill)
+    message = "expected a string of 1 to 128 characters, or a whole number"
+    assert client.call("pay", {"key": key, "amount": 5}) == {
+        "status": "error",
+        "response": {"reason": "invalid payload", "errors": [{"path": "key", "message": message}]},
+    }
+    assert site.notes() == []
+
+
+def test_a_payload_of_a_type_has_a_key_too(site: Site) -> None:
+    client = site.enter(TypedTill)
+    assert client.call("pay", {"key": "a", "amount": "much"})["response"]["reason"] == "invalid payload"
+    for amount in (5, 6):
+        assert client.call("pay", {"key": "a", "amount": amount})["response"] == {"paid": 5}
+    assert site.notes() == ["a"]
+
+
+def test_the_name_of_a_key_is_a_string() -> None:
+    with pytest.raises(InvalidOption, match=r'@on\("pay", once="key"\)'):
+        on("pay", once=5)  # type: ignore[arg-type] # a mistake
 
 
 def test_a_call_that_failed_is_made_again(site: Site) -> None:

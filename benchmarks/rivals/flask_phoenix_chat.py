@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import Flask, request
 
-from flask_phoenix import Channel, Phoenix, Presence, Reply, Socket, on
+from flask_phoenix import Channel, History, Phoenix, Presence, Reply, Socket, on
 
 app = Flask(__name__)
 app.secret_key = "of this benchmark"
@@ -42,6 +42,13 @@ class RoomChannel(Channel):
         return Reply("ok", payload)
 
 
+@UserSocket.channel("kept:*")
+class KeptChannel(RoomChannel):
+    """Keeps what is said."""
+
+    history = History()
+
+
 @UserSocket.channel("here:*")
 class HereChannel(Channel):
     """Tells everybody who is here."""
@@ -65,6 +72,16 @@ def fill() -> dict[str, Any]:
     """Let so many be present, each as an entry of the process; where nobody listens, that tells nobody."""
     for number in range(int(request.args["times"])):
         online.track(request.args["topic"], f"user:{number:06}", {"online_at": 1764000000, "device": "phone"})
+    return {}
+
+
+@app.post("/keep")
+def keep() -> dict[str, Any]:
+    """Have so many topics keep so many messages."""
+    for topic in range(int(request.args["topics"])):
+        for number in range(int(request.args["times"])):
+            said = {"n": number, "body": "so many characters as a line of a chat"}
+            phoenix.broadcast(f"kept:{topic}", "new_msg", said)
     return {}
 
 

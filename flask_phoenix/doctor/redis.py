@@ -122,11 +122,9 @@ class _Redis:
         archive = RedisArchive(self._client, NO_NODE, self._client.execute)
         try:
             archive.keep(self._topic, History(size=1, ttl=1), b"{}", "")
+            archive.forget(self._topic)
         except (NotPublished, InvalidOption) as error:
             return error.__cause__ or error
-        for suffix in (b":history", b":history:log"):
-            key = b"{" + self._channel + b"}" if self._client.sharded else self._channel
-            self._ask("DEL", key + suffix)
         return None
 
     def _lead(self) -> Any:

@@ -15,6 +15,9 @@ from ..protocol.messages import Broadcast, Kept, shown
 TOTAL = 64 << 20
 #: Topics of which a process remembers where they are; the one that was used least recently is forgotten first.
 TOPICS = 10_000
+#: Seconds for which nodes remember in common where a topic is, after all that it kept has grown too old; and where one
+#: is that keeps nothing, when nobody has asked for it since.
+MEMORY, QUIET = 86_400.0, 3_600.0
 #: How many bytes a message takes beside its payload, about.
 OVERHEAD = 300
 #: The digits that an offset has at most.

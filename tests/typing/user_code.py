@@ -68,7 +68,7 @@ class Room(Channel):
         self.push("presence_state", self.presences())
         self.send_after(60, "still here?")
 
-    @on("new_msg", "new_message")
+    @on("new_msg", "new_message", once="idempotency_key")
     def new_msg(self, payload: dict[str, Any]) -> Reply:
         self.broadcast_from("new_msg", payload)
         return Reply("ok", {"saved": True})

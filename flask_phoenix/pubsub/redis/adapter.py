@@ -111,7 +111,9 @@ class RedisAdapter(KeepsInRedis, Adapter):
         self._subscriber.start()
         self._writer = self._threads.spawn(self._write)
         self._archivist = Archivist(self._threads, self._client.execute)
-        self._archive = RedisArchive(self._client, self._mark, self._archivist.execute)
+        self._archive = RedisArchive(
+            self._client, self._mark, self._archivist.execute, self.history_total, self.history_reached
+        )
         self._running = True
 
     def stop(self) -> None:

@@ -10,21 +10,23 @@ from typing import Any
 from redis.exceptions import NoPermissionError, NoScriptError
 
 from ...exceptions import InvalidOption, NotPublished
+from ...protocol.messages import INTERNAL
 from ..adapter import Archive
-from ..history import OVERHEAD, History, Position, check_size
+from ..history import MEMORY, OVERHEAD, QUIET, History, Position, check_size
 from .client import Command, RedisClient
 
-#: Seconds for which Redis remembers where a topic is, when nothing comes any more.
-MEMORY = 86_400
+#: What the keys of all topics end with; no client can join such a topic.
+ALL = (f"{INTERNAL}histories:due", f"{INTERNAL}histories:sizes")
 
-#: Keeps, or reads. The keys: where the topic is; its messages, each under its offset and its time in milliseconds; the
-#: offsets of idempotency keys. What is kept belongs to one life of one server: one that has started anew, or has taken
-#: another's place, may have lost what it had confirmed, and gives the topic another epoch. What is known is read also
-#: from one that takes no writes, since its memory or its disk is full.
+#: Keeps, reads or forgets. The keys: where the topic is; its messages, each under its offset and its time in
+#: milliseconds; the offsets of idempotency keys; and, but in a cluster, two of all topics: when each will have grown
+#: too old, and the bytes of each, of all, and how many all may have. What is kept belongs to one life of one server:
+#: one that has started anew, or has taken another's place, may have lost what it had confirmed, and gives the topic
+#: another epoch. What is known is read also from one that takes no writes, since its memory or its disk is full.
 SCRIPT = """
-local place, log, keys = KEYS[1], KEYS[2], KEYS[3]
+local place, log, keys, due, sizes = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local verb, count, ttl = ARGV[1], tonumber(ARGV[3]), tonumber(ARGV[4])
-local limit, overhead = tonumber(ARGV[5]), tonumber(ARGV[6])
+local limit, overhead, memory = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7])
 local run = string.match(redis.call('INFO', 'server'), 'run_id:(%x+)')
 local found = redis.call('HMGET', place, 'run', 'epoch', 'head', 'size')
 local epoch, head, size = found[2], tonumber(found[3]), tonumber(found[4])
@@ -57,14 +59,44 @@ end
 
 local function remember()
     redis.call('HSET', place, 'run', run, 'epoch', epoch, 'head', string.format('%.0f', head), 'size', size)
-    redis.call('PEXPIRE', place, ttl + tonumber(ARGV[7]))
+    redis.call('PEXPIRE', place, head > 0 and ttl + memory or tonumber(ARGV[8]))
+end
+
+local function uncount(topic)
+    local counted = tonumber(redis.call('HGET', sizes, topic) or 0)
+    redis.call('HDEL', sizes, topic)
+    redis.call('ZREM', due, topic)
+    return counted
+end
+
+-- Counts what the topic has now, and has those that would be forgotten first make room for it; returns how many.
+local function make_room(bound)
+    if redis.call('EXISTS', due) == 0 then redis.call('DEL', sizes) end
+    local known = redis.call('HMGET', sizes, place, 'total', 'bound')
+    local total, dropped = size + tonumber(known[2] or 0) - tonumber(known[1] or 0), 0
+    for _, topic in ipairs(redis.call('ZRANGEBYSCORE', due, '-inf', now, 'LIMIT', 0, 8)) do
+        if topic ~= place then total = total - uncount(topic) end
+    end
+    bound = tonumber(bound) or tonumber(known[3]) or math.huge
+    while total > bound do
+        local first = redis.call('ZRANGE', due, 0, 1)
+        local topic = first[1] ~= place and first[1] or first[2]
+        if not topic then break end
+        total, dropped = total - uncount(topic), dropped + 1
+        redis.call('DEL', topic .. ':log', topic .. ':keys')
+    end
+    redis.call('ZADD', due, string.format('%.0f', now + ttl), place)
+    redis.call('HSET', sizes, place, size, 'total', string.format('%.0f', total))
+    if bound < math.huge then redis.call('HSET', sizes, 'bound', string.format('%.0f', bound)) end
+    for _, key in ipairs({due, sizes}) do redis.call('PEXPIRE', key, ttl + memory) end
+    return dropped
 end
 
 if verb == 'keep' then
-    local key, entry = ARGV[8], ARGV[9]
+    local key, entry = ARGV[9], ARGV[10]
     if key ~= '' then trim(0) end
     local known = key ~= '' and redis.call('HGET', keys, key)
-    if known then return {epoch, tonumber(known), 0} end
+    if known then return {epoch, tonumber(known), 0, 0} end
     head, size = head + 1, size + #entry + overhead
     local id = string.format('%.0f-%.0f', head, now)
     if key == '' then
@@ -77,20 +109,26 @@ if verb == 'keep' then
     redis.call('PEXPIRE', log, ttl)
     trim(redis.call('XLEN', log))
     remember()
+    local dropped = sizes and make_room(ARGV[14]) or 0
     local offset = struct.pack('>I4I4', math.floor(head / 4294967296), head % 4294967296)
-    redis.call(ARGV[12], ARGV[10], ARGV[11] .. 'K' .. string.char(#epoch) .. epoch .. offset .. entry)
-    return {epoch, head, 1}
+    redis.call(ARGV[13], ARGV[11], ARGV[12] .. 'K' .. string.char(#epoch) .. epoch .. offset .. entry)
+    return {epoch, head, 1, dropped}
+end
+if verb == 'forget' then
+    redis.call('DEL', place, log, keys)
+    if sizes then redis.call('HINCRBY', sizes, 'total', -uncount(place)) end
+    return {epoch, 0}
 end
 if found[1] == run then pcall(remember) else remember() end
 if verb == 'position' then return {epoch, head} end
-local since = tonumber(ARGV[9])
-if ARGV[8] ~= '' and (ARGV[8] ~= epoch or since > head) then return {epoch, head, 0} end
+local since = tonumber(ARGV[10])
+if ARGV[9] ~= '' and (ARGV[9] ~= epoch or since > head) then return {epoch, head, 0} end
 local entries = redis.call('XRANGE', log, string.format('%.0f-0', since + 1), '+')
-local first, due = 1, {}
+local first, missed = 1, {}
 while entries[first] and too_old(entries[first][1]) do first = first + 1 end
-for number = first, #entries do due[#due + 1] = entries[number] end
-if ARGV[8] ~= '' and #due ~= head - since then return {epoch, head, 0} end
-return {epoch, head, 1, due}
+for number = first, #entries do missed[#missed + 1] = entries[number] end
+if ARGV[9] ~= '' and #missed ~= head - since then return {epoch, head, 0} end
+return {epoch, head, 1, missed}
 """
 SHA = sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
@@ -101,12 +139,23 @@ class RedisArchive:
     :param client: who knows the channels, and the servers that carry them.
     :param mark: what stands before the messages of this node.
     :param execute: has commands carried out; returns their answers, which may be errors.
+    :param total: bytes that all topics keep together, but in a cluster; None: as many as the nodes say.
+    :param reached: called when that bound has dropped what its topic would have kept.
     """
 
-    def __init__(self, client: RedisClient, mark: bytes, execute: Callable[[list[Command]], list[Any]]) -> None:
+    def __init__(
+        self,
+        client: RedisClient,
+        mark: bytes,
+        execute: Callable[[list[Command]], list[Any]],
+        total: int | None = None,
+        reached: Callable[[], None] = lambda: None,
+    ) -> None:
         self._client = client
         self._mark = mark
         self._execute = execute
+        self._total = total
+        self._reached = reached
 
     def keep(self, topic: str, history: History, entry: bytes, key: str) -> tuple[Position, bool]:
         """Keep an entry, and publish it with its position.
@@ -116,7 +165,10 @@ class RedisArchive:
         """
         check_size(len(entry) + OVERHEAD, history, topic)
         channel, publish = self._client.channel(topic), self._client.command("PUBLISH")
-        epoch, head, new = self._run(topic, history, "keep", key, entry, channel, self._mark, publish)
+        total = "" if self._total is None else self._total
+        epoch, head, new, dropped = self._run(topic, history, "keep", key, entry, channel, self._mark, publish, total)
+        if dropped:
+            self._reached()
         return Position(epoch.decode(), head), bool(new)
 
     def kept(
@@ -140,10 +192,19 @@ class RedisArchive:
         epoch, head = self._run(topic, history, "position")
         return Position(epoch.decode(), head)
 
+    def forget(self, topic: str) -> None:
+        """Remove a topic, so that nothing is left of it.
+
+        :raises NotPublished: Redis does not say that it has done so.
+        """
+        self._run(topic, History(), "forget")
+
     def _run(self, topic: str, history: History, verb: str, *rest: Any) -> Any:
         channel = self._client.channel(topic)
-        bounds = history.size, int(history.ttl * 1000), history.max_bytes, OVERHEAD, MEMORY * 1000
-        arguments = (3, *self._keys(channel), verb, secrets.token_hex(4), *bounds, *rest)
+        most = min(history.max_bytes, self._total or history.max_bytes)
+        bounds = history.size, int(history.ttl * 1000), most, OVERHEAD, int(MEMORY * 1000), int(QUIET * 1000)
+        keys = self._keys(channel)
+        arguments = (len(keys), *keys, verb, secrets.token_hex(4), *bounds, *rest)
         [answer] = self._execute([(channel, ("EVALSHA", SHA, *arguments))])
         if isinstance(answer, NoScriptError):
             [answer] = self._execute([(channel, ("EVAL", SCRIPT, *arguments))])
@@ -154,7 +215,7 @@ class RedisArchive:
         return answer
 
     def _keys(self, channel: bytes) -> list[bytes]:
-        """Return the keys of a topic; in a cluster they have the slot of its channel.
+        """Return the keys of a topic, and those of all; in a cluster they have the slot of its channel, and all none.
 
         :raises InvalidOption: there are no such keys.
         """
@@ -164,7 +225,8 @@ class RedisArchive:
             if b"}" in channel:
                 raise InvalidOption(f"in a cluster, a topic with a history has no '}}': {channel!r}")
             channel = b"{" + channel + b"}"
-        return [channel + suffix for suffix in (b":history", b":history:log", b":history:keys")]
+        keys = [channel + suffix for suffix in (b":history", b":history:log", b":history:keys")]
+        return keys if self._client.sharded else [*keys, *(self._client.channel(each) for each in ALL)]
 
 
 class KeepsInRedis(Archive):

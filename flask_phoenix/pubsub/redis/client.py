@@ -140,7 +140,8 @@ class RedisClient:
     def history_remedy(self) -> str:
         """What to do where Redis does not permit to keep something."""
         keys = "{" + self._prefix if self.sharded else self._prefix
-        return f"give its user also +evalsha +eval +info +@hash +@stream +@keyspace +time ~{keys}* in Redis' ACL"
+        commands = "+evalsha +eval +info +@hash +@stream +@sortedset +@keyspace +time"
+        return f"give its user also {commands} ~{keys}* in Redis' ACL"
 
     @property
     def lead_remedy(self) -> str:

@@ -13,19 +13,21 @@ from pathlib import Path
 
 from ...exceptions import NotPublished
 from ..adapter import Archive
-from ..history import OVERHEAD, TOTAL, History, Position, check_size
+from ..history import MEMORY, OVERHEAD, QUIET, TOTAL, History, Position, check_size
 from .directory import HISTORY
 
 #: Seconds for which another worker may hold it: one that was stopped in the middle of a write.
 BUSY_TIMEOUT = 2.0
 #: Seconds of a try, in which the process does nothing else, and seconds until the next one, which are its event loop's.
 BLOCK, RETRY = 0.02, 0.05
-#: Entries of all topics that leave at most, with each that comes, since they are too old.
+#: Entries of all topics, and topics, that leave at most, with each entry that comes, since they are too old.
 SWEEP = 8
 
+#: `floor`: no topic that is forgotten had a number above it. `total`: bytes that all topics may have, as nodes say.
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS life (boot TEXT, epoch TEXT, size INTEGER);
-CREATE TABLE IF NOT EXISTS topic (name TEXT PRIMARY KEY, head INTEGER, size INTEGER) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS life (boot TEXT, epoch TEXT, size INTEGER, floor INTEGER, total INTEGER);
+CREATE TABLE IF NOT EXISTS topic (name TEXT PRIMARY KEY, head INTEGER, size INTEGER, until REAL) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS topic_until ON topic (until);
 CREATE TABLE IF NOT EXISTS entry (
     topic TEXT, offset INTEGER, until REAL, data BLOB, key TEXT, PRIMARY KEY (topic, offset)
 ) WITHOUT ROWID;
@@ -45,7 +47,7 @@ class WorkersArchive:
     counts from there, which all processes share and nobody sets.
 
     :param directory: in which the workers listen.
-    :param total: bytes that all topics keep together.
+    :param total: bytes that all topics keep together; None: as many as the nodes say.
     :param reached: called when that bound has dropped what its topic would have kept.
     :param pause: waits for so many seconds, while another process holds it for longer.
     """
@@ -53,7 +55,7 @@ class WorkersArchive:
     def __init__(
         self,
         directory: Path,
-        total: int = TOTAL,
+        total: int | None = None,
         reached: Callable[[], None] = lambda: None,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
@@ -83,7 +85,7 @@ class WorkersArchive:
                 same = database.execute("SELECT offset FROM entry WHERE topic = ? AND key = ?", (topic, key)).fetchone()
                 if same is not None:
                     return Position(self._epoch, same[0]), False
-            offset = _number(database, "SELECT head FROM topic WHERE name = ?", topic) + 1
+            offset = _head(database, topic, now + history.ttl + MEMORY) + 1
             database.execute("INSERT INTO entry VALUES (?, ?, ?, ?, ?)", (topic, offset, now + history.ttl, data, key))
             _grow(database, topic, size, offset)
             self._trim(database, topic, history, now)
@@ -99,7 +101,7 @@ class WorkersArchive:
         :raises NotPublished: the database cannot be used.
         """
         with self._writing() as database:  # so that all that is read is of one moment
-            head = _number(database, "SELECT head FROM topic WHERE name = ?", topic)
+            head = _head(database, topic, time.monotonic() + QUIET)
             position = Position(self._epoch, head)
             if since is not None and (since.epoch != self._epoch or since.offset > head):
                 return position, None
@@ -115,7 +117,7 @@ class WorkersArchive:
         :raises NotPublished: the database cannot be used.
         """
         with self._writing() as database:
-            return Position(self._epoch, _number(database, "SELECT head FROM topic WHERE name = ?", topic))
+            return Position(self._epoch, _head(database, topic, time.monotonic() + QUIET))
 
     def close(self) -> None:
         """Close the database; the next call opens it."""
@@ -178,7 +180,7 @@ class WorkersArchive:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = OFF")
             database.executescript(SCHEMA)
-            self._epoch = _begin(database)
+            self._epoch = _begin(database, self._total)
         except BaseException:
             database.close()
             raise
@@ -196,13 +198,17 @@ class WorkersArchive:
         _drop(database, dropped)
         late = f"SELECT topic, offset, length(data) FROM entry WHERE until <= ? ORDER BY until LIMIT {SWEEP}"
         _drop(database, database.execute(late, (now,)).fetchall())
+        forgotten = f"SELECT name, head FROM topic WHERE until <= ? AND size = 0 ORDER BY until LIMIT {SWEEP}"
+        for name, head in database.execute(forgotten, (now,)).fetchall():
+            database.execute("DELETE FROM topic WHERE name = ?", (name,))
+            database.execute("UPDATE life SET floor = max(floor, ?)", (head,))
 
     def _trim_all(self, database: sqlite3.Connection) -> bool:
         """Drop what all topics keep beyond their bound; return whether there was such."""
         full = False
-        while _number(database, "SELECT size FROM life") > self._total:
+        while _number(database, "SELECT size - total FROM life") > 0:
             full = True
-            first = f"SELECT topic, offset, length(data) FROM entry ORDER BY until LIMIT {SWEEP}"
+            first = "SELECT topic, offset, length(data) FROM entry ORDER BY until LIMIT 1"
             _drop(database, database.execute(first).fetchall())
         return full
 
@@ -224,7 +230,7 @@ class KeepsInDirectory(Archive):
         return self._archive.position(topic)
 
 
-def _begin(database: sqlite3.Connection) -> str:
+def _begin(database: sqlite3.Connection, total: int | None) -> str:
     """Return the epoch of the database; it is emptied where the machine has started anew, since it may be torn."""
     boot = ""
     with suppress(OSError):
@@ -235,7 +241,9 @@ def _begin(database: sqlite3.Connection) -> str:
         for table in ("life", "topic", "entry"):
             database.execute(f"DELETE FROM {table}")
         row = boot, secrets.token_hex(4)
-        database.execute("INSERT INTO life VALUES (?, ?, 0)", row)
+        database.execute("INSERT INTO life VALUES (?, ?, 0, 0, ?)", (*row, TOTAL))
+    if total is not None:
+        database.execute("UPDATE life SET total = ?", (total,))
     database.execute("COMMIT")
     return row[1]
 
@@ -246,13 +254,22 @@ def _number(database: sqlite3.Connection, query: str, *arguments: object) -> int
     return 0 if row is None else row[0]
 
 
+def _head(database: sqlite3.Connection, topic: str, until: float) -> int:
+    """Return the last number of a topic, which is remembered at least until then."""
+    row = database.execute("SELECT head, until FROM topic WHERE name = ?", (topic,)).fetchone()
+    if row is None:
+        row = _number(database, "SELECT floor FROM life"), until
+        database.execute("INSERT INTO topic VALUES (?, ?, 0, ?)", (topic, *row))
+    elif row[1] < until - QUIET / 2:
+        database.execute("UPDATE topic SET until = ? WHERE name = ?", (until, topic))
+    head: int = row[0]
+    return head
+
+
 def _grow(database: sqlite3.Connection, topic: str, size: int, head: int = 0) -> None:
     """Count bytes, and where the topic is."""
-    database.execute(
-        "INSERT INTO topic VALUES (?, ?, ?)"
-        " ON CONFLICT DO UPDATE SET head = max(head, excluded.head), size = size + excluded.size",
-        (topic, head, size),
-    )
+    grown = "UPDATE topic SET head = max(head, ?), size = size + ? WHERE name = ?"
+    database.execute(grown, (head, size, topic))
     database.execute("UPDATE life SET size = size + ?", (size,))
 
 

@@ -19,8 +19,8 @@ SUFFIX = ".sock"
 PREFIX = "phoenix"
 #: The system takes about a hundred bytes, and the name of a worker some of them.
 LONGEST = 80
-#: What the workers keep; SQLite puts other files beside it that begin so.
-HISTORY = "history.db"
+#: What the workers keep, by the number of its tables' form; SQLite puts other files beside it that begin so.
+HISTORY = "history-2.db"
 #: How the names of the locks begin by which workers agree on who leads.
 LEADER = "leader-"
 REMEDY = "name a directory that this user alone may enter, as in workers:///run/myapp"
@@ -125,7 +125,7 @@ def _remove(directory: Path) -> None:
         if path.is_socket() and _refuses(path):
             path.unlink()
     if not nodes_in(directory):
-        for path in (*directory.glob(f"{HISTORY}*"), *directory.glob(f"{LEADER}*")):
+        for path in (*directory.glob("history*"), *directory.glob(f"{LEADER}*")):
             path.unlink()
     directory.rmdir()
 
