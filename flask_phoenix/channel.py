@@ -11,7 +11,10 @@ from functools import partial, partialmethod
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from .exceptions import InvalidOption, InvalidPayload, InvalidReturn, Refused, UnknownEvent
-from .payloads import INVALID, Declared, Errors, Reader, Record, is_record, reader_of_parameter, shown_type
+from .payloads.annotations import shown_type
+from .payloads.errors import INVALID, Errors
+from .payloads.reading import Declared, Reader, reader_of_parameter
+from .payloads.writing import Record, is_record
 from .places import place_of
 from .protocol.messages import (
     CLOSE,
@@ -36,10 +39,10 @@ ChannelClass = TypeVar("ChannelClass", bound="type[Channel]")
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 #: What a handler may return: nothing, the response of an ok reply, or a whole reply.
-Result = Record | bytes | Reply | None
+Result = Record | list[Any] | bytes | Reply | None
 Handler = TypeVar("Handler", bound=Callable[[Any, Any], Result])
 #: A meta, or a function that makes it of the former one.
-NewMeta = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]
+NewMeta = Record | Callable[[dict[str, Any]], Record]
 
 #: What authors write in a Channel; its other names are not to be replaced.
 CALLBACKS = ("join", "after_join", "handle_in", "handle_out", "handle_info", "terminate")
@@ -158,7 +161,7 @@ class Tracking:
     for another topic than the channel's.
     """
 
-    def track(self, where: Any, key: str, meta: dict[str, Any] | None = None, topic: str | None = None) -> str:
+    def track(self, where: Any, key: str, meta: Record | None = None, topic: str | None = None) -> str:
         """Be present under a key."""
         raise InvalidOption(NO_PRESENCE)
 
@@ -166,9 +169,7 @@ class Tracking:
         """Replace the meta."""
         raise InvalidOption(NO_PRESENCE)
 
-    def track_or_update(
-        self, where: Any, key: str, meta: dict[str, Any] | None = None, topic: str | None = None
-    ) -> str:
+    def track_or_update(self, where: Any, key: str, meta: Record | None = None, topic: str | None = None) -> str:
         """Be present under a key, or replace the meta."""
         raise InvalidOption(NO_PRESENCE)
 
@@ -252,10 +253,10 @@ def sends(event: str, payload: Any) -> Callable[[ChannelClass], ChannelClass]:
     return declare
 
 
-def check_sent(channel: type[Channel], event: str, payload: Any) -> None:
+def check_sent(channel: type[Channel], event: str, payload: Any, written: Any) -> None:
     """Hold what is sent on a channel's topics to what it declares.
 
-    :param payload: as it is written.
+    :param written: the payload as clients read it.
     :raises InvalidPayload: it does not declare the event, or the payload is of another type.
     """
     if not channel.declared_events or event in UNDECLARED:
@@ -267,7 +268,7 @@ def check_sent(channel: type[Channel], event: str, payload: Any) -> None:
         )
     declared = channel.declared_events[event]
     try:
-        declared.check(payload)
+        declared.check(payload, written)
     except Errors as error:
         raise InvalidPayload(
             f"{channel.__name__} sends {event!r} with another payload than {shown_type(declared.annotation)}, which it"
@@ -347,6 +348,10 @@ class Channel:
     entrances: ClassVar[dict[str, str]] = {}
     #: Makes the payload of :meth:`join` one of its declared type, if it has one.
     read_join: ClassVar[Reader | None] = None
+    #: The same of :meth:`handle_in`.
+    read_in: ClassVar[Reader | None] = None
+    #: The same of intercepted broadcasts, by their events.
+    read_out: ClassVar[dict[str, Reader]] = {}
     #: Events that the server sends, and the types of their payloads; gathered from :func:`sends`.
     declared_events: ClassVar[dict[str, Declared]] = {}
     #: Broadcast events that are intercepted, and the names of their methods; gathered from :func:`intercept`.
@@ -365,7 +370,9 @@ class Channel:
         cls.handlers = _gather(cls, ON)
         cls.entrances = {event: _entrance(cls, name) for event, name in cls.handlers.items()}
         cls.read_join = read_by(cls, "join")
+        cls.read_in = read_by(cls, "handle_in", 2)
         cls.interceptors = _gather(cls, INTERCEPT)
+        cls.read_out = _readers_out(cls)
         cls.intercepts = frozenset(cls.interceptors)
         cls.conflation = Conflation(cls.__name__, cls.conflate) if cls.conflate else None
 
@@ -520,10 +527,10 @@ class Channel:
         """Hear another topic no more."""
         self.runtime.unsubscribe(topic)
 
-    def track(self, key: str, meta: dict[str, Any] | None = None) -> str:
+    def track(self, key: str, meta: Record | None = None) -> str:
         """Be present on the topic under a key until this channel ends; several channels may share a key.
 
-        :param meta: what others are told of this one: a dict of JSON.
+        :param meta: what others are told of this one: a dict of JSON, or a record that is written as one.
         :returns: the ``phx_ref``.
         :raises AlreadyTracked: this channel is present under the key; see :meth:`update`.
         :raises NotJoined: the join is not over.
@@ -539,7 +546,7 @@ class Channel:
         """
         return self.presence.update(self, key, meta)
 
-    def track_or_update(self, key: str, meta: dict[str, Any] | None = None) -> str:
+    def track_or_update(self, key: str, meta: Record | None = None) -> str:
         """Be present on the topic under a key with this meta, whether this channel is already or not.
 
         :returns: the ``phx_ref``.
@@ -572,17 +579,35 @@ def dispatch(channel: Channel, event: Any, payload: Any) -> Reply | None:
     if name is None:
         if event == REFRESH:
             return channel.runtime.refresh(payload)
+        if (read := type(channel).read_in) is not None:
+            payload = read(payload)
         return as_reply(channel.handle_in(event, payload), channel, "handle_in")
     return as_reply(getattr(channel, name)(payload), channel, name)
 
 
 def dispatch_out(channel: Channel, event: str, payload: Any) -> None:
-    """Call a channel's method that intercepts a broadcast."""
+    """Call a channel's method that intercepts a broadcast.
+
+    :raises InvalidPayload: the method declares another payload.
+    """
     name = channel.interceptors[event]
+    if event in channel.read_out:
+        payload = _read_out(channel, event, payload)
     if name == "handle_out":
         channel.handle_out(event, payload)
     else:
         getattr(channel, name)(payload)
+
+
+def _read_out(channel: Channel, event: str, payload: Any) -> Any:
+    try:
+        return channel.read_out[event](payload)
+    except Refused as refused:
+        errors = refused.response["errors"]
+        raise InvalidPayload(
+            f"{type(channel).__name__}.{channel.interceptors[event]} intercepts {shown(event)}, which is broadcast with"
+            f" another payload than the one that it is annotated with: {errors}"
+        ) from None
 
 
 def handle_error(failure: BaseException, channel: Channel, *tables: ErrorHandlers) -> Reply | None:
@@ -639,25 +664,35 @@ def level_of(level: Any, name: str) -> int | None:
 def as_reply(result: Any, channel: Channel, method: str) -> Reply | None:
     """Turn what a method returned into a reply.
 
-    :raises InvalidReturn: it is none of None, a dict, a record, bytes and Reply.
+    :raises InvalidReturn: it is none of None, a dict, a list, a record, bytes and Reply.
     """
     if result is None or (type(result) is Reply and isinstance(result.status, str)):
         return result
-    if isinstance(result, (dict, bytes)) or is_record(result):
+    if isinstance(result, (dict, bytes, list)) or is_record(result):
         return Reply("ok", result)
     nothing = "{}" if method == "join" else "no reply"
     raise InvalidReturn(
-        f"{type(channel).__name__}.{method} returned {shown(result)}; expected a dict or bytes (an ok reply),"
+        f"{type(channel).__name__}.{method} returned {shown(result)}; expected a dict, a list or bytes (an ok reply),"
         f" Reply(status, response) with a string as its status, or None ({nothing}). Any other JSON value goes as"
         f" Reply('ok', value); to refuse, raise Refused(...){place_of(getattr(channel, method, None))}"
     )
 
 
-def read_by(cls: type, name: str, strict: bool = True) -> Reader | None:
-    """Return what makes a method's first argument one of its declared type; None: it takes whatever comes."""
+def read_by(cls: type, name: str, position: int = 1, strict: bool = True) -> Reader | None:
+    """Return what makes an argument of a method one of its declared type; None: it takes whatever comes.
+
+    :param position: of the argument, the first of which is self.
+    """
     method = inspect.getattr_static(cls, name)
-    position = 0 if isinstance(method, staticmethod) else 1
+    if isinstance(method, staticmethod):
+        position -= 1
     return reader_of_parameter(method, position, f"{cls.__name__}.{name}", strict)
+
+
+def _readers_out(cls: type[Channel]) -> dict[str, Reader]:
+    """Return what makes payloads of intercepted broadcasts such of their declared types, where there are any."""
+    readers = {event: read_by(cls, name, 2 if name == "handle_out" else 1) for event, name in cls.interceptors.items()}
+    return {event: read for event, read in readers.items() if read is not None}
 
 
 def _entrance(cls: type[Channel], name: str) -> str:

@@ -21,7 +21,7 @@ from .channel import (
 )
 from .exceptions import InvalidOption, InvalidReturn, Refused
 from .patterns import Pattern
-from .payloads import Reader
+from .payloads.reading import Reader
 from .places import place_of
 from .protocol.messages import INTERNAL, Frame, shown
 

@@ -61,11 +61,11 @@ class RoomChannel(Channel):
 
     @on("list")
     def list_all(self, payload: Any) -> Any:
-        return [1, 2]
+        return 1, 2
 
     @on("tags")
     def tags(self, payload: Any) -> Any:
-        return {"room": {"name": "1", "tags": {1, 2}}}
+        return {"room": {"name": "1", "tags": [object()]}}
 
     @on("state")
     def state(self, payload: Any) -> Any:

@@ -34,7 +34,9 @@ from tests.support.processes import DEADLINE, ROOT
 
 phoenix = Phoenix()
 
-NO_METHOD = "Counter has no method for 'crash': write one under @on('crash'), or Counter.handle_in, into the class of Counter.join"
+NO_METHOD = (
+    "Counter has no method for 'crash': write one under @on('crash'), or Counter.handle_in, into the class of Counter.join"
+)
 
 
 @phoenix.socket("/shop/<shop_id>", connect_info=["session", "x_headers", "user_agent"], check_csrf=False)

@@ -11,7 +11,7 @@ import msgspec
 import ujson
 
 from ..exceptions import InvalidMessage, InvalidPayload
-from ..payloads import is_typed, plain
+from ..payloads.writing import is_typed, plain
 from .messages import Frame
 
 #: Reads JSON and nothing but JSON.

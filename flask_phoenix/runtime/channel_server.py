@@ -725,7 +725,7 @@ class CheckedChannelServer(ChannelServer):
 
     def push(self, event: str, payload: Any) -> None:
         """Send an event to this client."""
-        check_sent(self._route.channel, event, self.connection.engine.as_written(payload))
+        check_sent(self._route.channel, event, payload, self.connection.engine.as_written(payload))
         super().push(event, payload)
 
     def broadcast(self, event: str, payload: Any, everybody: bool) -> None:
