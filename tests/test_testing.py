@@ -35,7 +35,8 @@ from tests.support.processes import DEADLINE, ROOT
 phoenix = Phoenix()
 
 NO_METHOD = (
-    "Counter has no method for 'crash': write one under @on('crash'), or Counter.handle_in, into the class of Counter.join"
+    "Counter has no method for 'crash': write one under @on('crash'), or Counter.handle_in, into the class of"
+    " Counter.join"
 )
 
 
