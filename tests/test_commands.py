@@ -172,11 +172,73 @@ def test_what_is_written_passes_its_tests(chat: Path) -> None:
 
 
 def test_what_is_written_passes_style_and_types(chat: Path) -> None:
-    for words in (("check", "--select", "B,C4,D,E,F,I,PT,RUF,SIM,UP,W", "--ignore", "D"), ("format", "--check")):
-        run(chat, "-m", "ruff", *words, "--no-cache", "--line-length", "120", ".")
-    run(
-        chat, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache"), "."
-    )
+    for words in (
+        ("check", "--select", "B,C4,D,E,F,I,PT,RUF,SIM,UP,W", "--ignore", "D"),
+        ("check",),
+        ("format", "--check"),
+    ):
+        run(chat, "-m", "ruff", *words, "--isolated", "--no-cache", ".")
+    run(chat, "-m", "mypy", "--strict", "--config-file", "", "--cache-dir", str(ROOT / ".mypy_cache"), ".")
+    (chat / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "standard", "extraPaths": [str(ROOT)]}))
+    run(chat, "-m", "pyright", "--project", str(chat), "--pythonpath", sys.executable)
+
+
+@pytest.mark.parametrize(
+    ("folders", "to", "module", "test"),
+    [
+        (["shop/__init__.py"], "shop/live/rooms", "shop.live.rooms.cart_channel", "test_cart_channel.py"),
+        (["src/shop/__init__.py", "tests/x"], "src/shop", "shop.cart_channel", "tests/test_cart_channel.py"),
+        ([], "parts", "parts.cart_channel", "test_cart_channel.py"),
+        ([], ".", "cart_channel", "test_cart_channel.py"),
+        ([], "my-parts", "cart_channel", "my-parts/test_cart_channel.py"),
+    ],
+)
+def test_where_it_is_imported_from(
+    folders: list[str], to: str, module: str, test: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``--to`` no app is needed: it may import already what is to be written."""
+    for each in folders:
+        (tmp_path / each).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / each).touch()
+    monkeypatch.chdir(tmp_path)
+    written = command("gen", "channel", "Cart", "--to", to)
+    assert written.exit_code == 0, written.output
+    assert f"from {module} import CartChannel" in written.stdout
+    assert f"from {module} import CartChannel" in (tmp_path / test).read_text()
+    assert f"python -m pytest {test}" in written.stdout
+
+
+def test_without_an_app_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FLASK_APP", raising=False)
+    result = command("gen", "channel", "Cart")
+    assert result.exit_code == 2
+    assert "flask phoenix new" in result.stderr
+    assert "--to ." in result.stderr
+
+
+def test_a_new_app_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes before it there, a repository or a virtual environment, does no harm."""
+    folder = tmp_path / "chat"
+    (folder / "venv").mkdir(parents=True)
+    (folder / "venv" / "pyvenv.cfg").touch()
+    (folder / ".git").mkdir()
+    monkeypatch.chdir(folder)
+    result = command("new", ".")
+    assert (result.exit_code, "cd " in result.stdout) == (0, False), result.output
+    assert "<h1>chat</h1>" in (folder / "templates" / "chat.html").read_text()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    monkeypatch.chdir(tmp_path / "full")
+    result = command("new", ".")
+    assert (result.exit_code, "notes.txt" in result.stderr) == (1, True)
+    assert [path.name for path in Path().iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(("name", "taken"), [("chat-room", "ChatRoom"), ("chat_room", "ChatRoom"), ("room", "Room")])
+def test_a_name_that_would_do_is_named(name: str, taken: str, tmp_path: Path) -> None:
+    app = Flask(__name__, root_path=str(tmp_path))
+    assert f"take {taken}" in command("gen", "channel", name, app=app).stderr
 
 
 @pytest.mark.parametrize("name", ["room", "", "Room-1", "../Room", "R\u00f6om", "1Room", "Room.Two"])
@@ -189,7 +251,7 @@ def test_names_that_are_refused(name: str, tmp_path: Path) -> None:
 
 def test_more_names_that_are_refused(tmp_path: Path) -> None:
     app = Flask(__name__, root_path=str(tmp_path))
-    for kind, name in (("presence", "None"), ("presence", "Presence"), ("view", "Room")):
+    for kind, name in (("presence", "None"), ("presence", "Presence"), ("presence", "Channel"), ("view", "Room")):
         assert command("gen", kind, name, app=app).exit_code == 2
     for name in ("1chat", "a b", "a.py"):
         assert command("new", str(tmp_path / name)).exit_code == 2
