@@ -481,7 +481,10 @@ class Channel:
 
         It ends with the channel, by ``gevent.GreenletExit`` where it waits. What it raises is the channel's crash, as
         that of a task that is linked to it.
+
+        :raises InvalidOption: the function is async, or a generator.
         """
+        refuse_lazy(function)
         self.runtime.spawn(function, arguments)
 
     def ignore(self, *events: str) -> None:
@@ -696,17 +699,28 @@ def _gather_own(cls: type, mark: str) -> dict[str, str]:
 
 
 def refuse_async(cls: type, callbacks: Collection[str]) -> None:
-    """Refuse a subclass whose methods would return coroutines, which nobody awaits.
+    """Refuse a subclass whose methods would not run when they are called.
+
+    :raises InvalidOption: as :func:`refuse_lazy`.
+    """
+    for name, method in vars(cls).items():
+        if name in callbacks or hasattr(method, ON) or hasattr(method, INTERCEPT):
+            refuse_lazy(method, f"{cls.__name__}.{name}", name)
+
+
+def refuse_lazy(function: Any, shown_name: str = "", name: str = "") -> None:
+    """Refuse a function of which nothing would run when it is called: it is async, or a generator.
 
     :raises InvalidOption: with the remedy.
     """
-    for name, method in vars(cls).items():
-        called = name in callbacks or hasattr(method, ON) or hasattr(method, INTERCEPT)
-        if called and inspect.iscoroutinefunction(method):
-            raise InvalidOption(
-                f"{cls.__name__}.{name} is async, and nobody would await it: write def {name} without async; it may"
-                " block, as gevent lets others run meanwhile"
-            )
+    name = name or getattr(function, "__name__", "it")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        mistake = f"is async, and nobody would await it: write def {name} without async"
+    elif inspect.isgeneratorfunction(function):
+        mistake = f"is a generator, and nobody would ask it for values: write def {name} without yield"
+    else:
+        return
+    raise InvalidOption(f"{shown_name or name} {mistake}; it may block, as gevent lets others run meanwhile")
 
 
 def refuse_reserved(cls: type, root: type, callbacks: Collection[str]) -> None:

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .channel import Channel, ChannelRuntime, NewMeta, Tracking, refuse_reserved
+from .channel import Channel, ChannelRuntime, NewMeta, Tracking, refuse_async, refuse_reserved
 from .exceptions import InvalidPayload
 from .protocol.messages import shown
 from .tracker.server import Hooks, Presences, TrackerServer
+
+#: What authors write in a Presence.
+CALLBACKS = ("fetch", "handle_metas", "count_only")
 
 
 class Presence(Hooks, Tracking):
@@ -25,7 +28,8 @@ class Presence(Hooks, Tracking):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        refuse_reserved(cls, Presence, ("fetch", "handle_metas", "count_only"))
+        refuse_reserved(cls, Presence, CALLBACKS)
+        refuse_async(cls, CALLBACKS)
 
     #: Returns what the current app and process have of this presence.
     server: Callable[[], TrackerServer]
