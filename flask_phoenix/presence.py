@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .channel import Channel, ChannelRuntime, NewMeta, Tracking, refuse_async, refuse_reserved
+from .channel import Channel, ChannelRuntime, NewMeta, Tracking, refuse_misfits, refuse_reserved
 from .exceptions import InvalidPayload
+from .payloads.writing import Record
 from .protocol.messages import shown
 from .tracker.server import Hooks, Presences, TrackerServer
 
@@ -29,17 +30,15 @@ class Presence(Hooks, Tracking):
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         refuse_reserved(cls, Presence, CALLBACKS)
-        refuse_async(cls, CALLBACKS)
+        refuse_misfits(cls, Presence, CALLBACKS)
 
     #: Returns what the current app and process have of this presence.
     server: Callable[[], TrackerServer]
 
-    def track(
-        self, where: Channel | str, key: str, meta: dict[str, Any] | None = None, topic: str | None = None
-    ) -> str:
+    def track(self, where: Channel | str, key: str, meta: Record | None = None, topic: str | None = None) -> str:
         """Be present under a key; several channels may share one.
 
-        :param meta: what others are told of this one: a dict of JSON.
+        :param meta: what others are told of this one: a dict of JSON, or a record that is written as one.
         :param topic: where to be present, if that is not the channel's topic.
         :returns: the ``phx_ref``, by which clients tell metas apart.
         :raises AlreadyTracked: this channel is present there under the key; see :meth:`update`.
@@ -61,7 +60,7 @@ class Presence(Hooks, Tracking):
         return self.server().update(owner, topic, str(key), meta)
 
     def track_or_update(
-        self, where: Channel | str, key: str, meta: dict[str, Any] | None = None, topic: str | None = None
+        self, where: Channel | str, key: str, meta: Record | None = None, topic: str | None = None
     ) -> str:
         """Be present under a key with this meta, whether this channel is present there already or not.
 
