@@ -284,7 +284,7 @@ class State:
         if self._checks():
             self.engine.check_sent(broadcast)
         if self._hints is not None:
-            self._hints.broadcast(topic)
+            self._hints.broadcast(topic, event)
         return broadcast
 
     def _send(self, signal: Signal, about: dict[str, Any]) -> None:
