@@ -770,14 +770,15 @@ class InterruptedServer(StreamServer):
 
 
 def test_whom_a_worker_of_gunicorn_has_accepted_it_serves(engine: Engine, signals: None, capfd: Any) -> None:
-    server = InterruptedServer(Pool(10))
+    pool = Pool(10)
+    server = InterruptedServer(pool)
     server.start()
-    port = server.server_port
+    port: int = server.socket.getsockname()[1]
     clients = [gevent.socket.create_connection((HOST, port)) for _ in range(3)]
     server.watch = WorkerWatch(SimpleNamespace(sockets=[server.socket], alive=True), None)
     server.watch.add(engine)
     assert [client.recv(100) for client in clients] == 3 * [b"%d" % port]
-    assert server.pool.join(DEADLINE)
+    assert pool.join(DEADLINE)
     assert server.closed
     assert capfd.readouterr().err == ""
     for client in clients:
