@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+#: As in .client.
+__tracebackhide__ = True
+
 
 class Anything:
     """Stands for a payload of which nothing is expected."""
