@@ -10,7 +10,7 @@ from ..exceptions import Refused
 from ..protocol.messages import ERROR, HEARTBEAT, JOIN, LEAVE, PHOENIX, REPLY, Broadcast, Message, Reply
 from ..protocol.state import JOIN_CRASHED
 from .frames import Wire
-from .matching import ANYTHING, difference
+from .matching import ANYTHING, Expected, difference
 from .presence import Change, Follower, Presences
 from .settling import wait_for
 from .transcript import CLOSED, GOT, SENT, Entry, Transcript
@@ -95,7 +95,7 @@ class BaseClient:
         self,
         ref: str,
         status: str = "ok",
-        response: Any = ANYTHING,
+        response: Expected = ANYTHING,
         *,
         exact: bool = False,
         within: float | None = None,
@@ -112,7 +112,9 @@ class BaseClient:
             raise self._failure(f"expected the reply to {self._describe(ref)} to be {status!r}, {response!r}; {wrong}")
         return reply.response
 
-    def refute_reply(self, ref: str, status: str | None = None, response: Any = ANYTHING, *, within: float = 0) -> None:
+    def refute_reply(
+        self, ref: str, status: str | None = None, response: Expected = ANYTHING, *, within: float = 0
+    ) -> None:
         """See that a message is not answered, or not so.
 
         :raises AssertionError: it is.
@@ -129,7 +131,7 @@ class BaseClient:
         self.refute(fits, f"reply to {self._describe(ref)}", within)
 
     def assert_broadcast(
-        self, topic: str, event: str, payload: Any = ANYTHING, *, exact: bool = False, within: float | None = None
+        self, topic: str, event: str, payload: Expected = ANYTHING, *, exact: bool = False, within: float | None = None
     ) -> Any:
         """See that an event was broadcast on a topic since this client connected, whoever got it; return its payload.
 
@@ -143,7 +145,7 @@ class BaseClient:
             raise self._failure(f"expected {event!r} to be broadcast on {topic!r} with {payload!r}", near)
         return found.payload
 
-    def refute_broadcast(self, topic: str, event: str, payload: Any = ANYTHING, *, within: float = 0) -> None:
+    def refute_broadcast(self, topic: str, event: str, payload: Expected = ANYTHING, *, within: float = 0) -> None:
         """See that an event was not broadcast on a topic since this client connected.
 
         :raises AssertionError: it was.
@@ -324,7 +326,7 @@ class Joined:
         self,
         ref: str,
         status: str = "ok",
-        response: Any = ANYTHING,
+        response: Expected = ANYTHING,
         *,
         exact: bool = False,
         within: float | None = None,
@@ -332,12 +334,14 @@ class Joined:
         """See that a message is answered so; return the response. As :meth:`.Client.assert_reply`."""
         return self.client.assert_reply(ref, status, response, exact=exact, within=within)
 
-    def refute_reply(self, ref: str, status: str | None = None, response: Any = ANYTHING, *, within: float = 0) -> None:
+    def refute_reply(
+        self, ref: str, status: str | None = None, response: Expected = ANYTHING, *, within: float = 0
+    ) -> None:
         """See that a message is not answered, or not so."""
         self.client.refute_reply(ref, status, response, within=within)
 
     def assert_push(
-        self, event: str, payload: Any = ANYTHING, *, exact: bool = False, within: float | None = None
+        self, event: str, payload: Expected = ANYTHING, *, exact: bool = False, within: float | None = None
     ) -> Any:
         """See that this client gets an event here, pushed or broadcast; return its payload.
 
@@ -351,7 +355,7 @@ class Joined:
             raise client._failure(f"expected {event!r} on {self.topic!r} with {payload!r}", near)
         return message.payload
 
-    def refute_push(self, event: str, payload: Any = ANYTHING, *, within: float = 0) -> None:
+    def refute_push(self, event: str, payload: Expected = ANYTHING, *, within: float = 0) -> None:
         """See that this client does not get an event here, neither pushed nor broadcast.
 
         :raises AssertionError: it does.
@@ -364,12 +368,12 @@ class Joined:
         )
 
     def assert_broadcast(
-        self, event: str, payload: Any = ANYTHING, *, exact: bool = False, within: float | None = None
+        self, event: str, payload: Expected = ANYTHING, *, exact: bool = False, within: float | None = None
     ) -> Any:
         """See that an event was broadcast on this topic, whoever got it. As :meth:`.Client.assert_broadcast`."""
         return self.client.assert_broadcast(self.topic, event, payload, exact=exact, within=within)
 
-    def refute_broadcast(self, event: str, payload: Any = ANYTHING, *, within: float = 0) -> None:
+    def refute_broadcast(self, event: str, payload: Expected = ANYTHING, *, within: float = 0) -> None:
         """See that an event was not broadcast on this topic since the client connected."""
         self.client.refute_broadcast(self.topic, event, payload, within=within)
 
@@ -388,25 +392,25 @@ class Joined:
         wait_for(lambda: True, 0)
         return self._follower.presences
 
-    def assert_presence_join(self, key: str, meta: Any = ANYTHING, *, within: float | None = None) -> list[Any]:
+    def assert_presence_join(self, key: str, meta: Expected = ANYTHING, *, within: float | None = None) -> list[Any]:
         """See that this client is told that a key, with this meta, has come; return the metas that did.
 
         :raises AssertionError: it is not.
         """
         return self._assert_change(self._follower.joins, "come", key, meta, within)
 
-    def assert_presence_leave(self, key: str, meta: Any = ANYTHING, *, within: float | None = None) -> list[Any]:
+    def assert_presence_leave(self, key: str, meta: Expected = ANYTHING, *, within: float | None = None) -> list[Any]:
         """See that this client is told that a key, with this meta, has gone; return the metas that did.
 
         :raises AssertionError: it is not.
         """
         return self._assert_change(self._follower.leaves, "gone", key, meta, within)
 
-    def refute_presence_join(self, key: str, meta: Any = ANYTHING, *, within: float = 0) -> None:
+    def refute_presence_join(self, key: str, meta: Expected = ANYTHING, *, within: float = 0) -> None:
         """See that this client is not told that a key has come."""
         self._refute_change(self._follower.joins, "come", key, meta, within)
 
-    def refute_presence_leave(self, key: str, meta: Any = ANYTHING, *, within: float = 0) -> None:
+    def refute_presence_leave(self, key: str, meta: Expected = ANYTHING, *, within: float = 0) -> None:
         """See that this client is not told that a key has gone."""
         self._refute_change(self._follower.leaves, "gone", key, meta, within)
 
