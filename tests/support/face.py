@@ -4,7 +4,7 @@ from __future__ import annotations
 
 #: What the engine calls, and no author.
 INTERNAL = {"runtime", "error_handlers", "handlers", "interceptors", "intercepts", "match", "channels", "bind"}
-INTERNAL |= {"server", "conflation", "entrances", "read_join", "read_params", "declared_events"}
+INTERNAL |= {"server", "conflation", "entrances", "read_in", "read_join", "read_out", "read_params", "declared_events"}
 
 
 def public(cls: type) -> set[str]:
