@@ -507,7 +507,10 @@ class Channel:
 
         It ends with the channel, by ``gevent.GreenletExit`` where it waits. What it raises is the channel's crash, as
         that of a task that is linked to it.
+
+        :raises InvalidOption: the function is async, or a generator.
         """
+        refuse_lazy(function)
         self.runtime.spawn(function, arguments)
 
     def ignore(self, *events: str) -> None:
@@ -778,6 +781,22 @@ def refuse_misfits(cls: type, root: type, callbacks: Sequence[str]) -> None:
             does = f"leave it away, and set values in {callbacks[0]}, as in self.assigns['name'] = ..."
             remedy = does if name == "__init__" else f"write def {name}({', '.join(parameters)})"
             raise InvalidOption(f"{where} does not take what it is called with: {remedy}")
+
+
+def refuse_lazy(function: Any, name: str = "") -> None:
+    """Refuse a function of which nothing would run when it is called: it is async, or a generator.
+
+    :param name: under which it was given, where that is not its own.
+    :raises InvalidOption: with the remedy.
+    """
+    name = name or getattr(function, "__name__", "it")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        mistake = "is async, and nobody would await it: write it without async"
+    elif inspect.isgeneratorfunction(function):
+        mistake = "has a yield, and so would never run: write it without"
+    else:
+        return
+    raise InvalidOption(f"{name} {mistake}; it may block, as gevent lets others run meanwhile")
 
 
 def refuse_handlers(socket: type) -> None:
