@@ -814,7 +814,7 @@ def refuse_handlers(socket: type) -> None:
 
 def _parameters(root: type, name: str, method: Any, callbacks: Collection[str]) -> tuple[str, ...] | None:
     """Return what a method is called with; None: it is called by the author alone."""
-    if name in callbacks or name == "__init__":
+    if name in callbacks or (name == "__init__" and getattr(root, name) is not object.__init__):
         return tuple(inspect.signature(getattr(root, name)).parameters)
     return HANDLER if hasattr(method, ON) or hasattr(method, INTERCEPT) else None
 
