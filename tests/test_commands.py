@@ -228,7 +228,9 @@ def test_a_new_app_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.chdir(folder)
     result = command("new", ".")
     assert (result.exit_code, "cd " in result.stdout) == (0, False), result.output
-    assert "<h1>chat</h1>" in (folder / "templates" / "chat.html").read_text()
+    page = (folder / "templates" / "chat.html").read_text()
+    assert "<h1>chat</h1>" in page
+    assert page.count(r'required pattern=".*\S.*"') == 2  # blanks would be refused, and tried again for ever
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").touch()
     monkeypatch.chdir(tmp_path / "full")

@@ -17,6 +17,7 @@ from flask import Response, abort, current_app, request, session
 from .. import clock
 from ..assigns import CheckedAssigns
 from ..exceptions import InvalidReturn, Refused
+from ..places import place_of
 from ..protocol.messages import shown
 from ..protocol.serializers import Serializer, choose_serializer
 from ..socket import BaseSocket, check_expires_at
@@ -166,7 +167,7 @@ def admit(
     if answer is not None:
         raise InvalidReturn(
             f"{mount.socket.__name__}.connect returned {shown(answer)}; expected None, which lets the client in;"
-            " to refuse it, raise Refused('why')"
+            f" to refuse it, raise Refused('why'){place_of(socket.connect)}"
         )
     if socket.expires_at is not None:
         check_expires_at(socket.expires_at, f"{mount.socket.__name__}.connect")
