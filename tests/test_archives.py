@@ -188,6 +188,13 @@ def test_a_key_is_kept_once(node: Adapter) -> None:
     assert read(node) == ["e", "f", "g"]
 
 
+def test_a_key_is_free_again_when_its_message_is_too_old(node: Adapter) -> None:
+    history = History(ttl=0.05)
+    assert keep(node, "a", key="key", history=history).offset == 1
+    gevent.sleep(2 * history.ttl)
+    assert keep(node, "b", key="key", history=history).offset == 2
+
+
 def test_topics_are_apart(node: Adapter) -> None:
     keep(node, "a")
     other = "room:{2}"

@@ -25,9 +25,10 @@ from flask_phoenix import (
     intercept,
     on,
 )
-from flask_phoenix.protocol.messages import Broadcast
-from flask_phoenix.pubsub.history import OVERHEAD, MemoryStore
+from flask_phoenix.protocol.messages import Broadcast, Kept
+from flask_phoenix.pubsub.history import OVERHEAD, MemoryStore, Stretch
 from flask_phoenix.runtime import histories
+from flask_phoenix.runtime.tail import Tail
 from flask_phoenix.testing import MemoryAdapter
 from tests.support.clients import Client, Room, Site, WebSocketClient
 from tests.support.processes import DEADLINE, ROOT, START
@@ -485,6 +486,36 @@ def test_a_join_waits_for_topic_and_history_together(pair: Pair, monkeypatch: py
     adapter.gate.clear()
     assert not join(pair.sites[0].connect(), since)["recovered"]
     adapter.gate.set()
+
+
+def test_what_comes_while_the_history_is_read_is_not_left_for_later(pair: Pair) -> None:
+    client = pair.sites[1].connect()
+    since = join(client, None)
+    pair.adapters[1].deaf = True
+    say(pair.sites[0], 1)
+    client.hears_only()
+    pair.adapters[1].deaf = False
+    pair.adapters[1].gate.clear()
+    pair.adapters[1].restored()
+    client.hears_only()
+    say(pair.sites[0], 2)
+    client.hears_only()
+    pair.adapters[1].gate.set()
+    client.hears_only(*said(since, 1, 2))
+
+
+def test_what_is_collected_before_a_loss_does_not_stand_before_what_follows_it() -> None:
+    taken = [(Stretch("e", 1, []), True), (Stretch("e", 9, []), False)]
+    delivered: list[Kept] = []
+    tail = Tail(ROOM, History(), lambda since: taken.pop(0), lambda message, sender: delivered.append(message))
+    tail.reach(Position("e", 1), DEADLINE)
+    collected = tail.collect()
+    messages = [Kept.made(Broadcast(ROOM, "said", {}), f"e:{offset}") for offset in (2, 10)]
+    tail.arrive(messages[0])
+    tail.reach(Position("e", 9), DEADLINE)
+    tail.arrive(messages[1])
+    assert collected == messages[1:]
+    assert delivered == messages
 
 
 def test_a_join_that_is_given_up_sends_nothing(pair: Pair) -> None:
