@@ -31,6 +31,7 @@ const NICKNAME = "hearth.nickname"
 const AWAY = "hearth.away"
 const TYPING_LASTS = 4000
 const AWAY_AFTER = 60_000
+const GAP = "There is a gap"
 
 const rooms = new Map(
   view.roomButtons().map(({ dataset }) => [dataset.room, new Room(dataset.room, "locked" in dataset)]),
@@ -129,11 +130,12 @@ function caughtUp(room, count) {
 function history(room, messages) {
   const joins = room.joins(messages)
   const known = room.entries.length
-  if (joins === false) add(room, { text: "There is a gap", at: messages[0].at - 1 })
+  if (joins === false) add(room, { text: GAP, at: messages[0].at - 1 })
   const news = room.merge(messages).filter((message) => message.nickname !== nickname)
   if (room !== current || document.hidden) room.unread += news.length
   if (joins) caughtUp(room, room.entries.length - known)
   if (room === current) view.drawRoom(room, nickname)
+  if (room === current && joins === false) view.showLine(GAP)
   roomList()
 }
 

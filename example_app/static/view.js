@@ -152,6 +152,14 @@ export function drawRoom(room, me) {
   toBottom()
 }
 
+/** Shows where the last of these lines stands; what came after it is a click away. */
+export function showLine(text) {
+  const line = [...page.messages.querySelectorAll(".system")].findLast((each) => each.textContent === text)
+  line.scrollIntoView({ block: "center" })
+  atBottom = false // a banner that goes would take us there again
+  page.jump.hidden = false
+}
+
 export function append(room, me) {
   const [before, entry] = [room.entries.at(-2), room.entries.at(-1)]
   const follows = atBottom || entry.nickname === me

@@ -174,7 +174,7 @@ function network(page, is) {
   if (!is) page.sockets.splice(0).forEach((socket) => socket.close({ code: 1001 }))
 }
 
-/** A while without a network, in which others talk; then a longer one, of which the room no longer remembers all. */
+/** A while without a network, in which others talk. */
 async function offline(ada, grace) {
   for (const [count, line] of [[7, "Caught up, 7 messages"], [1, "Caught up, 1 message"]]) {
     network(ada, false)
@@ -187,6 +187,30 @@ async function offline(ada, grace) {
   }
 }
 
+/** A longer one, of which the room no longer remembers all: the page shows where something is missing. */
+async function gap(ada, grace) {
+  network(ada, false)
+  await ada.waitForSelector('html[data-online="false"]')
+  await grace.evaluate(() => {
+    const [body, composer] = ["body", "composer"].map((id) => document.getElementById(id))
+    for (let number = 1; number <= 300; number += 1) {
+      body.value = `of many ${number}.`
+      composer.requestSubmit()
+    }
+  })
+  await heard(grace, "Grace", "of many 300.")
+  network(ada, true)
+  const line = ada.locator('#messages .system:has-text("There is a gap")')
+  await line.waitFor()
+  await ada.waitForSelector("#jump:not([hidden])")
+  await ada.waitForFunction(() => document.querySelector("#banner").hidden)
+  const [place, list] = await Promise.all([line.boundingBox(), ada.locator("#messages").boundingBox()])
+  assert.ok(list.y <= place.y && place.y < list.y + list.height, "it is on the screen")
+  await heard(ada, "Grace", "of many 300.")
+  assert.equal(await ada.locator('#messages .bubble:has-text("of many 1.")').count(), 0)
+  await ada.click("#jump")
+}
+
 async function stay(browser, ada, grace) {
   await typing(ada, grace)
   if (road === "websocket") await visitor(browser, ada)
@@ -194,6 +218,7 @@ async function stay(browser, ada, grace) {
   await lockedRoom(grace)
   await unread(ada, grace)
   if (road === "websocket") await offline(ada, grace)
+  if (road === "websocket") await gap(ada, grace)
   await restart(ada, grace)
 }
 
