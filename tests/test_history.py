@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from unittest.mock import ANY
 
 import pytest
 from gevent.event import Event
+from msgspec import Struct
 
 from flask_phoenix import (
     Channel,
@@ -30,7 +32,7 @@ from flask_phoenix.pubsub.history import OVERHEAD, MemoryStore, Stretch
 from flask_phoenix.runtime import histories
 from flask_phoenix.runtime.tail import Tail
 from flask_phoenix.testing import MemoryAdapter
-from tests.support.clients import Client, Room, Site, WebSocketClient
+from tests.support.clients import CRASHED, JOINED, Client, Room, Site, WebSocketClient
 from tests.support.processes import DEADLINE, ROOT, START
 from tests.support.slow import SlowAdapter
 
@@ -154,6 +156,15 @@ def test_after_a_restart_nothing_is_recovered(site: Site) -> None:
     assert not join(client, str(position))["recovered"]
 
 
+def test_a_process_that_is_forked_begins_anew(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.serve(Chat)
+    position = say(site, 1)
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    for _ in range(2):
+        say(site, 2)
+    assert not join(site.connect(), str(position))["recovered"]
+
+
 def test_interceptors_see_what_was_missed_in_its_order(site: Site) -> None:
     site.serve(Hushed)
     client = site.connect()
@@ -174,6 +185,114 @@ def test_interceptors_see_what_was_missed_in_its_order(site: Site) -> None:
         ["1", ref + "4", ROOM, "whispered", {"n": 3}],
         [None, ref + "5", ROOM, "shouted", {"n": 4}],
     )
+
+
+class Broken(Chat):
+    """Whose interceptor fails at every second message."""
+
+    @intercept("said")
+    def pass_on(self, payload: Any) -> None:
+        self.push("said", payload)
+        assert payload["n"] % 2
+
+
+def test_what_an_interceptor_fails_at_is_left_out_when_it_is_sent_again(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.serve(Broken)
+    client = site.connect()
+    since = join(client, None)
+    say(site, 1, 2, 3)
+    ref = f"{since['epoch']}:"
+    client.hears_only(["1", ref + "1", ROOM, "said", {"n": 1}], ["1", "1", ROOM, "phx_error", CRASHED])
+    assert join(client, ref + "1", "2")["missed"] == 2
+    client.hears_only(["2", ref + "3", ROOM, "said", {"n": 3}])
+    assert "its client missed and now goes without" in caplog.text
+
+
+def test_what_a_client_says_during_its_join_is_handled_before_what_it_says_later(site: Site) -> None:
+    gates = {name: Event() for name in ("join", "said")}
+
+    class Slow(Chat):
+        def join(self, payload: Any) -> None:
+            assert gates["join"].wait(DEADLINE)
+
+        @intercept("said")
+        def pass_on(self, payload: Any) -> None:
+            assert gates["said"].wait(DEADLINE)
+
+    site.serve(Slow)
+    client, position = site.connect(), say(site, 1)
+    client.say("1", "1", ROOM, "phx_join", {"since": f"{position.epoch}:0"})
+    client.say("1", "2", ROOM, "echo")
+    client.hears_only()
+    gates["join"].set()
+    assert client.hear()[4]["response"]["phx_history"]["missed"] == 1
+    client.say("1", "3", ROOM, "echo")
+    client.hears_only()
+    gates["said"].set()
+    client.hears_only(*(["1", ref, ROOM, "phx_reply", JOINED] for ref in "23"))
+
+
+def test_nothing_of_what_waits_is_counted_any_more_when_a_channel_ends_while_it_catches_up(site: Site) -> None:
+    gate = Event()
+
+    class Stopping(Chat):
+        def join(self, payload: Any) -> None:
+            assert gate.wait(DEADLINE)
+
+        @intercept("said")
+        def pass_on(self, payload: Any) -> None:
+            self.runtime.end("gone")
+
+    site.serve(Stopping)
+    client, position = site.connect(), say(site, 1)
+    client.say("1", "1", ROOM, "phx_join", {"since": f"{position.epoch}:0"})
+    client.say("1", "2", ROOM, "echo")
+    client.hears_only()
+    gate.set()
+    assert client.hear()[4]["response"]["phx_history"]["missed"] == 1
+    client.hears_only()
+    assert site.engine.budget.total == 0
+
+
+def test_what_a_client_is_not_given_it_has_not_missed(site: Site) -> None:
+    class Calm(Chat):
+        def join(self, payload: Any) -> None:
+            self.ignore("typing")
+
+    site.serve(Calm)
+    client = site.connect()
+    since = join(client, None)
+    client.hang_up()
+    say(site, 1, event="typing")
+    say(site, 2)
+    client = site.connect()
+    assert join(client, since)["missed"] == 1
+    client.hears_only(*said(since, 2, first=2))
+
+
+class Name(Struct, forbid_unknown_fields=True):
+    """Who comes; nothing else is taken."""
+
+    name: str
+
+
+class Strict(Chat):
+    """Has types."""
+
+    def join(self, payload: Name) -> Name:
+        return Name(f"hello, {payload.name}")
+
+
+def test_types_of_a_join_need_not_know_of_positions(site: Site) -> None:
+    site.serve(Strict)
+    client = site.connect()
+    client.say("1", "1", ROOM, "phx_join", {"name": "Ada", "since": None})
+    response = client.hear()[4]["response"]
+    assert (response["name"], response["phx_history"]["missed"]) == ("hello, Ada", 0)
+    client.say("2", "2", ROOM, "phx_join", {"name": 5, "since": None})
+    assert client.hear()[4]["response"]["errors"][0]["path"] == "name"
 
 
 def test_what_a_client_said_to_others_does_not_come_back_to_it(site: Site) -> None:
@@ -555,6 +674,46 @@ def test_a_sender_does_not_hear_itself_by_way_of_the_history(pair: Pair) -> None
     clients[1].say("1", "2", ROOM, "say", {"n": 2})
     clients[1].hears_only(*said(since[1], 1), ["1", "2", ROOM, "phx_reply", {"status": "ok", "response": {}}])
     clients[0].hears_only(*said(since[0], 1, 2))
+
+
+class Told(Chat):
+    """Tells whoever comes what was said, and takes its time."""
+
+    def join(self, payload: Any) -> Any:
+        kept = self.history()
+        self.note("read")
+        assert self.assigns["gate"].wait(DEADLINE)
+        return {"latest": [each.payload["n"] for each in kept]}
+
+
+@pytest.mark.parametrize("since", [None, "older:1"])
+def test_what_a_join_has_read_and_what_follows_it_have_no_hole(pair: Pair, since: Any) -> None:
+    gate = Event()
+    pair.sites[1].serve(Told, gate=gate)
+    epoch = say(pair.sites[0], 1).epoch
+    client = pair.sites[1].connect()
+    client.say("1", "1", ROOM, "phx_join", {"since": since})
+    assert pair.sites[1].noted() == "read"
+    say(pair.sites[0], 2)
+    gate.set()
+    response = client.hear()[4]["response"]
+    told = response["phx_history"]
+    assert (response["latest"], told["recovered"], told["offset"], told["missed"]) == ([1], False, 1, 1)
+    say(pair.sites[0], 3)
+    client.hears_only(*said(Position(epoch, 0), 2, 3, first=2))
+
+
+def test_where_one_process_is_alone_too_nothing_is_between_what_a_join_reads_and_what_follows(site: Site) -> None:
+    gate = Event()
+    site.serve(Told, gate=gate)
+    epoch = say(site, 1).epoch
+    client = site.connect()
+    client.say("1", "1", ROOM, "phx_join", {"since": None})
+    assert site.noted() == "read"
+    say(site, 2)
+    gate.set()
+    assert client.hear()[4]["response"]["phx_history"]["missed"] == 1
+    client.hears_only(*said(Position(epoch, 0), 2, first=2))
 
 
 def test_where_nothing_keeps_it_is_said(slow_site: Site, slow: SlowAdapter) -> None:

@@ -281,19 +281,23 @@ class Engine(ProcessTelemetry):
         check_payload(broadcast)
         if outlet is None:
             self.node.require_hearer(sealed)
+        if self.node.forked:  # whose clients are its parent's
+            return self.histories.note(outlet, sealed, history, key, "" if sender is None else sender.name)[0]
         position: Position = self.hub.run(self.histories.keep, outlet, sealed, history, sender, key)
         return position
 
-    def history(self, topic: str, since: str | None = None, limit: int | None = None) -> list[Kept]:
-        """Return what a topic keeps, the oldest first; the payloads are the reader's own. From any thread.
+    def history(self, topic: str, since: str | None, limit: int | None) -> tuple[Position, list[Kept]]:
+        """Return where a topic is, and what it keeps, the oldest first; the payloads are the reader's own.
+
+        From any thread.
 
         :raises InvalidOption: it has no history.
         :raises HistoryLost: the history does not reach back to ``since``.
         :raises NotPublished: it cannot be read.
         :raises Unsupported: what joins the nodes keeps none.
         """
-        kept: list[Kept] = self.hub.run(self.histories.list, self.node.archive(), topic, since, limit)
-        return [self.pubsub.read(each) for each in kept]
+        position, kept = self.hub.run(self.histories.look, self.node.archive(), topic, since, limit)
+        return position, [self.pubsub.read(each) for each in kept]
 
     def once(self, topic: str, key: str, call: Callable[[], Reply | None]) -> Reply | None:
         """Call a function, unless it was called for this key of the topic; return its reply of now or then.
