@@ -234,28 +234,6 @@ def test_what_a_client_says_during_its_join_is_handled_before_what_it_says_later
     client.hears_only(*(["1", ref, ROOM, "phx_reply", JOINED] for ref in "23"))
 
 
-def test_nothing_of_what_waits_is_counted_any_more_when_a_channel_ends_while_it_catches_up(site: Site) -> None:
-    gate = Event()
-
-    class Stopping(Chat):
-        def join(self, payload: Any) -> None:
-            assert gate.wait(DEADLINE)
-
-        @intercept("said")
-        def pass_on(self, payload: Any) -> None:
-            self.runtime.end("gone")
-
-    site.serve(Stopping)
-    client, position = site.connect(), say(site, 1)
-    client.say("1", "1", ROOM, "phx_join", {"since": f"{position.epoch}:0"})
-    client.say("1", "2", ROOM, "echo")
-    client.hears_only()
-    gate.set()
-    assert client.hear()[4]["response"]["phx_history"]["missed"] == 1
-    client.hears_only()
-    assert site.engine.budget.total == 0
-
-
 def test_what_a_client_is_not_given_it_has_not_missed(site: Site) -> None:
     class Calm(Chat):
         def join(self, payload: Any) -> None:

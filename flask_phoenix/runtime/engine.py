@@ -16,7 +16,7 @@ from ..exceptions import InvalidOption
 from ..protocol.json import MAX_DEPTH, Json
 from ..protocol.messages import INTERNAL, Broadcast, Kept, Reply, Traced, shown
 from ..pubsub.adapter import Adapter, Archive
-from ..pubsub.envelope import check_payload, mark, pack, seal, seal_all
+from ..pubsub.envelope import check_key, check_payload, mark, pack, seal, seal_all
 from ..pubsub.failures import EXITS, raise_in_main_greenlet
 from ..pubsub.history import History, Position
 from ..pubsub.hub import Hub
@@ -194,9 +194,11 @@ class Engine(ProcessTelemetry):
         :return: its position, where its topic has a history.
         :raises InvalidPayload: no client of vsn 2.0.0 could take the payload, or the history of its topic cannot;
             nobody has been served then.
-        :raises InvalidOption: there is a key, and no history.
+        :raises InvalidOption: there is a key, and no history; or it is none.
         :raises NotPublished: other nodes cannot be reached, or no client at all; clients of this node have got it.
         """
+        if key != "":
+            check_key(key)
         if sealed is None:
             sealed = seal(broadcast, self._json)
         if broadcast_sent.receivers:
