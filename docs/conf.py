@@ -37,8 +37,8 @@ autodoc_preserve_defaults = True
 autodoc_type_aliases = {name: name for name in ("Result", "NewMeta", "Presences", "Frame")}
 #: What the engine calls, and no author.
 INTERNAL = """
-    bind channels conflation declared_events entrances error_handlers handlers interceptors intercepts match read_join
-    read_params runtime server
+    bind channels conflation declared_events entrances error_handlers handlers interceptors intercepts match read_in
+    read_join read_out read_params runtime server
 """
 autodoc_default_options = {"exclude-members": ", ".join(INTERNAL.split())}
 add_module_names = False

@@ -13,6 +13,7 @@ from typing import Any
 
 from blinker import Signal
 from flask import Flask, current_app, got_request_exception, has_app_context, has_request_context
+from flask.json.provider import DefaultJSONProvider
 from gevent import GreenletExit
 
 from .broadcaster import NONE, SETTING
@@ -23,6 +24,7 @@ from .exceptions import InvalidOption, PhoenixError
 from .hints import Hints
 from .operations.answers import Operations
 from .operations.cluster import TIMEOUT, Cluster
+from .payloads.writing import plain_value
 from .presence import Presence
 from .protocol.json import Json
 from .protocol.messages import Broadcast, Kept, disconnect_message
@@ -242,8 +244,13 @@ class State:
         return [config["SECRET_KEY"], *(config.get("SECRET_KEY_FALLBACKS") or ())]
 
     def _to_json(self, value: Any) -> Any:
-        """Turn a value of another type into one that JSON has, as the app's JSON provider of this moment does."""
+        """Turn a value of another type into one that JSON has, as the app's JSON provider of this moment does.
+
+        Flask's own writes times as headers of HTTP have them: clients get them as fields of records are written.
+        """
         default = getattr(self.app.json, "default", None)
+        if default is DefaultJSONProvider.default:
+            return plain_value(value, default)
         return default(value) if default is not None else json.loads(self.app.json.dumps(value))
 
     def _find_adapter(self) -> Adapter | None:
@@ -277,7 +284,7 @@ class State:
         if self._checks():
             self.engine.check_sent(broadcast)
         if self._hints is not None:
-            self._hints.broadcast(topic)
+            self._hints.broadcast(topic, event)
         return broadcast
 
     def _send(self, signal: Signal, about: dict[str, Any]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-import sys
 from typing import Any
+
+from .places import place_of_caller
 
 log = logging.getLogger("flask_phoenix.channel")
 
@@ -38,12 +39,10 @@ class CheckedAssigns(dict[str, Any]):
         for each in value if isinstance(value, list | tuple | set) else [value]:
             # Each mapped class has this attribute; so SQLAlchemy need not be here to be recognised.
             if hasattr(type(each), "__mapper__"):
-                caller = sys._getframe(2)
                 log.warning(
-                    "%s, line %d: %s.assigns[%r] keeps a %s, whose database session ends with this callback: keep its"
-                    " id, and load it anew in each callback",
-                    caller.f_code.co_filename,
-                    caller.f_lineno,
+                    "%s: %s.assigns[%r] keeps a %s, whose database session ends with this callback: keep its id, and"
+                    " load it anew in each callback",
+                    place_of_caller(),
                     self._owner,
                     key,
                     type(each).__name__,

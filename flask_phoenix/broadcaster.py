@@ -8,6 +8,7 @@ from typing import Any, overload
 
 from .exceptions import InvalidOption
 from .patterns import Pattern
+from .payloads.writing import plain_value
 from .protocol.json import Json
 from .protocol.messages import Broadcast, disconnect_message
 from .pubsub.adapter import make_publisher
@@ -41,7 +42,7 @@ class Broadcaster:
                 f"a Broadcaster needs the URL over which the app's processes are joined: give it {SETTING}, such as"
                 " redis://localhost or workers:///run/myapp, and the app the same"
             )
-        self._json = json or Json()
+        self._json = json or Json(default=plain_value)
         self._publisher = make_publisher(url)
         self._histories = [(Pattern(pattern), history) for pattern, history in (histories or {}).items()]
         if self._histories and not self._publisher.keeps:

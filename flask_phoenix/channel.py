@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from difflib import get_close_matches
 from functools import partial, partialmethod
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from .exceptions import InvalidOption, InvalidPayload, InvalidReturn, Refused, UnknownEvent
-from .payloads import INVALID, Declared, Errors, Reader, Record, is_record, reader_of_parameter, shown_type
+from .payloads.annotations import shown_type
+from .payloads.errors import INVALID, Errors
+from .payloads.reading import Declared, Reader, reader_of_parameter
+from .payloads.writing import Record, is_record
+from .places import place_of
 from .protocol.messages import (
     CLOSE,
     DISCONNECT,
@@ -34,13 +39,15 @@ ChannelClass = TypeVar("ChannelClass", bound="type[Channel]")
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 #: What a handler may return: nothing, the response of an ok reply, or a whole reply.
-Result = Record | bytes | Reply | None
+Result = Record | list[Any] | bytes | Reply | None
 Handler = TypeVar("Handler", bound=Callable[[Any, Any], Result])
 #: A meta, or a function that makes it of the former one.
-NewMeta = dict[str, Any] | Callable[[dict[str, Any]], dict[str, Any]]
+NewMeta = Record | Callable[[dict[str, Any]], Record]
 
 #: What authors write in a Channel; its other names are not to be replaced.
 CALLBACKS = ("join", "after_join", "handle_in", "handle_out", "handle_info", "terminate")
+#: What a method under :func:`on` is called with.
+HANDLER = ("self", "payload")
 #: The attributes by which :func:`on` and :func:`intercept` mark methods.
 ON, INTERCEPT = "__phoenix_on__", "__phoenix_intercept__"
 #: The attribute in which :func:`on` leaves the name of the key by which a message is handled once; how long its value
@@ -154,7 +161,7 @@ class Tracking:
     for another topic than the channel's.
     """
 
-    def track(self, where: Any, key: str, meta: dict[str, Any] | None = None, topic: str | None = None) -> str:
+    def track(self, where: Any, key: str, meta: Record | None = None, topic: str | None = None) -> str:
         """Be present under a key."""
         raise InvalidOption(NO_PRESENCE)
 
@@ -162,9 +169,7 @@ class Tracking:
         """Replace the meta."""
         raise InvalidOption(NO_PRESENCE)
 
-    def track_or_update(
-        self, where: Any, key: str, meta: dict[str, Any] | None = None, topic: str | None = None
-    ) -> str:
+    def track_or_update(self, where: Any, key: str, meta: Record | None = None, topic: str | None = None) -> str:
         """Be present under a key, or replace the meta."""
         raise InvalidOption(NO_PRESENCE)
 
@@ -248,10 +253,10 @@ def sends(event: str, payload: Any) -> Callable[[ChannelClass], ChannelClass]:
     return declare
 
 
-def check_sent(channel: type[Channel], event: str, payload: Any) -> None:
+def check_sent(channel: type[Channel], event: str, payload: Any, written: Any) -> None:
     """Hold what is sent on a channel's topics to what it declares.
 
-    :param payload: as it is written.
+    :param written: the payload as clients read it.
     :raises InvalidPayload: it does not declare the event, or the payload is of another type.
     """
     if not channel.declared_events or event in UNDECLARED:
@@ -263,7 +268,7 @@ def check_sent(channel: type[Channel], event: str, payload: Any) -> None:
         )
     declared = channel.declared_events[event]
     try:
-        declared.check(payload)
+        declared.check(payload, written)
     except Errors as error:
         raise InvalidPayload(
             f"{channel.__name__} sends {event!r} with another payload than {shown_type(declared.annotation)}, which it"
@@ -278,10 +283,21 @@ def _mark(name: str, events: tuple[str, ...]) -> Callable[[Method], Method]:
     def decorate(method: Method) -> Method:
         if isinstance(method, type) or not hasattr(method, "__dict__"):
             raise InvalidOption(f"it stands above a method of a Channel; got {shown(method)} for {events!r}")
+        if _stands_alone(method) and not _takes(method, HANDLER):
+            raise InvalidOption(
+                f"{method.__name__}{place_of(method)} handles {events[0]!r}, and stands in no class: write it as"
+                f" a method of a Channel, def {method.__name__}(self, payload)"
+            )
         setattr(method, name, (*events, *getattr(method, name, ())))
         return method
 
     return decorate
+
+
+def _stands_alone(method: Any) -> bool:
+    """Tell whether this is a function that was written in no class."""
+    name = getattr(method, "__qualname__", "").rpartition("<locals>.")[2]
+    return inspect.isfunction(method) and "." not in name and name != "<lambda>"
 
 
 class Channel:
@@ -332,6 +348,10 @@ class Channel:
     entrances: ClassVar[dict[str, str]] = {}
     #: Makes the payload of :meth:`join` one of its declared type, if it has one.
     read_join: ClassVar[Reader | None] = None
+    #: The same of :meth:`handle_in`.
+    read_in: ClassVar[Reader | None] = None
+    #: The same of intercepted broadcasts, by their events.
+    read_out: ClassVar[dict[str, Reader]] = {}
     #: Events that the server sends, and the types of their payloads; gathered from :func:`sends`.
     declared_events: ClassVar[dict[str, Declared]] = {}
     #: Broadcast events that are intercepted, and the names of their methods; gathered from :func:`intercept`.
@@ -344,13 +364,15 @@ class Channel:
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
         refuse_reserved(cls, Channel, CALLBACKS)
-        refuse_async(cls, CALLBACKS)
+        refuse_misfits(cls, Channel, CALLBACKS)
         for name in ("log_join", "log_handle_in"):
             level_of(getattr(cls, name), f"{cls.__name__}.{name}")
         cls.handlers = _gather(cls, ON)
         cls.entrances = {event: _entrance(cls, name) for event, name in cls.handlers.items()}
         cls.read_join = read_by(cls, "join")
+        cls.read_in = read_by(cls, "handle_in", 2)
         cls.interceptors = _gather(cls, INTERCEPT)
+        cls.read_out = _readers_out(cls)
         cls.intercepts = frozenset(cls.interceptors)
         cls.conflation = Conflation(cls.__name__, cls.conflate) if cls.conflate else None
 
@@ -380,9 +402,13 @@ class Channel:
 
         :raises UnknownEvent: always.
         """
-        name = type(self).__name__
+        name, close = type(self).__name__, get_close_matches(f"{event}"[:40], self.handlers, 1)
+        hint = f" (did you mean {close[0]!r}?)" if close else ""
         event = shown(event)
-        raise UnknownEvent(f"{name} has no method for {event}: write one under @on({event}), or {name}.handle_in")
+        raise UnknownEvent(
+            f"{name} has no method for {event}{hint}: write one under @on({event}), or {name}.handle_in, into the class"
+            f" of {name}.join{place_of(self.join)}"
+        )
 
     def handle_out(self, event: str, payload: Any) -> None:
         """Handle the broadcasts named by :func:`intercept` above it."""
@@ -501,10 +527,10 @@ class Channel:
         """Hear another topic no more."""
         self.runtime.unsubscribe(topic)
 
-    def track(self, key: str, meta: dict[str, Any] | None = None) -> str:
+    def track(self, key: str, meta: Record | None = None) -> str:
         """Be present on the topic under a key until this channel ends; several channels may share a key.
 
-        :param meta: what others are told of this one: a dict of JSON.
+        :param meta: what others are told of this one: a dict of JSON, or a record that is written as one.
         :returns: the ``phx_ref``.
         :raises AlreadyTracked: this channel is present under the key; see :meth:`update`.
         :raises NotJoined: the join is not over.
@@ -520,7 +546,7 @@ class Channel:
         """
         return self.presence.update(self, key, meta)
 
-    def track_or_update(self, key: str, meta: dict[str, Any] | None = None) -> str:
+    def track_or_update(self, key: str, meta: Record | None = None) -> str:
         """Be present on the topic under a key with this meta, whether this channel is already or not.
 
         :returns: the ``phx_ref``.
@@ -553,17 +579,35 @@ def dispatch(channel: Channel, event: Any, payload: Any) -> Reply | None:
     if name is None:
         if event == REFRESH:
             return channel.runtime.refresh(payload)
+        if (read := type(channel).read_in) is not None:
+            payload = read(payload)
         return as_reply(channel.handle_in(event, payload), channel, "handle_in")
     return as_reply(getattr(channel, name)(payload), channel, name)
 
 
 def dispatch_out(channel: Channel, event: str, payload: Any) -> None:
-    """Call a channel's method that intercepts a broadcast."""
+    """Call a channel's method that intercepts a broadcast.
+
+    :raises InvalidPayload: the method declares another payload.
+    """
     name = channel.interceptors[event]
+    if event in channel.read_out:
+        payload = _read_out(channel, event, payload)
     if name == "handle_out":
         channel.handle_out(event, payload)
     else:
         getattr(channel, name)(payload)
+
+
+def _read_out(channel: Channel, event: str, payload: Any) -> Any:
+    try:
+        return channel.read_out[event](payload)
+    except Refused as refused:
+        errors = refused.response["errors"]
+        raise InvalidPayload(
+            f"{type(channel).__name__}.{channel.interceptors[event]} intercepts {shown(event)}, which is broadcast with"
+            f" another payload than the one that it is annotated with: {errors}"
+        ) from None
 
 
 def handle_error(failure: BaseException, channel: Channel, *tables: ErrorHandlers) -> Reply | None:
@@ -593,6 +637,11 @@ def register_error_handler(table: ErrorHandlers, kinds: tuple[Any, ...]) -> Call
         raise InvalidOption(f"expected classes of exceptions, as in @phoenix.errorhandler(ValueError), got {kinds!r}")
 
     def register(function: Any) -> Any:
+        if not callable(function) or (inspect.isfunction(function) and not _takes(function, ("error", "channel"))):
+            raise InvalidOption(
+                f"an error handler is given the exception and the channel, def handle(error, channel); got"
+                f" {shown(function)}{place_of(function)}"
+            )
         table.update(dict.fromkeys(kinds, function))
         return function
 
@@ -615,24 +664,35 @@ def level_of(level: Any, name: str) -> int | None:
 def as_reply(result: Any, channel: Channel, method: str) -> Reply | None:
     """Turn what a method returned into a reply.
 
-    :raises InvalidReturn: it is none of None, a dict, a record, bytes and Reply.
+    :raises InvalidReturn: it is none of None, a dict, a list, a record, bytes and Reply.
     """
-    if result is None or type(result) is Reply:
+    if result is None or (type(result) is Reply and isinstance(result.status, str)):
         return result
-    if isinstance(result, (dict, bytes)) or is_record(result):
+    if isinstance(result, (dict, bytes, list)) or is_record(result):
         return Reply("ok", result)
+    nothing = "{}" if method == "join" else "no reply"
     raise InvalidReturn(
-        f"{type(channel).__name__}.{method} returned {shown(result)}; expected a dict or bytes (an ok reply),"
-        " Reply(status, response), or None (no reply). Any other JSON value goes as Reply('ok', value);"
-        " to refuse, raise Refused(...)"
+        f"{type(channel).__name__}.{method} returned {shown(result)}; expected a dict, a list or bytes (an ok reply),"
+        f" Reply(status, response) with a string as its status, or None ({nothing}). Any other JSON value goes as"
+        f" Reply('ok', value); to refuse, raise Refused(...){place_of(getattr(channel, method, None))}"
     )
 
 
-def read_by(cls: type, name: str, strict: bool = True) -> Reader | None:
-    """Return what makes a method's first argument one of its declared type; None: it takes whatever comes."""
+def read_by(cls: type, name: str, position: int = 1, strict: bool = True) -> Reader | None:
+    """Return what makes an argument of a method one of its declared type; None: it takes whatever comes.
+
+    :param position: of the argument, the first of which is self.
+    """
     method = inspect.getattr_static(cls, name)
-    position = 0 if isinstance(method, staticmethod) else 1
+    if isinstance(method, staticmethod):
+        position -= 1
     return reader_of_parameter(method, position, f"{cls.__name__}.{name}", strict)
+
+
+def _readers_out(cls: type[Channel]) -> dict[str, Reader]:
+    """Return what makes payloads of intercepted broadcasts such of their declared types, where there are any."""
+    readers = {event: read_by(cls, name, 2 if name == "handle_out" else 1) for event, name in cls.interceptors.items()}
+    return {event: read for event, read in readers.items() if read is not None}
 
 
 def _entrance(cls: type[Channel], name: str) -> str:
@@ -695,18 +755,63 @@ def _gather_own(cls: type, mark: str) -> dict[str, str]:
     return found
 
 
-def refuse_async(cls: type, callbacks: Collection[str]) -> None:
-    """Refuse a subclass whose methods would return coroutines, which nobody awaits.
+def refuse_misfits(cls: type, root: type, callbacks: Sequence[str]) -> None:
+    """Refuse a subclass whose methods cannot be called as they will be, or would do nothing when they are.
 
+    :param callbacks: the names of methods that are there to be written; the first of them is the first that is called.
     :raises InvalidOption: with the remedy.
     """
     for name, method in vars(cls).items():
-        called = name in callbacks or hasattr(method, ON) or hasattr(method, INTERCEPT)
-        if called and inspect.iscoroutinefunction(method):
+        parameters = _parameters(root, name, method, callbacks)
+        if parameters is None or not inspect.isfunction(method):
+            continue
+        where = f"{cls.__name__}.{name}{place_of(method)}"
+        if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
             raise InvalidOption(
-                f"{cls.__name__}.{name} is async, and nobody would await it: write def {name} without async; it may"
-                " block, as gevent lets others run meanwhile"
+                f"{where} is async, and nobody would await it: write def {name} without async; it may block, as gevent"
+                " lets others run meanwhile"
             )
+        if inspect.isgeneratorfunction(method):
+            raise InvalidOption(f"{where} has a yield, and so would never run: return one reply, and push the rest")
+        # Those of join are those of its pattern, too.
+        if not _takes(method, parameters[:2] if name == "join" else parameters, more=name == "join"):
+            does = f"leave it away, and set values in {callbacks[0]}, as in self.assigns['name'] = ..."
+            remedy = does if name == "__init__" else f"write def {name}({', '.join(parameters)})"
+            raise InvalidOption(f"{where} does not take what it is called with: {remedy}")
+
+
+def refuse_handlers(socket: type) -> None:
+    """Refuse methods of a socket that handle events, as those of a channel do.
+
+    :raises InvalidOption: with the remedy.
+    """
+    for name, method in vars(socket).items():
+        for event in (*getattr(method, ON, ()), *getattr(method, INTERCEPT, ())):
+            raise InvalidOption(
+                f"{socket.__name__}.{name}{place_of(method)} handles {event!r}, which is for channels, and"
+                f" {socket.__name__} is none: move it into the class of a Channel"
+            )
+
+
+def _parameters(root: type, name: str, method: Any, callbacks: Collection[str]) -> tuple[str, ...] | None:
+    """Return what a method is called with; None: it is called by the author alone."""
+    if name in callbacks or name == "__init__":
+        return tuple(inspect.signature(getattr(root, name)).parameters)
+    return HANDLER if hasattr(method, ON) or hasattr(method, INTERCEPT) else None
+
+
+def _takes(function: Callable[..., Any], parameters: Iterable[str], *, more: bool = False) -> bool:
+    """Tell whether a function can be called with so many arguments.
+
+    :param more: it may ask for more.
+    """
+    # A decorator may add arguments to those that it is called with: what counts is what it takes itself.
+    signature = inspect.signature(function, follow_wrapped=False)
+    try:
+        (signature.bind_partial if more else signature.bind)(*parameters)
+    except TypeError:
+        return False
+    return True
 
 
 def refuse_reserved(cls: type, root: type, callbacks: Collection[str]) -> None:
@@ -736,7 +841,9 @@ def _stands_for(name: str, value: Any, root: type, callback: bool) -> bool:
     if callback:
         return callable(value) or isinstance(value, classmethod | partialmethod)
     replaced = getattr(root, name, None)
-    return inspect.isfunction(value) and inspect.isfunction(replaced) and _takes_as_much(value, replaced)
+    if not inspect.isfunction(value) or not inspect.isfunction(replaced):
+        return False
+    return _takes(value, inspect.signature(replaced).parameters)
 
 
 def _remedy(name: str, value: Any, root: type, callback: bool) -> str:
@@ -749,12 +856,3 @@ def _remedy(name: str, value: Any, root: type, callback: bool) -> str:
     if name == "conflate":
         return 'it has to be a dict of events and functions, as in {"moved": lambda payload: payload["id"]}'
     return f"it has to be a method: def {name}{inspect.signature(getattr(root, name))}" if callback else "rename it"
-
-
-def _takes_as_much(function: Callable[..., Any], replaced: Callable[..., Any]) -> bool:
-    """Tell whether a function can be called as the one that it replaces."""
-    try:
-        inspect.signature(function).bind(*inspect.signature(replaced).parameters)
-    except TypeError:
-        return False
-    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from math import inf
@@ -74,6 +75,7 @@ class Phoenix:
 
         :raises InvalidOption: the app has this extension already, or an option cannot be.
         """
+        _check_app(app)
         if "phoenix" in app.extensions:
             raise InvalidOption("this app has been initialised already; call init_app once for each app")
         if self._adapter is not None and self._states:
@@ -88,7 +90,8 @@ class Phoenix:
             state.run_beside(function, name)
         app.extensions["phoenix"] = state
         app.url_value_preprocessor(_exempt_from_csrf)
-        app.wsgi_app = Middleware(app, NAME)  # type: ignore[method-assign]
+        mounts = lambda: [endpoint.mount for endpoint in state.endpoints]  # noqa: E731
+        app.wsgi_app = Middleware(app, NAME, mounts)  # type: ignore[method-assign]
         app.jinja_env.globals["phoenix_csrf_token"] = csrf_token
         # gevent-websocket asks for it where it says 101 itself: the subprotocol to echo when the client offers it.
         app.app_protocol = lambda path: PHOENIX_PROTOCOL  # type: ignore[attr-defined]
@@ -225,6 +228,7 @@ class Phoenix:
             on the topic meanwhile, on whatever node, the new meta replaces the old one, and the key never leaves.
         :raises InvalidOption: there is one of that name, the period is no positive number, or the grace is negative.
         """
+        _check_presence(kind)
         presence = kind()
         presence.name, presence.server = name or kind.__name__, lambda: self._state().trackers[presence]
         if any(other.name == presence.name for other in self._presences):
@@ -468,6 +472,7 @@ class Phoenix:
         :param options: those of gevent's server: ``certfile`` and ``keyfile`` for TLS, ``log=None`` for no access log.
         :raises Unsupported: gevent has not patched the standard library.
         """
+        _check_app(app)
         state = state_of(app)
         state.warn_if_bare()
         require_patched()
@@ -498,6 +503,17 @@ def _mount_in_blueprint(path: str, socket: type[BaseSocket], options: dict[str, 
     :raises PhoenixError: ``init_app`` was not called for the app before.
     """
     state_of(setup.app).mount(f"{setup.url_prefix or ''}/{path.lstrip('/')}", socket, options)
+
+
+def _check_app(app: Any) -> None:
+    if not isinstance(app, Flask):
+        called = f"; call it, as in {app.__name__}()" if inspect.isfunction(app) else ""
+        raise InvalidOption(f"expected a Flask app, got {shown(app)}{called}")
+
+
+def _check_presence(kind: Any) -> None:
+    if not isinstance(kind, type) or not issubclass(kind, Presence):
+        raise InvalidOption(f"expected a class of a Presence, as in phoenix.presence(Online), got {shown(kind)}")
 
 
 def _check_path(path: Any) -> None:

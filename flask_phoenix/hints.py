@@ -9,6 +9,7 @@ from threading import get_ident, main_thread
 import gevent
 from flask import has_app_context
 
+from .places import place_of_caller
 from .runtime.engine import Engine
 from .socket import Socket, explain_unmatched
 
@@ -26,8 +27,8 @@ class Hints:
         self._sockets = sockets
         self._given: set[str] = set()
 
-    def broadcast(self, topic: str) -> None:
-        """Look at a broadcast of the app itself, by its topic."""
+    def broadcast(self, topic: str, event: str) -> None:
+        """Look at a broadcast of the app itself, by its topic and event."""
         if not self._engine.node.name and _in_a_loop_of_its_own():
             self._give(
                 "loop",
@@ -36,14 +37,16 @@ class Hints:
                 " of them broadcasts. Start it under @phoenix.background",
             )
         if isinstance(topic, str) and not self._engine.pubsub.heard(topic):
-            self._look_for(topic)
+            self._look_for(topic, event)
 
-    def _look_for(self, topic: str) -> None:
+    def _look_for(self, topic: str, event: str) -> None:
         """Look whether anybody could hear a topic."""
         sockets = self._sockets()
         routes = [route for socket in sockets if (route := socket.match(topic)) is not None]
         if not routes:
             patterns = "; ".join(explain_unmatched(socket, topic) for socket in sockets) or "no socket is mounted"
+            if any(socket.match(event) is not None for socket in sockets if isinstance(event, str)):
+                patterns = f"the topic comes first, broadcast({event!r}, {topic!r}, ...)"
             self._give(f"topic {topic}", f"a broadcast on {topic!r}, which no client can join: {patterns}")
         elif not any(route.pattern in self._engine.joined_patterns for route in routes):
             (pattern, channel, *_) = routes[0]
@@ -56,7 +59,7 @@ class Hints:
     def _give(self, key: str, hint: str) -> None:
         if key not in self._given and len(self._given) < HINTS:
             self._given.add(key)
-            log.warning("%s", hint)
+            log.warning("%s: %s", place_of_caller(), hint)
 
 
 #: How many hints a process gives.

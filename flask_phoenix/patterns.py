@@ -45,6 +45,8 @@ class Pattern:
     def __init__(self, text: Any) -> None:
         if not isinstance(text, str) or "*" in text[:-1]:
             raise InvalidOption(f"{EXPECTED}; got {text!r}")
+        if (braces := re.search(r"\{(\w*)\}", text)) is not None:
+            raise InvalidOption(f"{text!r} would fit that one topic alone: a variable is written <{braces[1]}>")
         self._begin, self._star = text.removesuffix("*"), text.endswith("*")
         #: What makes the value of each variable, by its name.
         self.variables = _converters(text)

@@ -7,6 +7,7 @@ from typing import Any
 
 from .channel import Channel, ChannelRuntime, NewMeta, Tracking, refuse_reserved
 from .exceptions import InvalidPayload
+from .payloads.writing import Record
 from .protocol.messages import shown
 from .tracker.server import Hooks, Presences, TrackerServer
 
@@ -30,12 +31,10 @@ class Presence(Hooks, Tracking):
     #: Returns what the current app and process have of this presence.
     server: Callable[[], TrackerServer]
 
-    def track(
-        self, where: Channel | str, key: str, meta: dict[str, Any] | None = None, topic: str | None = None
-    ) -> str:
+    def track(self, where: Channel | str, key: str, meta: Record | None = None, topic: str | None = None) -> str:
         """Be present under a key; several channels may share one.
 
-        :param meta: what others are told of this one: a dict of JSON.
+        :param meta: what others are told of this one: a dict of JSON, or a record that is written as one.
         :param topic: where to be present, if that is not the channel's topic.
         :returns: the ``phx_ref``, by which clients tell metas apart.
         :raises AlreadyTracked: this channel is present there under the key; see :meth:`update`.
@@ -57,7 +56,7 @@ class Presence(Hooks, Tracking):
         return self.server().update(owner, topic, str(key), meta)
 
     def track_or_update(
-        self, where: Channel | str, key: str, meta: dict[str, Any] | None = None, topic: str | None = None
+        self, where: Channel | str, key: str, meta: Record | None = None, topic: str | None = None
     ) -> str:
         """Be present under a key with this meta, whether this channel is present there already or not.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable
 from difflib import get_close_matches
 from math import isfinite
@@ -13,13 +14,15 @@ from .channel import (
     ErrorHandlerFunction,
     ErrorHandlers,
     read_by,
-    refuse_async,
+    refuse_handlers,
+    refuse_misfits,
     refuse_reserved,
     register_error_handler,
 )
 from .exceptions import InvalidOption, InvalidReturn, Refused
 from .patterns import Pattern
-from .payloads import Reader
+from .payloads.reading import Reader
+from .places import place_of
 from .protocol.messages import INTERNAL, Frame, shown
 
 #: What authors write in a Socket, and in a RawSocket.
@@ -29,6 +32,13 @@ RAW_CALLBACKS = (*CALLBACKS, "open", "handle_frame", "terminate")
 
 ChannelClass = TypeVar("ChannelClass", bound=type[Channel])
 
+
+log = logging.getLogger("flask_phoenix.channel")
+
+NEVER_ASKED = (
+    "%s: nobody will join by the pattern %r, since %r was registered before it, and fits all its topics: register %r"
+    " first; of decorators above one class, the lowest is the first"
+)
 
 #: How many patterns a line of the log lists.
 SHOWN_PATTERNS = 20
@@ -87,6 +97,7 @@ class BaseSocket:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        refuse_handlers(cls)
         cls.read_params = read_by(cls, "connect", strict=False)
 
     def __init__(self, params: dict[str, Any], transport: str) -> None:
@@ -117,7 +128,7 @@ class Socket(BaseSocket):
 
     def __init_subclass__(cls) -> None:
         refuse_reserved(cls, Socket, SOCKET_CALLBACKS)
-        refuse_async(cls, SOCKET_CALLBACKS)
+        refuse_misfits(cls, Socket, SOCKET_CALLBACKS)
         super().__init_subclass__()
         cls.error_handlers = dict(cls.error_handlers)
 
@@ -132,10 +143,14 @@ class Socket(BaseSocket):
         :raises InvalidOption: the pattern cannot be, or is taken, or the channel has no ``join`` that fits it.
         """
         parsed = _parse(cls, pattern)
+        _check_assigns(cls, pattern, assigns)
 
         def register(channel: ChannelClass) -> ChannelClass:
             _check_route(cls, pattern, parsed, channel)
-            cls.channels = (*cls.channels, Route(pattern, channel, assigns or {}, parsed))
+            route = Route(pattern, channel, assigns or {}, parsed)
+            if (earlier := hiding(cls.channels, route)) is not None:
+                log.warning(NEVER_ASKED, cls.__name__, pattern, earlier.pattern, pattern)
+            cls.channels = (*cls.channels, route)
             return channel
 
         return register
@@ -175,6 +190,15 @@ class Socket(BaseSocket):
         return next((route for route in cls.channels if route.matches(topic)), None)
 
 
+def hiding(earlier: tuple[Route, ...], route: Route) -> Route | None:
+    """Return which of the patterns before it takes all topics of a route."""
+    exact = not route.parsed.variables and not route.pattern.endswith("*")
+    for other in earlier:
+        if other.parsed.find(route.pattern) and (exact or not other.parsed.variables):
+            return other
+    return None
+
+
 def explain_unmatched(socket: type[Socket], topic: Any) -> str:
     """Tell why a message for a topic comes to nobody, and what would."""
     name = socket.__name__
@@ -205,6 +229,16 @@ def _parse(socket: type[Socket], pattern: Any) -> Pattern:
     return Pattern(pattern)
 
 
+def _check_assigns(socket: type[Socket], pattern: str, assigns: Any) -> None:
+    """See that a channel can start with these values.
+
+    :raises InvalidOption: with the remedy.
+    """
+    if not isinstance(assigns, dict | None):
+        remedy = f"write @{socket.__name__}.channel({pattern!r}) above the class of a channel"
+        raise InvalidOption(f"assigns is a dict of values, got {shown(assigns)}: {remedy}")
+
+
 def _check_route(socket: type[Socket], pattern: str, parsed: Pattern, channel: Any) -> None:
     """See that a socket can have a channel serve a pattern.
 
@@ -233,8 +267,14 @@ def _check_route(socket: type[Socket], pattern: str, parsed: Pattern, channel: A
                 f"{socket.__name__} lets {route.channel.__name__} serve {pattern!r} already, and the first pattern that"
                 f" fits wins: give {name} another pattern"
             )
+    if channel.handle_out is not Channel.handle_out and "handle_out" not in channel.interceptors.values():
+        raise InvalidOption(
+            f"{name}.handle_out{place_of(channel.handle_out)} would never be called: write above it which"
+            " broadcasts pass through it, as in @intercept('new_msg')"
+        )
     try:
-        inspect.signature(object.__new__(channel).join).bind(None, **dict.fromkeys(parsed.variables))
+        join = inspect.signature(object.__new__(channel).join, follow_wrapped=False)
+        join.bind(None, **dict.fromkeys(parsed.variables))
     except TypeError:
         expected = ", ".join(("self", "payload", *parsed.variables))
         given = str(inspect.signature(channel.join))
@@ -246,7 +286,7 @@ class RawSocket(BaseSocket):
 
     def __init_subclass__(cls) -> None:
         refuse_reserved(cls, RawSocket, RAW_CALLBACKS)
-        refuse_async(cls, RAW_CALLBACKS)
+        refuse_misfits(cls, RawSocket, RAW_CALLBACKS)
         super().__init_subclass__()
 
     def bind(self, send: Callable[[Frame], None], close: Callable[[int, str], None]) -> None:

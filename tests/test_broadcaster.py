@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +236,11 @@ def test_payloads_are_written_by_the_json_that_is_given(url: str, joined: Joined
     with Broadcaster(url, Json(default=lambda value: sorted(value))) as broadcaster:
         in_thread(broadcaster.broadcast, "room:1", "news", {"n": {3, 1, 2}})
     assert joined.assert_push("news") == {"n": [1, 2, 3]}
+
+
+def test_payloads_are_written_as_by_an_app(broadcaster: Broadcaster, joined: Joined) -> None:
+    in_thread(broadcaster.broadcast, "room:1", "news", {"at": datetime(2026, 1, 2), "tags": {"a"}})
+    assert joined.assert_push("news") == {"at": "2026-01-02T00:00:00", "tags": ["a"]}
 
 
 # Its life

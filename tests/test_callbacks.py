@@ -471,7 +471,7 @@ def test_what_clients_send_is_cut_and_escaped_in_log_lines(
     topic = f"room:{event}" if isinstance(event, str) else "room:1"
 
     def answer(channel: Room) -> Any:
-        return event
+        return (event,)
 
     site.serve(scripted(do=answer, terminate=lambda channel, reason: 1 / 0, handle_info=Room.handle_info))
     client = site.connect()

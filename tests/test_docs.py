@@ -49,7 +49,7 @@ from flask_phoenix.doctor.probe import DRIVERS
 from flask_phoenix.doctor.site import STATUSES
 from flask_phoenix.operations import answers
 from flask_phoenix.operations.requests import MAX_SKEW
-from flask_phoenix.payloads import MAX_ERRORS
+from flask_phoenix.payloads.errors import MAX_ERRORS
 from flask_phoenix.protocol.json import MAX_DEPTH, MAX_READ_DEPTH
 from flask_phoenix.protocol.messages import SHOWN_CHARACTERS
 from flask_phoenix.pubsub import history
@@ -94,7 +94,7 @@ from tests.test_architecture import MODULES, tree
 
 #: What the engine calls, and no author.
 INTERNAL = {"runtime", "error_handlers", "handlers", "interceptors", "intercepts", "match", "channels", "bind"}
-INTERNAL |= {"server", "conflation", "entrances", "read_join", "read_params", "declared_events"}
+INTERNAL |= {"server", "conflation", "entrances", "read_in", "read_join", "read_out", "read_params", "declared_events"}
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 

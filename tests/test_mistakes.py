@@ -13,12 +13,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, abort, session
 from flask.cli import ScriptInfo
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from werkzeug.exceptions import HTTPException
 
-from flask_phoenix import Channel, InvalidOption, Phoenix, Refused, Socket, intercept, on
+from flask_phoenix import Channel, InvalidOption, Phoenix, Refused, Reply, Socket, intercept, on
 from flask_phoenix.app_state import state_of
 from flask_phoenix.cli.run import warn_if_forgotten
 from flask_phoenix.patterns import CONVERTERS
@@ -61,7 +61,39 @@ class RoomChannel(Channel):
 
     @on("list")
     def list_all(self, payload: Any) -> Any:
-        return [1, 2]
+        return 1, 2
+
+    @on("tags")
+    def tags(self, payload: Any) -> Any:
+        return {"room": {"name": "1", "tags": [object()]}}
+
+    @on("state")
+    def state(self, payload: Any) -> Any:
+        return Reply({"a": 1})  # type: ignore[arg-type]
+
+    @on("session")
+    def read_session(self, payload: Any) -> Any:
+        return {"name": session["name"]}
+
+    @on("abort")
+    def abort(self, payload: Any) -> Any:
+        abort(403)
+
+    @on("emit")
+    def emit_elsewhere(self, payload: Any) -> Any:
+        self.emit("news", {})  # type: ignore[attr-defined]
+
+    @on("nothing")
+    def push_nothing(self, payload: Any) -> Any:
+        self.push(None, {})  # type: ignore[arg-type]
+
+    @on("spawn")
+    def spawn_nothing(self, payload: Any) -> Any:
+        self.spawn(None)  # type: ignore[arg-type]
+
+    @on("later")
+    def tick_later(self, payload: Any) -> Any:
+        self.send_after("tick", 1)  # type: ignore[arg-type]
 
     @on("say")
     def say(self, payload: Any) -> Any:
@@ -115,6 +147,14 @@ def stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: Any) -> Iter
 @mistake("`init_app` is forgotten")
 def _(stage: Stage) -> None:
     Phoenix().broadcast("room:1", "news", {})
+
+
+@mistake("`Phoenix` is given a factory")
+def _(stage: Stage) -> None:
+    def create_app() -> Flask:
+        return stage.app
+
+    Phoenix(create_app)  # type: ignore[arg-type]
 
 
 @mistake("`Client` of an app without `init_app`")
@@ -192,6 +232,21 @@ def _(stage: Stage) -> None:
     stage.socket.channel("*:lobby")(RoomChannel)
 
 
+@mistake("`UserSocket.channel(pattern, channel)`")
+def _(stage: Stage) -> None:
+    stage.socket.channel("hall:*", RoomChannel)  # type: ignore[arg-type]
+
+
+@mistake("a variable in braces")
+def _(stage: Stage) -> None:
+    stage.socket.channel("hall:{hall_id}")(RoomChannel)
+
+
+@mistake("a pattern below one that takes all its topics")
+def _(stage: Stage) -> None:
+    stage.socket.channel("room:lobby")(RoomChannel)
+
+
 @mistake("a variable of an unknown kind")
 def _(stage: Stage) -> None:
     stage.socket.channel("room:<number:id>")(RoomChannel)
@@ -219,6 +274,36 @@ def _(stage: Stage) -> None:
             return {}
 
 
+@mistake("a handler with a `yield`")
+def _(stage: Stage) -> None:
+    class HallChannel(Channel):
+        @on("count")
+        def count(self, payload: Any) -> Any:
+            yield {}
+
+
+@mistake("a method that takes other arguments")
+def _(stage: Stage) -> None:
+    class HallChannel(Channel):
+        @on("new_msg")  # type: ignore[type-var]
+        def new_msg(self, event: str, payload: Any) -> Any:
+            return {}
+
+
+@mistake("`connect` without `info`")
+def _(stage: Stage) -> None:
+    class HallSocket(Socket):
+        def connect(self, params: Any) -> None:  # type: ignore[override]
+            pass
+
+
+@mistake("an `__init__` of one's own")
+def _(stage: Stage) -> None:
+    class HallChannel(RoomChannel):
+        def __init__(self) -> None:
+            self.said: list[str] = []
+
+
 @mistake("`@on` without an event")
 def _(stage: Stage) -> None:
     on(lambda self, payload: None)  # type: ignore[arg-type]
@@ -227,6 +312,29 @@ def _(stage: Stage) -> None:
 @mistake("`@on(...)` above a class")
 def _(stage: Stage) -> None:
     on("new_msg")(RoomChannel)  # type: ignore[type-var]
+
+
+@mistake("`@on(...)` above a function that is no method")
+def _(stage: Stage) -> None:
+    @on("new_msg")  # type: ignore[type-var]
+    def new_msg(payload: Any) -> None:
+        pass
+
+
+@mistake("`@on(...)` in a socket's class")
+def _(stage: Stage) -> None:
+    class HallSocket(Socket):
+        @on("new_msg")
+        def new_msg(self, payload: Any) -> None:
+            pass
+
+
+@mistake("`handle_out` without `@intercept`")
+def _(stage: Stage) -> None:
+    @stage.socket.channel("hall:*")
+    class HallChannel(RoomChannel):
+        def handle_out(self, event: str, payload: Any) -> None:
+            pass
 
 
 @mistake("`@on` with an event of the protocol")
@@ -258,6 +366,13 @@ def _(stage: Stage) -> None:
     Phoenix(app)
 
 
+@mistake("a key of the app whose beginning is misspelt")
+def _(stage: Stage) -> None:
+    app = Flask("chat")
+    app.config["PHEONIX_TIMEOUT"] = 30
+    Phoenix(app)
+
+
 @mistake("a misspelt option of a mount")
 def _(stage: Stage) -> None:
     stage.phoenix.socket("/other", longpol=True)(Socket)  # type: ignore[arg-type]
@@ -283,6 +398,51 @@ def _(stage: Stage) -> None:
 @mistake("an event without a method")
 def _(stage: Stage) -> None:
     stage.crash("new_msg")
+
+
+@mistake("a misspelt event")
+def _(stage: Stage) -> None:
+    stage.crash("lst")
+
+
+@mistake("a reply that JSON cannot hold")
+def _(stage: Stage) -> None:
+    stage.crash("tags")
+
+
+@mistake("a `Reply` whose status is no string")
+def _(stage: Stage) -> None:
+    stage.crash("state")
+
+
+@mistake("`session` or `request` in a channel")
+def _(stage: Stage) -> None:
+    stage.crash("session")
+
+
+@mistake("`abort` in a channel")
+def _(stage: Stage) -> None:
+    stage.crash("abort")
+
+
+@mistake("a name that channels have elsewhere, such as `emit`")
+def _(stage: Stage) -> None:
+    stage.crash("emit")
+
+
+@mistake("`push` of an event that is no string")
+def _(stage: Stage) -> None:
+    stage.crash("nothing")
+
+
+@mistake("`spawn` of what a function returned")
+def _(stage: Stage) -> None:
+    stage.crash("spawn")
+
+
+@mistake("the arguments of `send_after` in the other order")
+def _(stage: Stage) -> None:
+    stage.crash("later")
 
 
 @mistake("a push of what is no dict")
@@ -319,6 +479,11 @@ def _(stage: Stage) -> None:
     stage.phoenix.broadcast("rooms:1", "news", {})
 
 
+@mistake("topic and event in the other order, under debug")
+def _(stage: Stage) -> None:
+    stage.phoenix.broadcast("news", "room:1", {})
+
+
 @mistake("a broadcast to topics that nobody has ever joined, under debug")
 def _(stage: Stage) -> None:
     stage.phoenix.broadcast("room:1", "news", {})
@@ -341,6 +506,22 @@ def _(stage: Stage) -> None:
 def _(stage: Stage) -> None:
     with Client(stage.app) as client:
         client.join("room:1", {"author": True})
+
+
+@mistake("a client is given the path with the transport, under debug")
+def _(stage: Stage) -> None:
+    stage.app.test_client().get("/socket/websocket/websocket", headers={"Upgrade": "websocket"})
+
+
+@mistake("a client polls where there is no long polling, under debug")
+def _(stage: Stage) -> None:
+    stage.phoenix.socket("/chat")(type("ChatSocket", (Socket,), {}))
+    stage.app.test_client().get("/chat/longpoll?vsn=2.0.0")
+
+
+@mistake("a client has another path than the mount, under debug")
+def _(stage: Stage) -> None:
+    stage.app.test_client().get("/sockets/websocket", headers={"Upgrade": "websocket"})
 
 
 @mistake("long polling without a `SECRET_KEY`")

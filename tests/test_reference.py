@@ -14,7 +14,7 @@ from websockets.frames import CloseCode
 
 from flask_phoenix import Broadcast, Json, Message, Reply
 from flask_phoenix.broadcaster import SETTING
-from flask_phoenix.payloads import INVALID
+from flask_phoenix.payloads.errors import INVALID
 from flask_phoenix.protocol import messages, state
 from flask_phoenix.protocol.serializers import V1Serializer, V2Serializer
 from flask_phoenix.runtime.logs import SECRETS

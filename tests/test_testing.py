@@ -34,7 +34,10 @@ from tests.support.processes import DEADLINE, ROOT
 
 phoenix = Phoenix()
 
-NO_METHOD = "Counter has no method for 'crash': write one under @on('crash'), or Counter.handle_in"
+NO_METHOD = (
+    "Counter has no method for 'crash': write one under @on('crash'), or Counter.handle_in, into the class of"
+    " Counter.join"
+)
 
 
 @phoenix.socket("/shop/<shop_id>", connect_info=["session", "x_headers", "user_agent"], check_csrf=False)
@@ -234,7 +237,8 @@ def test_what_it_says(client: Client) -> None:
     joined.push("crash")
     with pytest.raises(AssertionError) as failed:
         joined.assert_push("pushed", {"n": 2}, within=0)
-    lines = [re.sub(r"^ +[\d.]+ ", "0.000 ", line) for line in str(failed.value).splitlines()]
+    said = re.sub(rf" \({__file__}, line \d+\)", "", str(failed.value))
+    lines = [re.sub(r"^ +[\d.]+ ", "0.000 ", line) for line in said.splitlines()]
     assert lines == [
         "client 1: expected 'pushed' on 'counter:1' with {'n': 2}",
         "  one came in which payload['n'] is 1, not 2",

@@ -14,7 +14,7 @@ from ..app_state import State, state_of
 from ..channel import Channel
 from ..exceptions import PhoenixError
 from ..protocol.messages import shown
-from ..socket import BaseSocket, Route, Socket
+from ..socket import BaseSocket, Route, Socket, hiding
 from ..transports.options import Mount, Options
 
 
@@ -51,7 +51,7 @@ def _describe_patterns(socket: type[Socket]) -> Iterator[str]:
         yield f"  no channels: write @{socket.__name__}.channel('room:*') above one, in a module that the app imports"
     width = max((len(route.pattern) for route in socket.channels), default=0)
     for number, route in enumerate(socket.channels):
-        yield f"  {route.pattern:<{width}}  {_name(route.channel)}{_hides(socket.channels[:number], route)}"
+        yield f"  {route.pattern:<{width}}  {_name(route.channel)}{_hidden(socket.channels[:number], route)}"
         for what, names in _events(route.channel).items():
             yield f"  {'':<{width}}    {what:<10} {', '.join(names)}"
 
@@ -69,13 +69,10 @@ def _events(channel: type[Channel]) -> dict[str, list[str]]:
     return {what: names for what, names in found.items() if names}
 
 
-def _hides(earlier: tuple[Route, ...], route: Route) -> str:
+def _hidden(earlier: tuple[Route, ...], route: Route) -> str:
     """Tell which earlier pattern takes all topics of this one."""
-    exact = not route.parsed.variables and not route.pattern.endswith("*")
-    for other in earlier:
-        if other.parsed.find(route.pattern) and (exact or not other.parsed.variables):
-            return f"  (never: {other.pattern!r} comes before it, and fits all its topics)"
-    return ""
+    other = hiding(earlier, route)
+    return f"  (never: {other.pattern!r} comes before it, and fits all its topics)" if other is not None else ""
 
 
 def _changed(mount: Mount) -> str:

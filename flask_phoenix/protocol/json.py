@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from json.encoder import encode_basestring
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 import ujson
 
 from ..exceptions import InvalidMessage, InvalidPayload
-from ..payloads import is_typed, plain
+from ..payloads.writing import is_typed, plain
 from .messages import Frame
 
 #: Reads JSON and nothing but JSON.
@@ -24,6 +24,8 @@ CONTAINERS = frozenset({dict, list, tuple})
 #: Levels of arrays and objects that are read at most: fewer than are written, so that what a client sent may be sent on
 #: inside a reply or a broadcast.
 MAX_READ_DEPTH = 500
+#: Keys and indices that are named at most, where something cannot be written.
+MAX_SHOWN_WAY = 8
 #: Levels that are written at most. JSON modules recurse, and manage these from any stack of less than 400 calls.
 MAX_DEPTH = 512
 
@@ -127,7 +129,9 @@ class Json:
                 text.encode()  # fails on a lone surrogate, which cannot leave in a text frame
         except Exception as error:
             remedy = "send dicts, lists, strings, finite numbers, booleans, None, or what the app's JSON provider knows"
-            raise InvalidPayload(f"this cannot be written as JSON: {error}; {remedy}") from error
+            where = "".join(f"[{key!r:.40}]" for key in self._way_to_fault(value))
+            at = f" (at {where})" if where else ""
+            raise InvalidPayload(f"this cannot be written as JSON: {error}{at}; {remedy}") from error
         return text
 
     def loads(self, frame: Frame, max_depth: int = MAX_READ_DEPTH) -> Any:
@@ -144,6 +148,28 @@ class Json:
             return value if self._module is None else self._module.loads(text)
         except Exception as error:
             raise InvalidMessage(f"expected JSON: {error}") from error
+
+    def _way_to_fault(self, value: Any) -> Iterator[Any]:
+        """Yield the keys and indices that lead to the innermost part that cannot be written."""
+        for _ in range(MAX_SHOWN_WAY):
+            items = (
+                value.items()
+                if isinstance(value, dict)
+                else enumerate(value)
+                if isinstance(value, list | tuple)
+                else ()
+            )
+            fault = next(((key, part) for key, part in items if not self._can_write(part)), None)
+            if fault is None:
+                return
+            key, value = fault
+            yield key
+
+    def _can_write(self, value: Any) -> bool:
+        try:
+            return bool(self._encode(value).encode())
+        except Exception:
+            return False
 
     def _make_plain(self, value: Any) -> Any:
         """Make a value of another type, which stands inside of the written one, a value that JSON has."""

@@ -9,7 +9,7 @@ from itertools import accumulate, pairwise
 from typing import Any
 
 from ..exceptions import InvalidMessage, InvalidOption, InvalidPayload, UnknownVersion
-from ..payloads import is_record
+from ..payloads.writing import is_record
 from .json import Json
 from .messages import OFFSET, REPLY, Broadcast, Frame, JsonText, Message, Reply, shown
 

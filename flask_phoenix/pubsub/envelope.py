@@ -6,7 +6,7 @@ import struct
 from collections.abc import Sequence
 
 from ..exceptions import InvalidMessage, InvalidOption, InvalidPayload
-from ..payloads import is_record
+from ..payloads.writing import is_record
 from ..protocol.json import Json
 from ..protocol.messages import Broadcast, JsonText, Kept, shown
 from ..protocol.serializers import encode_field

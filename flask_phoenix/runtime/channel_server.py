@@ -21,7 +21,8 @@ from ..channel import (
     handle_error,
 )
 from ..exceptions import InvalidOption, InvalidPayload, NotJoined, PhoenixError, Refused
-from ..payloads import is_record
+from ..payloads.writing import is_record
+from ..places import place_of
 from ..protocol.messages import EXPIRING, JOIN, LEAVE, Broadcast, Frame, Kept, Message, Reply, shown
 from ..protocol.state import GIVEN_UP, JOIN_CRASHED, JOIN_TIMED_OUT, OK, TOO_MANY_JOINS, JoinReceived, Protocol
 from ..pubsub.history import History, Position
@@ -212,6 +213,8 @@ class ChannelServer(ChannelRuntime):
     def push(self, event: str, payload: Any) -> None:
         """Send an event to this client."""
         self._require_joined("push")
+        if not isinstance(event, str):
+            raise InvalidPayload(f"an event is a string, as in self.push('new_msg', {{...}}); got {shown(event)}")
         frame = self.protocol.push(self.membership, event, payload)
         if self._held_pushes is None:
             self.connection.send(frame)
@@ -233,6 +236,11 @@ class ChannelServer(ChannelRuntime):
 
     def reply(self, socket_ref: SocketRef, reply: Reply) -> None:
         """Answer a remembered message."""
+        if not isinstance(socket_ref, SocketRef):
+            raise InvalidOption(
+                f"reply answers what self.socket_ref() remembers while a message is handled; got {shown(socket_ref)}."
+                " To answer the message that is handled, return the reply"
+            )
         self._answer(socket_ref.ref, reply)
 
     def refresh(self, payload: Any) -> Reply:
@@ -264,12 +272,19 @@ class ChannelServer(ChannelRuntime):
 
     def send_after(self, seconds: float, message: Any) -> Callable[[], None]:
         """Queue a message in so many seconds; the answer is a function that cancels it."""
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise InvalidOption(f"send_after takes seconds, and then the message; got {shown(seconds)} as seconds")
         if self.ended:
             return lambda: None
         return self._hold().call_after(seconds, lambda: self.send(message))
 
     def spawn(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         """Call a function in a greenlet of its own, which ends with the channel."""
+        if not callable(function):
+            raise InvalidOption(
+                f"spawn takes a function and its arguments, self.spawn(self.work, 1), and calls it itself; got"
+                f" {shown(function)}"
+            )
         if not self.ended:
             context = self.connection.context.copy()
             self._hold().spawn(lambda: context.run(self._run_spawned, function, arguments))
@@ -426,7 +441,10 @@ class ChannelServer(ChannelRuntime):
             if is_record(reply.response):
                 reply = reply._replace(response=self.connection.engine.as_written(reply.response))
             reply = self._recovery.tell(reply)
-        frame = self.protocol.accept(join, reply)
+        try:
+            frame = self.protocol.accept(join, reply)
+        except InvalidPayload as error:
+            raise self._of_reply("join", error) from error
         self.joined = True
         self.connection.engine.joined_patterns.add(self._route.pattern)
         return frame
@@ -491,12 +509,19 @@ class ChannelServer(ChannelRuntime):
             except Refused as refused:
                 reply = Reply("error", refused.response)
             self.telemetry.outcome = "" if reply is None else reply.status
-            return None if reply is None else self.protocol.reply(self.membership, message.ref, reply)
+            try:
+                return None if reply is None else self.protocol.reply(self.membership, message.ref, reply)
+            except InvalidPayload as error:
+                raise self._of_reply(self._route.channel.handlers.get(message.event, "handle_in"), error) from error
         except FAILURES as failure:
             if (reply := self._handle_error(failure)) is None:
                 raise
             self.telemetry.outcome = reply.status
             return self.protocol.reply(self.membership, message.ref, reply)
+
+    def _of_reply(self, method: str, error: InvalidPayload) -> InvalidPayload:
+        """Say of which method the reply is that cannot be written."""
+        return InvalidPayload(f"the reply of {self._name}.{method}{place_of(getattr(self.channel, method))}: {error}")
 
     def _handle_error(self, failure: BaseException) -> Reply | None:
         """Return the reply that an error handler makes of an exception; None: none, and the app has been told of it.
@@ -729,7 +754,7 @@ class CheckedChannelServer(ChannelServer):
 
     def push(self, event: str, payload: Any) -> None:
         """Send an event to this client."""
-        check_sent(self._route.channel, event, self.connection.engine.as_written(payload))
+        check_sent(self._route.channel, event, payload, self.connection.engine.as_written(payload))
         super().push(event, payload)
 
     def broadcast(self, event: str, payload: Any, everybody: bool) -> None:

@@ -13,6 +13,7 @@ from blinker import Signal
 from ..channel import level_of
 from ..protocol.messages import Broadcast, Frame, Message, Reply, Traced, shown
 from ..protocol.state import JOIN_CRASHED
+from ..remedies import remedy_for
 from ..signals import channel_crashed, channel_joined, channel_refused, handled_in
 from ..socket import Route
 from .connection import Connection
@@ -100,13 +101,15 @@ class ChannelTelemetry:
     def log(self, what: str, reason: Any) -> None:
         """Log an error; of an exception, its traceback follows."""
         failed = isinstance(reason, BaseException)
+        remedy = remedy_for(reason)
         log.error(
-            "%s %s on topic %s (connection %d)%s",
+            "%s %s on topic %s (connection %d)%s%s",
             self._route.channel.__name__,
             what,
             shown(self._topic),
             self._connection.number,
             "" if failed else f", for the reason {shown(reason)}",
+            f"; {remedy}" if remedy else "",
             exc_info=reason if failed else None,
         )
 

@@ -238,7 +238,7 @@ class Engine(ProcessTelemetry):
         """
         routes = [route for socket in self.histories.sockets if (route := socket.match(broadcast.topic)) is not None]
         for channel in {route.channel for route in routes if route.channel.declared_events}:
-            check_sent(channel, broadcast.event, self.as_written(broadcast.payload))
+            check_sent(channel, broadcast.event, broadcast.payload, self.as_written(broadcast.payload))
 
     def as_written(self, payload: Any) -> Any:
         """Return a payload as a client reads it."""

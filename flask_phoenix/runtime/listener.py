@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+from ..exceptions import InvalidOption
 from ..protocol.messages import Broadcast, shown
 from .engine import FAILURES, Engine
 from .inbox import Inbox
@@ -19,9 +20,14 @@ BROADCAST_OVERHEAD = 500
 
 
 class Listener:
-    """Calls a function with broadcasts, and delays nobody."""
+    """Calls a function with broadcasts, and delays nobody.
+
+    :raises InvalidOption: it is no function.
+    """
 
     def __init__(self, engine: Engine, function: Callable[[Broadcast], Any]) -> None:
+        if not callable(function):
+            raise InvalidOption(f"expected a function, which is called with each broadcast; got {shown(function)}")
         self._engine = engine
         self._function = function
         self._inbox = Inbox(engine.runners)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Union
 
 from ..channel import Channel, Tracking
 from ..exceptions import InvalidOption
-from ..payloads import annotation_of_parameter, annotations_of, bare, parts_of, resolve, shown_type
+from ..payloads.annotations import annotation_of_parameter, annotations_of, bare, parts_of, resolve, shown_type
 from ..protocol.messages import Reply
 from ..socket import BaseSocket, Route, Socket
 

@@ -9,7 +9,8 @@ from typing import Any
 import msgspec
 
 from ..exceptions import InvalidOption
-from ..payloads import has_model, shown_type
+from ..payloads.annotations import shown_type
+from ..payloads.models import has_model
 from .declarations import Shape
 
 #: Where named schemas stand in a document.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from ..exceptions import InvalidPayload
+from ..payloads.writing import plain_value
 from ..protocol.messages import REPLY, Frame, Message
 
 #: The header fields of a server's binary frames, by the first byte.
@@ -16,7 +17,7 @@ FIELDS = (("join_ref", "topic", "event"), ("join_ref", "ref", "topic", "status")
 def write_client_frame(message: Message) -> Frame:
     """Write a message as a client of vsn 2.0.0 does: bytes in a binary frame, anything else as JSON."""
     if not isinstance(message.payload, bytes):
-        return json.dumps(message)
+        return json.dumps(message, default=plain_value)
     fields = [str(field or "").encode() for field in message[:4]]
     return bytes([0, *map(len, fields)]) + b"".join(fields) + message.payload
 
@@ -43,7 +44,7 @@ def write_old_client_frame(message: Message) -> str:
     """
     if isinstance(message.payload, bytes):
         raise InvalidPayload("a client of vsn 1.0.0 cannot send bytes: let it connect with vsn='2.0.0'")
-    return json.dumps(message._asdict())
+    return json.dumps(message._asdict(), default=plain_value)
 
 
 def read_old_server_frame(frame: Frame) -> Message:

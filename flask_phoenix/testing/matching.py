@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..payloads.writing import plain_value
+
 
 class Anything:
     """Stands for a payload of which nothing is expected."""
@@ -26,12 +28,14 @@ def difference(expected: Any, actual: Any, exact: bool = False, where: str = "pa
     """Say what is wrong with a value first; None: nothing.
 
     A dict is expected to have these keys, and may have others; a list to have these items, and no others; a class to be
-    the value's; a function to return something true for it; anything else to be equal.
+    the value's; a function to return something true for it; a record, an enum, a date and the like to be written so;
+    anything else to be equal.
 
     :param exact: expect a dict to have no other keys.
     """
     if expected is ANYTHING:
         return None
+    expected = _written(expected)
     if isinstance(expected, dict) and isinstance(actual, dict):
         return _difference_of_dicts(expected, actual, exact, where)
     if isinstance(expected, list) and isinstance(actual, list):
@@ -44,6 +48,16 @@ def difference(expected: Any, actual: Any, exact: bool = False, where: str = "pa
     if isinstance(expected, Callable):  # type: ignore[arg-type]
         return None if expected(actual) else f"{where} is {actual!r}, which {_name(expected)} does not take"
     return None if expected == actual else f"{where} is {actual!r}, not {expected!r}"
+
+
+def _written(expected: Any) -> Any:
+    """Return what is expected as a client reads it, where it is nothing that JSON has."""
+    if isinstance(expected, type | dict | list | str | int | float | None):
+        return expected
+    try:
+        return plain_value(expected)
+    except TypeError:
+        return expected
 
 
 def _difference_of_dicts(expected: dict[Any, Any], actual: dict[Any, Any], exact: bool, where: str) -> str | None:

@@ -11,6 +11,7 @@ import gevent
 
 from ..channel import ChannelRuntime, NewMeta
 from ..exceptions import AlreadyTracked, InvalidMessage, InvalidPayload, InvalidReturn, NotTracked, Unsupported
+from ..payloads.writing import is_record
 from ..protocol.json import Json
 from ..protocol.messages import Broadcast, shown
 from ..pubsub.failures import log_failure
@@ -218,7 +219,7 @@ class TrackerServer(Replica):
 
     def _read(self, topic: str, key: str, meta: Any) -> tuple[str, str, Meta]:
         """Return what an entry is made of, as JSON brings it to the others."""
-        if not isinstance(meta, dict):
+        if not isinstance(meta, dict) and not is_record(meta):
             raise InvalidPayload(f"a meta is a dict of JSON, which clients can tell from others; got {shown(meta)}")
         try:
             read: tuple[str, str, Meta] = self._json.loads(self._json.dumps([topic, key, meta]), MAX_META_DEPTH + 1)

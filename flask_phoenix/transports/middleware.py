@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from types import BuiltinMethodType
 from typing import Any
 
 from flask import Flask
 from werkzeug.exceptions import HTTPException
+
+from .missing import tell_missing
+from .options import Mount
 
 #: Where the view of an endpoint finds the :class:`Upgrade` of its request.
 UPGRADE = "flask_phoenix.upgrade"
@@ -110,10 +114,12 @@ class Middleware:
     """Stands between an app and the server, inside of middlewares that are added later.
 
     :param endpoint_prefix: how the names of the endpoints of mounts begin.
+    :param mounts: returns the mounts of the app.
     """
 
-    def __init__(self, app: Flask, endpoint_prefix: str) -> None:
+    def __init__(self, app: Flask, endpoint_prefix: str, mounts: Callable[[], list[Mount]]) -> None:
         self._app = app
+        self._mounts = mounts
         self._prefix = endpoint_prefix
         self._wsgi_app = app.wsgi_app
 
@@ -121,11 +127,21 @@ class Middleware:
         """Answer a request."""
         if "//" in environ.get("PATH_INFO", ""):
             self._clean_path(environ)
+        if self._app.debug:
+            start_response = partial(self._start_response, environ, start_response)
         if "HTTP_UPGRADE" not in environ:
             return self._wsgi_app(environ, start_response)
         upgrade = environ[UPGRADE] = Upgrade(start_response)
         body = self._wsgi_app(environ, upgrade.start_response)
         return body if upgrade.answered and not upgrade.begins else upgrade.follow(body)
+
+    def _start_response(
+        self, environ: dict[str, Any], start_response: Any, status: str, headers: Any, exc_info: Any = None
+    ) -> Any:
+        """Give an answer to the server, and tell what is missing where there is nothing."""
+        if status.startswith("404"):
+            tell_missing(environ, self._mounts())
+        return start_response(status, headers, *([exc_info] if exc_info else ()))
 
     def _clean_path(self, environ: dict[str, Any]) -> None:
         """Take what is superfluous out of a path to a mount, as Phoenix does; Werkzeug would redirect."""

@@ -199,13 +199,19 @@ def check_keys(config: Mapping[str, Any], known: Sequence[str]) -> None:
     """
     known = [*known, *(PREFIX + name.upper() for name in (*NAMES, *TRANSPORTS))]
     for key in config:
-        if not key.startswith(PREFIX) or key in known:
+        if key in known or not _is_ours(key):
             continue
         if close := difflib.get_close_matches(key, known, 1, MISSPELT):
             raise InvalidOption(f"the app's configuration has {key}, which nothing reads; did you mean {close[0]}?")
-        log.warning(
-            "the app's configuration has %s, which nothing reads; docs/reference/options.md lists the keys", key
-        )
+        if key.startswith(PREFIX):
+            log.warning(
+                "the app's configuration has %s, which nothing reads; docs/reference/options.md lists the keys", key
+            )
+
+
+def _is_ours(key: Any) -> bool:
+    """Tell whether a key begins with our prefix, which is easily misspelt, or nearly so."""
+    return bool(difflib.get_close_matches(f"{key}".partition("_")[0] + "_", [PREFIX], 1, MISSPELT))
 
 
 def _check(options: Options, path: str) -> None:
