@@ -440,7 +440,9 @@ class Lossy(MemoryAdapter):
     def __init__(self, network: list[MemoryAdapter]) -> None:
         super().__init__(network)
         self.deaf = False
-        self.gate = Event()
+        #: Lets what is asked be read, and then be answered.
+        self.reading, self.gate = Event(), Event()
+        self.reading.set()
         self.gate.set()
 
     def _hear(self, topic: str, data: bytes) -> None:
@@ -448,6 +450,7 @@ class Lossy(MemoryAdapter):
             super()._hear(topic, data)
 
     def kept(self, topic: str, history: History, since: Position | None) -> Any:
+        assert self.reading.wait(DEADLINE)
         answer = super().kept(topic, history, since)
         assert self.gate.wait(DEADLINE)
         return answer
@@ -546,18 +549,19 @@ def test_a_new_epoch_is_a_loss(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("late", [0, 1])
-def test_broadcasts_during_a_rejoin_come_once(pair: Pair, late: int) -> None:
+@pytest.mark.parametrize("gate", ["reading", "gate"])
+def test_broadcasts_during_a_rejoin_come_once(pair: Pair, late: int, gate: str) -> None:
     neighbour = pair.sites[1].connect()
     since = join(neighbour, None)
     say(pair.sites[0], 1, 2)
     neighbour.hears_only(*said(since, 1, 2))
     client = pair.sites[1].connect()
-    pair.adapters[1].gate.clear()
+    getattr(pair.adapters[1], gate).clear()
     client.say("1", "1", ROOM, "phx_join", {"since": since["ref"]})
     client.hears_only()
     say(pair.sites[late], 3)
     neighbour.hears_only(*said(since, 3, first=3))
-    pair.adapters[1].gate.set()
+    getattr(pair.adapters[1], gate).set()
     reply = client.hear()
     assert reply[4]["response"]["phx_history"]["missed"] == 3
     say(pair.sites[0], 4)
@@ -642,6 +646,26 @@ def test_a_client_that_knows_more_than_its_new_node_gets_nothing_twice(pair: Pai
     assert join(client, f"{since['epoch']}:1")["missed"] == 1
     client.hears_only(*said(since, 2, first=2))
     neighbour.hears_only(*said(since, 1, 2))
+
+
+def test_a_node_that_stays_behind_what_a_client_knows_says_so(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(histories, "OPEN_TIMEOUT", 0.05)
+    adapter, never = pair.adapters[1], Event()
+    neighbour = pair.sites[1].connect()
+    since = join(neighbour, None)
+    adapter.deaf = True
+    say(pair.sites[0], 1, 2)
+    read = adapter.kept
+
+    def kept(topic: str, history: History, position: Position | None) -> Any:
+        if position == Position(since["epoch"], 0):  # where the node is
+            never.wait()
+        return read(topic, history, position)
+
+    monkeypatch.setattr(adapter, "kept", kept)
+    told = join(pair.sites[1].connect(), f"{since['epoch']}:1")
+    assert (told["recovered"], told["offset"]) == (False, 0)
+    never.set()
 
 
 def test_a_sender_does_not_hear_itself_by_way_of_the_history(pair: Pair) -> None:
