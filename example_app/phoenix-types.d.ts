@@ -16,7 +16,8 @@ export interface Contract {
 }
 
 type Names<T> = keyof T & string;
-type Arguments<P> = {} extends P ? [params?: P | (() => P)] : [params: P | (() => P)];
+type Sendable<P> = (P & object) | (() => P & object);
+type Arguments<P> = {} extends P & object ? [params?: Sendable<P>] : [params: Sendable<P>];
 
 export interface TypedPush<Response> extends Omit<Push, "receive"> {
   receive(status: "ok", callback: (response: Response) => any): this;

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from datetime import datetime, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -62,12 +63,32 @@ def test_asyncapi_document_tells_what_is_declared(app: Flask) -> None:
     }
     assert operations["UserSocket_room_any_new_msg"]["description"] == "Say something."
     messages = room["messages"]
-    assert messages["new_msg"]["payload"] == {"$ref": "#/components/schemas/Message"}
+    assert messages["new_msg"]["payload"] == {"$ref": "#/components/schemas/tests.support.declared.Message"}
     assert messages["new_msg_reply"]["payload"]["properties"]["response"] == {"$ref": "#/components/schemas/Saved"}
     assert messages["sends_frame_binary"]["contentType"] == "application/octet-stream"
-    assert document["components"]["schemas"]["Article"]["properties"]["author"] == {
-        "$ref": "#/components/schemas/Author"
+    schemas = document["components"]["schemas"]
+    author = schemas["Article"]["properties"]["author"]["$ref"]
+    assert schemas[author.removeprefix("#/components/schemas/")]["required"] == ["name"]
+
+
+def test_two_types_of_one_name_and_one_type_of_two_kinds(app: Flask) -> None:
+    document = json.loads(invoke(app, "asyncapi").output)
+    schemas = document["components"]["schemas"]
+    assert {name: list(schemas[name]["properties"]) for name in schemas if "Message" in name or "Author" in name} == {
+        "tests.support.declared.Message": ["body", "reply_to"],
+        "tests.support.declared_elsewhere.Message": ["text"],
+        "Author-Input": ["name"],
+        "Author-Output": ["pen_name"],
     }
+    assert schemas["Colour"] == {
+        "title": "Colour",
+        "description": "A colour.",
+        "enum": ["blue", "red"],
+        "type": "string",
+    }
+    assert [name for name in schemas if "Colour" in name] == ["Colour"]
+    assert list(schemas["Priced-Input"]["properties"]) == ["net", "colour", "next"]
+    assert list(schemas["Priced-Output"]["properties"]) == ["gross", "colour", "next", "shown"]
 
 
 def test_typescript_checks_good_code_and_bad_code(app: Flask, tmp_path: Path) -> None:
@@ -179,6 +200,21 @@ NARROWINGS: list[tuple[Any, Any, str, str]] = [
     (a(list[int | str]), a(list[str]), ".a[...]: integer is not taken", ".a[...]: integer may be sent"),
     (a(dict[str, int | str]), a(dict[str, str]), ".a[...]: integer is not taken", ".a[...]: integer may be sent"),
     (a(str), a(Annotated[str, msgspec.Meta(max_length=3)]), ".a: maxLength is 3", ".a: maxLength was 3"),
+    (a(str), a(Literal["x"]), ".a: not everything is taken any more", ".a: anything may be sent now"),
+    (a(list[str]), a(list[datetime]), ".a[...]: format is date-time", ".a[...]: format was date-time"),
+    (a(dict[str, str | None]), a(dict[str, time | None]), ".a[...]: format is time", ".a[...]: format was time"),
+    (
+        a(Annotated[int, msgspec.Meta(ge=0)]),
+        a(Annotated[int, msgspec.Meta(gt=0)]),
+        ".a: exclusiveMinimum is 0",
+        ".a: exclusiveMinimum was 0",
+    ),
+    (
+        a(Annotated[int, msgspec.Meta(le=9)]),
+        a(Annotated[int, msgspec.Meta(le=8)]),
+        ".a: maximum is 8",
+        ".a: maximum was 8",
+    ),
     (struct(("a", int, 0)), a(int), ".a: the field is required now", ".a: the field may be missing now"),
     (
         struct(("inner", struct(("b", int | str), name="Inner"))),
@@ -224,3 +260,34 @@ def test_what_is_gone() -> None:
     assert incompatible_changes(silent, old) == []
     del silent["channels"]["Some_room_any"]
     assert incompatible_changes(old, silent) == ["room:{subtopic}: the topics are gone"]
+    mute = document(answer=None)
+    assert incompatible_changes(document(answer=Payload), mute) == ["room:{subtopic} said reply: none is sent any more"]
+    assert incompatible_changes(mute, mute) == []
+
+
+class Payload(msgspec.Struct):
+    n: int
+
+
+class Taking(Channel):
+    """Takes whatever comes."""
+
+    def join(self, payload: Any) -> Any:
+        return None
+
+    def handle_in(self, event: str, payload: Any) -> Any:
+        return None
+
+
+def test_what_other_events_and_other_paths_mean_to_clients() -> None:
+    def written(channel: type[Channel], path: str = "/socket") -> Any:
+        return asyncapi(read_declarations([(path, socket_of(channel))]), "App", "1.0.0")
+
+    named: type[Channel] = type("Named", (Taking,), {"said": on("said")(lambda self, payload: None)})
+    strict: type[Channel] = type("Strict", (named,), {"handle_in": Channel.handle_in})
+    assert incompatible_changes(written(named), written(Taking)) == []
+    assert incompatible_changes(written(named), written(strict)) == [
+        "room:{subtopic}: other events are not handled any more"
+    ]
+    assert incompatible_changes(written(Taking, "/<int:shop>/socket"), written(Taking, "/<shop>/socket")) == []
+    assert incompatible_changes(written(Taking), written(Taking, "/sock")) == ["/socket/websocket: the socket is gone"]

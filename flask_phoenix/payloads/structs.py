@@ -91,7 +91,7 @@ def _check(annotation: Any, where: str) -> list[Any]:
     :raises InvalidOption: it cannot, or does not.
     """
     try:
-        infos = list(_infos(type_info(annotation)))
+        infos = list(infos_of(type_info(annotation)))
         foreign = next(_foreign(annotation, set()), None)
     except NameError:
         raise
@@ -108,7 +108,7 @@ def _check(annotation: Any, where: str) -> list[Any]:
     return infos
 
 
-def _infos(info: Any) -> Iterator[Any]:
+def infos_of(info: Any) -> Iterator[Any]:
     """Return what msgspec knows of a type and of those inside."""
     waiting, seen = [info], set()
     while waiting:
@@ -175,7 +175,7 @@ def _unfilled(kind: Any) -> tuple[list[tuple[str, Any]], list[str]]:
 
 def _may_be_unfilled(info: Any) -> bool:
     """Tell whether there may be a dataclass in a type whose defaults msgspec leaves to the class."""
-    return any(isinstance(each, AnyType) or _defaults_of(each) for each in _infos(info))
+    return any(isinstance(each, AnyType) or _defaults_of(each) for each in infos_of(info))
 
 
 def _defaults_of(info: Any) -> list[tuple[str, Any]]:

@@ -16,6 +16,8 @@ ABOUT = (
     " the topic the channel's address. A payload of bytes travels in a binary frame. Replies are the event phx_reply."
 )
 BINARY = "application/octet-stream"
+#: What says that a channel handles other events, too.
+OTHERS = "x-handles-other-events"
 REFUSAL = {
     "title": "Refusal",
     "description": "The payload of an error reply. Where a payload was of another type, errors tells where.",
@@ -89,6 +91,8 @@ class _Writer:
             "servers": [{"$ref": f"#/servers/{self._server}"}],
             "messages": self._messages,
         }
+        if family.takes_others:
+            channel[OTHERS] = True
         if family.variables:
             channel["parameters"] = {name: {} for name in family.variables}
         if params and (query := self._schemas.followed(params)).get("type") == "object" and "properties" in query:

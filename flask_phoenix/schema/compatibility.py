@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from .asyncapi import Document
+from .asyncapi import OTHERS, Document
 from .schemas import PLACE, Schema
 
 #: Constraints under which less is taken if they are greater, and if they are less.
-AT_LEAST = ("minLength", "minimum", "exclusiveMinimum", "minItems", "minProperties")
-AT_MOST = ("maxLength", "maximum", "exclusiveMaximum", "maxItems", "maxProperties")
+AT_LEAST = ("minLength", "minItems", "minProperties")
+AT_MOST = ("maxLength", "maxItems", "maxProperties")
+#: Limits of numbers, including the limit and excluding it, and the sign by which the greater one is the narrower.
+LIMITS = ((("minimum", "exclusiveMinimum"), 1), (("maximum", "exclusiveMaximum"), -1))
 #: Constraints under which less is taken if they are others.
 EXACT = ("pattern", "format", "multipleOf", "contentEncoding", "uniqueItems")
 
@@ -45,21 +48,28 @@ class _Comparison:
         self._new = new
 
     def changes(self) -> Iterator[str]:
-        """Compare the operations."""
+        """Compare the sockets, the channels and the operations."""
+        paths = set(map(_path, self._new.get("servers", {}).values()))
+        for server in self._old.get("servers", {}).values():
+            if _path(server) not in paths:
+                yield f"{server['pathname']}: the socket is gone"
         for key, channel in self._old["channels"].items():
             if key not in self._new["channels"]:
                 yield f"{channel['address']}: the topics are gone"
                 continue
             yield from self._params(channel, self._new["channels"][key])
+            if OTHERS in channel and OTHERS not in self._new["channels"][key]:
+                yield f"{channel['address']}: other events are not handled any more"
         for key, operation in self._old["operations"].items():
             channel = _at(self._old, operation["channel"]["$ref"])
-            if operation["channel"]["$ref"].rpartition("/")[2] not in self._new["channels"]:
+            newer = self._new["channels"].get(operation["channel"]["$ref"].rpartition("/")[2])
+            if newer is None:
                 continue
             (event, *_) = [_at(self._old, message["$ref"])["name"] for message in operation["messages"]] or [key]
             where = f"{channel['address']} {event}"
             if key in self._new["operations"]:
                 yield from self._operation(where, operation, self._new["operations"][key])
-            else:
+            elif operation["action"] == "send" or OTHERS not in newer:
                 verb = "sent" if operation["action"] == "send" else "handled"
                 yield f"{where}: the event is not {verb} any more"
 
@@ -72,7 +82,10 @@ class _Comparison:
         sent = old["action"] == "send"
         yield from self._messages(where, old["messages"], new["messages"], sent)
         if "reply" in old:
-            yield from self._messages(f"{where} reply", old["reply"]["messages"], new["reply"]["messages"], True)
+            before, after = old["reply"]["messages"], new["reply"]["messages"]
+            if _by_type(self._old, before) and not _by_type(self._new, after):
+                yield f"{where} reply: none is sent any more"
+            yield from self._messages(f"{where} reply", before, after, True)
 
     def _messages(self, where: str, old: list[Document], new: list[Document], sent: bool) -> Iterator[str]:
         """Compare what an event may be.
@@ -93,13 +106,14 @@ class _Narrowing:
     """Finds what is a value of one schema and none of another.
 
     :param words: how it is said.
+    :param seen: pairs of references that are being compared already: of types that hold themselves.
     """
 
-    def __init__(self, wide: Document, narrow: Document, words: Words) -> None:
+    def __init__(self, wide: Document, narrow: Document, words: Words, seen: Iterable[tuple[str, str]] = ()) -> None:
         self._wide = wide
         self._narrow = narrow
         self._words = words
-        self._seen: set[tuple[str, str]] = set()
+        self._seen = set(seen)
 
     def problems(self, wide: Any, narrow: Any, path: str) -> Iterator[str]:
         """Tell where a value of the first schema may be none of the second."""
@@ -119,7 +133,8 @@ class _Narrowing:
             return
         for each in wides:
             found = [
-                list(_Narrowing(self._wide, self._narrow, self._words).problems(each, other, path)) for other in narrows
+                list(_Narrowing(self._wide, self._narrow, self._words, self._seen).problems(each, other, path))
+                for other in narrows
             ]
             if all(found):
                 yield from min(found, key=len)
@@ -131,7 +146,9 @@ class _Narrowing:
             return
         values, known = _values(wide), _values(narrow)
         if known is not None:
-            for value in values if values is not None else ["other values"]:
+            if values is None:
+                yield f"{path}: {self._words.anything}"
+            for value in values or ():
                 if value not in known:
                     yield f"{path}: {value!r} {self._words.value}"
         yield from self._constraints(wide, narrow, path)
@@ -145,6 +162,10 @@ class _Narrowing:
                 continue
             if name in EXACT or before is None or (after > before) == (name in AT_LEAST):
                 yield f"{path}: {name} {self._words.verb} {after}"
+        for names, sign in LIMITS:
+            limit, other = _limit(narrow, names, sign), _limit(wide, names, sign)
+            if limit is not None and (other is None or limit > other) and _values(wide) is None:
+                yield f"{path}: {names[limit[1]]} {self._words.verb} {sign * limit[0]}"
 
     def _fields(self, wide: Schema, narrow: Schema, path: str) -> Iterator[str]:
         fields, known = wide.get("properties", {}), narrow.get("properties", {})
@@ -196,6 +217,16 @@ def _followed(document: Document, schema: Any) -> Any:
 
 def _branches(schema: Schema) -> list[Any]:
     return list(schema.get("anyOf") or schema.get("oneOf") or [schema])
+
+
+def _limit(schema: Schema, names: tuple[str, str], sign: int) -> tuple[float, int] | None:
+    """Return the narrower limit of a number, and whether it is excluded."""
+    return max(((sign * schema[name], excluded) for excluded, name in enumerate(names) if name in schema), default=None)
+
+
+def _path(server: Document) -> str:
+    """Return the path of a socket, whatever its variables are named."""
+    return re.sub(r"{\w+}", "{}", server["pathname"])
 
 
 def _types(schema: Schema) -> set[str]:

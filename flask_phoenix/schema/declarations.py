@@ -24,6 +24,8 @@ class Shape(NamedTuple):
     text: Any
     #: It may be bytes.
     binary: bool
+    #: The server sends it; otherwise clients do.
+    sent: bool = False
 
 
 ANYTHING = Shape(Any, True)
@@ -99,14 +101,17 @@ def read_declarations(mounts: Iterable[tuple[str, type[BaseSocket]]]) -> list[Cl
     ]
 
 
-def shape_of(annotation: Any) -> Shape:
-    """Take a type of payloads apart."""
+def shape_of(annotation: Any, sent: bool = False) -> Shape:
+    """Take a type of payloads apart.
+
+    :param sent: by the server.
+    """
     parts = list(parts_of(annotation))
     if any(part in (Any, object) for part in parts):
         return ANYTHING
     text = tuple(part for part in parts if bare(part) is not bytes)
     whole = annotation if len(text) == len(parts) else Union[text] if text else None  # noqa: UP007
-    return Shape(whole, len(text) < len(parts))
+    return Shape(whole, len(text) < len(parts), sent)
 
 
 def shape_of_parameter(cls: type, name: str) -> Shape:
@@ -132,12 +137,12 @@ def shape_of_reply(cls: type, name: str) -> Shape:
     except (NameError, InvalidOption):
         return ANYTHING  # nothing else asks what a method returns
     parts = [part for part in parts_of(annotation) if part is not type(None)]
-    return ANYTHING if Reply in parts else shape_of(Union[tuple(parts)]) if parts else NOTHING  # noqa: UP007
+    return ANYTHING if Reply in parts else shape_of(Union[tuple(parts)], True) if parts else NOTHING  # noqa: UP007
 
 
 def _family(route: Route) -> Family:
     channel = route.channel
-    sent = {event: shape_of(declared.annotation) for event, declared in channel.declared_events.items()}
+    sent = {event: shape_of(declared.annotation, True) for event, declared in channel.declared_events.items()}
     return Family(
         channel.__name__,
         _about(channel),

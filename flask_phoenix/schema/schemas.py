@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,39 +11,39 @@ from ..exceptions import InvalidOption
 from ..payloads.annotations import shown_type
 from ..payloads.models import has_model
 from .declarations import Shape
+from .models import model_schemas, models_inside, renamed
+from .times import tell_times
 
 #: Where named schemas stand in a document.
 PLACE = "#/components/schemas/"
 
 Schema = dict[str, Any]
 
+#: How JSON Schema calls the types of constants.
+_KINDS = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
+
 
 class Schemas:
     """The schemas of what an app declares.
 
-    :raises InvalidOption: a type has none, or two types have one name.
+    Two types of one name are named with their modules.
+
+    :raises InvalidOption: a type has none.
     """
 
     def __init__(self, shapes: Iterable[Shape]) -> None:
         #: Those that have names, by their names.
         self.named: dict[str, Schema] = {}
-        #: Those of types, by the types' identities; the types are kept, so that these last.
-        self._of: dict[int, Schema] = {}
-        self._types = [shape.text for shape in shapes if shape.text is not None]
-        plain = [kind for kind in self._types if not has_model(kind) and _is_known(kind)]
-        found, named = msgspec.json.schema_components(
-            plain, schema_hook=self._of_model, ref_template=f"{PLACE}{{name}}"
-        )
-        self._of.update(zip(map(id, plain), map(_of_draft_7, found), strict=True))
-        self._add(named)
-        for kind in self._types:
-            if has_model(kind):
-                self._of[id(kind)] = _of_draft_7(self._of_model(kind))
+        #: Those of types, by the types' identities and whether they are sent; the types are kept, so that these last.
+        self._of: dict[tuple[int, bool], Schema] = {}
+        self._shapes = [shape for shape in shapes if shape.text is not None]
+        self._add_models([shape for shape in self._shapes if has_model(shape.text)])
+        self._add_others([shape for shape in self._shapes if not has_model(shape.text) and _is_known(shape.text)])
         self.named = dict(sorted(self.named.items()))
 
     def of(self, shape: Shape) -> Schema | None:
         """Return the schema of a payload's JSON; None: it is no JSON."""
-        return None if shape.text is None else self._of.get(id(shape.text), {})
+        return None if shape.text is None else self._of.get((id(shape.text), shape.sent), {})
 
     def followed(self, schema: Schema) -> Schema:
         """Return the schema that a reference means."""
@@ -52,22 +51,38 @@ class Schemas:
             schema = self.named[schema["$ref"].removeprefix(PLACE)]
         return schema
 
-    def _of_model(self, kind: Any) -> Schema:
-        """Return the schema that pydantic makes of a type."""
-        if "pydantic" not in sys.modules or not has_model(kind):
-            raise NotImplementedError
-        schema: Schema = sys.modules["pydantic"].TypeAdapter(kind).json_schema(ref_template=f"{PLACE}{{model}}")
-        self._add(schema.pop("$defs", {}))
-        if not isinstance(kind, type) or "$ref" in schema:
-            return schema
-        self._add({kind.__name__: schema})
-        return {"$ref": f"{PLACE}{kind.__name__}"}
+    def _add_models(self, shapes: list[Shape]) -> None:
+        """Add what pydantic reads: what is sent may be written otherwise than it would be read."""
+        inside = [model for shape in self._shapes if not has_model(shape.text) for model in models_inside(shape.text)]
+        found, named = model_schemas(
+            [(shape.text, shape.sent) for shape in shapes] + [(model, False) for model in inside], f"{PLACE}{{model}}"
+        )
+        of = [_of_draft_7(schema) for schema in found]
+        self.named.update({name: _of_draft_7(schema) for name, schema in named.items()})
+        self._of.update({(id(shape.text), shape.sent): schema for shape, schema in zip(shapes, of, strict=False)})
+        self._models = dict(zip(map(id, inside), of[len(shapes) :], strict=True))
 
-    def _add(self, named: dict[str, Schema]) -> None:
-        for name, schema in named.items():
-            schema = _of_draft_7(schema)
-            if self.named.setdefault(name, schema) != schema:
-                raise InvalidOption(f"two types of payloads are named {name}: rename one of them")
+    def _add_others(self, shapes: list[Shape]) -> None:
+        """Add what msgspec reads."""
+        kinds = [shape.text for shape in shapes]
+        found, named = msgspec.json.schema_components(
+            kinds, schema_hook=self._of_model, ref_template=f"{PLACE}{{name}}"
+        )
+        for kind, schema in zip(kinds, found, strict=True):
+            tell_times(kind, schema, {f"{PLACE}{name}": each for name, each in named.items()})
+        named = {name: _of_draft_7(schema) for name, schema in named.items()}
+        # What both write alike has one name.
+        others = {name: f"{name}2" for name in named if self.named.get(name, named[name]) != named[name]}
+        references = {f"{PLACE}{name}": f"{PLACE}{other}" for name, other in others.items()}
+        self.named.update({others.get(name, name): renamed(schema, references) for name, schema in named.items()})
+        for shape, schema in zip(shapes, found, strict=True):
+            self._of[id(shape.text), shape.sent] = renamed(_of_draft_7(schema), references)
+
+    def _of_model(self, kind: Any) -> Schema:
+        if id(kind) not in self._models:
+            raise NotImplementedError
+        schema: Schema = self._models[id(kind)]
+        return schema
 
 
 def _is_known(kind: Any) -> bool:
@@ -87,17 +102,25 @@ def _hook(kind: Any) -> Schema:
     return {}
 
 
-def _of_draft_7(value: Any) -> Any:
-    """Say in draft 7 what newer drafts say in another way."""
+def _of_draft_7(value: Any, titled: bool = True) -> Any:
+    """Say in draft 7 what newer drafts say in another way, and in one way what pydantic and msgspec say in two."""
     if isinstance(value, list):
         return [_of_draft_7(item) for item in value]
     if not isinstance(value, dict):
         return value
-    schema = {name: _of_draft_7(item) for name, item in value.items()}
+    schema = {name: _of_draft_7(item) for name, item in value.items() if titled or name != "title"}
+    if isinstance(schema.get("properties"), dict):
+        schema["properties"] = {name: _of_draft_7(each, titled=False) for name, each in value["properties"].items()}
     if isinstance(schema.get("prefixItems"), list):
         more = schema.pop("items", True)
         schema["items"] = schema.pop("prefixItems")
         schema["additionalItems"] = more
     if isinstance(schema.get("discriminator"), dict):
         schema["discriminator"] = schema["discriminator"]["propertyName"]
+    if isinstance(schema.get("enum"), list):
+        schema["enum"] = sorted(schema["enum"], key=repr)
+        kinds = {_KINDS[type(each)] for each in schema["enum"]}
+        schema["type"] = kinds.pop() if len(kinds) == 1 else sorted(kinds)
+    if "const" in schema:
+        schema["type"] = _KINDS[type(schema["const"])]
     return schema

@@ -29,7 +29,8 @@ export interface Contract {
 }
 
 type Names<T> = keyof T & string;
-type Arguments<P> = {} extends P ? [params?: P | (() => P)] : [params: P | (() => P)];
+type Sendable<P> = (P & object) | (() => P & object);
+type Arguments<P> = {} extends P & object ? [params?: Sendable<P>] : [params: Sendable<P>];
 
 export interface TypedPush<Response> extends Omit<Push, "receive"> {
   receive(status: "ok", callback: (response: Response) => any): this;
@@ -62,7 +63,25 @@ export interface PresenceDiff {
 
 #: Names that stand for something else in what is written.
 TAKEN = {"Arguments", "Channel", "Contract", "Names", "PresenceDiff", "PresenceState", "Push", "Refusal", "Socket"}
-TAKEN |= {"TypedChannel", "TypedPush", "ArrayBuffer", "Record", "Omit"}
+TAKEN |= {"Sendable", "TypedChannel", "TypedPush", "ArrayBuffer", "Record", "Omit"}
+#: Words that cannot be names of types.
+TAKEN |= {"any", "bigint", "boolean", "never", "number", "object", "string", "symbol", "undefined", "unknown", "void"}
+TAKEN |= {
+    "case",
+    "catch",
+    "const",
+    "debugger",
+    "default",
+    "delete",
+    "do",
+    "enum",
+    "export",
+    "extends",
+    "false",
+    "function",
+}
+TAKEN |= {"implements", "instanceof", "interface", "let", "new", "null", "package", "private", "protected", "public"}
+TAKEN |= {"static", "super", "switch", "this", "throw", "true", "typeof", "var"}
 SCALARS = {"string": "string", "number": "number", "integer": "number", "boolean": "boolean", "null": "null"}
 
 
@@ -145,7 +164,7 @@ class _Writer:
         return "any" if "any" in kinds else _union(kinds) or nothing
 
     def _declare(self, name: str, schema: Schema) -> str:
-        about = _comment(str(schema.get("description", "")).partition("\n\n")[0].replace("\n", " "))
+        about = _comment(_line(schema.get("description", "")))
         if schema.get("type") == "object" and "properties" in schema and not schema.get("additionalProperties"):
             return f"\n{about}export interface {name} {self._object(schema, '')}\n"
         return f"\n{about}export type {name} = {self._type(schema, '')};\n"
@@ -175,7 +194,9 @@ class _Writer:
         if not isinstance(items, list):
             item = self._type(items, indent)
             return f"({item})[]" if " " in item and item[0] not in "{[" else f"{item}[]"
+        least = schema.get("minItems", 0)
         written = [self._type(item, indent) for item in items]
+        written = [item if number < least else f"({item})?" for number, item in enumerate(written)]
         rest = schema.get("additionalItems", True) and schema.get("maxItems") != len(items)
         return f"[{', '.join([*written, '...any[]'] if rest else written)}]"
 
@@ -184,10 +205,11 @@ class _Writer:
         if not fields and more is not False:
             return f"Record<string, {self._type(more, indent)}>"
         required, inner = schema.get("required", ()), f"{indent}  "
-        lines = [
-            f"{inner}{_field(name)}{'' if name in required else '?'}: {self._type(each, inner)};"
-            for name, each in fields.items()
-        ]
+        lines = []
+        for name, each in fields.items():
+            about = isinstance(each, dict) and each.get("description")
+            lines += [f"{inner}{line}" for line in _comment(_line(about)).splitlines()] if about else []
+            lines.append(f"{inner}{_field(name)}{'' if name in required else '?'}: {self._type(each, inner)};")
         if more:
             lines.append(f"{inner}[field: string]: any;")
         return "\n".join(["{", *lines, f"{indent}}}"]) if lines else "{}"
@@ -220,6 +242,10 @@ def _field(name: str) -> str:
 
 def _block(lines: list[str]) -> str:
     return "".join(["{\n", *(f"    {line}\n" for line in lines), "  }"]) if lines else "{}"
+
+
+def _line(description: Any) -> str:
+    return str(description).partition("\n\n")[0].replace("\n", " ")
 
 
 def _comment(about: str) -> str:

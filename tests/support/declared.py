@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypedDict
 
 import msgspec
@@ -10,6 +12,7 @@ import pydantic
 from flask import Flask
 
 from flask_phoenix import Channel, Phoenix, Reply, Socket, on, sends
+from tests.support import declared_elsewhere as elsewhere
 
 
 class Message(msgspec.Struct):
@@ -48,6 +51,32 @@ class Article(pydantic.BaseModel):
 
 class Guest(msgspec.Struct):
     nick: str
+
+
+class Colour(enum.Enum):
+    """A colour."""
+
+    RED = "red"
+    BLUE = "blue"
+
+
+class Place(msgspec.Struct):
+    colour: Colour
+    at: datetime | None = None
+    next: Place | None = None
+
+
+class Priced(pydantic.BaseModel):
+    """Is written otherwise than it is read."""
+
+    price: int = pydantic.Field(validation_alias="net", serialization_alias="gross", description="In cents.")
+    colour: Colour = Colour.RED
+    next: Priced | None = None
+
+    @pydantic.computed_field  # type: ignore[prop-decorator]
+    @property
+    def shown(self) -> str:
+        return f"{self.price} EUR"
 
 
 class State(msgspec.Struct):
@@ -108,6 +137,22 @@ class Room(Channel):
     @on("articles")
     def articles(self, payload: list[Article]) -> dict[str, Any]:
         return {"count": len(payload)}
+
+
+@sends("desk:moved", Place)
+@sends("priced", Priced)
+@UserSocket.channel("desk:<int:desk>")
+class Desk(Channel):
+    def join(self, payload: Guest | None, desk: int) -> None:
+        """Let everybody in."""
+
+    @on("move-to", "delete")
+    def move(self, payload: Place) -> elsewhere.Message:
+        return elsewhere.Message("moved")
+
+    @on("price")
+    def price(self, payload: Priced) -> list[elsewhere.Author]:
+        return [elsewhere.Author(pen_name="Ada")]
 
 
 def create_app() -> Flask:

@@ -18,3 +18,10 @@ room.push("article", { author: {}, pair: [1, "a"] }); // wrong
 room.on("new_mgs", () => undefined); // wrong
 room.on("new_msg", (message) => message.text); // wrong
 socket.channel("room:lobby").push("new_msg", {}); // wrong
+socket.channel("desk:7"); // wrong
+const desk = socket.channel("desk:7", { nick: "Ada" });
+desk.push("move", { colour: "red" }); // wrong
+desk.push("move-to", { colour: "green" }); // wrong
+desk.push("move-to", { colour: "red", next: {} }); // wrong
+desk.push("price", { gross: 7 }); // wrong
+desk.on("priced", ({ net }) => net); // wrong
