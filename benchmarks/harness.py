@@ -179,6 +179,8 @@ class Running:
     warm: float
     nodes: list[Process]
     redis: Process | None
+    #: The URL of what joins them.
+    url: str = ""
 
     @property
     def processes(self) -> list[Process]:
@@ -263,7 +265,7 @@ class Bench:
                 port = free_port()
                 started.append(Process(contender.command(self.tools, port, url), contender.environ(url), port))
                 stack.callback(started[-1].stop)
-            yield Running(contender, self.tools, self.warm, started, redis)
+            yield Running(contender, self.tools, self.warm, started, redis, url)
 
     def measure(
         self, contenders: Iterable[Contender], ask: Callable[[Contender], Figures], rounds: int | None = None

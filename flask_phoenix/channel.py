@@ -507,7 +507,10 @@ class Channel:
 
         It ends with the channel, by ``gevent.GreenletExit`` where it waits. What it raises is the channel's crash, as
         that of a task that is linked to it.
+
+        :raises InvalidOption: the function is async, or a generator.
         """
+        refuse_lazy(function)
         self.runtime.spawn(function, arguments)
 
     def ignore(self, *events: str) -> None:
@@ -785,6 +788,22 @@ def refuse_misfits(cls: type, root: type, callbacks: Sequence[str]) -> None:
             raise InvalidOption(f"{where} does not take what it is called with: {remedy}")
 
 
+def refuse_lazy(function: Any, name: str = "") -> None:
+    """Refuse a function of which nothing would run when it is called: it is async, or a generator.
+
+    :param name: under which it was given, where that is not its own.
+    :raises InvalidOption: with the remedy.
+    """
+    name = name or getattr(function, "__name__", "it")
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        mistake = "is async, and nobody would await it: write it without async"
+    elif inspect.isgeneratorfunction(function):
+        mistake = "has a yield, and so would never run: write it without"
+    else:
+        return
+    raise InvalidOption(f"{name} {mistake}; it may block, as gevent lets others run meanwhile")
+
+
 def refuse_handlers(socket: type) -> None:
     """Refuse methods of a socket that handle events, as those of a channel do.
 
@@ -800,7 +819,7 @@ def refuse_handlers(socket: type) -> None:
 
 def _parameters(root: type, name: str, method: Any, callbacks: Collection[str]) -> tuple[str, ...] | None:
     """Return what a method is called with; None: it is called by the author alone."""
-    if name in callbacks or name == "__init__":
+    if name in callbacks or (name == "__init__" and getattr(root, name) is not object.__init__):
         return tuple(inspect.signature(getattr(root, name)).parameters)
     return HANDLER if hasattr(method, ON) or hasattr(method, INTERCEPT) else None
 

@@ -13,7 +13,7 @@ from weakref import WeakSet
 from flask import Blueprint, Flask, current_app, has_app_context
 
 from .app_state import State, state_of
-from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, register_error_handler
+from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, refuse_lazy, register_error_handler
 from .dashboard.pages import dashboard_blueprint
 from .exceptions import InvalidOption, PhoenixError
 from .presence import Presence
@@ -192,12 +192,12 @@ class Phoenix:
         again, after a second at first and 30 at most. At its end it gets ``gevent.GreenletExit`` where it waits.
 
         :param once_per_cluster: in one of all processes: another one takes over when that ends.
-        :raises InvalidOption: this is no function, or another one of this name is run once per cluster.
+        :raises InvalidOption: this is no function that can be called without arguments, or it is async, or a generator,
+            or another one of this name is run once per cluster.
         """
 
         def add(function: Any) -> Any:
-            if not callable(function) or isinstance(function, type):
-                raise InvalidOption(f"@phoenix.background stands above a function; got {function!r}")
+            _check_background(function, once_per_cluster)
             name = f"{function.__module__}.{function.__qualname__}" if once_per_cluster else ""
             if name and any(name == other for _, other in self._background):
                 raise InvalidOption(f"{name} is run once per cluster already: give this function another name")
@@ -322,9 +322,11 @@ class Phoenix:
 
         Each function gets a payload of its own. From any thread; this process becomes a node for it.
 
+        :raises InvalidOption: the function is async, or a generator.
         :raises Unsupported: this thread cannot make the process a node, or it has stopped serving.
         :raises PhoenixError: the adapter cannot start.
         """
+        refuse_lazy(function)
         return self._state().subscribe(topic, function)
 
     def tap(self, function: Callable[[Broadcast], Any]) -> Callable[[], None]:
@@ -332,6 +334,7 @@ class Phoenix:
 
         :raises PhoenixError: as :meth:`subscribe`.
         """
+        refuse_lazy(function)
         return self._state().tap(function)
 
     def disconnect(self, id: str, topic: str | None = None) -> None:
@@ -537,6 +540,22 @@ def _check_socket(path: str, socket: Any) -> None:
     else:
         remedy = f"is no socket's class: write class {name}(Socket), or class {name}(RawSocket)"
     raise InvalidOption(f"@phoenix.socket({path!r}) stands above {name}, which {remedy}")
+
+
+def _check_background(function: Any, once_per_cluster: bool) -> None:
+    """See that this can be run beside the requests.
+
+    :raises InvalidOption: with the remedy.
+    """
+    if not callable(function) or isinstance(function, type):
+        raise InvalidOption(f"@phoenix.background stands above a function; got {function!r}")
+    if once_per_cluster and not hasattr(function, "__qualname__"):
+        raise InvalidOption(f"what is run once per cluster needs a name: write a def that calls {function!r}")
+    refuse_lazy(function)
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise InvalidOption(f"{function!r} is called without arguments, and {error}: let it ask current_app") from None
 
 
 def _exempt_from_csrf(endpoint: str | None, values: Any) -> None:

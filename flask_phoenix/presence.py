@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .channel import Channel, ChannelRuntime, NewMeta, Tracking, refuse_reserved
+from .channel import Channel, ChannelRuntime, NewMeta, Tracking, refuse_misfits, refuse_reserved
 from .exceptions import InvalidPayload
 from .payloads.writing import Record
 from .protocol.messages import shown
 from .tracker.server import Hooks, Presences, TrackerServer
+
+#: What authors write in a Presence.
+CALLBACKS = ("fetch", "handle_metas", "count_only")
 
 
 class Presence(Hooks, Tracking):
@@ -26,7 +29,8 @@ class Presence(Hooks, Tracking):
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        refuse_reserved(cls, Presence, ("fetch", "handle_metas", "count_only"))
+        refuse_reserved(cls, Presence, CALLBACKS)
+        refuse_misfits(cls, Presence, CALLBACKS)
 
     #: Returns what the current app and process have of this presence.
     server: Callable[[], TrackerServer]

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from flask import current_app
 from gevent.queue import Queue
 
 from flask_phoenix import InvalidOption, Phoenix
+from flask_phoenix.channel import ChannelRuntime
 from flask_phoenix.pubsub.adapter import Adapter
 from flask_phoenix.runtime import background
 from tests.support.adapters import Recording
@@ -109,6 +111,38 @@ def test_what_is_no_function_or_has_a_name_that_is_taken() -> None:
     with pytest.raises(InvalidOption, match="another name"):
         phoenix.background(work, once_per_cluster=True)
     phoenix.background(work)
+
+
+async def awaits() -> None:
+    """Do nothing."""
+
+
+def yields() -> Iterator[None]:
+    yield
+
+
+@pytest.mark.parametrize(
+    ("function", "mistake"), [(awaits, "awaits is async"), (yields, "has a yield"), (partial(awaits), "it is async")]
+)
+def test_a_function_of_which_nothing_would_run_is_refused(function: Any, mistake: str) -> None:
+    phoenix, channel = Phoenix(), Room(ChannelRuntime(), "room:1", "1", {})
+    calls: list[Callable[[], Any]] = [
+        lambda: phoenix.background(function),
+        lambda: phoenix.subscribe("room:1", function),
+        lambda: phoenix.tap(function),
+        lambda: channel.spawn(function),
+    ]
+    for call in calls:
+        with pytest.raises(InvalidOption, match=mistake):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("function", "mistake"), [(partial(int), "needs a name"), (lambda app: None, "without arguments, and missing")]
+)
+def test_what_cannot_be_called_once_per_cluster(function: Any, mistake: str) -> None:
+    with pytest.raises(InvalidOption, match=mistake):
+        Phoenix().background(function, once_per_cluster=True)
 
 
 # Real processes.

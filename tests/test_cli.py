@@ -465,6 +465,10 @@ def work():
             raise LookupError("this is how it fails")
     finally:
         phoenix.broadcast("room:1", "ends", {})
+
+
+async def awaits():
+    pass
 """
 
 
@@ -486,7 +490,7 @@ def test_a_process_that_serves_nobody_hears_and_speaks_and_ends_in_good_order(st
         return start_worker(tmp_path, *function, FLASK_PHOENIX_PUBSUB_URL=stage.url, FLASK_END=end)
 
     alone = start_worker(tmp_path, "working_app:work")
-    wrong = start("", "working_app:rest")
+    wrong = {name: start("", f"working_app:{name}") for name in ("rest", "awaits")}
     workers = {end: start(end, "working_app:work") for end in ("return", "fail", "SIGTERM")}
     bare = start("")
     try:
@@ -509,9 +513,10 @@ def test_a_process_that_serves_nobody_hears_and_speaks_and_ends_in_good_order(st
         status, said = ended(alone)
         assert (status, said.partition(":")[0]) == (1, "Error")
         assert "PHOENIX_PUBSUB_URL" in said
-        status, said = ended(wrong)
-        assert (status, "has no function 'rest'" in said) == (2, True)
+        for name, mistake in {"rest": "has no function 'rest'", "awaits": "is async"}.items():
+            status, said = ended(wrong[name])
+            assert (status, mistake in said) == (2, True)
     finally:
-        for process in (alone, wrong, bare, *workers.values()):
+        for process in (alone, bare, *wrong.values(), *workers.values()):
             process.kill()
             process.communicate()

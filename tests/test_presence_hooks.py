@@ -12,7 +12,7 @@ import pytest
 from flask import Flask, appcontext_pushed, g, got_request_exception
 from gevent.event import Event
 
-from flask_phoenix import Presence
+from flask_phoenix import InvalidOption, Presence
 from flask_phoenix.exceptions import InvalidPayload, InvalidReturn
 from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.tracker import server
@@ -396,3 +396,13 @@ def test_an_app_context_that_fails_costs_no_diff(make_node: MakeNode, when: str)
     settle()
     assert len(node.online.seen) == (1 if when == "pushed" else 7)
     assert len(node.online.seen[-1][2]) == 7, "it sees all who are present"
+
+
+async def awaits(self: Any, topic: str, presences: Any) -> Any:
+    return presences
+
+
+@pytest.mark.parametrize(("hook", "mistake"), [(awaits, "is async"), (lambda self: {}, "does not take")])
+def test_a_hook_that_cannot_be_called_is_refused(hook: Any, mistake: str) -> None:
+    with pytest.raises(InvalidOption, match=mistake):
+        type("Online", (Presence,), {"fetch": hook})

@@ -730,6 +730,7 @@ def test_a_worker_of_gunicorn_accepts_a_few_in_each_turn(collector: PartialColle
     watch._check()
     assert server.max_accept == taken
     server.stop()
+    eventually(lambda: server.closed)
 
 
 @pytest.mark.parametrize("clients", [0, 1])
@@ -747,6 +748,41 @@ def test_gunicorn_waits_for_the_drain_where_it_notices_first(engine: Engine, cli
     assert len(pool) == clients + 1
     assert pool.join(DEADLINE)
     assert server.closed
+
+
+class InterruptedServer(StreamServer):
+    """Is told that its worker is to end while it accepts; who is served asks for its listener, as gunicorn does."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__((HOST, 0), self.answer, spawn=pool)
+        self.watch: WorkerWatch | None = None
+
+    def do_read(self) -> Any:
+        accepted = super().do_read()
+        if self.watch is not None:
+            watch, self.watch = self.watch, None
+            watch.handle_signal(signal.SIGTERM, None)
+        return accepted
+
+    def answer(self, client: gevent.socket.socket, address: Any) -> None:
+        client.sendall(b"%d" % self.socket.getsockname()[1])
+        client.close()
+
+
+def test_whom_a_worker_of_gunicorn_has_accepted_it_serves(engine: Engine, signals: None, capfd: Any) -> None:
+    pool = Pool(10)
+    server = InterruptedServer(pool)
+    server.start()
+    port: int = server.socket.getsockname()[1]
+    clients = [gevent.socket.create_connection((HOST, port)) for _ in range(3)]
+    server.watch = WorkerWatch(SimpleNamespace(sockets=[server.socket], alive=True), None)
+    server.watch.add(engine)
+    assert [client.recv(100) for client in clients] == 3 * [b"%d" % port]
+    assert pool.join(DEADLINE)
+    assert server.closed
+    assert capfd.readouterr().err == ""
+    for client in clients:
+        client.close()
 
 
 def test_many_who_come_at_once_find_room_before_they_are_accepted(site: Site) -> None:

@@ -14,7 +14,8 @@ from gevent import GreenletExit, monkey
 from gevent.event import Event
 
 from ..app_state import state_of
-from ..exceptions import PhoenixError
+from ..channel import refuse_lazy
+from ..exceptions import InvalidOption, PhoenixError
 from ..runtime.background import STOP_GRACE
 from ..runtime.engine import FAILURES, Engine
 from ..server.drain import drain
@@ -63,6 +64,10 @@ def find(path: str) -> Callable[[], Any]:
     if not callable(found):
         raise click.BadParameter(f"{path!r} names no function: {module} has no function {name!r}")
     function: Callable[[], Any] = found
+    try:
+        refuse_lazy(function, repr(path))
+    except InvalidOption as error:
+        raise click.BadParameter(str(error)) from error
     return function
 
 

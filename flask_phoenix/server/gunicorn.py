@@ -6,7 +6,6 @@ import gc
 import os
 import signal
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import gevent
@@ -129,16 +128,20 @@ class WorkerWatch:
         for server in self._find_servers():
             server.max_accept = min(server.max_accept, MAX_ACCEPT)
             self._servers.append((server, server.close))
-            server.close = partial(self._close, server.close)
+            server.close = self._end  # gunicorn calls it when it notices that the worker is to end
             self._looks = 0
 
-    def _close(self, close: Callable[[], None]) -> None:
-        """Close a server, which gunicorn does as soon as it notices that its worker is to end."""
-        self._end()
-        close()
+    def _close_servers(self) -> None:
+        """Close the servers, once those have begun who were accepted: gunicorn asks a listener for its name then."""
+        gevent.sleep(0)
+        for _, close in self._servers:
+            close()
 
     def _end(self) -> None:
-        """Accept nobody more, and drain; the worker waits for that as for its clients."""
+        """Accept nobody more, and drain; the worker waits for that as for its clients.
+
+        A signal may call this while a server accepts, so that it is not closed here.
+        """
         if self._ending:
             return
         self._ending = True
@@ -147,8 +150,9 @@ class WorkerWatch:
         limit = max(graceful - RESERVE, graceful / 4)
         if not self._servers:
             self._take_servers()
-        for _, close in self._servers:
-            close()
+        for server, _ in self._servers:
+            server.stop_accepting()
+        gevent.spawn(self._close_servers)
         for engine in self._engines:
             engine.draining = True
             greenlet: Any = gevent.Greenlet(drain, engine, limit)

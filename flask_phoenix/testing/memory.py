@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import EllipsisType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 from urllib.parse import urlencode
 
 import gevent
@@ -23,13 +23,19 @@ from ..runtime.connection import INTERNAL_ERROR, Connection
 from ..socket import Socket
 from ..transports.endpoint import Endpoint
 from ..transports.handshake import Admission, identify
-from .client import WITHIN, BaseClient, heartbeat
+from .client import WITHIN, BaseClient
+from .client import heartbeat as heartbeat_message
 from .frames import WIRES, Wire
 from .in_memory import MemoryCarrier
 from .settling import call, settle
 from .transcript import Transcript
 
 log = logging.getLogger("flask_phoenix.connection")
+
+#: As in .client.
+__tracebackhide__ = True
+
+Arguments = ParamSpec("Arguments")
 
 #: Seconds between two signs of life of the npm client.
 HEARTBEAT_PERIOD = 30.0
@@ -81,6 +87,7 @@ class Client(BaseClient):
         within: float = WITHIN,
         transcript: Transcript | None = None,
     ) -> None:
+        self._app = app
         self._own_transcript = None if transcript is not None else Transcript(app)
         wire = wire or WIRES.get(vsn, WIRES["2.0.0"])
         transcript = self._own_transcript or transcript
@@ -90,6 +97,7 @@ class Client(BaseClient):
         self._carrier = MemoryCarrier(self._arrive, wire.read, self._end)
         self._last_sent = clock.monotonic()
         self._timers: list[Any] = []
+        self._heartbeat = wire.write(heartbeat_message())
         try:
             endpoint, url = find_endpoint(app, path, socket)
             handshake = Handshake(app, endpoint, url, {"vsn": vsn, **(params or {})}, headers, http, session)
@@ -108,6 +116,16 @@ class Client(BaseClient):
         """The author's socket."""
         return self._connection.socket
 
+    def broadcast_from(self, topic: str, event: str, payload: Any) -> None:
+        """Broadcast as another subscriber does: all who have joined the topic get it, this client too.
+
+        It is what ``phoenix.broadcast`` does, without an app context.
+
+        :raises InvalidPayload: the payload is neither a dict of JSON nor bytes.
+        """
+        state_of(self._app).broadcast(topic, event, payload)
+        settle()
+
     def channel(self, topic: str) -> Any:
         """Return the author's channel that this client has joined.
 
@@ -116,7 +134,8 @@ class Client(BaseClient):
         settle()
         membership = self._connection.topics.get(topic)
         channel = getattr(getattr(membership, "server", None), "channel", None)
-        assert isinstance(channel, Channel), self._failure(f"{topic!r} is not joined")
+        if not isinstance(channel, Channel):
+            raise self._failure(f"{topic!r} is not joined")
         return channel
 
     def close(self) -> None:
@@ -170,7 +189,7 @@ class Client(BaseClient):
     def _beat(self) -> None:
         if self._connection.open:
             self._last_sent = clock.monotonic()
-            self._frames.put(self._wire.write(heartbeat()))
+            self._frames.put(self._heartbeat)
 
     def _check_idle(self, timer: Any, timeout: float) -> None:
         left = self._last_sent + timeout - clock.monotonic()
@@ -252,6 +271,13 @@ class Handshake:
         return http
 
 
+def takes_arguments_of(
+    kind: Callable[Concatenate[Any, Arguments], Client],
+) -> Callable[[Callable[..., Client]], Callable[Concatenate[Any, Arguments], Client]]:
+    """Type a method that hands its arguments on, after an app, as what it hands them to."""
+    return lambda method: method
+
+
 class Clients:
     """Makes clients of one app, which fail with one transcript; ``with Clients(app) as connect``.
 
@@ -266,24 +292,32 @@ class Clients:
         self._engine = state_of(app).engine
         self._served = bool(self._engine.node.name)
 
-    def __call__(self, path: str | None = None, params: Mapping[str, Any] | None = None, **options: Any) -> Client:
-        """Connect a client; the arguments are those of :class:`Client`."""
-        client = Client(self.app, path, params, transcript=self.transcript, **options)
+    @takes_arguments_of(Client)
+    def __call__(self, *arguments: Any, **options: Any) -> Client:
+        """Connect a client; the arguments are those of :class:`Client` after the app."""
+        client = Client(self.app, *arguments, transcript=self.transcript, **options)
         self._clients.append(client)
         return client
 
     def close(self) -> None:
-        """Close all clients."""
-        while self._clients:
-            self._clients.pop().close()
+        """Close all clients.
+
+        :raises AssertionError: a channel has crashed, and nothing has asserted that.
+        """
+        for client in reversed(self._clients):
+            client.close()
         self.transcript.close()
         if not self._served:
             call(self._engine.stop, within=WITHIN)
+        clients, self._clients = self._clients, []
+        for client in clients:
+            client._refute_crash()
 
     def __enter__(self) -> Clients:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        self.transcript.failed |= failure is not None
         self.close()
 
 

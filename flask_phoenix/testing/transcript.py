@@ -45,6 +45,9 @@ class Transcript:
         self._began = clock.monotonic()
         self._entries: list[Entry] = []
         self._clients = 0
+        #: A test was told that something is wrong.
+        self.failed = False
+        self._failure: BaseException | None = None
         #: The broadcasts of this process, and of others where it hears their topics.
         self.broadcasts: list[Entry] = []
         self._end_tap: Callable[[], object] = lambda: None
@@ -63,6 +66,11 @@ class Transcript:
         entry = Entry(clock.monotonic() - self._began, who, why, what)
         self._entries.append(entry)
         return entry
+
+    def take_failure(self) -> BaseException | None:
+        """Return the last exception of a callback that no assertion has accounted for, once."""
+        failure, self._failure = self._failure, None
+        return failure
 
     def close(self) -> None:
         """Remember nothing more."""
@@ -85,6 +93,7 @@ class Transcript:
 
     def _note_failure(self, sender: Any, exception: BaseException, **_: Any) -> None:
         self.note("app", FAILED, exception)
+        self._failure = exception
 
 
 def _shown(what: Any) -> str:

@@ -243,7 +243,10 @@ class Fleet:
             return len(workers := self.pids() - gone) == self.size - len(gone & self.pids()) and workers <= answered
 
         def ask() -> None:
-            worker = self.ask("GET").worker
+            try:
+                worker = self.ask("GET").worker
+            except TimeoutError:  # all of them boot yet, which takes its time on a busy machine
+                return
             if worker in answered:  # the others may need the processor, to boot
                 self.wait_briefly()
             answered.add(worker)
