@@ -447,6 +447,28 @@ def test_sessions_of_a_test_client_and_without_one(app: Flask) -> None:
             connect("/private", session={"user": "bob"})
 
 
+def test_where_a_client_comes_from(app: Flask) -> None:
+    @phoenix.socket("/placed", connect_info=["peer_data", "uri"])
+    class Placed(Socket):
+        def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
+            self.assigns.update(scheme=info["uri"]["scheme"], **info["peer_data"])
+
+    with Clients(app) as connect:
+        assert connect("/placed").socket.assigns == {"scheme": "http", "address": "127.0.0.1", "port": None}
+        environ = {"REMOTE_ADDR": "192.0.2.7", "REMOTE_PORT": "4711", "wsgi.url_scheme": "https"}
+        there = {"scheme": "https", "address": "192.0.2.7", "port": 4711}
+        assert connect("/placed", environ=environ).socket.assigns == there
+        assert connect("/placed", environ=environ, http=app.test_client()).socket.assigns == there
+
+
+def test_clients_of_one_id_have_names_of_their_own(app: Flask) -> None:
+    with Clients(app) as connect:
+        clients = [connect("/shop/7", {"name": "ann"}) for _ in range(3)]
+        assert [client.name for client in clients] == ["ann", "ann (2)", "ann (3)"]
+        assert connect("/shop/7", name="ann").name == "ann"
+        assert [connect("/shop/7").name for _ in range(2)] == ["client 1", "client 2"]
+
+
 @pytest.mark.parametrize("vsn", ["1.0.0", "2.0.0"])
 def test_both_versions(app: Flask, vsn: str) -> None:
     nested = {"a": {"b": "1", "c": ["2", "3"]}, "d": True}
