@@ -150,7 +150,8 @@ class Publishers:
     def _say_outside(self, topic: str) -> str | None:
         assert self._publisher is not None
         number = next(self._numbers)
-        entry, history = pack_entry("", broadcast_of(topic, number), JSON), (Hall if topic == "hall:1" else Room).history
+        entry = pack_entry("", broadcast_of(topic, number), JSON)
+        history = (Hall if topic == "hall:1" else Room).history
         try:
             ref = str(self._publisher.keep(topic, history, entry, "")[0])
         except NotPublished:
