@@ -11,8 +11,8 @@ MAX_ERRORS, MAX_TEXT = 20, 200
 
 NO_JSON = "Expected JSON, got a binary payload"
 REMEDY = (
-    "use a dataclass, a TypedDict, a msgspec.Struct, a model of pydantic, or what Python has for JSON; or say Any, and"
-    " look at the payload in the method"
+    "use a dataclass, a TypedDict, a msgspec.Struct, a model of pydantic 2, or what Python has for JSON; or say Any,"
+    " and look at the payload in the method"
 )
 
 
