@@ -33,7 +33,7 @@ from .transcript import Transcript
 log = logging.getLogger("flask_phoenix.connection")
 
 #: As in .client.
-__tracebackhide__ = True
+__tracebackhide__ = __unittest = True
 
 Arguments = ParamSpec("Arguments")
 
