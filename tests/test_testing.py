@@ -540,7 +540,8 @@ def test_time_stands_still_and_passes_in_order(phoenix_clock: Clock) -> None:
 
 
 def test_what_is_due_at_one_moment_can_be_stopped_by_what_comes_first(phoenix_clock: Clock) -> None:
-    rung, loop = list[str](), gevent.get_hub().loop
+    rung = list[str]()
+    loop: Any = gevent.get_hub().loop
     with loop.timer(10) as first, loop.timer(10) as second, loop.timer(10) as third:
         first.start(second.stop)
         second.start(rung.append, "second")
