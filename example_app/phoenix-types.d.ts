@@ -50,9 +50,10 @@ export interface Fed {
   embers: number;
 }
 
-/** Somebody who wants to play: the colour of the flame, in degrees. */
+/** Somebody who wants to play: the colour of the flame, in degrees, and what it was told when it was here before. */
 export interface Newcomer {
   hue: number;
+  token?: string;
 }
 
 /** Where a flame wants to go: right and down, each as a share of full speed. */
@@ -61,10 +62,11 @@ export interface Steer {
   y: number;
 }
 
-/** What a newcomer is told: the own number in the frames, and the process that serves this page. */
+/** What a newcomer is told: the own number in the frames, the process that serves this page, and a proof. */
 export interface Welcome {
   number: number;
   worker: number;
+  token: string;
 }
 
 /** One tab of one person in one room. */
