@@ -710,12 +710,17 @@ def _entrance(cls: type[Channel], name: str) -> str:
         return name
 
     def enter(channel: Channel, payload: Any) -> Reply | None:
-        key = None if once is None else _key_of(payload, once)
+        assert read is not None
+        return as_reply(getattr(channel, name)(read(payload)), channel, name)
+
+    def enter_once(channel: Channel, payload: Any) -> Reply | None:
+        assert once is not None
+        key = _key_of(payload, once)
         call = partial(getattr(channel, name), payload if read is None else read(payload))
         return as_reply(call(), channel, name) if key is None else channel.once(key, call)
 
     entrance = f"_enter_{name}"
-    setattr(cls, entrance, enter)
+    setattr(cls, entrance, enter if once is None else enter_once)
     return entrance
 
 

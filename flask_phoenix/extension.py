@@ -259,7 +259,7 @@ class Phoenix:
             after the other; what fails is raised, and those before it have been served.
         :param idempotency_key: of the topic: as long as the history keeps a message with it, publishing another does
             nothing, and returns the first one's position.
-        :raises InvalidOption: there is a key, and the topic has no history.
+        :raises InvalidOption: there is a key, and the topic has no history; or it is none.
         :raises InvalidPayload: the payload is neither a dict of JSON nor bytes, or too large for the history of its
             topic; nobody got it.
         :raises NotPublished: other processes cannot be reached, or, where no client of this one can be meant, are

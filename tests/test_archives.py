@@ -188,6 +188,13 @@ def test_a_key_is_kept_once(node: Adapter) -> None:
     assert read(node) == ["e", "f", "g"]
 
 
+def test_a_key_is_free_again_when_its_message_is_too_old(node: Adapter) -> None:
+    history = History(ttl=0.05)
+    assert keep(node, "a", key="key", history=history).offset == 1
+    gevent.sleep(2 * history.ttl)
+    assert keep(node, "b", key="key", history=history).offset == 2
+
+
 def test_topics_are_apart(node: Adapter) -> None:
     keep(node, "a")
     other = "room:{2}"
@@ -264,6 +271,50 @@ def test_workers_forget_topics_that_nobody_needs(short_path: Path, monkeypatch: 
     assert read(adapter, Position(older.epoch, 1), topic="older") is None
     assert keep(adapter, "d", topic="older") == Position(older.epoch, 3)
     nodes.stop()
+
+
+def delete(file: Path) -> None:
+    """Delete the file of a history."""
+    file.resolve().unlink()
+
+
+def delete_all(file: Path) -> None:
+    """Delete all files of a history."""
+    for each in file.parent.glob("history*"):
+        each.unlink()
+
+
+def delete_journal(file: Path) -> None:
+    """Delete what SQLite has not yet written into its file."""
+    Path(f"{file.resolve()}-wal").unlink()
+
+
+def damage(file: Path) -> None:
+    """Write over the file of a history, and what is beside it."""
+    file.resolve().write_bytes(b"nothing that SQLite knows" * 1000)
+    Path(f"{file.resolve()}-wal").write_bytes(b"")
+
+
+@pytest.mark.parametrize("harm", [delete, delete_all, delete_journal, damage])
+def test_workers_whose_file_is_deleted_or_damaged_agree_on_another(
+    short_path: Path, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], None]
+) -> None:
+    nodes = Nodes(lambda: WorkersAdapter(short_path))
+    adapters = [nodes.start(), nodes.start()]
+    before = keep(adapters[0], "a")
+    assert read(adapters[1]) == ["a"]
+    harm(short_path / HISTORY_FILE)
+    adapters.append(nodes.start())
+    for adapter in adapters:  # whoever finds that it is damaged is refused, once
+        answers(lambda adapter=adapter: adapter.position(TOPIC, HISTORY))  # type: ignore[misc]
+    after = keep(adapters[0], "b")
+    assert before.epoch != after.epoch
+    for adapter in adapters:
+        assert (read(adapter), read(adapter, before)) == (["b"], None)
+    assert keep(adapters[2], "c") == Position(after.epoch, 2)
+    assert "was deleted or damaged, and begins anew" in caplog.text
+    nodes.stop()
+    assert len(list(short_path.glob("history*.db"))) == 1
 
 
 def bound(adapter: Adapter, total: int, reached: list[None]) -> None:

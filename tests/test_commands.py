@@ -19,6 +19,8 @@ from flask_phoenix import Channel, History, Phoenix, Socket, intercept, on
 from flask_phoenix.cli.commands import phoenix as commands
 from flask_phoenix.cli.files import CLIENT
 from tests.support.processes import DEADLINE, HOST, ROOT, START, Server, Servers
+from tests.support.terminal import Terminal
+from tests.support.wire import certify
 
 VENDOR = ROOT / "example_app" / "node_modules" / "phoenix"
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "MYPYPATH": str(ROOT)}
@@ -172,11 +174,73 @@ def test_what_is_written_passes_its_tests(chat: Path) -> None:
 
 
 def test_what_is_written_passes_style_and_types(chat: Path) -> None:
-    for words in (("check", "--select", "B,C4,D,E,F,I,PT,RUF,SIM,UP,W", "--ignore", "D"), ("format", "--check")):
-        run(chat, "-m", "ruff", *words, "--no-cache", "--line-length", "120", ".")
-    run(
-        chat, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache"), "."
-    )
+    for words in (
+        ("check", "--select", "B,C4,D,E,F,I,PT,RUF,SIM,UP,W", "--ignore", "D"),
+        ("check",),
+        ("format", "--check"),
+    ):
+        run(chat, "-m", "ruff", *words, "--isolated", "--no-cache", ".")
+    run(chat, "-m", "mypy", "--strict", "--config-file", "", "--cache-dir", str(ROOT / ".mypy_cache"), ".")
+    (chat / "pyrightconfig.json").write_text(json.dumps({"typeCheckingMode": "standard", "extraPaths": [str(ROOT)]}))
+    run(chat, "-m", "pyright", "--project", str(chat), "--pythonpath", sys.executable)
+
+
+@pytest.mark.parametrize(
+    ("folders", "to", "module", "test"),
+    [
+        (["shop/__init__.py"], "shop/live/rooms", "shop.live.rooms.cart_channel", "test_cart_channel.py"),
+        (["src/shop/__init__.py", "tests/x"], "src/shop", "shop.cart_channel", "tests/test_cart_channel.py"),
+        ([], "parts", "parts.cart_channel", "test_cart_channel.py"),
+        ([], ".", "cart_channel", "test_cart_channel.py"),
+        ([], "my-parts", "cart_channel", "my-parts/test_cart_channel.py"),
+    ],
+)
+def test_where_it_is_imported_from(
+    folders: list[str], to: str, module: str, test: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With ``--to`` no app is needed: it may import already what is to be written."""
+    for each in folders:
+        (tmp_path / each).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / each).touch()
+    monkeypatch.chdir(tmp_path)
+    written = command("gen", "channel", "Cart", "--to", to)
+    assert written.exit_code == 0, written.output
+    assert f"from {module} import CartChannel" in written.stdout
+    assert f"from {module} import CartChannel" in (tmp_path / test).read_text()
+    assert f"python -m pytest {test}" in written.stdout
+
+
+def test_without_an_app_it_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FLASK_APP", raising=False)
+    result = command("gen", "channel", "Cart")
+    assert result.exit_code == 2
+    assert "flask phoenix new" in result.stderr
+    assert "--to ." in result.stderr
+
+
+def test_a_new_app_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes before it there, a repository or a virtual environment, does no harm."""
+    folder = tmp_path / "chat"
+    (folder / "venv").mkdir(parents=True)
+    (folder / "venv" / "pyvenv.cfg").touch()
+    (folder / ".git").mkdir()
+    monkeypatch.chdir(folder)
+    result = command("new", ".")
+    assert (result.exit_code, "cd " in result.stdout) == (0, False), result.output
+    assert "<h1>chat</h1>" in (folder / "templates" / "chat.html").read_text()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    monkeypatch.chdir(tmp_path / "full")
+    result = command("new", ".")
+    assert (result.exit_code, "notes.txt" in result.stderr) == (1, True)
+    assert [path.name for path in Path().iterdir()] == ["notes.txt"]
+
+
+@pytest.mark.parametrize(("name", "taken"), [("chat-room", "ChatRoom"), ("chat_room", "ChatRoom"), ("room", "Room")])
+def test_a_name_that_would_do_is_named(name: str, taken: str, tmp_path: Path) -> None:
+    app = Flask(__name__, root_path=str(tmp_path))
+    assert f"take {taken}" in command("gen", "channel", name, app=app).stderr
 
 
 @pytest.mark.parametrize("name", ["room", "", "Room-1", "../Room", "R\u00f6om", "1Room", "Room.Two"])
@@ -189,7 +253,7 @@ def test_names_that_are_refused(name: str, tmp_path: Path) -> None:
 
 def test_more_names_that_are_refused(tmp_path: Path) -> None:
     app = Flask(__name__, root_path=str(tmp_path))
-    for kind, name in (("presence", "None"), ("presence", "Presence"), ("view", "Room")):
+    for kind, name in (("presence", "None"), ("presence", "Presence"), ("presence", "Channel"), ("view", "Room")):
         assert command("gen", kind, name, app=app).exit_code == 2
     for name in ("1chat", "a b", "a.py"):
         assert command("new", str(tmp_path / name)).exit_code == 2
@@ -254,6 +318,14 @@ class OtherChannel(RoomChannel):
     def boom(self, payload):
         raise RuntimeError("boom")
 
+    @on("silent")
+    def silent(self, payload):
+        pass
+
+    @on("ids")
+    def ids(self, payload):
+        return {"ids": self.params["ids"]}
+
 
 phoenix.socket("/polled", longpoll={"window": 0.5}, auth_token=True, connect_info=["x_headers"])(PolledSocket)
 app = create_app()
@@ -306,6 +378,68 @@ def test_typed_lines(served: Server, transport: str, vsn: str) -> None:
     assert [message["payload"]["body"] for message in messages if message["event"] == "new_msg"] == ["Hi"]
 
 
+def test_what_came_with_a_reply_was_waited_for(served: Server) -> None:
+    """A broadcast comes before the reply to what caused it; a script that waits for it afterwards has it already."""
+    lines = 'join room:lobby\nwait presence_state\ncall room:lobby new_msg {"body": "Hi"}\nwait new_msg\nwait new_msg'
+    status, _, complaint = talk(served, "--within", "0.5", given=lines)
+    assert (status, complaint) == (3, "no new_msg has come in 0.5 s\n")
+
+
+def test_help_is_no_failure(served: Server) -> None:
+    status, messages, said = talk(served, given="help\n")
+    assert (status, messages) == (0, [])
+    assert said.startswith("join TOPIC [PAYLOAD]")
+
+
+def test_a_parameter_that_is_a_list(served: Server) -> None:
+    ids = ("--params", "ids[]=1", "--params", "ids[]=2")
+    status, messages, _ = talk(served, *ids, "--join", "other:1", "--call", "other:1 ids", path="/polled")
+    assert (status, messages[-1]["payload"]["response"]) == (0, {"ids": ["1", "2"]})
+
+
+@pytest.mark.parametrize("end", ["\x03", "\x04", "quit\r"])
+def test_typed_at_a_terminal(served: Server, end: str) -> None:
+    """With the keys that a shell has: up brings the line before; Ctrl-C and Ctrl-D end, and leave the terminal sane."""
+    terminal = Terminal(
+        sys.executable, "-m", "flask", "phoenix", "client", f"{HOST}:{served.port}/socket", "--params", "name=Ada"
+    )
+    try:
+        usual = terminal.modes()
+        terminal.type("join room:lobby\r", "presence_state")
+        terminal.type('call room:lobby new_msg {"body": "one"}\r', '"body": "one"}}')
+        terminal.type('\x1b[A\x7f\x7f\x7f\x7f\x7ftwo"}\r', '"body": "two"}}')
+        terminal.type(end)
+        assert terminal.ended() == (130 if end == "\x03" else 0)
+        assert terminal.modes() == usual
+    finally:
+        terminal.close()
+
+
+@pytest.mark.parametrize("transport", ["websocket", "longpoll"])
+def test_a_certificate_that_nobody_knows(transport: str, chat: Path, served: Server, servers: Servers) -> None:
+    keys = certify(chat)
+    words = (
+        sys.executable,
+        "-m",
+        "flask",
+        "--app",
+        "polled",
+        "run",
+        "--port",
+        "{port}",
+        "--cert",
+        keys[0],
+        "--key",
+        keys[1],
+    )
+    server = servers.start(*words, PYTHONPATH=os.pathsep.join([str(ROOT), str(chat)]))
+    url = f"https://{HOST}:{server.port}/polled"
+    options = ("--transport", transport, "--params", "name=Ada", "--join", "other:1", "--for", "0.01")
+    refused = command("client", url, *options)
+    assert (refused.exit_code, refused.stderr.endswith("; --insecure takes any certificate\n")) == (1, True)
+    assert command("client", url, *options, "--insecure").exit_code == 0
+
+
 @pytest.mark.parametrize("transport", ["websocket", "longpoll"])
 def test_bytes_of_a_file(served: Server, transport: str, tmp_path: Path) -> None:
     (tmp_path / "blob").write_bytes(b"\x00\x01\xff")
@@ -320,12 +454,14 @@ def test_exit_statuses(served: Server) -> None:
     assert (refused[0], refused[1][0]["payload"]["response"]) == (3, {"reason": "there is no such room"})
     unanswered = talk(served, "--join", "other:1", "--call", "other:1 boom", "--within", "0.3", path="/polled")
     assert (unanswered[0], unanswered[1][-1]["event"]) == (3, "phx_error")
-    assert unanswered[2] == "no reply has come to 2 in 0.3 s\n"
+    assert unanswered[2] == "other:1 has ended (phx_error): no reply comes to 2\n"
+    silent = talk(served, "--join", "other:1", "--call", "other:1 silent", "--within", "0.3", path="/polled")
+    assert (silent[0], silent[2]) == (3, "no reply has come to 2 in 0.3 s\n")
     for transport, way in (("websocket", "HTTP 403"), ("longpoll", "status 403")):
         forbidden = talk(served, "--params", "name=", "--transport", transport, path="/polled")
         assert (forbidden[0], forbidden[1]) == (1, [])
-        assert forbidden[2].endswith(f" refuses: {way}\n")
-    assert talk(served, "--transport", "longpoll")[2].endswith(" refuses: HTTP 404\n")
+        assert forbidden[2].endswith(f" refuses: {way}; the log of the server says why\n")
+    assert talk(served, "--transport", "longpoll")[2].endswith("; flask phoenix routes shows what is mounted\n")
     gone = command("client", f"{HOST}:1/socket")
     assert (gone.exit_code, gone.stderr.startswith(f"Error: cannot connect to ws://{HOST}:1/socket/websocket")) == (
         1,

@@ -86,15 +86,12 @@ from flask_phoenix.transports.options import INFO_KEYS, PREFIX, Options
 from flask_phoenix.transports.origin import CONN, OriginPolicy
 from tests.docs.pages import BESIDE, DOCS, FENCE, PAGES, Block, blocks, cells, prose, read, rows, stated
 from tests.docs.python import Runner
+from tests.support.face import public
 from tests.support.loop import turn
 from tests.support.network import Network
 from tests.support.presence import Node, eventually
 from tests.support.processes import DEADLINE, HOST, ROOT, Servers, wait_until
 from tests.test_architecture import MODULES, tree
-
-#: What the engine calls, and no author.
-INTERNAL = {"runtime", "error_handlers", "handlers", "interceptors", "intercepts", "match", "channels", "bind"}
-INTERNAL |= {"server", "conflation", "entrances", "read_in", "read_join", "read_out", "read_params", "declared_events"}
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
@@ -113,12 +110,6 @@ def run(folder: Path, *words: str) -> str:
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
-
-
-def public(cls: type) -> set[str]:
-    """Return what a class offers to authors."""
-    offered = {name for base in cls.__mro__[:-1] for name in {**vars(base), **vars(base).get("__annotations__", {})}}
-    return {name for name in offered if not name.startswith("_")} - INTERNAL
 
 
 @pytest.fixture(scope="module")

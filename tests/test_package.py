@@ -15,10 +15,30 @@ from zipfile import ZipFile
 import pytest
 
 import flask_phoenix
+from flask_phoenix import (
+    Broadcast,
+    Broadcaster,
+    Channel,
+    Message,
+    Phoenix,
+    Presence,
+    RawSocket,
+    Refused,
+    Reply,
+    Socket,
+    testing,
+)
+from flask_phoenix.testing import Client, Clients, Clock, Joined, LiveClient, LiveServer
+from tests.support.face import public
 from tests.support.processes import ROOT, START
 
 FACE = Path(flask_phoenix.__file__)
 TYPING = Path("tests/typing")
+#: What type checkers find nothing wrong with.
+USER_CODE = TYPING / "user_code.py", TYPING / "user_tests.py"
+#: What users subclass and call.
+OFFERED = [Phoenix, Socket, RawSocket, Channel, Presence, Broadcaster, Reply, Broadcast, Message, Refused]
+OFFERED += [Client, Clients, Joined, Clock, LiveServer, LiveClient]
 
 
 def run(*words: str | Path, cwd: Path = ROOT, path: Path = ROOT, status: int = 0) -> str:
@@ -83,8 +103,15 @@ except ImportError as error:
 def test_types_of_user_code(checker: tuple[str, ...]) -> None:
     lines = (ROOT / TYPING / "mistakes.py").read_text("utf-8").splitlines()
     wrong = [("mistakes.py", str(number)) for number, line in enumerate(lines, 1) if line.endswith("# wrong")]
-    said = run("-m", *checker, TYPING / "user_code.py", TYPING / "mistakes.py", status=1)
+    said = run("-m", *checker, *USER_CODE, TYPING / "mistakes.py", status=1)
     assert sorted(set(re.findall(r"/(\w+\.py):(\d+)[:\d]* -? ?error: ", said))) == sorted(wrong), said
+
+
+def test_user_code_uses_all_that_is_offered() -> None:
+    names = {name for name in vars(testing) if name[0].isupper()} | set(vars(flask_phoenix)["__all__"])
+    offered = names.union(*map(public, OFFERED))
+    written = {word for path in USER_CODE for word in re.findall(r"\w+", (ROOT / path).read_text("utf-8"))}
+    assert offered - written == set()
 
 
 def build(kind: str, source: Path, out: Path) -> Path:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.processes import DEADLINE, ROOT
 
 APP = """
@@ -110,8 +112,11 @@ def test_in_a_thread(app):
 
 class RoomTest(TestCase):
     def test_a_conversation(self):
-        with Clients(make()) as connect:
-            self.assertEqual(connect().join("room:1").response, {})
+        with Clock() as clock, Clients(make()) as connect:
+            lobby = connect().join("room:1")
+            lobby.push("say", {})
+            clock.advance(60)
+            self.assertEqual(lobby.assert_push("late"), {})
 """
 
 WITH_PYTEST_FLASK = """
@@ -130,13 +135,17 @@ import asyncio
 import pytest
 
 
-@pytest.mark.asyncio
+{mark}
 async def test_pytest_asyncio(phoenix_clock, phoenix_client):
     lobby = phoenix_client().join("room:1")
-    lobby.push("say", {})
+    lobby.push("say")
     await asyncio.sleep(0.001)
     phoenix_clock.advance(60)
     lobby.assert_push("late")
+
+
+def test_beside_it(phoenix_client):
+    phoenix_client().join("room:1").push("say")
 """
 
 PATCHED = """
@@ -165,6 +174,90 @@ def test_the_test_s_own_naps_are_real(phoenix_clock, phoenix_client):
     assert phoenix_clock.elapsed == 0
 """
 
+WITHOUT_PYTEST = """
+from unittest import TestCase
+
+from chat import make
+from flask_phoenix.testing import Clients
+
+
+class RoomTest(TestCase):
+    def test_no_reply(self):
+        with Clients(make()) as connect:
+            lobby = connect().join("room:1")
+            lobby.assert_reply(lobby.push("say", {}), within=0)
+"""
+
+#: What newcomers get wrong.
+FAILING = """
+def test_another_payload(phoenix_client):
+    lobby = phoenix_client().join("room:1")
+    lobby.push("say", {"body": "Hello", "to": "all"})
+    lobby.assert_push("said", {"body": "Bye"}, within=0)
+
+
+def test_a_handler_that_fails(phoenix_client):
+    assert phoenix_client().join("room:1").call("nap", {}).status == "ok"
+
+
+def test_a_failure_that_nobody_looks_at(phoenix_client):
+    phoenix_client().join("room:1").push("nap", {})
+
+
+def test_no_reply(phoenix_client):
+    lobby = phoenix_client().join("room:1")
+    lobby.assert_reply(lobby.push("say", {}), within=0)
+
+
+def test_time_stands_still(phoenix_clock, phoenix_client):
+    lobby = phoenix_client(heartbeat=None).join("room:1")
+    lobby.push("say", {})
+    lobby.assert_push("late", within=0)
+
+
+def test_no_such_topic(phoenix_client):
+    phoenix_client().join("rom:1")
+
+
+def test_no_such_mount(phoenix_client):
+    phoenix_client("/sockets")
+
+
+def test_another_client(phoenix_client):
+    ada, alan = phoenix_client(name="Ada"), phoenix_client(name="Alan")
+    lobby, others = ada.join("room:1"), alan.join("room:2")
+    lobby.push("say", {})
+    others.assert_push("said", within=0)
+
+
+def test_a_broadcast_that_was(phoenix_client):
+    lobby = phoenix_client().join("room:1")
+    lobby.push("say", {})
+    lobby.refute_broadcast("said")
+
+
+def test_an_open_connection(phoenix_client):
+    phoenix_client().assert_closed(1001, within=0)
+"""
+
+#: What they are told.
+TOLD = (
+    "client 1: expected 'said' on 'room:1' with {'body': 'Bye'}",
+    "one came in which payload['body'] is 'Hello', not 'Bye'",
+    '>       sleep(payload["seconds"])',
+    "KeyError: 'seconds'",
+    "expected a reply to 'nap' on 'room:1' (ref 2), and the channel has crashed",
+    "the channel of 'room:1' has crashed; if it is to, assert_push('phx_error') says so",
+    "expected a reply to 'say' on 'room:1' (ref 2), and it has not come",
+    "the next timer is due in 60 s: phoenix_clock.advance(",
+    "Refused: {'reason': 'unmatched topic'}",
+    "no socket is mounted at '/sockets'; there are ['/socket/websocket']",
+    "Alan: expected 'said' on 'room:2' with any payload",
+    "Ada <- said on room:1: {}",
+    "expected 'said' not to be broadcast on 'room:1', and it was",
+    "expected the connection to be closed 1001; it is open",
+)
+
 WITHOUT = """
 import sys
 
@@ -180,12 +273,10 @@ def test_no_app(phoenix_client):
 """
 
 
-def play(folder: Path, *words: str, **files: str) -> str:
-    """Run pytest on some files in a process of its own; return what it writes."""
-    for name, text in files.items():
-        (folder / f"{name}.py").write_text(text)
+def run(folder: Path, *words: str) -> str:
+    """Run a module of Python in a process of its own; return what it writes."""
     done = subprocess.run(
-        (sys.executable, "-W", "error", "-m", "pytest", "-p", "no:cacheprovider", "-q", *words),
+        (sys.executable, "-W", "error", "-m", *words),
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         timeout=6 * DEADLINE,
@@ -194,6 +285,13 @@ def play(folder: Path, *words: str, **files: str) -> str:
         check=False,
     )
     return done.stdout + done.stderr
+
+
+def play(folder: Path, *words: str, **files: str) -> str:
+    """Write files, and run pytest on them."""
+    for name, text in files.items():
+        (folder / f"{name}.py").write_text(text)
+    return run(folder, "pytest", "-p", "no:cacheprovider", "-q", *words)
 
 
 def without(*plugins: str) -> list[str]:
@@ -216,17 +314,37 @@ def test_plain_and_without_a_use(tmp_path: Path) -> None:
     assert "phoenix_client needs a fixture named app" in output
 
 
-def test_beside_other_plugins(tmp_path: Path) -> None:
-    options = ("-n", "1", "-o", "asyncio_default_fixture_loop_scope=function")
+@pytest.mark.parametrize(("mode", "mark"), [("strict", "@pytest.mark.asyncio"), ("auto", "")])
+def test_beside_other_plugins(tmp_path: Path, mode: str, mark: str) -> None:
+    options = ("-n", "2", "-o", "asyncio_default_fixture_loop_scope=function", "-o", f"asyncio_mode={mode}")
     files = {
         "conftest": FIXTURE,
         "test_room": TESTS,
         "test_flask": WITH_PYTEST_FLASK,
-        "test_asyncio": WITH_PYTEST_ASYNCIO,
+        "test_asyncio": WITH_PYTEST_ASYNCIO.format(mark=mark),
     }
-    assert passed(play(tmp_path, *options, chat=APP, **files)) == 8
+    assert passed(play(tmp_path, *options, chat=APP, **files)) == 9
 
 
 def test_patched(tmp_path: Path) -> None:
     files = {"conftest": PATCHED + FIXTURE, "test_room": TESTS, "test_naps": WHERE_PATCHED}
     assert passed(play(tmp_path, *without("anyio", "asyncio"), chat=APP, **files)) == 8
+
+
+def test_without_pytest(tmp_path: Path) -> None:
+    (tmp_path / "chat.py").write_text(APP)
+    (tmp_path / "test_room.py").write_text(TESTS)
+    (tmp_path / "test_newcomer.py").write_text(WITHOUT_PYTEST)
+    said = run(tmp_path, "unittest", "test_room", "test_newcomer")
+    assert re.search(r"^Ran 2 tests in .*\n\nFAILED \(failures=1\)$", said, re.MULTILINE), said
+    assert "expected a reply to 'say' on 'room:1' (ref 2), and it has not come" in said
+    assert "flask_phoenix/testing" not in said
+
+
+def test_failures_read_well(tmp_path: Path) -> None:
+    """They show the test's own line, what came instead, and what the handler raised; and nothing of ours."""
+    files = {"chat": APP, "conftest": FIXTURE, "test_newcomer": FAILING}
+    said = play(tmp_path, *without("xdist", "flask", "asyncio"), **files)
+    assert re.search(r"^9 failed, 1 passed, 1 error in", said, re.MULTILINE), said
+    assert [told for told in TOLD if told not in said] == [], said
+    assert not re.search(r"flask_phoenix/testing/\w+\.py:\d+", said), said

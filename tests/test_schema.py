@@ -279,6 +279,22 @@ class Taking(Channel):
         return None
 
 
+def topics(pattern: str) -> Any:
+    """Write the document of an app with one pattern."""
+
+    class Desk(Channel):
+        def join(self, payload: Any, **variables: Any) -> Any:
+            return None
+
+        @on("move")
+        def move(self, payload: Payload) -> None:
+            """Move."""
+
+    socket: type[Socket] = type("Some", (Socket,), {})
+    socket.channel(pattern)(Desk)
+    return asyncapi(read_declarations([("/socket", socket)]), "App", "1.0.0")
+
+
 def test_what_other_events_and_other_paths_mean_to_clients() -> None:
     def written(channel: type[Channel], path: str = "/socket") -> Any:
         return asyncapi(read_declarations([(path, socket_of(channel))]), "App", "1.0.0")
@@ -290,4 +306,7 @@ def test_what_other_events_and_other_paths_mean_to_clients() -> None:
         "room:{subtopic}: other events are not handled any more"
     ]
     assert incompatible_changes(written(Taking, "/<int:shop>/socket"), written(Taking, "/<shop>/socket")) == []
+    old, new, other = (topics(pattern) for pattern in ("desk:<int:desk>", "desk:<int:table>", "desk:<table>"))
+    assert incompatible_changes(old, new) == []
+    assert incompatible_changes(old, other) == ["desk:{desk}: the topics are gone"]
     assert incompatible_changes(written(Taking), written(Taking, "/sock")) == ["/socket/websocket: the socket is gone"]

@@ -164,7 +164,7 @@ def test_traces_go_on_from_clients_and_through_broadcasts() -> None:
         near.push("say", {"trace": told})
         far.assert_push("said")
         near.push("crash", {})
-        turn()
+        near.assert_push("phx_error")
     spans = [
         (span.name, f"{span.context.trace_id:x}"[0], span.status.status_code is not StatusCode.ERROR)
         for span in exporter.get_finished_spans()

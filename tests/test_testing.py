@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import gevent
@@ -29,6 +30,7 @@ from flask_phoenix import (
 from flask_phoenix.exceptions import PhoenixError
 from flask_phoenix.testing import ANYTHING, Client, Clients, Clock, LiveServer, MemoryAdapter, settling
 from flask_phoenix.testing.matching import difference
+from tests.support.clients import fails
 from tests.support.loop import turn
 from tests.support.processes import DEADLINE, ROOT
 
@@ -62,6 +64,8 @@ class Counter(Channel):
     def join(self, payload: Any) -> Any:
         if payload == {"refuse": True}:
             raise Refused(reason="closed", until=9)
+        if payload == {"crash": True}:
+            raise KeyError
         return {"payload": payload, "params": self.params, "topic": self.topic}
 
     @on("echo")
@@ -263,6 +267,41 @@ def test_what_it_says(client: Client) -> None:
         client.refute(lambda message: message.event == "phx_close")
 
 
+def test_a_crash_that_nothing_asserts_fails_a_test(app: Flask) -> None:
+    def play(connect: Clients) -> Client:
+        left = connect("/shop/7")
+        left.join("counter:1").push("crash")
+        left.close()
+        return left
+
+    wrong = "the channel of 'counter:1' has crashed; if it is to, assert_push"
+    with pytest.raises(AssertionError, match=wrong) as told, Clients(app) as connect:
+        play(connect)
+    assert isinstance(told.value.__cause__, UnknownEvent)
+    with pytest.raises(AssertionError, match=wrong), Client(app, "/shop/7") as alone:
+        alone.join("counter:1").push("crash")
+    with pytest.raises(ZeroDivisionError), Clients(app) as connect:
+        fails(ZeroDivisionError)(play(connect))  # what the test itself says comes first
+
+
+def test_a_crash_is_told_at_once_with_its_cause(client: Client) -> None:
+    joined = client.join("counter:1")
+    with pytest.raises(AssertionError, match="'crash' on 'counter:1' \\(ref 2\\), and the channel has crashed") as told:
+        joined.call("crash", within=DEADLINE * 100)
+    assert isinstance(told.value.__cause__, UnknownEvent)
+    with pytest.raises(Refused, match="join crashed") as refused:
+        client.join("counter:2", {"crash": True})
+    assert isinstance(refused.value.__cause__, KeyError)
+
+
+def test_a_broadcast_as_another_subscriber_sends_it(client: Client) -> None:
+    joined = client.join("counter:1")
+    joined.broadcast_from("news", {"n": 1})
+    assert joined.assert_push("news") == joined.assert_broadcast("news") == {"n": 1}
+    client.broadcast_from("counter:1", "news", b"2")
+    joined.assert_push("news", b"2")
+
+
 def test_time_limit_of_the_tests_own_is_its_own(client: Client) -> None:
     joined = client.join("counter:1")
     limit = gevent.Timeout(0.001)
@@ -340,7 +379,7 @@ def test_payloads_choose_the_message(client: Client) -> None:
 def test_replies_are_told_apart(client: Client) -> None:
     joined = client.join("counter:1")
     ref = joined.push("fail")
-    with pytest.raises(AssertionError, match="expected the reply to 2 to be 'ok', any payload; it is 'error'"):
+    with pytest.raises(AssertionError, match=r"on 'counter:1' \(ref 2\) to be 'ok', any payload; it is 'error'"):
         joined.assert_reply(ref)
     ref = joined.push("echo", {"n": 1})
     with pytest.raises(AssertionError, match=r"response\['n'\] is 1, not 2"):
@@ -348,7 +387,7 @@ def test_replies_are_told_apart(client: Client) -> None:
     ref = joined.push("echo", {"n": 1})
     joined.refute_reply(ref, "error")
     joined.refute_reply(ref, "ok", {"n": 2})
-    with pytest.raises(AssertionError, match="expected no reply to 4"):
+    with pytest.raises(AssertionError, match=r"expected no reply to 'echo' on 'counter:1' \(ref 4\)"):
         joined.refute_reply(ref)
     joined.refute_reply(joined.push("say"))
 
@@ -406,6 +445,28 @@ def test_sessions_of_a_test_client_and_without_one(app: Flask) -> None:
         app.secret_key = None
         with pytest.raises(PhoenixError, match="needs the app's SECRET_KEY"):
             connect("/private", session={"user": "bob"})
+
+
+def test_where_a_client_comes_from(app: Flask) -> None:
+    @phoenix.socket("/placed", connect_info=["peer_data", "uri"])
+    class Placed(Socket):
+        def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
+            self.assigns.update(scheme=info["uri"]["scheme"], **info["peer_data"])
+
+    with Clients(app) as connect:
+        assert connect("/placed").socket.assigns == {"scheme": "http", "address": "127.0.0.1", "port": None}
+        environ = {"REMOTE_ADDR": "192.0.2.7", "REMOTE_PORT": "4711", "wsgi.url_scheme": "https"}
+        there = {"scheme": "https", "address": "192.0.2.7", "port": 4711}
+        assert connect("/placed", environ=environ).socket.assigns == there
+        assert connect("/placed", environ=environ, http=app.test_client()).socket.assigns == there
+
+
+def test_clients_of_one_id_have_names_of_their_own(app: Flask) -> None:
+    with Clients(app) as connect:
+        clients = [connect("/shop/7", {"name": "ann"}) for _ in range(3)]
+        assert [client.name for client in clients] == ["ann", "ann (2)", "ann (3)"]
+        assert connect("/shop/7", name="ann").name == "ann"
+        assert [connect("/shop/7").name for _ in range(2)] == ["client 1", "client 2"]
 
 
 @pytest.mark.parametrize("vsn", ["1.0.0", "2.0.0"])
@@ -553,7 +614,15 @@ def test_a_server_of_its_own() -> None:
         here.refute_push("said")
         there.push("crash")
         there.assert_push("phx_error")
-        with pytest.raises(NotImplementedError):
-            assert here.channel
+        for ask in (partial(here.assert_broadcast, "a"), partial(here.refute_broadcast, "a"), lambda: here.channel):
+            with pytest.raises(PhoenixError, match="runs in another process"):
+                ask()
+        with pytest.raises(HTTPException, match="404 Not Found"):
+            server.client("/nowhere")
+    crashed = pytest.raises(AssertionError, match="client 1: the channel of 'counter:1' has crashed")
+    with crashed, LiveServer(make_app, {"PYTHONPATH": str(ROOT)}) as server:
+        server.client("/shop/7").join("counter:1").push("crash")
+    with pytest.raises(PhoenixError, match="let it stand at the top of a module"):
+        LiveServer(lambda: make_app())
     with pytest.raises(PhoenixError, match=r"does not start; it wrote:\n(.*\n)*.*Failed to find attribute 'nothing'"):
         LiveServer("tests.test_testing:nothing")

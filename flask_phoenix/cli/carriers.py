@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from socket import SHUT_RDWR
+from ssl import CERT_NONE, SSLCertVerificationError, SSLContext, create_default_context
 from typing import Any
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
@@ -29,7 +30,7 @@ class Lost(PhoenixError):
     """There is no connection, or no more."""
 
 
-def address(url: str, transport: str, query: dict[str, str]) -> str:
+def address(url: str, transport: str, query: Sequence[tuple[str, str]]) -> str:
     """Return where a transport of a mount is: ``localhost:5000/socket`` is ``ws://localhost:5000/socket/websocket``."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     secure = parts.scheme in ("wss", "https")
@@ -44,13 +45,36 @@ def _in_base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
 
 
+def trust(url: str, insecure: bool) -> SSLContext | None:
+    """Return whose certificates are taken; None: there are none."""
+    if urlsplit(url).scheme not in ("wss", "https"):
+        return None
+    context = create_default_context()
+    if insecure:
+        context.check_hostname, context.verify_mode = False, CERT_NONE
+    return context
+
+
+def refusal(url: str, answer: str, status: int | None) -> Lost:
+    """Say that a server refuses, and where it says why."""
+    remedies = {403: "; the log of the server says why", 404: "; flask phoenix routes shows what is mounted"}
+    return Lost(f"{url} refuses: {answer}{remedies.get(status or 0, '')}")
+
+
+def unreachable(url: str, error: Exception) -> Lost:
+    """Say that a server cannot be reached."""
+    remedy = "; --insecure takes any certificate" if isinstance(error, SSLCertVerificationError) else ""
+    return Lost(f"cannot connect to {url}: {error}{remedy}")
+
+
 class WebSocketCarrier:
     """Carries frames over a WebSocket.
 
+    :param insecure: take any certificate.
     :raises Lost: the server cannot be reached, or refuses.
     """
 
-    def __init__(self, url: str, headers: Headers, token: str | None) -> None:
+    def __init__(self, url: str, headers: Headers, token: str | None, insecure: bool) -> None:
         self._stack = ExitStack()
         try:
             connecting = connect(
@@ -60,12 +84,14 @@ class WebSocketCarrier:
                 open_timeout=TIMEOUT,
                 max_size=None,
                 close_timeout=1,
+                ssl=trust(url, insecure),
             )
             self._socket = self._stack.enter_context(connecting)
         except InvalidStatus as error:
-            raise Lost(f"{url} refuses: HTTP {error.response.status_code}") from error
+            status = error.response.status_code
+            raise refusal(url, f"HTTP {status}", status) from error
         except (OSError, InvalidHandshake, ValueError) as error:
-            raise Lost(f"cannot connect to {url}: {error}") from error
+            raise unreachable(url, error) from error
 
     def send(self, frame: Frame) -> None:
         """Send a frame.
@@ -96,21 +122,26 @@ class WebSocketCarrier:
 class LongPollCarrier:
     """Carries frames over requests.
 
+    :param insecure: take any certificate.
     :raises Lost: the server cannot be reached, or refuses.
     """
 
-    def __init__(self, url: str, headers: Headers, token: str | None) -> None:
+    def __init__(self, url: str, headers: Headers, token: str | None, insecure: bool) -> None:
         self._url = url
-        parts = urlsplit(url)
-        kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
-        self._polling, self._posting = (kind(parts.netloc, timeout=TIMEOUT) for _ in range(2))
+        where, context = urlsplit(url).netloc, trust(url, insecure)
+        self._polling, self._posting = (
+            HTTPConnection(where, timeout=TIMEOUT)
+            if context is None
+            else HTTPSConnection(where, timeout=TIMEOUT, context=context)
+            for _ in range(2)
+        )
         self._headers = dict(headers)
         if token:
             self._headers["X-Phoenix-AuthToken"] = token
         answer = self._request(self._polling)
         if answer.get("status") != 410:
             self._polling.close()
-            raise Lost(f"{url} refuses: status {answer.get('status')}")
+            raise refusal(url, f"status {answer.get('status')}", answer.get("status"))
         self._headers["X-Phoenix-Longpoll-Token"] = answer["token"]
 
     def send(self, frame: Frame) -> None:
@@ -151,15 +182,15 @@ class LongPollCarrier:
             answer: dict[str, Any] = json.loads(text) if response.status == 200 else {}
         except (OSError, HTTPException, ValueError) as error:
             connection.close()
-            raise Lost(f"cannot reach {self._url}: {error}") from error
+            raise unreachable(self._url, error) from error
         if response.status != 200:
             connection.close()
-            raise Lost(f"{self._url} refuses: HTTP {response.status}")
+            raise refusal(self._url, f"HTTP {response.status}", response.status)
         return answer
 
 
 #: What carries the frames of each transport.
-CARRIERS: dict[str, Callable[[str, Headers, str | None], WebSocketCarrier | LongPollCarrier]] = {
+CARRIERS: dict[str, Callable[[str, Headers, str | None, bool], WebSocketCarrier | LongPollCarrier]] = {
     "websocket": WebSocketCarrier,
     "longpoll": LongPollCarrier,
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import sys
+from collections import deque
 from collections.abc import Callable
 from contextlib import closing
 from itertools import count
@@ -16,14 +17,19 @@ from typing import Any, NamedTuple
 
 import click
 
-from ..protocol.messages import HEARTBEAT, JOIN, LEAVE, PHOENIX, REPLY, Message
+from ..protocol.messages import CLOSE, ERROR, HEARTBEAT, JOIN, LEAVE, PHOENIX, REPLY, Message
 from ..testing.frames import read_server_frame, write_client_frame
 from .carriers import CARRIERS, LongPollCarrier, Lost, WebSocketCarrier, address
+from .keyboard import Keyboard
 
 #: Seconds of silence after which a heartbeat goes out.
 HEARTBEAT_PERIOD = 25.0
 #: The exit status where something was answered with an error, or not in time. (1: no connection; 2: wrong arguments.)
 REFUSED = 3
+#: That of Ctrl-C.
+INTERRUPTED = 130
+#: Messages that may come before they are waited for.
+KEPT = 1000
 
 HELP = """\
 join TOPIC [PAYLOAD]         join, and wait for the reply
@@ -47,8 +53,11 @@ class Conversation:
     :param within: seconds for a reply.
     """
 
-    def __init__(self, carrier: WebSocketCarrier | LongPollCarrier, vsn: str, within: float) -> None:
+    def __init__(
+        self, carrier: WebSocketCarrier | LongPollCarrier, vsn: str, within: float, keyboard: Keyboard
+    ) -> None:
         self._carrier = carrier
+        self._keyboard = keyboard
         self._vsn = vsn
         self._within = within
         self._refs = count(1)
@@ -57,6 +66,8 @@ class Conversation:
         self.happened: Queue[Message | Line | Lost] = Queue()
         #: Lines that were typed while something else was waited for.
         self._typed: list[Line] = []
+        #: What came since something was sent, and was not waited for.
+        self._came: deque[Message] = deque(maxlen=KEPT)
         #: Something was answered with an error, or not in time.
         self.failed = False
         self._receiver = Thread(target=self._receive, daemon=True)
@@ -72,16 +83,19 @@ class Conversation:
         rest = words[0] if words else ""
         if verb == "quit":
             return False
+        if verb == "help":
+            click.echo(HELP, err=True)
+            return True
         if verb in ("join", "leave"):
             topic, payload = _split(line, rest, 1)
-            self._expect_reply(self._send(topic, JOIN if verb == "join" else LEAVE, payload))
+            self._expect_reply(topic, self._send(topic, JOIN if verb == "join" else LEAVE, payload))
         elif verb in ("push", "call"):
             topic, event, payload = _split(line, rest, 2)
             ref = self._send(topic, event, payload)
             if verb == "call":
-                self._expect_reply(ref)
+                self._expect_reply(topic, ref)
         elif verb == "wait" and rest:
-            self._expect(lambda message: message.event == rest, f"no {rest} has come")
+            self._wait(rest)
         else:
             raise click.UsageError(f"{line!r} is none of these:\n{HELP}")
         return True
@@ -98,9 +112,9 @@ class Conversation:
         """
         self._take(lambda message: False, monotonic() + seconds)
 
-    def follow(self, lines: Any) -> None:
+    def follow(self) -> None:
         """Do what each line says, as they come, and print what comes from the server meanwhile."""
-        Thread(target=self._read, args=(lines,), daemon=True).start()
+        Thread(target=self._read, daemon=True).start()
         while (line := self._next_line()) is not None:
             try:
                 if line.strip() and not self.do(line.strip()):
@@ -111,6 +125,8 @@ class Conversation:
 
     def _send(self, topic: str, event: str, payload: Any) -> str:
         ref = str(next(self._refs))
+        if topic != PHOENIX:
+            self._came.clear()
         if event == JOIN:
             self._join_refs[topic] = ref
         message = Message(self._join_refs.get(topic), ref, topic, event, payload)
@@ -122,10 +138,24 @@ class Conversation:
             self._carrier.send(write_client_frame(message))
         return ref
 
-    def _expect_reply(self, ref: str) -> None:
-        fits: Callable[[Message], bool] = lambda message: message.event == REPLY and message.ref == ref  # noqa: E731
+    def _wait(self, event: str) -> None:
+        """Wait for an event, unless it has come since something was sent: a broadcast comes before the reply."""
+        came = next((message for message in self._came if message.event == event), None)
+        if came is None:
+            came = self._expect(lambda message: message.event == event, f"no {event} has come")
+        if came is not None:
+            self._came.remove(came)
+
+    def _expect_reply(self, topic: str, ref: str) -> None:
+        def fits(message: Message) -> bool:
+            ends: bool = message.event in (ERROR, CLOSE) and message.topic == topic
+            return ends or (message.event == REPLY and bool(message.ref == ref))
+
         reply = self._expect(fits, f"no reply has come to {ref}")
-        if reply is not None and reply.payload["status"] != "ok":
+        if reply is not None and reply.event != REPLY:
+            click.echo(f"{topic} has ended ({reply.event}): no reply comes to {ref}", err=True)
+            self.failed = True
+        elif reply is not None and reply.payload["status"] != "ok":
             self.failed = True
 
     def _expect(self, fits: Callable[[Message], bool], otherwise: str) -> Message | None:
@@ -165,7 +195,8 @@ class Conversation:
         if isinstance(happened, Message):
             if happened.topic == PHOENIX:
                 return None
-            click.echo(json.dumps(happened._asdict(), default=_bytes, ensure_ascii=False))
+            self._came.append(happened)
+            self._keyboard.show(json.dumps(happened._asdict(), default=_bytes, ensure_ascii=False))
         return happened
 
     def _receive(self) -> None:
@@ -175,8 +206,8 @@ class Conversation:
         except Lost as lost:
             self.happened.put(lost)
 
-    def _read(self, lines: Any) -> None:
-        for line in lines:
+    def _read(self) -> None:
+        for line in self._keyboard.lines():
             self.happened.put(Line(line))
         self.happened.put(Line(None))
 
@@ -237,6 +268,7 @@ def headers_of(given: tuple[str, ...]) -> list[tuple[str, str]]:
 @click.option("--params", multiple=True, metavar="NAME=VALUE", help="A parameter of the connect.")
 @click.option("--header", multiple=True, metavar="NAME:VALUE", help="A header of the requests, such as a Cookie.")
 @click.option("--auth-token", help="The client's authToken.")
+@click.option("--insecure", is_flag=True, help="Take any certificate, such as one of one's own.")
 @click.option("--join", "joins", multiple=True, metavar="'TOPIC [PAYLOAD]'", help="Join a topic, at first.")
 @click.option("--push", "pushes", multiple=True, metavar="'TOPIC EVENT [PAYLOAD]'", help="Send an event, then.")
 @click.option("--call", "calls", multiple=True, metavar="'TOPIC EVENT [PAYLOAD]'", help="The same; wait for the reply.")
@@ -249,6 +281,7 @@ def client(
     params: tuple[str, ...],
     header: tuple[str, ...],
     auth_token: str | None,
+    insecure: bool,
     joins: tuple[str, ...],
     pushes: tuple[str, ...],
     calls: tuple[str, ...],
@@ -258,22 +291,24 @@ def client(
     """Speak to a server as a page does. URL is that of the mount, as localhost:5000/socket.
 
     What comes is written as a line of JSON each. Without --push, --call and --for, what to do is read from the standard
-    input, a line each; type help. The exit status is 1 where there is no connection, or no more, and 3 where something
-    was answered with an error, or not in time.
+    input, a line each; type help. The exit status is 1 where there is no connection, or no more, 3 where something was
+    answered with an error, or not in time, and 130 after Ctrl-C.
     """
-    query = {"vsn": vsn, **dict(pairs(params, "=", "--params"))}
+    query = [("vsn", vsn), *pairs(params, "=", "--params")]
     headers = headers_of(header)
     doing = [f"{verb} {words}" for verb, each in (("join", joins), ("push", pushes), ("call", calls)) for words in each]
     try:
-        carrier = CARRIERS[transport](address(url, transport, query), headers, auth_token)
-        with closing(Conversation(carrier, vsn, within)) as conversation:
+        carrier = CARRIERS[transport](address(url, transport, query), headers, auth_token, insecure)
+        with Keyboard() as keyboard, closing(Conversation(carrier, vsn, within, keyboard)) as conversation:
             for line in doing:
                 conversation.do(line)
             if seconds is None and not pushes and not calls:
-                conversation.follow(sys.stdin)
+                conversation.follow()
             else:
                 conversation.listen(seconds or 0.0)
     except Lost as lost:
         raise click.ClickException(str(lost)) from lost
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     if conversation.failed:
         sys.exit(REFUSED)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, TypeVar
 
 from ..exceptions import Refused
-from ..protocol.messages import HEARTBEAT, JOIN, LEAVE, PHOENIX, REPLY, Broadcast, Message, Reply
+from ..protocol.messages import ERROR, HEARTBEAT, JOIN, LEAVE, PHOENIX, REPLY, Broadcast, Message, Reply
+from ..protocol.state import JOIN_CRASHED
 from .frames import Wire
-from .matching import ANYTHING, difference
+from .matching import ANYTHING, Expected, difference
 from .presence import Change, Follower, Presences
 from .settling import wait_for
 from .transcript import CLOSED, GOT, SENT, Entry, Transcript
+
+#: pytest and unittest show the line of the test that failed, and not what stands below.
+__tracebackhide__ = __unittest = True
 
 #: Real seconds within which what another thread does has to come. What follows in this one has come before that.
 WITHIN = 2.0
@@ -25,7 +29,8 @@ class BaseClient:
     """A client that a test plays: it joins, pushes, and says what has to come.
 
     What came is taken by the assertion that it fits, once, in whatever order; ``refute_*`` look at what was not taken.
-    Payloads are matched as :func:`.difference` says: of a dict the keys that are named.
+    Payloads are matched as :func:`.difference` says: of a dict the keys that are named. A channel's crash that nothing
+    has asserted fails the test in its end.
 
     :param name: by which failures name it.
     """
@@ -38,6 +43,7 @@ class BaseClient:
         self.closed: tuple[int, str] | None = None
         self._wire = wire
         self._refs = count(1)
+        self._pushed: dict[str, Message] = {}
         self._waiting: list[Entry] = []
         self._since = len(transcript.broadcasts)
         self._taken_broadcasts: set[int] = set()
@@ -53,7 +59,7 @@ class BaseClient:
         follower = self._followers[topic]
         status, response = self.reply(ref, within)
         if status != "ok":
-            raise Refused(response)
+            raise Refused(response) from (self.transcript.take_failure() if response == JOIN_CRASHED.response else None)
         return Joined(self, topic, ref, response, follower)
 
     #: The name of Phoenix's ``ChannelTest`` for it; the broadcasts of all topics can be asserted in any case.
@@ -67,7 +73,8 @@ class BaseClient:
         message = Message(join_ref, ref, topic, event, {} if payload is None else payload)
         frame = self._wire.write(message)
         if self.closed is not None:
-            raise AssertionError(self._failure(f"{event!r} cannot be sent: the connection was closed {self.closed}"))
+            raise self._failure(f"{event!r} cannot be sent: the connection was closed {self.closed}")
+        self._pushed[ref] = message
         self.transcript.note(self.name, SENT, message)
         self._send(frame)
         return ref
@@ -75,16 +82,20 @@ class BaseClient:
     def reply(self, ref: str, within: float | None = None) -> Reply:
         """Wait for the reply to a ref.
 
-        :raises AssertionError: it does not come.
+        :raises AssertionError: it does not come, or the channel crashes first.
         """
-        message = self.receive(_answers(ref), f"a reply to {ref}", within)
+        message = self._wait(lambda: self._take(_answers(ref)) or self._crash_before_reply(ref), within)
+        if message is None:
+            raise self._failure(f"expected a reply to {self._describe(ref)}, and it has not come")
+        if message.event == ERROR:
+            raise self._failure(f"expected a reply to {self._describe(ref)}, and the channel has crashed")
         return Reply(message.payload["status"], message.payload["response"])
 
     def assert_reply(
         self,
         ref: str,
         status: str = "ok",
-        response: Any = ANYTHING,
+        response: Expected = ANYTHING,
         *,
         exact: bool = False,
         within: float | None = None,
@@ -98,10 +109,12 @@ class BaseClient:
         if reply.status != status:
             wrong = f"it is {reply.status!r}: {reply.response!r}"
         if wrong is not None:
-            raise AssertionError(self._failure(f"expected the reply to {ref} to be {status!r}, {response!r}; {wrong}"))
+            raise self._failure(f"expected the reply to {self._describe(ref)} to be {status!r}, {response!r}; {wrong}")
         return reply.response
 
-    def refute_reply(self, ref: str, status: str | None = None, response: Any = ANYTHING, *, within: float = 0) -> None:
+    def refute_reply(
+        self, ref: str, status: str | None = None, response: Expected = ANYTHING, *, within: float = 0
+    ) -> None:
         """See that a message is not answered, or not so.
 
         :raises AssertionError: it is.
@@ -115,10 +128,10 @@ class BaseClient:
                 and difference(response, message.payload["response"]) is None
             )
 
-        self.refute(fits, f"reply to {ref}", within)
+        self.refute(fits, f"reply to {self._describe(ref)}", within)
 
     def assert_broadcast(
-        self, topic: str, event: str, payload: Any = ANYTHING, *, exact: bool = False, within: float | None = None
+        self, topic: str, event: str, payload: Expected = ANYTHING, *, exact: bool = False, within: float | None = None
     ) -> Any:
         """See that an event was broadcast on a topic since this client connected, whoever got it; return its payload.
 
@@ -128,21 +141,17 @@ class BaseClient:
         """
         found = self._wait(lambda: self._take_broadcast(topic, event, payload, exact), within)
         if found is None:
-            others = [each for _, each in self._broadcasts(topic, event)]
-            raise AssertionError(
-                self._failure(
-                    f"expected {event!r} to be broadcast on {topic!r} with {payload!r}", others, payload, exact
-                )
-            )
+            near = [difference(payload, each.payload, exact) for _, each in self._broadcasts(topic, event)]
+            raise self._failure(f"expected {event!r} to be broadcast on {topic!r} with {payload!r}", near)
         return found.payload
 
-    def refute_broadcast(self, topic: str, event: str, payload: Any = ANYTHING, *, within: float = 0) -> None:
+    def refute_broadcast(self, topic: str, event: str, payload: Expected = ANYTHING, *, within: float = 0) -> None:
         """See that an event was not broadcast on a topic since this client connected.
 
         :raises AssertionError: it was.
         """
         if self._wait(lambda: self._take_broadcast(topic, event, payload, False), within):
-            raise AssertionError(self._failure(f"expected {event!r} not to be broadcast on {topic!r}, and it was"))
+            raise self._failure(f"expected {event!r} not to be broadcast on {topic!r}, and it was")
 
     def receive(self, fits: Callable[[Message], bool], what: str = "a message", within: float | None = None) -> Message:
         """Wait for the first message that fits; the others are kept for later.
@@ -151,7 +160,7 @@ class BaseClient:
         """
         message = self.take(fits, within)
         if message is None:
-            raise AssertionError(self._failure(f"expected {what}, and it has not come"))
+            raise self._failure(f"expected {what}, and it has not come")
         return message
 
     def refute(self, fits: Callable[[Message], bool], what: str = "message", within: float = 0) -> None:
@@ -161,7 +170,7 @@ class BaseClient:
         """
         message = self.take(fits, within)
         if message is not None:
-            raise AssertionError(self._failure(f"expected no {what}; got {message.event!r}: {message.payload!r}"))
+            raise self._failure(f"expected no {what}; got {message.event!r}: {message.payload!r}")
 
     def assert_closed(self, code: int | None = None, reason: str | None = None, *, within: float | None = None) -> None:
         """See that the server has closed the connection.
@@ -170,10 +179,14 @@ class BaseClient:
         """
         expected = "to be closed" + "".join(f" {said!r}" for said in (code, reason) if said is not None)
         if not self._wait(lambda: self.closed, within):
-            raise AssertionError(self._failure(f"expected the connection {expected}; it is open"))
+            raise self._failure(f"expected the connection {expected}; it is open")
         assert self.closed is not None
         if code not in (None, self.closed[0]) or reason not in (None, self.closed[1]):
-            raise AssertionError(self._failure(f"expected the connection {expected}; it was, with {self.closed}"))
+            raise self._failure(f"expected the connection {expected}; it was, with {self.closed}")
+
+    def broadcast_from(self, topic: str, event: str, payload: Any) -> None:
+        """Broadcast as another subscriber does: all who have joined the topic get it, this client too."""
+        raise NotImplementedError
 
     def channel(self, topic: str) -> Any:
         """Return the author's channel that this client has joined, if it runs in this process."""
@@ -196,8 +209,10 @@ class BaseClient:
     def __enter__(self: Kind) -> Kind:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
         self.close()
+        if failure is None:
+            self._refute_crash()
 
     def _send(self, frame: Any) -> None:
         raise NotImplementedError
@@ -225,6 +240,8 @@ class BaseClient:
             if fits(entry.what):
                 entry.taken = True
                 del self._waiting[index]
+                if entry.what.event == ERROR:
+                    self.transcript.take_failure()
                 message: Message = entry.what
                 return message
         return None
@@ -249,10 +266,34 @@ class BaseClient:
                 return broadcast
         return None
 
-    def _failure(self, what: str, others: list[Any] | None = None, payload: Any = ANYTHING, exact: bool = False) -> str:
-        """Write what a test is told: what it is about, how near other payloads of the event came, what happened."""
-        near = [f"  one came in which {difference(payload, other.payload, exact)}" for other in others or []]
-        return "\n".join([f"{self.name}: {what}", *near, str(self.transcript)])
+    def _refute_crash(self) -> None:
+        """See that no channel has crashed unless the test knows: as in Phoenix, where a crash ends a test."""
+
+        def crashes() -> list[Message]:
+            return [entry.what for entry in self._waiting if entry.what.event == ERROR]
+
+        found: list[Message] = [] if self.transcript.failed else self._wait(crashes, 0)
+        if found:
+            topic = found[0].topic
+            raise self._failure(f"the channel of {topic!r} has crashed; if it is to, assert_push({ERROR!r}) says so")
+
+    def _crash_before_reply(self, ref: str) -> Message | None:
+        """Return what says that the channel is gone which was to reply."""
+        pushed = self._pushed.get(ref)
+        messages: list[Message] = self.messages(pushed.topic, ERROR) if pushed is not None else []
+        return next((each for each in messages if pushed is not None and each.ref == pushed.join_ref), None)
+
+    def _describe(self, ref: str) -> str:
+        pushed = self._pushed.get(ref)
+        return ref if pushed is None else f"{pushed.event!r} on {pushed.topic!r} (ref {ref})"
+
+    def _failure(self, what: str, near: Sequence[str | None] = ()) -> AssertionError:
+        """Make what a test is told: what it is about, how near others came, what happened, and the crash before it."""
+        self.transcript.failed = True
+        others = [f"  one came in which {wrong}" for wrong in near]
+        failure = AssertionError("\n".join([f"{self.name}: {what}", *others, str(self.transcript)]))
+        failure.__cause__ = self.transcript.take_failure()
+        return failure
 
 
 class Joined:
@@ -285,7 +326,7 @@ class Joined:
         self,
         ref: str,
         status: str = "ok",
-        response: Any = ANYTHING,
+        response: Expected = ANYTHING,
         *,
         exact: bool = False,
         within: float | None = None,
@@ -293,12 +334,14 @@ class Joined:
         """See that a message is answered so; return the response. As :meth:`.Client.assert_reply`."""
         return self.client.assert_reply(ref, status, response, exact=exact, within=within)
 
-    def refute_reply(self, ref: str, status: str | None = None, response: Any = ANYTHING, *, within: float = 0) -> None:
+    def refute_reply(
+        self, ref: str, status: str | None = None, response: Expected = ANYTHING, *, within: float = 0
+    ) -> None:
         """See that a message is not answered, or not so."""
         self.client.refute_reply(ref, status, response, within=within)
 
     def assert_push(
-        self, event: str, payload: Any = ANYTHING, *, exact: bool = False, within: float | None = None
+        self, event: str, payload: Expected = ANYTHING, *, exact: bool = False, within: float | None = None
     ) -> Any:
         """See that this client gets an event here, pushed or broadcast; return its payload.
 
@@ -307,13 +350,12 @@ class Joined:
         client, here = self.client, self._fits(event)
         message = client.take(lambda each: here(each) and difference(payload, each.payload, exact) is None, within)
         if message is None:
-            others = client.messages(self.topic, event)
-            raise AssertionError(
-                client._failure(f"expected {event!r} on {self.topic!r} with {payload!r}", others, payload, exact)
-            )
+            others = filter(here, client.messages(self.topic, event))
+            near = [difference(payload, each.payload, exact) for each in others]
+            raise client._failure(f"expected {event!r} on {self.topic!r} with {payload!r}", near)
         return message.payload
 
-    def refute_push(self, event: str, payload: Any = ANYTHING, *, within: float = 0) -> None:
+    def refute_push(self, event: str, payload: Expected = ANYTHING, *, within: float = 0) -> None:
         """See that this client does not get an event here, neither pushed nor broadcast.
 
         :raises AssertionError: it does.
@@ -326,14 +368,18 @@ class Joined:
         )
 
     def assert_broadcast(
-        self, event: str, payload: Any = ANYTHING, *, exact: bool = False, within: float | None = None
+        self, event: str, payload: Expected = ANYTHING, *, exact: bool = False, within: float | None = None
     ) -> Any:
         """See that an event was broadcast on this topic, whoever got it. As :meth:`.Client.assert_broadcast`."""
         return self.client.assert_broadcast(self.topic, event, payload, exact=exact, within=within)
 
-    def refute_broadcast(self, event: str, payload: Any = ANYTHING, *, within: float = 0) -> None:
+    def refute_broadcast(self, event: str, payload: Expected = ANYTHING, *, within: float = 0) -> None:
         """See that an event was not broadcast on this topic since the client connected."""
         self.client.refute_broadcast(self.topic, event, payload, within=within)
+
+    def broadcast_from(self, event: str, payload: Any) -> None:
+        """Broadcast here as another subscriber does: all who have joined get it, this client too."""
+        self.client.broadcast_from(self.topic, event, payload)
 
     @property
     def channel(self) -> Any:
@@ -346,39 +392,39 @@ class Joined:
         wait_for(lambda: True, 0)
         return self._follower.presences
 
-    def assert_presence_join(self, key: str, meta: Any = ANYTHING, *, within: float | None = None) -> list[Any]:
+    def assert_presence_join(self, key: str, meta: Expected = ANYTHING, *, within: float | None = None) -> list[Any]:
         """See that this client is told that a key, with this meta, has come; return the metas that did.
 
         :raises AssertionError: it is not.
         """
         return self._assert_change(self._follower.joins, "come", key, meta, within)
 
-    def assert_presence_leave(self, key: str, meta: Any = ANYTHING, *, within: float | None = None) -> list[Any]:
+    def assert_presence_leave(self, key: str, meta: Expected = ANYTHING, *, within: float | None = None) -> list[Any]:
         """See that this client is told that a key, with this meta, has gone; return the metas that did.
 
         :raises AssertionError: it is not.
         """
         return self._assert_change(self._follower.leaves, "gone", key, meta, within)
 
-    def refute_presence_join(self, key: str, meta: Any = ANYTHING, *, within: float = 0) -> None:
+    def refute_presence_join(self, key: str, meta: Expected = ANYTHING, *, within: float = 0) -> None:
         """See that this client is not told that a key has come."""
         self._refute_change(self._follower.joins, "come", key, meta, within)
 
-    def refute_presence_leave(self, key: str, meta: Any = ANYTHING, *, within: float = 0) -> None:
+    def refute_presence_leave(self, key: str, meta: Expected = ANYTHING, *, within: float = 0) -> None:
         """See that this client is not told that a key has gone."""
         self._refute_change(self._follower.leaves, "gone", key, meta, within)
 
     def _assert_change(self, changes: list[Change], verb: str, key: str, meta: Any, within: float | None) -> list[Any]:
         change: Change | None = self.client._wait(lambda: _take_change(changes, key, meta), within)
         if change is None:
-            raise AssertionError(
-                self.client._failure(f"expected {key!r} to have {verb} to {self.topic!r} with {meta!r}")
-            )
+            others = [each for other in changes if other.key == key for each in other.metas]
+            near = [difference(meta, each, where="meta") for each in others]
+            raise self.client._failure(f"expected {key!r} to have {verb} on {self.topic!r} with {meta!r}", near)
         return change.metas
 
     def _refute_change(self, changes: list[Change], verb: str, key: str, meta: Any, within: float) -> None:
         if self.client._wait(lambda: _take_change(changes, key, meta), within):
-            raise AssertionError(self.client._failure(f"expected {key!r} not to have {verb} to {self.topic!r}"))
+            raise self.client._failure(f"expected {key!r} not to have {verb} on {self.topic!r}, and it has")
 
     def _fits(self, event: str) -> Callable[[Message], bool]:
         # What the JavaScript client checks: a frame with another join_ref belongs to a channel that is gone.

@@ -122,12 +122,13 @@ class Loop:
         return self._due[0][0] if self._due else None
 
     def fire(self, end: float) -> bool:
-        """Have the next timer go off that is due up to a moment, which comes with it."""
+        """Have the next timers go off that are due up to a moment, all of one moment, which comes with them."""
         due = self.due()
         if due is None or due > end:
             return False
         self.elapsed = max(self.elapsed, due)
-        heappop(self._due)[2].fire()
+        while self.due() == due:
+            heappop(self._due)[2].fire()
         return True
 
     def is_of_test(self, callback: Callable[..., Any]) -> bool:

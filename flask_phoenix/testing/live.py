@@ -23,12 +23,15 @@ from websockets.uri import parse_uri
 from werkzeug.exceptions import HTTPException
 
 from ..exceptions import PhoenixError
-from ..protocol.messages import PHOENIX, Frame, Message
+from ..protocol.messages import PHOENIX, Broadcast, Frame, Message
 from .client import BaseClient, heartbeat
 from .frames import WIRES, Wire
 from .memory import HEARTBEAT_PERIOD, flatten
 from .settling import wait_for
 from .transcript import Transcript
+
+#: As in .client.
+__tracebackhide__ = __unittest = True
 
 HOST = "127.0.0.1"
 #: Seconds that a server may take to start, and to end.
@@ -38,6 +41,11 @@ STOP_WITHIN = 15.0
 LIVE_WITHIN = 5.0
 #: Bytes that are read from a socket at once.
 READ_SIZE = 65536
+
+ELSEWHERE = (
+    "the app of a live server runs in another process: its broadcasts and channels are not known here; see what the"
+    " client gets, with assert_push, or take the fixture phoenix_client"
+)
 
 #: What the process runs: all is patched before anything else is imported.
 PROGRAM = "from gevent import monkey; monkey.patch_all(); from {module} import main; main()"
@@ -53,6 +61,8 @@ class LiveServer:
 
     def __init__(self, app: str | Callable[[], Any], environment: Mapping[str, str] | None = None) -> None:
         name = app if isinstance(app, str) else f"{app.__module__}:{app.__qualname__}"
+        if "<" in name:
+            raise PhoenixError(f"the server's process cannot import {name}: let it stand at the top of a module")
         read, write = os.pipe()
         self._output = TemporaryFile()  # noqa: SIM115 - it is read and closed by stop
         self._clients: list[LiveClient] = []
@@ -76,16 +86,36 @@ class LiveServer:
         """Return the address of a path of this server."""
         return f"{scheme}://{HOST}:{self.port}{path}"
 
-    def client(self, path: str = "/socket", **options: Any) -> LiveClient:
+    def client(
+        self,
+        path: str = "/socket",
+        *,
+        params: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        vsn: str = "2.0.0",
+        heartbeat: float | None = HEARTBEAT_PERIOD,
+        name: str = "",
+        wire: Wire | None = None,
+        within: float = LIVE_WITHIN,
+    ) -> LiveClient:
         """Connect a client; the arguments are those of :class:`LiveClient`."""
-        client = LiveClient(self.url(path, "ws"), **options)
+        client = LiveClient(
+            self.url(path, "ws"),
+            params=params,
+            headers=headers,
+            vsn=vsn,
+            heartbeat=heartbeat,
+            name=name or f"client {len(self._clients) + 1}",
+            wire=wire,
+            within=within,
+        )
         self._clients.append(client)
         return client
 
     def stop(self) -> str:
         """Close the clients, end the process in good order, and return what it wrote."""
-        while self._clients:
-            self._clients.pop().close()
+        for client in self._clients:
+            client.close()
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -100,8 +130,12 @@ class LiveServer:
     def __enter__(self) -> LiveServer:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        sys.stdout.write(self.stop())
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        try:
+            for client in self._clients if failure is None else ():
+                client._refute_crash()
+        finally:
+            sys.stdout.write(self.stop())
 
 
 class LiveClient(BaseClient):
@@ -159,8 +193,19 @@ class LiveClient(BaseClient):
         self.close()
         if isinstance(protocol.handshake_exc, InvalidStatus):
             answer = protocol.handshake_exc.response
-            raise HTTPException(response=Response(bytes(answer.body or b""), answer.status_code))
+            raise _refusal(answer.status_code, bytes(answer.body or b""))
         raise PhoenixError(f"the WebSocket has not begun: {protocol.handshake_exc!r}")
+
+    def broadcast_from(self, topic: str, event: str, payload: Any) -> None:
+        """Not there: the app runs in another process."""
+        raise PhoenixError(ELSEWHERE)
+
+    def channel(self, topic: str) -> Any:
+        """Not there, as :meth:`broadcast_from`."""
+        raise PhoenixError(ELSEWHERE)
+
+    def _broadcasts(self, topic: str, event: str) -> list[tuple[int, Broadcast]]:
+        raise PhoenixError(ELSEWHERE)
 
     def _send(self, frame: Frame) -> None:
         if isinstance(frame, str):
@@ -212,7 +257,13 @@ class LiveClient(BaseClient):
         return ref
 
     def _wait(self, find: Callable[[], Any], within: float | None) -> Any:
-        if within == 0 and self.closed is None:
+        if within == 0 and not self._reader.ready():
             ref = self._beat()
             super()._wait(lambda: self._answered == ref or self.closed, self.within)
         return super()._wait(find, within)
+
+
+def _refusal(status: int, body: bytes) -> HTTPException:
+    refusal = HTTPException(body.decode(errors="replace"), Response(body, status))
+    refusal.code = status
+    return refusal

@@ -7,6 +7,13 @@ from typing import Any
 
 from ..payloads.writing import plain_value
 
+#: As in .client.
+__tracebackhide__ = __unittest = True
+
+
+#: What a payload is to be: a function is told apart, so that type checkers know what it is given.
+Expected = Callable[[Any], object] | Any
+
 
 class Anything:
     """Stands for a payload of which nothing is expected."""
@@ -17,11 +24,6 @@ class Anything:
 
 #: Any payload.
 ANYTHING = Anything()
-
-
-def matches(expected: Any, actual: Any, exact: bool = False) -> bool:
-    """Tell whether a value is what was expected: see :func:`difference`."""
-    return difference(expected, actual, exact) is None
 
 
 def difference(expected: Any, actual: Any, exact: bool = False, where: str = "payload") -> str | None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import EllipsisType
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 from urllib.parse import urlencode
 
 import gevent
@@ -23,7 +23,8 @@ from ..runtime.connection import INTERNAL_ERROR, Connection
 from ..socket import Socket
 from ..transports.endpoint import Endpoint
 from ..transports.handshake import Admission, identify
-from .client import WITHIN, BaseClient, heartbeat
+from .client import WITHIN, BaseClient
+from .client import heartbeat as heartbeat_message
 from .frames import WIRES, Wire
 from .in_memory import MemoryCarrier
 from .settling import call, settle
@@ -31,10 +32,18 @@ from .transcript import Transcript
 
 log = logging.getLogger("flask_phoenix.connection")
 
+#: As in .client.
+__tracebackhide__ = __unittest = True
+
+Arguments = ParamSpec("Arguments")
+
 #: Seconds between two signs of life of the npm client.
 HEARTBEAT_PERIOD = 30.0
 #: The close code for a client that fell silent, as a WebSocket's.
 PROTOCOL_ERROR = 1002
+
+#: Where a client comes from, as Flask's own test client.
+PLACE = {"REMOTE_ADDR": "127.0.0.1"}
 
 #: The parameter in which a client sends its CSRF token.
 CSRF_PARAMETER = "_csrf_token"
@@ -49,6 +58,7 @@ class Client(BaseClient):
         one is, or the only one of ``socket``; or ``"/socket"``.
     :param params: the client's parameters, nested or not.
     :param headers: of the handshake request, such as an Origin.
+    :param environ: of its WSGI environ, what servers and proxies say: ``REMOTE_ADDR``, ``wsgi.url_scheme``.
     :param http: a test client of the app: its cookies, and the CSRF token of its session.
     :param session: what the session holds, if there is no ``http``; its CSRF token goes with it.
     :param assigns: begins without a handshake, and without ``connect``: with these values.
@@ -69,6 +79,7 @@ class Client(BaseClient):
         params: Mapping[str, Any] | None = None,
         headers: Any = None,
         *,
+        environ: Mapping[str, Any] | None = None,
         http: FlaskClient | None = None,
         session: Mapping[str, Any] | None = None,
         assigns: Mapping[str, Any] | None = None,
@@ -81,23 +92,25 @@ class Client(BaseClient):
         within: float = WITHIN,
         transcript: Transcript | None = None,
     ) -> None:
+        self._app = app
         self._own_transcript = None if transcript is not None else Transcript(app)
         wire = wire or WIRES.get(vsn, WIRES["2.0.0"])
         transcript = self._own_transcript or transcript
         assert transcript is not None
-        super().__init__(transcript, name or transcript.next_name(), wire, within)
+        super().__init__(transcript, name or "client", wire, within)
         self._frames: Queue[Any] = Queue()
         self._carrier = MemoryCarrier(self._arrive, wire.read, self._end)
         self._last_sent = clock.monotonic()
         self._timers: list[Any] = []
+        self._heartbeat = wire.write(heartbeat_message())
         try:
             endpoint, url = find_endpoint(app, path, socket)
-            handshake = Handshake(app, endpoint, url, {"vsn": vsn, **(params or {})}, headers, http, session)
+            handshake = Handshake(app, endpoint, url, {"vsn": vsn, **(params or {})}, headers, environ, http, session)
             if assigns is None:
                 self._connection = call(handshake.connect, self._carrier, within=within)
             else:
                 self._connection = call(handshake.skip, self._carrier, assigns, id, within=within)
-            self.name = name or self._connection.id or self.name
+            self.name = name or transcript.name_for(self._connection.id)
             self._open(endpoint.mount.options.timeout, heartbeat)
         except BaseException:
             self._close_transcript()
@@ -108,6 +121,16 @@ class Client(BaseClient):
         """The author's socket."""
         return self._connection.socket
 
+    def broadcast_from(self, topic: str, event: str, payload: Any) -> None:
+        """Broadcast as another subscriber does: all who have joined the topic get it, this client too.
+
+        It is what ``phoenix.broadcast`` does, without an app context.
+
+        :raises InvalidPayload: the payload is neither a dict of JSON nor bytes.
+        """
+        state_of(self._app).broadcast(topic, event, payload)
+        settle()
+
     def channel(self, topic: str) -> Any:
         """Return the author's channel that this client has joined.
 
@@ -116,7 +139,8 @@ class Client(BaseClient):
         settle()
         membership = self._connection.topics.get(topic)
         channel = getattr(getattr(membership, "server", None), "channel", None)
-        assert isinstance(channel, Channel), self._failure(f"{topic!r} is not joined")
+        if not isinstance(channel, Channel):
+            raise self._failure(f"{topic!r} is not joined")
         return channel
 
     def close(self) -> None:
@@ -170,7 +194,7 @@ class Client(BaseClient):
     def _beat(self) -> None:
         if self._connection.open:
             self._last_sent = clock.monotonic()
-            self._frames.put(self._wire.write(heartbeat()))
+            self._frames.put(self._heartbeat)
 
     def _check_idle(self, timer: Any, timeout: float) -> None:
         left = self._last_sent + timeout - clock.monotonic()
@@ -194,6 +218,7 @@ class Handshake:
         url: str,
         params: dict[str, Any],
         headers: Any,
+        environ: Mapping[str, Any] | None,
         http: FlaskClient | None,
         session: Mapping[str, Any] | None,
     ) -> None:
@@ -202,6 +227,7 @@ class Handshake:
         self._url = url
         self._params = params
         self._headers = headers
+        self._environ = {**(http.environ_base if http is not None else PLACE), **(environ or {})}
         self._http = http
         self._session = session
 
@@ -233,10 +259,9 @@ class Handshake:
                 token = session.get(self._endpoint.mount.options.csrf_token_key)
             if token is not None:
                 params.setdefault(CSRF_PARAMETER, token)
-        base = http.environ_base if http is not None else None
         query = urlencode(list(flatten(params)))
         context = self._app.test_request_context(
-            self._url, query_string=query, headers=self._headers, environ_base=base
+            self._url, query_string=query, headers=self._headers, environ_overrides=self._environ
         )
         if http is not None:
             http._add_cookies_to_wsgi(context.request.environ)  # what a request of its own would send
@@ -250,6 +275,13 @@ class Handshake:
             session[self._endpoint.mount.options.csrf_token_key] = "a token"
             session.update(values)
         return http
+
+
+def takes_arguments_of(
+    kind: Callable[Concatenate[Any, Arguments], Client],
+) -> Callable[[Callable[..., Client]], Callable[Concatenate[Any, Arguments], Client]]:
+    """Type a method that hands its arguments on, after an app, as what it hands them to."""
+    return lambda method: method
 
 
 class Clients:
@@ -266,24 +298,32 @@ class Clients:
         self._engine = state_of(app).engine
         self._served = bool(self._engine.node.name)
 
-    def __call__(self, path: str | None = None, params: Mapping[str, Any] | None = None, **options: Any) -> Client:
-        """Connect a client; the arguments are those of :class:`Client`."""
-        client = Client(self.app, path, params, transcript=self.transcript, **options)
+    @takes_arguments_of(Client)
+    def __call__(self, *arguments: Any, **options: Any) -> Client:
+        """Connect a client; the arguments are those of :class:`Client` after the app."""
+        client = Client(self.app, *arguments, transcript=self.transcript, **options)
         self._clients.append(client)
         return client
 
     def close(self) -> None:
-        """Close all clients."""
-        while self._clients:
-            self._clients.pop().close()
+        """Close all clients.
+
+        :raises AssertionError: a channel has crashed, and nothing has asserted that.
+        """
+        for client in reversed(self._clients):
+            client.close()
         self.transcript.close()
         if not self._served:
             call(self._engine.stop, within=WITHIN)
+        clients, self._clients = self._clients, []
+        for client in clients:
+            client._refute_crash()
 
     def __enter__(self) -> Clients:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, failure: type[BaseException] | None, *_: object) -> None:
+        self.transcript.failed |= failure is not None
         self.close()
 
 

@@ -11,6 +11,9 @@ from gevent.hub import Waiter
 
 from ..exceptions import PhoenixError
 
+#: As in .client.
+__tracebackhide__ = __unittest = True
+
 #: libev's lowest priority: after everything else that the event loop has to do.
 LAST = -2
 #: Real seconds after which what goes on and on follows from nothing any more.

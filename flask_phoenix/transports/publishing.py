@@ -12,6 +12,7 @@ from flask.typing import ResponseReturnValue
 from .. import clock
 from ..exceptions import InvalidMessage, InvalidOption, InvalidPayload, NotPublished
 from ..protocol.json import Json
+from ..protocol.messages import INTERNAL
 from .endpoint import NAME
 
 #: The header that signs a request: ``t=<seconds since 1970>,v1=<signature>``.
@@ -47,7 +48,7 @@ class Publishing:
 
     def publish(self) -> ResponseReturnValue:
         """Publish one message, or a list of them, in order; answer with a receipt for each."""
-        body = request.stream.read(BODY_LIMIT + 1)
+        body = request.stream.read(BODY_LIMIT + 1) or request.get_data()  # if a hook of the app has read it
         if len(body) > BODY_LIMIT:
             return {"error": f"a request has at most {BODY_LIMIT} bytes"}, 413
         if not self._is_signed(body):
@@ -88,6 +89,9 @@ class Publishing:
             fields = message if isinstance(message, dict) else {}
             texts = [fields.get(name) for name in ("topic", "event")] + [fields.get("idempotency_key", "")]
             known = fields.keys() <= {"topic", "event", "payload", "idempotency_key"}
-            if not known or not all(isinstance(text, str) for text in texts) or not isinstance(fields["payload"], dict):
+            strings = all(isinstance(text, str) for text in texts)
+            if not known or not strings or not isinstance(fields.get("payload"), dict):
                 raise InvalidMessage("a message has a topic, an event, a payload, and perhaps an idempotency_key")
+            if fields["topic"].startswith(INTERNAL):
+                raise InvalidMessage(f"topics that begin with {INTERNAL!r} are those of the nodes themselves")
         return messages

@@ -6,7 +6,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from flask_phoenix import Broadcast, Channel, Phoenix, Presence, Reply, Socket, intercept, on, sends
+from flask_phoenix import (
+    Broadcast,
+    Broadcaster,
+    Channel,
+    History,
+    Phoenix,
+    Presence,
+    Reply,
+    Socket,
+    intercept,
+    on,
+    sends,
+)
+from flask_phoenix.testing import Clients, Clock, LiveServer
 
 
 @dataclass
@@ -72,3 +85,23 @@ UserSocket.channel("room:*")(UserSocket)  # wrong
 phoenix.broadcast("room:1", "new_msg")  # wrong
 phoenix.presence(Room)  # wrong
 phoenix.presence(Presence, grace="long")  # wrong
+phoenix.socket("/area", blueprint="area")  # wrong
+phoenix.background(7)  # wrong
+phoenix.background(once_per_cluster="yes")  # wrong
+phoenix.history("room:1", limit="all")  # wrong
+phoenix.verify_token(7, "user")  # wrong
+phoenix.presence().count(7)  # wrong
+History(size="many")  # wrong
+Broadcaster("redis://localhost").broadcast("room:1", "new_msg")  # wrong
+
+
+def test_mistakes(phoenix_client: Clients, phoenix_clock: Clock, server: LiveServer) -> None:
+    phoenix_client("/socket", parms={})  # wrong
+    phoenix_client("/socket", vsn=2)  # wrong
+    room = phoenix_client("/socket", {"name": "Ada"}).join(7)  # wrong
+    room.push({"body": "Hello"})  # wrong
+    room.call("new_msg", within="long")  # wrong
+    room.assert_push()  # wrong
+    room.assert_reply("1", 200)  # wrong
+    phoenix_clock.advance("an hour")  # wrong
+    server.client("/socket", parms={})  # wrong
