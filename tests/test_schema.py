@@ -6,12 +6,14 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from datetime import datetime, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jsonschema
 import msgspec
+import pydantic
 import pytest
 from click.testing import Result
 from flask import Flask
@@ -156,6 +158,18 @@ def test_commands_tell_what_is_missing() -> None:
     result = invoke(app, "types")
     assert result.exit_code == 1
     assert "Late.said takes Nowhere: name 'Nowhere' is not defined; define it or import it at the top" in result.output
+
+
+class Callback(pydantic.BaseModel):
+    call: Callable[[], None]
+
+
+def test_model_without_a_schema_is_named() -> None:
+    app = Flask(__name__)
+    channel: type[Channel] = type("Calling", (Taking,), {})
+    Phoenix(app).socket("/socket")(socket_of(sends("callback", Callback)(channel)))
+    result = invoke(app, "asyncapi")
+    assert (result.exit_code, "Error: Callback has no JSON Schema" in result.output) == (1, True)
 
 
 def socket_of(channel: type[Channel]) -> type[Socket]:

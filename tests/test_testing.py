@@ -539,6 +539,17 @@ def test_time_stands_still_and_passes_in_order(phoenix_clock: Clock) -> None:
     assert not phoenix_clock.advance_to_next()
 
 
+def test_what_is_due_at_one_moment_can_be_stopped_by_what_comes_first(phoenix_clock: Clock) -> None:
+    rung = list[str]()
+    loop: Any = gevent.get_hub().loop
+    with loop.timer(10) as first, loop.timer(10) as second, loop.timer(10) as third:
+        first.start(second.stop)
+        second.start(rung.append, "second")
+        third.start(rung.append, "third")
+        phoenix_clock.advance(10)
+    assert rung == ["third"]
+
+
 def test_an_hour_of_a_client(phoenix_clock: Clock, app: Flask) -> None:
     with Clients(app) as connect:
         joined = connect("/shop/7", params={"seconds": 3600}).join("counter:1")

@@ -311,7 +311,7 @@ class Histories:
         finally:
             tail.forget(collected)
         position = tail.position or NOWHERE
-        if stretch is None or stretch.epoch != position.epoch:
+        if stretch is None or not since.epoch == stretch.epoch == position.epoch:
             return None
         missed = stretch.kept(tail.topic)[: max(0, position.offset - since.offset)]
         missed += collected[max(0, len(collected) + len(missed) + since.offset - position.offset) :]
