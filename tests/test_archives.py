@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from flask_phoenix.pubsub.unix import archive
 from flask_phoenix.pubsub.unix.directory import HISTORY as HISTORY_FILE
 from flask_phoenix.pubsub.unix.publisher import WorkersPublisher
 from flask_phoenix.testing import MemoryAdapter
-from tests.support.processes import DEADLINE, wait_until
+from tests.support.processes import DEADLINE, HOST, wait_until
 from tests.support.redis_server import RedisCluster, RedisServer
 
 TOPIC = "room:1"
@@ -196,6 +197,18 @@ def test_a_key_is_free_again_when_its_message_is_too_old(node: Adapter) -> None:
     assert keep(node, "b", key="key", history=history).offset == 2
 
 
+def test_a_key_is_known_after_redis_has_evicted_all_of_them(redis: RedisServer, redis_url: str) -> None:
+    nodes = Nodes(lambda: RedisAdapter.from_url(redis_url))
+    node = nodes.start()
+    keep(node, "a")
+    position = keep(node, "b", key="key")
+    [evicted] = redis.execute("KEYS", f"{redis_url.partition('=')[2]}*:keys")
+    redis.execute("DEL", evicted)
+    assert node.keep(TOPIC, HISTORY, entry("c"), "key") == (position, False)
+    assert read(node) == ["a", "b"]
+    nodes.stop()
+
+
 def test_topics_are_apart(node: Adapter) -> None:
     keep(node, "a")
     other = "room:{2}"
@@ -345,6 +358,23 @@ def test_a_redis_that_starts_anew_begins_an_epoch(redis: RedisServer, redis_url:
     assert node.position(TOPIC, HISTORY).epoch != position.epoch
     assert read(node, position) is None
     nodes.stop()
+
+
+def test_a_replica_that_takes_over_begins_an_epoch(redis: RedisServer, redis_url: str, tmp_path: Path) -> None:
+    master, replica = Nodes(lambda: RedisAdapter.from_url(redis_url)), RedisServer(tmp_path)
+    position = keep(master.start(), "a")
+    master.stop()
+    replica.execute("REPLICAOF", HOST, redis.port)
+    assert wait_until(
+        lambda: replica.execute("INFO", "replication")["master_link_status"] == "up", lambda: time.sleep(0.01)
+    )
+    replica.execute("REPLICAOF", "NO", "ONE")
+    nodes = Nodes(lambda: RedisAdapter.from_url(f"{replica.url}?{redis_url.partition('?')[2]}"))
+    node = nodes.start()
+    assert keep(node, "b").epoch != position.epoch
+    assert read(node, position) is None
+    nodes.stop()
+    replica.kill()
 
 
 def answers(ask: Callable[[], Any]) -> bool:

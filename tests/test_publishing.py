@@ -138,9 +138,19 @@ def test_hooks_of_the_app_may_read_a_request_first(site: Site, http: FlaskClient
     assert post(http, message(1))[0] == 200
 
 
-def test_a_secret_has_some_length(site: Site) -> None:
+def test_one_secret_takes_the_place_of_another(site: Site) -> None:
+    secrets = (SECRET, b"the next of sixteen bytes")
+    site.app.register_blueprint(site.phoenix.publish_blueprint(secrets, "two"), url_prefix="/two")
+    body = json.dumps({"topic": "room:1", "event": "said", "payload": {}}).encode()
+    for secret, status in ((SECRET, 200), ("the next of sixteen bytes", 200), ("some other of sixteen bytes", 401)):
+        answer = site.app.test_client().post("/two/publish", data=body, headers=sign(body, secret=secret))
+        assert answer.status_code == status
+
+
+@pytest.mark.parametrize("secret", ["short", [], [SECRET, "short"]])
+def test_a_secret_has_some_length(site: Site, secret: Any) -> None:
     with pytest.raises(InvalidOption, match="16 bytes"):
-        site.phoenix.publish_blueprint("short")
+        site.phoenix.publish_blueprint(secret)
 
 
 @pytest.mark.parametrize("kind", ["workers", "redis"])
