@@ -27,6 +27,7 @@ from flask_phoenix.pubsub.envelope import pack_entry, unpack
 from flask_phoenix.pubsub.history import OVERHEAD
 from flask_phoenix.pubsub.unix import archive
 from flask_phoenix.pubsub.unix.directory import HISTORY as HISTORY_FILE
+from flask_phoenix.pubsub.unix.publisher import WorkersPublisher
 from flask_phoenix.testing import MemoryAdapter
 from tests.support.processes import DEADLINE, wait_until
 from tests.support.redis_server import RedisCluster, RedisServer
@@ -315,6 +316,12 @@ def test_workers_whose_file_is_deleted_or_damaged_agree_on_another(
     assert "was deleted or damaged, and begins anew" in caplog.text
     nodes.stop()
     assert len(list(short_path.glob("history*.db"))) == 1
+
+
+def test_where_no_worker_has_ever_been_there_is_nothing_to_read(short_path: Path) -> None:
+    publisher = WorkersPublisher(short_path / "nowhere")
+    with pytest.raises(NotPublished, match="start the server"):
+        publisher.kept(TOPIC, HISTORY, None)
 
 
 def bound(adapter: Adapter, total: int, reached: list[None]) -> None:

@@ -34,7 +34,7 @@ class Room(NamedRoom):
 class Hall(Room):
     """Has every second message pass its interceptor, and keeps too little for long drops."""
 
-    history = History(size=20, ttl=60)
+    history = History(size=8, ttl=60)
 
     @intercept("odd")
     def odd(self, payload: Any) -> None:

@@ -155,9 +155,13 @@ class WorkersArchive:
             if type(error) is sqlite3.DatabaseError:  # the file is none of SQLite's any more
                 with self._lock:
                     self._begin_anew()
+            remedy = "is a worker stopped, or the disk full?"
+            if not self._directory.is_dir():
+                remedy = (
+                    f"start the server, and have it listen there with PHOENIX_PUBSUB_URL=workers://{self._directory}"
+                )
             raise NotPublished(
-                f"the history of the workers in {self._directory} cannot be used: {error}; is a worker stopped, or the"
-                " disk full?"
+                f"the history of the workers in {self._directory} cannot be used: {error}; {remedy}"
             ) from error
 
     def _lock_database(self, last: bool) -> bool:
