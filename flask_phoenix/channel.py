@@ -422,9 +422,10 @@ class Channel:
         """Clean up; the channel has ended, whatever the reason.
 
         The reason is ``"left"``, ``"closed"`` (the connection ended), ``"disconnected"``, ``"draining"``,
-        ``"timeout"``, ``"too slow"``, ``"history lost"``, ``"invalid message"``, ``"duplicate_join"``, what
-        :meth:`stop` was given, the exception of a crash, or ``"shutdown"`` after a refused join. After that, and where
-        the connection ended during the join, the channel is not joined: it cannot push.
+        ``"timeout"``, ``"inactive"`` (a client that polls has ceased to), ``"token expired"``, ``"too slow"``,
+        ``"too much waits"``, ``"history lost"``, ``"invalid message"``, ``"duplicate_join"``, what :meth:`stop` was
+        given, the exception of a crash, or ``"shutdown"`` after a refused join. After that, and where the connection
+        ended during the join, the channel is not joined: it cannot push.
         """
 
     # What authors call.
