@@ -34,7 +34,7 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 #: Types that are told by their names.
-autodoc_type_aliases = {name: name for name in ("Result", "NewMeta", "Presences", "Frame")}
+autodoc_type_aliases = {name: name for name in ("Result", "NewMeta", "Presences", "Frame", "Expected")}
 #: What the engine calls, and no author.
 INTERNAL = """
     bind channels conflation declared_events entrances error_handlers handlers interceptors intercepts match read_in

@@ -8,6 +8,16 @@ export interface Refusal {
   [field: string]: any;
 }
 
+/** What the reply to a join with `since` says of the client's position. */
+export interface Recovery {
+  recovered: boolean;
+  epoch: string;
+  offset: number;
+  missed: number;
+  ref: string;
+  sender: string;
+}
+
 /** What is declared of a family of topics. */
 export interface Contract {
   join: { payload: any; reply: any };
@@ -26,8 +36,8 @@ export interface TypedPush<Response> extends Omit<Push, "receive"> {
 }
 
 export interface TypedChannel<C extends Contract> extends Omit<Channel, "join" | "on" | "push"> {
-  join(timeout?: number): TypedPush<C["join"]["reply"]>;
-  on<E extends Names<C["events"]>>(event: E, callback: (payload: C["events"][E]) => any): number;
+  join(timeout?: number): TypedPush<C["join"]["reply"] & { phx_history?: Recovery }>;
+  on<E extends Names<C["events"]>>(event: E, callback: (payload: C["events"][E], ref?: string) => any): number;
   push<E extends Names<C["pushes"]>>(
     event: E,
     payload: C["pushes"][E]["payload"] & object,
@@ -50,9 +60,10 @@ export interface Fed {
   embers: number;
 }
 
-/** Somebody who wants to play: the colour of the flame, in degrees. */
+/** Somebody who wants to play: the colour of the flame, in degrees, and what it was told when it was here before. */
 export interface Newcomer {
   hue: number;
+  token?: string;
 }
 
 /** Where a flame wants to go: right and down, each as a share of full speed. */
@@ -61,10 +72,11 @@ export interface Steer {
   y: number;
 }
 
-/** What a newcomer is told: the own number in the frames, and the process that serves this page. */
+/** What a newcomer is told: the own number in the frames, the process that serves this page, and a proof. */
 export interface Welcome {
   number: number;
   worker: number;
+  token: string;
 }
 
 /** One tab of one person in one room. */

@@ -9,6 +9,8 @@ from typing import Any
 from sqlalchemy import event
 from sqlalchemy.orm import Session, SessionTransaction, scoped_session
 
+from .pubsub.envelope import check_key
+
 log = logging.getLogger("flask_phoenix.pubsub")
 
 
@@ -28,13 +30,16 @@ class AfterCommit:
         self._waiting: list[tuple[SessionTransaction | None, tuple[Any, ...], dict[str, Any]]] = []
         self._session = session
         event.listen(session, "after_commit", self._committed)
-        event.listen(session, "after_soft_rollback", self._rolled_back)
+        event.listen(session, "after_transaction_end", self._ended)
 
     def broadcast(self, topic: str, event: str, payload: Any, *, idempotency_key: str = "") -> None:
         """Send an event to everybody on a topic when the transaction has committed; a rollback drops it.
 
-        So does a rollback of the savepoint in which this was called.
+        So does a rollback of the savepoint in which this was called, and the close of a session that has not committed.
+
+        :raises InvalidOption: the key is none.
         """
+        check_key(idempotency_key)
         savepoint = self._session.get_nested_transaction()
         self._waiting.append((savepoint, (topic, event, payload), {"idempotency_key": idempotency_key}))
 
@@ -51,7 +56,8 @@ class AfterCommit:
             except Exception:  # the transaction is over; what has to arrive goes through an outbox
                 log.exception("a broadcast on %r is lost after its transaction has committed", arguments[0])
 
-    def _rolled_back(self, session: Session, transaction: SessionTransaction) -> None:
+    def _ended(self, session: Session, transaction: SessionTransaction) -> None:
+        """Drop what still waits for a transaction that is over, however it has ended."""
         if transaction.nested:
             self._waiting = [each for each in self._waiting if each[0] is not transaction]
         elif transaction.parent is None:

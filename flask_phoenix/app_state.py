@@ -180,7 +180,7 @@ class State:
 
     def history(self, topic: str, since: str | None = None, limit: int | None = None) -> list[Kept]:
         """Return what a topic keeps, as :meth:`Phoenix.history` does."""
-        return self.engine.history(topic, since, limit)
+        return self.engine.history(topic, since, limit)[1]
 
     def broadcast_from(self, sender: Channel, topic: str, event: str, payload: Any) -> None:
         """Send an event to everybody on a topic but one channel, as :meth:`Phoenix.broadcast_from` does."""

@@ -12,7 +12,7 @@ from .payloads.writing import plain_value
 from .protocol.json import Json
 from .protocol.messages import Broadcast, disconnect_message
 from .pubsub.adapter import make_publisher
-from .pubsub.envelope import check_payload, pack, pack_entry, seal, seal_all
+from .pubsub.envelope import check_key, check_payload, pack, pack_entry, seal, seal_all
 from .pubsub.history import History, Position
 
 #: The setting, and the environment variable, that names what joins the nodes.
@@ -67,8 +67,9 @@ class Broadcaster:
         :return: where the topic has a history, the message's position.
         :raises NotPublished: nothing carries it, or keeps it.
         :raises InvalidPayload: the payload is neither, or too large for the history.
-        :raises InvalidOption: there is a key, and the topic has no history.
+        :raises InvalidOption: there is a key, and the topic has no history; or it is none.
         """
+        check_key(idempotency_key)
         several = isinstance(topic, list | tuple)
         broadcasts = [Broadcast(each, event, payload) for each in (topic if several else [topic])]
         for broadcast in broadcasts:

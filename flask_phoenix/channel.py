@@ -422,9 +422,10 @@ class Channel:
         """Clean up; the channel has ended, whatever the reason.
 
         The reason is ``"left"``, ``"closed"`` (the connection ended), ``"disconnected"``, ``"draining"``,
-        ``"timeout"``, ``"too slow"``, ``"history lost"``, ``"invalid message"``, ``"duplicate_join"``, what
-        :meth:`stop` was given, the exception of a crash, or ``"shutdown"`` after a refused join. After that, and where
-        the connection ended during the join, the channel is not joined: it cannot push.
+        ``"timeout"``, ``"inactive"`` (a client that polls has ceased to), ``"token expired"``, ``"too slow"``,
+        ``"too much waits"``, ``"history lost"``, ``"invalid message"``, ``"duplicate_join"``, what :meth:`stop` was
+        given, the exception of a crash, or ``"shutdown"`` after a refused join. After that, and where the connection
+        ended during the join, the channel is not joined: it cannot push.
         """
 
     # What authors call.
@@ -710,12 +711,17 @@ def _entrance(cls: type[Channel], name: str) -> str:
         return name
 
     def enter(channel: Channel, payload: Any) -> Reply | None:
-        key = None if once is None else _key_of(payload, once)
+        assert read is not None
+        return as_reply(getattr(channel, name)(read(payload)), channel, name)
+
+    def enter_once(channel: Channel, payload: Any) -> Reply | None:
+        assert once is not None
+        key = _key_of(payload, once)
         call = partial(getattr(channel, name), payload if read is None else read(payload))
         return as_reply(call(), channel, name) if key is None else channel.once(key, call)
 
     entrance = f"_enter_{name}"
-    setattr(cls, entrance, enter)
+    setattr(cls, entrance, enter if once is None else enter_once)
     return entrance
 
 

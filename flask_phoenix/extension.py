@@ -32,7 +32,7 @@ from .transports.endpoint import NAME
 from .transports.handshake import PHOENIX_PROTOCOL, csrf_token
 from .transports.middleware import Middleware
 from .transports.options import NAMES, TRANSPORTS, make_mounts
-from .transports.publishing import Publishing
+from .transports.publishing import Publishing, Secret
 
 #: Stands for an option that is not given: what holds then, the configuration says.
 UNSET: Any = object()
@@ -259,7 +259,7 @@ class Phoenix:
             after the other; what fails is raised, and those before it have been served.
         :param idempotency_key: of the topic: as long as the history keeps a message with it, publishing another does
             nothing, and returns the first one's position.
-        :raises InvalidOption: there is a key, and the topic has no history.
+        :raises InvalidOption: there is a key, and the topic has no history; or it is none.
         :raises InvalidPayload: the payload is neither a dict of JSON nor bytes, or too large for the history of its
             topic; nobody got it.
         :raises NotPublished: other processes cannot be reached, or, where no client of this one can be meant, are
@@ -290,12 +290,12 @@ class Phoenix:
             raise InvalidOption("after_commit needs SQLAlchemy; type: pip install sqlalchemy") from error
         return module.after_commit(session, self._state().broadcast)
 
-    def publish_blueprint(self, secret: str | bytes, name: str = "publish") -> Blueprint:
+    def publish_blueprint(self, secret: Secret | Sequence[Secret], name: str = "publish") -> Blueprint:
         """Make a blueprint whose ``POST /publish`` publishes, for publishers that are not Python.
 
         ``app.register_blueprint(phoenix.publish_blueprint(secret), url_prefix="/internal")``. Requests are signed.
 
-        :param secret: with which they are, of 16 bytes or more.
+        :param secret: with which they are, of 16 bytes or more; or a list of such, while one takes another's place.
         :param name: tells it from another one.
         :raises InvalidOption: the secret is too short.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ from flask_phoenix.pubsub.envelope import pack_entry, unpack
 from flask_phoenix.pubsub.history import OVERHEAD
 from flask_phoenix.pubsub.unix import archive
 from flask_phoenix.pubsub.unix.directory import HISTORY as HISTORY_FILE
+from flask_phoenix.pubsub.unix.publisher import WorkersPublisher
 from flask_phoenix.testing import MemoryAdapter
-from tests.support.processes import DEADLINE, wait_until
+from tests.support.processes import DEADLINE, HOST, wait_until
 from tests.support.redis_server import RedisCluster, RedisServer
 
 TOPIC = "room:1"
@@ -188,6 +190,25 @@ def test_a_key_is_kept_once(node: Adapter) -> None:
     assert read(node) == ["e", "f", "g"]
 
 
+def test_a_key_is_free_again_when_its_message_is_too_old(node: Adapter) -> None:
+    history = History(ttl=0.05)
+    assert keep(node, "a", key="key", history=history).offset == 1
+    gevent.sleep(2 * history.ttl)
+    assert keep(node, "b", key="key", history=history).offset == 2
+
+
+def test_a_key_is_known_after_redis_has_evicted_all_of_them(redis: RedisServer, redis_url: str) -> None:
+    nodes = Nodes(lambda: RedisAdapter.from_url(redis_url))
+    node = nodes.start()
+    keep(node, "a")
+    position = keep(node, "b", key="key")
+    [evicted] = redis.execute("KEYS", f"{redis_url.partition('=')[2]}*:keys")
+    redis.execute("DEL", evicted)
+    assert node.keep(TOPIC, HISTORY, entry("c"), "key") == (position, False)
+    assert read(node) == ["a", "b"]
+    nodes.stop()
+
+
 def test_topics_are_apart(node: Adapter) -> None:
     keep(node, "a")
     other = "room:{2}"
@@ -266,6 +287,56 @@ def test_workers_forget_topics_that_nobody_needs(short_path: Path, monkeypatch: 
     nodes.stop()
 
 
+def delete(file: Path) -> None:
+    """Delete the file of a history."""
+    file.resolve().unlink()
+
+
+def delete_all(file: Path) -> None:
+    """Delete all files of a history."""
+    for each in file.parent.glob("history*"):
+        each.unlink()
+
+
+def delete_journal(file: Path) -> None:
+    """Delete what SQLite has not yet written into its file."""
+    Path(f"{file.resolve()}-wal").unlink()
+
+
+def damage(file: Path) -> None:
+    """Write over the file of a history, and what is beside it."""
+    file.resolve().write_bytes(b"nothing that SQLite knows" * 1000)
+    Path(f"{file.resolve()}-wal").write_bytes(b"")
+
+
+@pytest.mark.parametrize("harm", [delete, delete_all, delete_journal, damage])
+def test_workers_whose_file_is_deleted_or_damaged_agree_on_another(
+    short_path: Path, caplog: pytest.LogCaptureFixture, harm: Callable[[Path], None]
+) -> None:
+    nodes = Nodes(lambda: WorkersAdapter(short_path))
+    adapters = [nodes.start(), nodes.start()]
+    before = keep(adapters[0], "a")
+    assert read(adapters[1]) == ["a"]
+    harm(short_path / HISTORY_FILE)
+    adapters.append(nodes.start())
+    for adapter in adapters:  # whoever finds that it is damaged is refused, once
+        answers(lambda adapter=adapter: adapter.position(TOPIC, HISTORY))  # type: ignore[misc]
+    after = keep(adapters[0], "b")
+    assert before.epoch != after.epoch
+    for adapter in adapters:
+        assert (read(adapter), read(adapter, before)) == (["b"], None)
+    assert keep(adapters[2], "c") == Position(after.epoch, 2)
+    assert "was deleted or damaged, and begins anew" in caplog.text
+    nodes.stop()
+    assert len(list(short_path.glob("history*.db"))) == 1
+
+
+def test_where_no_worker_has_ever_been_there_is_nothing_to_read(short_path: Path) -> None:
+    publisher = WorkersPublisher(short_path / "nowhere")
+    with pytest.raises(NotPublished, match="start the server"):
+        publisher.kept(TOPIC, HISTORY, None)
+
+
 def bound(adapter: Adapter, total: int, reached: list[None]) -> None:
     """Start an adapter anew, with a bound of all topics."""
     adapter.stop()
@@ -287,6 +358,23 @@ def test_a_redis_that_starts_anew_begins_an_epoch(redis: RedisServer, redis_url:
     assert node.position(TOPIC, HISTORY).epoch != position.epoch
     assert read(node, position) is None
     nodes.stop()
+
+
+def test_a_replica_that_takes_over_begins_an_epoch(redis: RedisServer, redis_url: str, tmp_path: Path) -> None:
+    master, replica = Nodes(lambda: RedisAdapter.from_url(redis_url)), RedisServer(tmp_path)
+    position = keep(master.start(), "a")
+    master.stop()
+    replica.execute("REPLICAOF", HOST, redis.port)
+    assert wait_until(
+        lambda: replica.execute("INFO", "replication")["master_link_status"] == "up", lambda: time.sleep(0.01)
+    )
+    replica.execute("REPLICAOF", "NO", "ONE")
+    nodes = Nodes(lambda: RedisAdapter.from_url(f"{replica.url}?{redis_url.partition('?')[2]}"))
+    node = nodes.start()
+    assert keep(node, "b").epoch != position.epoch
+    assert read(node, position) is None
+    nodes.stop()
+    replica.kill()
 
 
 def answers(ask: Callable[[], Any]) -> bool:

@@ -17,11 +17,16 @@ import gevent
 import pytest
 from flask import current_app
 from gevent.queue import Queue
+from redis.exceptions import ResponseError
 
 from flask_phoenix import InvalidOption, Phoenix
 from flask_phoenix.channel import ChannelRuntime
+from flask_phoenix.exceptions import NotPublished
 from flask_phoenix.pubsub.adapter import Adapter
+from flask_phoenix.pubsub.redis import lease
+from flask_phoenix.pubsub.unix import leader
 from flask_phoenix.runtime import background
+from tests.docs.pages import read
 from tests.support.adapters import Recording
 from tests.support.clients import Room, Site, WebSocketClient
 from tests.support.loop import turn
@@ -143,6 +148,33 @@ def test_a_function_of_which_nothing_would_run_is_refused(function: Any, mistake
 def test_what_cannot_be_called_once_per_cluster(function: Any, mistake: str) -> None:
     with pytest.raises(InvalidOption, match=mistake):
         Phoenix().background(function, once_per_cluster=True)
+
+
+def test_that_redis_is_away_is_said_once_until_it_answers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(lease, "RENEWAL", 0)
+    late, refused = TimeoutError("late"), ResponseError("no room")
+    answers: Iterator[Any] = iter([late, NotPublished("gone"), late, refused, refused, 0, late, 1, 1])
+    taken = lease.Lease(lambda commands: [next(answers)], b"key", b"owner", lambda: None, "")
+    taken.acquire()
+    taken.release()
+    said = [record.getMessage().rpartition(": ")[2] for record in caplog.records]
+    assert said == ["late", "no room", "late"]
+
+
+def test_the_page_tells_the_times_that_the_code_keeps() -> None:
+    page = " ".join(read("howto/background.md").split())
+    renewal = {1.0: "each second"}[lease.RENEWAL]
+    for said in (
+        f"about {leader.LOOK} s after the leader's process has ended",
+        f"a lease of {lease.LEASE:.0f} s, renewed {renewal}",
+        f"{lease.LEASE:.0f} s after the leader was killed at most, and a second to look",
+        f"ends its function {lease.MARGIN:.0f} s before Redis may give the lease to another",
+        f"after {background.FIRST_PAUSE:.0f} s, then twice as long each time, up to {background.LONGEST_PAUSE:.0f} s",
+        f"It has {background.STOP_GRACE:.0f} s to end at the drain",
+    ):
+        assert said in page
 
 
 # Real processes.

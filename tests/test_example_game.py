@@ -6,20 +6,19 @@ import json
 import os
 import random
 import subprocess
-from collections.abc import Iterator
 from math import dist
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
+from flask.cli import FlaskGroup
 
 from example_app import create_app
 from example_app.game import channel
 from example_app.game.field import EMBERS, HEARTH, MOST, SIZE, TICK, Field, Flame, read
 from example_app.sockets import phoenix
 from flask_phoenix import Refused, Reply
-from flask_phoenix.cli.commands import phoenix as commands
 from flask_phoenix.testing import Client, Clock, Joined
 from tests.support.processes import ROOT, START
 
@@ -29,10 +28,8 @@ TYPES = ROOT / "example_app" / "phoenix-types.d.ts"
 
 
 @pytest.fixture
-def app(tmp_path: Path) -> Iterator[Flask]:
-    app = create_app({"DATABASE": str(tmp_path / "chat.db"), "TESTING": True})
-    yield app
-    app.extensions["phoenix"].engine.stop()
+def app(tmp_path: Path) -> Flask:
+    return create_app({"DATABASE": str(tmp_path / "chat.db"), "TESTING": True})
 
 
 def play(connect: Any, nickname: str, hue: int = 20) -> Joined:
@@ -107,7 +104,7 @@ def test_frame_tells_the_field() -> None:
 def test_player_steers_and_everybody_sees_it(phoenix_clock: Clock, phoenix_client: Any) -> None:
     ada, grace = play(phoenix_client, "Ada"), play(phoenix_client, "Grace", 200)
     number = ada.response["number"]
-    assert ada.response == {"number": number, "worker": os.getpid()}
+    assert ada.response == {"number": number, "worker": os.getpid(), "token": ada.response["token"]}
     ada.assert_presence_join(str(grace.response["number"]), {"nickname": "Grace", "hue": 200})
     phoenix_clock.advance(2 * TICK)
     before = latest(grace).flames[number]
@@ -193,6 +190,27 @@ def test_whoever_runs_the_field_next_goes_on_from_the_last_frame(
     assert (latest(ada).flames, latest(ada).embers) == (before.flames, before.embers)
 
 
+def test_a_page_that_was_cut_off_comes_back_as_the_same_flame(phoenix_clock: Clock, phoenix_client: Any) -> None:
+    ada, grace = play(phoenix_client, "Ada"), play(phoenix_client, "Grace")
+    number, token = ada.response["number"], ada.response["token"]
+    phoenix_clock.advance(TICK)
+    ada.push("steer", {"x": 1, "y": 0})
+    phoenix_clock.advance(1)
+    before = latest(grace).flames[number]
+    ada.client.close()
+    phoenix_clock.advance(3)
+    back = phoenix_client(params={"nickname": "Ada"}).join("game", {"hue": 20, "token": token})
+    phoenix_clock.advance(20)
+    assert back.response["number"] == number
+    assert latest(grace).flames.keys() == {number, grace.response["number"]}
+    assert latest(grace).flames[number].x >= before.x
+    back.client.close()
+    phoenix_clock.advance(20)
+    assert latest(grace).flames.keys() == {grace.response["number"]}
+    stranger = phoenix_client(params={"nickname": "Mallory"}).join("game", {"hue": 20, "token": f"{token}x"})
+    assert stranger.response["number"] != number
+
+
 # The page
 
 
@@ -203,7 +221,7 @@ def test_page_offers_colours_and_asks_no_other_host(app: Flask) -> None:
 
 
 def test_declarations_for_the_page_are_fresh(app: Flask) -> None:
-    result = app.test_cli_runner().invoke(commands, ["types", "--check", str(TYPES)])
+    result = app.test_cli_runner().invoke(FlaskGroup(), ["phoenix", "types", "--check", str(TYPES)])
     assert result.exit_code == 0, result.output
 
 

@@ -360,7 +360,7 @@ class WholeProvider(JSONProvider):
 @pytest.mark.parametrize(
     ("provider", "written"),
     [
-        (DefaultJSONProvider, "Fri, 02 Jan 2026 03:04:05 GMT"),
+        (DefaultJSONProvider, "2026-01-02T03:04:05Z"),
         (IsoProvider, MOMENT.isoformat()),
         (WholeProvider, f"<{MOMENT.isoformat()}>"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from unittest.mock import ANY
 
 import pytest
 from gevent.event import Event
+from msgspec import Struct
 
 from flask_phoenix import (
     Channel,
@@ -25,11 +27,12 @@ from flask_phoenix import (
     intercept,
     on,
 )
-from flask_phoenix.protocol.messages import Broadcast
-from flask_phoenix.pubsub.history import OVERHEAD, MemoryStore
+from flask_phoenix.protocol.messages import Broadcast, Kept
+from flask_phoenix.pubsub.history import OVERHEAD, MemoryStore, Stretch
 from flask_phoenix.runtime import histories
+from flask_phoenix.runtime.tail import Tail
 from flask_phoenix.testing import MemoryAdapter
-from tests.support.clients import Client, Room, Site, WebSocketClient
+from tests.support.clients import CRASHED, JOINED, Client, Room, Site, WebSocketClient
 from tests.support.processes import DEADLINE, ROOT, START
 from tests.support.slow import SlowAdapter
 
@@ -153,6 +156,15 @@ def test_after_a_restart_nothing_is_recovered(site: Site) -> None:
     assert not join(client, str(position))["recovered"]
 
 
+def test_a_process_that_is_forked_begins_anew(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.serve(Chat)
+    position = say(site, 1)
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    for _ in range(2):
+        say(site, 2)
+    assert not join(site.connect(), str(position))["recovered"]
+
+
 def test_interceptors_see_what_was_missed_in_its_order(site: Site) -> None:
     site.serve(Hushed)
     client = site.connect()
@@ -173,6 +185,92 @@ def test_interceptors_see_what_was_missed_in_its_order(site: Site) -> None:
         ["1", ref + "4", ROOM, "whispered", {"n": 3}],
         [None, ref + "5", ROOM, "shouted", {"n": 4}],
     )
+
+
+class Broken(Chat):
+    """Whose interceptor fails at every second message."""
+
+    @intercept("said")
+    def pass_on(self, payload: Any) -> None:
+        self.push("said", payload)
+        assert payload["n"] % 2
+
+
+def test_what_an_interceptor_fails_at_is_left_out_when_it_is_sent_again(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.serve(Broken)
+    client = site.connect()
+    since = join(client, None)
+    say(site, 1, 2, 3)
+    ref = f"{since['epoch']}:"
+    client.hears_only(["1", ref + "1", ROOM, "said", {"n": 1}], ["1", "1", ROOM, "phx_error", CRASHED])
+    assert join(client, ref + "1", "2")["missed"] == 2
+    client.hears_only(["2", ref + "3", ROOM, "said", {"n": 3}])
+    assert "its client missed and now goes without" in caplog.text
+
+
+def test_what_a_client_says_during_its_join_is_handled_before_what_it_says_later(site: Site) -> None:
+    gates = {name: Event() for name in ("join", "said")}
+
+    class Slow(Chat):
+        def join(self, payload: Any) -> None:
+            assert gates["join"].wait(DEADLINE)
+
+        @intercept("said")
+        def pass_on(self, payload: Any) -> None:
+            assert gates["said"].wait(DEADLINE)
+
+    site.serve(Slow)
+    client, position = site.connect(), say(site, 1)
+    client.say("1", "1", ROOM, "phx_join", {"since": f"{position.epoch}:0"})
+    client.say("1", "2", ROOM, "echo")
+    client.hears_only()
+    gates["join"].set()
+    assert client.hear()[4]["response"]["phx_history"]["missed"] == 1
+    client.say("1", "3", ROOM, "echo")
+    client.hears_only()
+    gates["said"].set()
+    client.hears_only(*(["1", ref, ROOM, "phx_reply", JOINED] for ref in "23"))
+
+
+def test_what_a_client_is_not_given_it_has_not_missed(site: Site) -> None:
+    class Calm(Chat):
+        def join(self, payload: Any) -> None:
+            self.ignore("typing")
+
+    site.serve(Calm)
+    client = site.connect()
+    since = join(client, None)
+    client.hang_up()
+    say(site, 1, event="typing")
+    say(site, 2)
+    client = site.connect()
+    assert join(client, since)["missed"] == 1
+    client.hears_only(*said(since, 2, first=2))
+
+
+class Name(Struct, forbid_unknown_fields=True):
+    """Who comes; nothing else is taken."""
+
+    name: str
+
+
+class Strict(Chat):
+    """Has types."""
+
+    def join(self, payload: Name) -> Name:
+        return Name(f"hello, {payload.name}")
+
+
+def test_types_of_a_join_need_not_know_of_positions(site: Site) -> None:
+    site.serve(Strict)
+    client = site.connect()
+    client.say("1", "1", ROOM, "phx_join", {"name": "Ada", "since": None})
+    response = client.hear()[4]["response"]
+    assert (response["name"], response["phx_history"]["missed"]) == ("hello, Ada", 0)
+    client.say("2", "2", ROOM, "phx_join", {"name": 5, "since": None})
+    assert client.hear()[4]["response"]["errors"][0]["path"] == "name"
 
 
 def test_what_a_client_said_to_others_does_not_come_back_to_it(site: Site) -> None:
@@ -342,7 +440,9 @@ class Lossy(MemoryAdapter):
     def __init__(self, network: list[MemoryAdapter]) -> None:
         super().__init__(network)
         self.deaf = False
-        self.gate = Event()
+        #: Lets what is asked be read, and then be answered.
+        self.reading, self.gate = Event(), Event()
+        self.reading.set()
         self.gate.set()
 
     def _hear(self, topic: str, data: bytes) -> None:
@@ -350,6 +450,7 @@ class Lossy(MemoryAdapter):
             super()._hear(topic, data)
 
     def kept(self, topic: str, history: History, since: Position | None) -> Any:
+        assert self.reading.wait(DEADLINE)
         answer = super().kept(topic, history, since)
         assert self.gate.wait(DEADLINE)
         return answer
@@ -448,18 +549,19 @@ def test_a_new_epoch_is_a_loss(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("late", [0, 1])
-def test_broadcasts_during_a_rejoin_come_once(pair: Pair, late: int) -> None:
+@pytest.mark.parametrize("gate", ["reading", "gate"])
+def test_broadcasts_during_a_rejoin_come_once(pair: Pair, late: int, gate: str) -> None:
     neighbour = pair.sites[1].connect()
     since = join(neighbour, None)
     say(pair.sites[0], 1, 2)
     neighbour.hears_only(*said(since, 1, 2))
     client = pair.sites[1].connect()
-    pair.adapters[1].gate.clear()
+    getattr(pair.adapters[1], gate).clear()
     client.say("1", "1", ROOM, "phx_join", {"since": since["ref"]})
     client.hears_only()
     say(pair.sites[late], 3)
     neighbour.hears_only(*said(since, 3, first=3))
-    pair.adapters[1].gate.set()
+    getattr(pair.adapters[1], gate).set()
     reply = client.hear()
     assert reply[4]["response"]["phx_history"]["missed"] == 3
     say(pair.sites[0], 4)
@@ -485,6 +587,36 @@ def test_a_join_waits_for_topic_and_history_together(pair: Pair, monkeypatch: py
     adapter.gate.clear()
     assert not join(pair.sites[0].connect(), since)["recovered"]
     adapter.gate.set()
+
+
+def test_what_comes_while_the_history_is_read_is_not_left_for_later(pair: Pair) -> None:
+    client = pair.sites[1].connect()
+    since = join(client, None)
+    pair.adapters[1].deaf = True
+    say(pair.sites[0], 1)
+    client.hears_only()
+    pair.adapters[1].deaf = False
+    pair.adapters[1].gate.clear()
+    pair.adapters[1].restored()
+    client.hears_only()
+    say(pair.sites[0], 2)
+    client.hears_only()
+    pair.adapters[1].gate.set()
+    client.hears_only(*said(since, 1, 2))
+
+
+def test_what_is_collected_before_a_loss_does_not_stand_before_what_follows_it() -> None:
+    taken = [(Stretch("e", 1, []), True), (Stretch("e", 9, []), False)]
+    delivered: list[Kept] = []
+    tail = Tail(ROOM, History(), lambda since: taken.pop(0), lambda message, sender: delivered.append(message))
+    tail.reach(Position("e", 1), DEADLINE)
+    collected = tail.collect()
+    messages = [Kept.made(Broadcast(ROOM, "said", {}), f"e:{offset}") for offset in (2, 10)]
+    tail.arrive(messages[0])
+    tail.reach(Position("e", 9), DEADLINE)
+    tail.arrive(messages[1])
+    assert collected == messages[1:]
+    assert delivered == messages
 
 
 def test_a_join_that_is_given_up_sends_nothing(pair: Pair) -> None:
@@ -516,6 +648,26 @@ def test_a_client_that_knows_more_than_its_new_node_gets_nothing_twice(pair: Pai
     neighbour.hears_only(*said(since, 1, 2))
 
 
+def test_a_node_that_stays_behind_what_a_client_knows_says_so(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(histories, "OPEN_TIMEOUT", 0.05)
+    adapter, never = pair.adapters[1], Event()
+    neighbour = pair.sites[1].connect()
+    since = join(neighbour, None)
+    adapter.deaf = True
+    say(pair.sites[0], 1, 2)
+    read = adapter.kept
+
+    def kept(topic: str, history: History, position: Position | None) -> Any:
+        if position == Position(since["epoch"], 0):  # where the node is
+            never.wait()
+        return read(topic, history, position)
+
+    monkeypatch.setattr(adapter, "kept", kept)
+    told = join(pair.sites[1].connect(), f"{since['epoch']}:1")
+    assert (told["recovered"], told["offset"]) == (False, 0)
+    never.set()
+
+
 def test_a_sender_does_not_hear_itself_by_way_of_the_history(pair: Pair) -> None:
     clients = [site.connect() for site in pair.sites]
     since = [join(client, None) for client in clients]
@@ -524,6 +676,46 @@ def test_a_sender_does_not_hear_itself_by_way_of_the_history(pair: Pair) -> None
     clients[1].say("1", "2", ROOM, "say", {"n": 2})
     clients[1].hears_only(*said(since[1], 1), ["1", "2", ROOM, "phx_reply", {"status": "ok", "response": {}}])
     clients[0].hears_only(*said(since[0], 1, 2))
+
+
+class Told(Chat):
+    """Tells whoever comes what was said, and takes its time."""
+
+    def join(self, payload: Any) -> Any:
+        kept = self.history()
+        self.note("read")
+        assert self.assigns["gate"].wait(DEADLINE)
+        return {"latest": [each.payload["n"] for each in kept]}
+
+
+@pytest.mark.parametrize("since", [None, "older:1"])
+def test_what_a_join_has_read_and_what_follows_it_have_no_hole(pair: Pair, since: Any) -> None:
+    gate = Event()
+    pair.sites[1].serve(Told, gate=gate)
+    epoch = say(pair.sites[0], 1).epoch
+    client = pair.sites[1].connect()
+    client.say("1", "1", ROOM, "phx_join", {"since": since})
+    assert pair.sites[1].noted() == "read"
+    say(pair.sites[0], 2)
+    gate.set()
+    response = client.hear()[4]["response"]
+    told = response["phx_history"]
+    assert (response["latest"], told["recovered"], told["offset"], told["missed"]) == ([1], False, 1, 1)
+    say(pair.sites[0], 3)
+    client.hears_only(*said(Position(epoch, 0), 2, 3, first=2))
+
+
+def test_where_one_process_is_alone_too_nothing_is_between_what_a_join_reads_and_what_follows(site: Site) -> None:
+    gate = Event()
+    site.serve(Told, gate=gate)
+    epoch = say(site, 1).epoch
+    client = site.connect()
+    client.say("1", "1", ROOM, "phx_join", {"since": None})
+    assert site.noted() == "read"
+    say(site, 2)
+    gate.set()
+    assert client.hear()[4]["response"]["phx_history"]["missed"] == 1
+    client.hears_only(*said(Position(epoch, 0), 2, first=2))
 
 
 def test_where_nothing_keeps_it_is_said(slow_site: Site, slow: SlowAdapter) -> None:

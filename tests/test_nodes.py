@@ -671,17 +671,24 @@ monkey.patch_all()
 import os, sys, gevent
 from gevent.event import Event
 from contextlib import nullcontext
+from flask_phoenix import Channel, History, Socket
 from flask_phoenix.pubsub.local import Subscriber
 from flask_phoenix.pubsub.unix.adapter import WorkersAdapter
 from flask_phoenix.runtime.engine import Engine
 from tests.support.adapters import HELLO, JSON
+class User(Socket): pass
+@User.channel("room:*")
+class Room(Channel):
+    history = History(size=int(sys.argv[2]))
+    def join(self, payload): pass
 def hear(broadcast):
     print("parent" if os.getpid() == parent else "child", broadcast.event, flush=True)
     heard.set()
 parent, heard = os.getpid(), Event()
 engine = Engine(nullcontext, JSON, lambda: WorkersAdapter(sys.argv[1]))
+engine.histories.sockets.append(User)
 engine.serve()
-engine.pubsub.subscribe("room:1", Subscriber(hear))
+engine.histories.enter("room:1", Room.history, Subscriber(hear), None, print)
 if os.fork():
     heard.wait(10)
     os.wait()
@@ -694,7 +701,8 @@ else:
 """
 
 
-def test_a_child_of_a_node_publishes_from_outside_alone(short_path: Path) -> None:
-    done = run_script(CHILD, str(short_path / "workers"))
+@pytest.mark.parametrize("size", ["0", "9"])
+def test_a_child_of_a_node_publishes_from_outside_alone(short_path: Path, size: str) -> None:
+    done = run_script(CHILD, str(short_path / "workers"), size)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n") == ["parent first", "parent last", ""]

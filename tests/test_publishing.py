@@ -5,7 +5,9 @@ from __future__ import annotations
 import hmac
 import json
 import re
-import sqlite3
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +15,16 @@ from typing import Any
 
 import gevent
 import pytest
+from flask import request
 from flask.testing import FlaskClient
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session
 
 from flask_phoenix import Broadcaster, History, InvalidOption, Position
+from flask_phoenix.pubsub.envelope import unpack_entry
+from flask_phoenix.pubsub.unix.archive import WorkersArchive
 from tests.support.clients import Client, Room, Site, WebSocketClient
-from tests.support.processes import ROOT
+from tests.support.processes import ROOT, START
 
 SECRET = "a secret of sixteen bytes"
 TOPIC = "room:1"
@@ -112,6 +117,9 @@ def test_what_is_no_signature_is_refused(http: FlaskClient, client: Client, head
         ([message(1), {}], 400),
         (message(1, more=1), 400),
         ({**message(1), "payload": []}, 400),
+        ({"topic": TOPIC, "event": "said"}, 400),
+        ({**message(1), "topic": "phx:presence"}, 400),
+        (message(1, idempotency_key=256 * "k"), 422),
         ([message(1)] * 101, 400),
         (b" " * 1_000_001, 413),
         ({**message(1), "topic": "hall:1", "idempotency_key": "a"}, 422),
@@ -122,9 +130,27 @@ def test_what_is_no_message_is_nobody_s(http: FlaskClient, client: Client, value
     client.hears_only()
 
 
-def test_a_secret_has_some_length(site: Site) -> None:
+def test_hooks_of_the_app_may_read_a_request_first(site: Site, http: FlaskClient) -> None:
+    @site.app.before_request
+    def note() -> None:
+        request.get_data()
+
+    assert post(http, message(1))[0] == 200
+
+
+def test_one_secret_takes_the_place_of_another(site: Site) -> None:
+    secrets = (SECRET, b"the next of sixteen bytes")
+    site.app.register_blueprint(site.phoenix.publish_blueprint(secrets, "two"), url_prefix="/two")
+    body = json.dumps({"topic": "room:1", "event": "said", "payload": {}}).encode()
+    for secret, status in ((SECRET, 200), ("the next of sixteen bytes", 200), ("some other of sixteen bytes", 401)):
+        answer = site.app.test_client().post("/two/publish", data=body, headers=sign(body, secret=secret))
+        assert answer.status_code == status
+
+
+@pytest.mark.parametrize("secret", ["short", [], [SECRET, "short"]])
+def test_a_secret_has_some_length(site: Site, secret: Any) -> None:
     with pytest.raises(InvalidOption, match="16 bytes"):
-        site.phoenix.publish_blueprint("short")
+        site.phoenix.publish_blueprint(secret)
 
 
 @pytest.mark.parametrize("kind", ["workers", "redis"])
@@ -134,6 +160,9 @@ def test_a_broadcaster_has_receipts(request: pytest.FixtureRequest, short_path: 
         first = broadcaster.broadcast(TOPIC, "said", {"n": 1}, idempotency_key="a")
         assert first == Position(first.epoch if first else "", 1)
         assert broadcaster.broadcast(TOPIC, "said", {"n": 2}, idempotency_key="a") == first
+        for key in (None, 7, 256 * "k"):
+            with pytest.raises(InvalidOption, match="a string of at most 255 characters"):
+                broadcaster.broadcast(TOPIC, "said", {}, idempotency_key=key)  # type: ignore[arg-type] # a mistake
         with pytest.raises(InvalidOption, match="histories"):
             broadcaster.broadcast("hall:1", "said", {}, idempotency_key="a")
 
@@ -148,6 +177,20 @@ def test_broadcasts_wait_for_the_commit(site: Site, client: Client, engine: Engi
             end()
             gevent.sleep(0)
             client.hears_only(*([heard(2)] if number == 2 else []))
+
+
+def test_a_session_that_is_closed_drops_what_waits(site: Site, client: Client, engine: Engine) -> None:
+    session = Session(engine)
+    waiting = site.phoenix.after_commit(session)
+    for number, end in ((1, session.close), (2, session.commit)):
+        session.execute(text("SELECT 1"))
+        waiting.broadcast(TOPIC, "said", {"n": number})
+        end()
+    with pytest.raises(InvalidOption, match="idempotency_key"):
+        waiting.broadcast(TOPIC, "said", {"n": 3}, idempotency_key=7)
+    gevent.sleep(0)
+    client.hears_only(heard(2))
+    session.close()
 
 
 def test_what_is_said_in_a_savepoint_ends_with_it_and_waits_for_the_outermost_commit(
@@ -182,18 +225,42 @@ def test_what_is_said_in_a_savepoint_ends_with_it_and_waits_for_the_outermost_co
         client.hears_only()
 
 
-def test_an_outbox_survives_a_crash_before_its_row_is_gone(site: Site, client: Client) -> None:
+#: Posts a message with the recipe, and is killed where it says so; prints what the room has then.
+POSTING = """
+import os, signal, sqlite3, sys
+from flask_phoenix import Broadcaster, History
+url, file, body, killed = sys.argv[1:]
+names = {}
+exec(sys.stdin.read(), names)
+class Killed(Broadcaster):
+    def broadcast(self, *message, **options):
+        if killed == "before it publishes": os.kill(os.getpid(), signal.SIGKILL)
+        super().broadcast(*message, **options)
+        if killed == "before its row is gone": os.kill(os.getpid(), signal.SIGKILL)
+names["phoenix"] = Killed(url, histories={"room:*": History()})
+database = sqlite3.connect(file)
+database.execute(names["OUTBOX"])
+database.execute("CREATE TABLE IF NOT EXISTS message (room, body)")
+names["post"](database, "1", body)
+print(database.execute("SELECT count(*) FROM outbox").fetchone()[0])
+"""
+
+
+@pytest.mark.parametrize("killed", ["before it publishes", "before its row is gone"])
+def test_an_outbox_survives_a_crash(short_path: Path, tmp_path: Path, killed: str) -> None:
     page = (ROOT / "docs/howto/recovery.md").read_text("utf-8")
     [recipe] = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "OUTBOX" in block]
-    names: dict[str, Any] = {}
-    exec(compile(recipe, "howto/recovery.md", "exec"), names)
-    names["phoenix"] = site.phoenix
-    database = sqlite3.connect(":memory:")
-    database.execute(names["OUTBOX"])
-    database.execute("CREATE TABLE message (room, body)")
-    names["post"](database, "1", "hello")
-    database.execute("INSERT INTO outbox SELECT 1, 'room:1', 'new_msg', '{\"body\": \"hello\"}'")
-    names["post"](database, "1", "again")
-    client.hears_only(*([None, None, TOPIC, "new_msg", {"body": body}] for body in ("hello", "again")))
-    assert database.execute("SELECT * FROM outbox").fetchall() == []
-    database.close()
+
+    def post(body: str, killed: str) -> subprocess.CompletedProcess[str]:
+        words = (sys.executable, "-c", POSTING, f"workers://{short_path}", str(tmp_path / "app.db"), body, killed)
+        return subprocess.run(words, cwd=ROOT, input=recipe, text=True, capture_output=True, timeout=START)
+
+    assert post("hello", killed).returncode == -signal.SIGKILL
+    assert post("again", "never").stdout == "0\n"
+    archive = WorkersArchive(short_path)
+    _, kept = archive.read(TOPIC, None)
+    archive.close()
+    assert [unpack_entry(TOPIC, data)[1].payload for _, data in kept or ()] == [
+        '{"body":"hello"}',
+        '{"body":"again"}',
+    ]

@@ -174,6 +174,20 @@ def test_the_test_s_own_naps_are_real(phoenix_clock, phoenix_client):
     assert phoenix_clock.elapsed == 0
 """
 
+WITHOUT_PYTEST = """
+from unittest import TestCase
+
+from chat import make
+from flask_phoenix.testing import Clients
+
+
+class RoomTest(TestCase):
+    def test_no_reply(self):
+        with Clients(make()) as connect:
+            lobby = connect().join("room:1")
+            lobby.assert_reply(lobby.push("say", {}), within=0)
+"""
+
 #: What newcomers get wrong.
 FAILING = """
 def test_another_payload(phoenix_client):
@@ -320,8 +334,11 @@ def test_patched(tmp_path: Path) -> None:
 def test_without_pytest(tmp_path: Path) -> None:
     (tmp_path / "chat.py").write_text(APP)
     (tmp_path / "test_room.py").write_text(TESTS)
-    said = run(tmp_path, "unittest", "test_room")
-    assert re.search(r"^Ran 1 test in .*\n\nOK$", said, re.MULTILINE), said
+    (tmp_path / "test_newcomer.py").write_text(WITHOUT_PYTEST)
+    said = run(tmp_path, "unittest", "test_room", "test_newcomer")
+    assert re.search(r"^Ran 2 tests in .*\n\nFAILED \(failures=1\)$", said, re.MULTILINE), said
+    assert "expected a reply to 'say' on 'room:1' (ref 2), and it has not come" in said
+    assert "flask_phoenix/testing" not in said
 
 
 def test_failures_read_well(tmp_path: Path) -> None:

@@ -6,12 +6,14 @@ import json
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from datetime import datetime, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jsonschema
 import msgspec
+import pydantic
 import pytest
 from click.testing import Result
 from flask import Flask
@@ -158,6 +160,18 @@ def test_commands_tell_what_is_missing() -> None:
     assert "Late.said takes Nowhere: name 'Nowhere' is not defined; define it or import it at the top" in result.output
 
 
+class Callback(pydantic.BaseModel):
+    call: Callable[[], None]
+
+
+def test_model_without_a_schema_is_named() -> None:
+    app = Flask(__name__)
+    channel: type[Channel] = type("Calling", (Taking,), {})
+    Phoenix(app).socket("/socket")(socket_of(sends("callback", Callback)(channel)))
+    result = invoke(app, "asyncapi")
+    assert (result.exit_code, "Error: Callback has no JSON Schema" in result.output) == (1, True)
+
+
 def socket_of(channel: type[Channel]) -> type[Socket]:
     """Make a socket that serves a channel."""
     kind: type[Socket] = type("Some", (Socket,), {})
@@ -279,6 +293,22 @@ class Taking(Channel):
         return None
 
 
+def topics(pattern: str) -> Any:
+    """Write the document of an app with one pattern."""
+
+    class Desk(Channel):
+        def join(self, payload: Any, **variables: Any) -> Any:
+            return None
+
+        @on("move")
+        def move(self, payload: Payload) -> None:
+            """Move."""
+
+    socket: type[Socket] = type("Some", (Socket,), {})
+    socket.channel(pattern)(Desk)
+    return asyncapi(read_declarations([("/socket", socket)]), "App", "1.0.0")
+
+
 def test_what_other_events_and_other_paths_mean_to_clients() -> None:
     def written(channel: type[Channel], path: str = "/socket") -> Any:
         return asyncapi(read_declarations([(path, socket_of(channel))]), "App", "1.0.0")
@@ -290,4 +320,7 @@ def test_what_other_events_and_other_paths_mean_to_clients() -> None:
         "room:{subtopic}: other events are not handled any more"
     ]
     assert incompatible_changes(written(Taking, "/<int:shop>/socket"), written(Taking, "/<shop>/socket")) == []
+    old, new, other = (topics(pattern) for pattern in ("desk:<int:desk>", "desk:<int:table>", "desk:<table>"))
+    assert incompatible_changes(old, new) == []
+    assert incompatible_changes(old, other) == ["desk:{desk}: the topics are gone"]
     assert incompatible_changes(written(Taking), written(Taking, "/sock")) == ["/socket/websocket: the socket is gone"]

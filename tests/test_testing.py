@@ -447,6 +447,28 @@ def test_sessions_of_a_test_client_and_without_one(app: Flask) -> None:
             connect("/private", session={"user": "bob"})
 
 
+def test_where_a_client_comes_from(app: Flask) -> None:
+    @phoenix.socket("/placed", connect_info=["peer_data", "uri"])
+    class Placed(Socket):
+        def connect(self, params: dict[str, Any], info: dict[str, Any]) -> None:
+            self.assigns.update(scheme=info["uri"]["scheme"], **info["peer_data"])
+
+    with Clients(app) as connect:
+        assert connect("/placed").socket.assigns == {"scheme": "http", "address": "127.0.0.1", "port": None}
+        environ = {"REMOTE_ADDR": "192.0.2.7", "REMOTE_PORT": "4711", "wsgi.url_scheme": "https"}
+        there = {"scheme": "https", "address": "192.0.2.7", "port": 4711}
+        assert connect("/placed", environ=environ).socket.assigns == there
+        assert connect("/placed", environ=environ, http=app.test_client()).socket.assigns == there
+
+
+def test_clients_of_one_id_have_names_of_their_own(app: Flask) -> None:
+    with Clients(app) as connect:
+        clients = [connect("/shop/7", {"name": "ann"}) for _ in range(3)]
+        assert [client.name for client in clients] == ["ann", "ann (2)", "ann (3)"]
+        assert connect("/shop/7", name="ann").name == "ann"
+        assert [connect("/shop/7").name for _ in range(2)] == ["client 1", "client 2"]
+
+
 @pytest.mark.parametrize("vsn", ["1.0.0", "2.0.0"])
 def test_both_versions(app: Flask, vsn: str) -> None:
     nested = {"a": {"b": "1", "c": ["2", "3"]}, "d": True}
@@ -515,6 +537,17 @@ def test_time_stands_still_and_passes_in_order(phoenix_clock: Clock) -> None:
     assert phoenix_clock.time() == gevent.get_hub().loop.now() == time.time() == began + 20
     phoenix_clock.advance(100)
     assert not phoenix_clock.advance_to_next()
+
+
+def test_what_is_due_at_one_moment_can_be_stopped_by_what_comes_first(phoenix_clock: Clock) -> None:
+    rung = list[str]()
+    loop: Any = gevent.get_hub().loop
+    with loop.timer(10) as first, loop.timer(10) as second, loop.timer(10) as third:
+        first.start(second.stop)
+        second.start(rung.append, "second")
+        third.start(rung.append, "third")
+        phoenix_clock.advance(10)
+    assert rung == ["third"]
 
 
 def test_an_hour_of_a_client(phoenix_clock: Clock, app: Flask) -> None:

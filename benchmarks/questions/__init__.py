@@ -22,6 +22,7 @@ from benchmarks.questions import (
     storm,
     subscribers,
     topics,
+    typed,
 )
 
 #: In the order in which they are asked. Budgets are asked only by name: they repeat what the others tell.
@@ -36,6 +37,7 @@ QUESTIONS: dict[str, ModuleType] = {
         rooms,
         payloads,
         history,
+        typed,
         longpoll,
         nodes,
         subscribers,

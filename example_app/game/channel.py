@@ -17,12 +17,14 @@ from flask import current_app
 from example_app.game.field import TICK, Field, read
 from example_app.game.payloads import Fed, Newcomer, Steer, Welcome
 from example_app.history import now
-from example_app.sockets import UserSocket, online, phoenix
-from flask_phoenix import Channel, Refused, on, sends
+from example_app.sockets import UserSocket, phoenix
+from flask_phoenix import Channel, InvalidToken, Refused, on, sends
 
 TOPIC = "game"
 #: What is steered goes there, where clients cannot join.
 STEERING = "game-steering"
+#: Who plays, by number. Whoever was cut off is still there for a while, and goes on when the page is back.
+players = phoenix.presence(name="players", grace=10)
 #: How many play at once, or a few more when they come at once; a frame counts them in one byte.
 MOST_PLAYERS = 40
 
@@ -33,16 +35,17 @@ MOST_PLAYERS = 40
 class GameChannel(Channel):
     """One page that plays."""
 
-    presence = online
+    presence = players
     # A phone that was stuck gets the newest frame when it comes back, and none of those before.
     conflate: ClassVar = {"frame": lambda frame: "of the field"}
 
     def join(self, payload: Newcomer) -> Welcome:
-        """Give a newcomer a number."""
-        if online.count(TOPIC) >= MOST_PLAYERS:
+        """Give a newcomer a number, and one that comes back the number that it had."""
+        if players.count(TOPIC) >= MOST_PLAYERS:
             raise Refused("full", most=MOST_PLAYERS)
-        self.assigns["number"], self.assigns["hue"] = secrets.randbits(32), payload.hue
-        return Welcome(self.assigns["number"], os.getpid())
+        number = number_of(payload.token)
+        self.assigns["number"], self.assigns["hue"] = number, payload.hue
+        return Welcome(number, os.getpid(), phoenix.sign_token(number, salt=TOPIC))
 
     def after_join(self) -> None:
         """Tell the newcomer who plays, and the others, and the field, who came."""
@@ -54,6 +57,14 @@ class GameChannel(Channel):
     def steer(self, payload: Steer) -> None:
         """Go elsewhere; there is no reply, as the frames show it."""
         phoenix.broadcast(STEERING, "steer", {"number": self.assigns["number"], "x": payload.x, "y": payload.y})
+
+
+def number_of(token: str) -> int:
+    """Return the number that a token proves, or a new one."""
+    try:
+        return int(phoenix.verify_token(token, salt=TOPIC))
+    except InvalidToken:
+        return secrets.randbits(32)
 
 
 @phoenix.background
@@ -80,8 +91,8 @@ def run_field() -> None:
 
 def tick(field: Field) -> None:
     """Let one tick pass, and tell the pages; without any, nothing happens."""
-    players = [int(number) for number in online.list(TOPIC)]
-    for number, embers in field.step(players) if players else []:
+    numbers = [int(number) for number in players.list(TOPIC)]
+    for number, embers in field.step(numbers) if numbers else []:
         phoenix.broadcast(TOPIC, "fed", Fed(number, embers))
-    if players:
+    if numbers:
         phoenix.broadcast(TOPIC, "frame", field.write())

@@ -21,6 +21,7 @@ const [width, height, hearthX, hearthY] = ["width", "height", "hearthX", "hearth
 export const hearth = { x: hearthX, y: hearthY }
 const calm = matchMedia("(prefers-reduced-motion: reduce)")
 const TAGLINE = page.told.textContent
+const STILL = 1000 // milliseconds without a frame, after which it is said why
 const SPACING = 4 // places of its way between two embers that a flame carries
 
 /** @type {Record<string, string>} */
@@ -34,6 +35,7 @@ let sparks = []
 let scale = 1 // pixels of the page for one unit of the field
 let camera = { ...hearth } // the place in the middle of the canvas
 let drawnAt = 0
+let still = false // no frame comes: the worker that ran the field has ended
 /** @type {ReturnType<typeof setTimeout> | undefined} */
 let telling
 /** @type {Embers} */
@@ -114,7 +116,16 @@ export function fed(nickname, own, count) {
   telling = setTimeout(() => (page.told.textContent = TAGLINE), 5000)
 }
 
+/** @param {boolean} is */
+function standing(is) {
+  if (is === still) return
+  still = is
+  clearTimeout(telling)
+  page.told.textContent = is ? "All stands still: another worker takes over the field" : TAGLINE
+}
+
 function figures() {
+  standing(mine() !== null && embers.frames > 0 && performance.now() - embers.heard > STILL)
   const ranks = embers.ranks()
   const me = embers.flames.get(mine() ?? -1)
   page.warmth.style.width = `${embers.warmth}%`

@@ -46,7 +46,8 @@ function play(nickname, hue) {
   view.entering(true)
   /** @type {UserSocket} */
   const socket = new Socket("/socket", { params: { nickname }, longPollFallbackMs: 2500 })
-  const channel = socket.channel("game", { hue })
+  const newcomer = { hue, token: "" } // sent again when we come back: with the token we are the same flame
+  const channel = socket.channel("game", newcomer)
   leave = () => {
     socket.disconnect()
     game = mine = null
@@ -63,8 +64,9 @@ function play(nickname, hue) {
   presence.onSync(() => embers.meet(presence.list((number, { metas }) => ({ ...metas[0], number: Number(number) }))))
   channel
     .join()
-    .receive("ok", ({ number, worker }) => {
+    .receive("ok", ({ number, worker, token }) => {
       mine = number
+      newcomer.token = token
       game = channel
       if (!preview) {
         localStorage.setItem(NICKNAME, nickname)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Union, get_args, get_origin
 
-from ..exceptions import InvalidOption, Refused
+from ..exceptions import InvalidOption
 from .annotations import annotation_of_parameter, bare, parts_of, resolve, shown_type
-from .errors import INVALID, Errors, errors_of
+from .errors import NO_JSON, Errors, errors_of
 from .models import has_model, model_converter
-from .structs import struct_converter
+from .structs import is_object, struct_converter
 
 #: Makes a value of a payload.
 Reader = Callable[[Any], Any]
@@ -65,27 +65,12 @@ def _same(payload: Any) -> Any:
 def reader_of(annotation: Any, where: str, strict: bool = True) -> Reader | None:
     """Return what makes a value of a type of a payload; None: the type takes whatever comes.
 
-    The reader raises Refused with the errors.
+    The reader raises :exc:`Errors`.
 
     :param where: names who asks, in a message.
     :raises InvalidOption: nothing can be read into the type.
     :raises NameError: the type names what is not there.
     """
-    convert = converter_of(annotation, where, strict)
-    if convert is None:
-        return None
-
-    def read(payload: Any) -> Any:
-        try:
-            return convert(payload)
-        except Errors as error:
-            raise Refused({"reason": INVALID, "errors": error.errors}) from error
-
-    return read
-
-
-def converter_of(annotation: Any, where: str, strict: bool = True) -> Reader | None:
-    """Return what makes a value of a type; as :func:`reader_of`, but that it raises :exc:`Errors`."""
     parts = list(parts_of(annotation))
     if any(_takes_anything(part) for part in parts):
         return None
@@ -95,17 +80,19 @@ def converter_of(annotation: Any, where: str, strict: bool = True) -> Reader | N
     text = [part for part in parts if bare(part) is not bytes]
     read_text = _text_converter(Union[tuple(text)] if binary else annotation, where, strict) if text else None  # noqa: UP007
     read_bytes = _checked(binary[0], where, strict) if binary else None
+    if read_text is not None and not binary and is_object(annotation):
+        return read_text  # no such type is read from bytes
 
-    def convert(payload: Any) -> Any:
+    def read(payload: Any) -> Any:
         if isinstance(payload, bytes):
             if read_bytes is None:
-                raise errors_of(("", "Expected JSON, got a binary payload"))
+                raise errors_of(("", NO_JSON))
             return read_bytes(payload)
         if read_text is None:
             raise errors_of(("", "Expected a binary payload, got JSON"))
         return read_text(payload)
 
-    return convert
+    return read
 
 
 def _takes_anything(annotation: Any) -> bool:
@@ -131,7 +118,7 @@ class Declared:
     def __init__(self, annotation: Any, where: str) -> None:
         self.annotation = annotation
         self._where = where
-        self._convert: Reader | None = None
+        self._read: Reader | None = None
         self._looked_at = False
 
     def look(self) -> None:
@@ -141,7 +128,7 @@ class Declared:
         :raises NameError: the type names what is not there yet.
         """
         if not self._looked_at:
-            self._convert, self._looked_at = converter_of(self.annotation, self._where), True
+            self._read, self._looked_at = reader_of(self.annotation, self._where), True
 
     def check(self, payload: Any, written: Any) -> None:
         """See that a payload is one of this type.
@@ -150,13 +137,13 @@ class Declared:
         :raises Errors: it is not.
         """
         self.look()
-        if self._convert is not None and not (has_model(self.annotation) and self._takes(payload)):
-            self._convert(written)
+        if self._read is not None and not (has_model(self.annotation) and self._takes(payload)):
+            self._read(written)
 
     def _takes(self, payload: Any) -> bool:
-        assert self._convert is not None
+        assert self._read is not None
         try:
-            self._convert(payload)
+            self._read(payload)
         except Errors:
             return False
         return True

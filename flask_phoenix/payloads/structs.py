@@ -12,15 +12,16 @@ from msgspec.inspect import AnyType, CustomType, DataclassType, type_info
 
 from ..exceptions import InvalidOption
 from .annotations import shown_type, walk
-from .errors import REMEDY, Errors, errors_of
+from .errors import NO_JSON, REMEDY, Errors, errors_of
 from .models import is_foreign, is_model, read_model
 
 #: Where msgspec says that it was, at the end of its message, and what is missing or too much there.
 _PLACE = re.compile(r" - at `(?:key` in `)?\$([^`]*)`\Z")
 _FIELD = re.compile(r"Object (?:missing required|contains unknown) field `([^`]*)`")
 
-#: What marks a class that has fields.
-_FIELDS = ("__struct_fields__", "__dataclass_fields__", "__required_keys__", "_fields")
+#: What marks a class that is read from objects, and one that has fields.
+_OBJECTS = ("__struct_fields__", "__dataclass_fields__", "__required_keys__")
+_FIELDS = (*_OBJECTS, "_fields")
 
 
 def struct_converter(annotation: Any, where: str, strict: bool) -> Callable[[Any], Any]:
@@ -33,13 +34,9 @@ def struct_converter(annotation: Any, where: str, strict: bool) -> Callable[[Any
     """
     infos = _check(annotation, where)
     if isinstance(annotation, type) and issubclass(annotation, msgspec.Struct):
-        read = _converter(annotation, strict)  # it knows how it is read
-    else:  # of other types msgspec would find out each time
-        wrapped = _converter(msgspec.defstruct("Payload", [("payload", annotation)]), strict, ".payload")
-
-        def read(payload: Any) -> Any:
-            return wrapped({"payload": payload}).payload
-
+        read = _of_struct(annotation, strict)
+    else:
+        read = _of_other(annotation, strict)
     if not any(map(_defaults_of, infos)):
         return read
 
@@ -51,22 +48,39 @@ def struct_converter(annotation: Any, where: str, strict: bool) -> Callable[[Any
     return read_and_fill
 
 
-def _converter(kind: type, strict: bool, root: str = "") -> Callable[[Any], Any]:
+def _of_struct(kind: type, strict: bool) -> Callable[[Any], Any]:
     convert = msgspec.convert
 
     def read(payload: Any) -> Any:
         try:
             return convert(payload, kind, strict=strict, str_keys=True, dec_hook=read_model)
-        except msgspec.ValidationError as error:
-            raise _errors(error, root) from error
-        except RecursionError as error:
-            raise errors_of(("", "It nests too deep")) from error
+        except (msgspec.ValidationError, RecursionError) as error:
+            raise _errors(error, payload, "") from error
 
     return read
 
 
-def _errors(error: msgspec.ValidationError, root: str) -> Errors:
+def _of_other(annotation: Any, strict: bool) -> Callable[[Any], Any]:
+    """Wrap it: a Struct knows how it is read, and of other types msgspec would find that out each time."""
+    convert, kind = msgspec.convert, msgspec.defstruct("Payload", [("payload", annotation)])
+    of_objects = is_object(annotation)
+
+    def read(payload: Any) -> Any:
+        try:
+            wrapped: Any = convert({"payload": payload}, kind, strict=strict, str_keys=True, dec_hook=read_model)
+        except (msgspec.ValidationError, RecursionError) as error:
+            raise _errors(error, payload if of_objects else None, ".payload") from error
+        return wrapped.payload
+
+    return read
+
+
+def _errors(error: Exception, payload: Any, root: str) -> Errors:
     """Return what msgspec has found first."""
+    if isinstance(error, RecursionError):
+        return errors_of(("", "It nests too deep"))
+    if isinstance(payload, bytes):
+        return errors_of(("", NO_JSON))
     text = str(error)
     place = _PLACE.search(text)
     path = place[1].removeprefix(root).removeprefix(".") if place else ""
@@ -83,6 +97,12 @@ def _joined(path: str, inner: str) -> str:
 
 
 # Whether msgspec reads a type as it is meant.
+
+
+def is_object(annotation: Any) -> bool:
+    """Tell whether msgspec reads a type from JSON objects alone."""
+    kind = _origin(annotation)
+    return isinstance(kind, type) and not is_model(kind) and any(hasattr(kind, name) for name in _OBJECTS)
 
 
 def _check(annotation: Any, where: str) -> list[Any]:

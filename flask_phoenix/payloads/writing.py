@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -57,16 +57,19 @@ def plain(value: Any, default: Callable[[Any], Any] | None = None) -> Any:
 
     :param default: makes a value of another type one that JSON has.
     """
+    if is_model(type(value)):
+        return _write(default, value)
+    return msgspec.to_builtins(value, str_keys=True, enc_hook=partial(_write, default))
 
-    def convert(inner: Any) -> Any:
-        kind: Any = type(inner)
-        if is_model(kind):
-            return kind.__pydantic_serializer__.to_python(inner, mode="json", by_alias=True)
-        if default is None:
-            raise TypeError(f"{type(inner).__name__} is nothing that JSON has")
-        return default(inner)
 
-    return convert(value) if is_model(type(value)) else msgspec.to_builtins(value, str_keys=True, enc_hook=convert)
+def _write(default: Callable[[Any], Any] | None, value: Any) -> Any:
+    """Make plain what msgspec does not know."""
+    kind: Any = type(value)
+    if is_model(kind):
+        return kind.__pydantic_serializer__.to_python(value, mode="json", by_alias=True)
+    if default is None:
+        raise TypeError(f"{kind.__name__} is nothing that JSON has")
+    return default(value)
 
 
 def plain_value(value: Any, default: Callable[[Any], Any] | None = None) -> Any:

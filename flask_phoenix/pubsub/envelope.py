@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 
-from ..exceptions import InvalidMessage, InvalidPayload
+from ..exceptions import InvalidMessage, InvalidOption, InvalidPayload
 from ..payloads.writing import is_record
 from ..protocol.json import Json
 from ..protocol.messages import Broadcast, JsonText, Kept, shown
@@ -23,6 +23,8 @@ MARKED = b"T"
 
 #: The bytes that an event may have.
 MAX_EVENT_SIZE = 0xFFFF
+#: The characters that an idempotency key has at most: histories do not count them among their bytes.
+MAX_KEY = 255
 
 
 def seal(broadcast: Broadcast, json: Json) -> Broadcast:
@@ -81,6 +83,17 @@ def check_payload(broadcast: Broadcast) -> None:
         raise InvalidPayload(
             f"the payload of a broadcast is a dict (a JSON object) or bytes; got {type(broadcast.payload).__name__} for"
             f" {shown(broadcast.event)} on {shown(broadcast.topic)}: put it into a dict, as in {{'body': ...}}"
+        )
+
+
+def check_key(key: str) -> None:
+    """Check that an idempotency key can be kept with its message, or is empty.
+
+    :raises InvalidOption: it cannot.
+    """
+    if not isinstance(key, str) or len(key) > MAX_KEY:
+        raise InvalidOption(
+            f"an idempotency_key is a string of at most {MAX_KEY} characters, such as f'order-{{id}}'; got {shown(key)}"
         )
 
 

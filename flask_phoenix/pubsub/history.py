@@ -176,8 +176,10 @@ class MemoryStore:
         :raises InvalidPayload: it is larger than what its topic may keep.
         """
         topic, log = broadcast.topic, self._log(broadcast.topic, history, now)
-        if key and key in log.keys:
-            return Position(self.epoch, log.keys[key]), False
+        if key:
+            self._trim(topic, log, now)
+            if key in log.keys:
+                return Position(self.epoch, log.keys[key]), False
         size, offset = size_of(broadcast), log.head + 1
         check_size(size, history, topic)
         log.head = offset

@@ -21,10 +21,11 @@ from ..channel import (
     handle_error,
 )
 from ..exceptions import InvalidOption, InvalidPayload, NotJoined, PhoenixError, Refused
+from ..payloads.writing import is_record
 from ..places import place_of
 from ..protocol.messages import EXPIRING, JOIN, LEAVE, Broadcast, Frame, Kept, Message, Reply, shown
 from ..protocol.state import GIVEN_UP, JOIN_CRASHED, JOIN_TIMED_OUT, OK, TOO_MANY_JOINS, JoinReceived, Protocol
-from ..pubsub.history import History
+from ..pubsub.history import History, Position
 from ..pubsub.local import Lane, Subscriber
 from ..signals import channel_refused, channel_terminated, handled_in
 from ..socket import Route, check_expires_at
@@ -32,7 +33,7 @@ from .channel_telemetry import ChannelTelemetry
 from .connection import Connection
 from .engine import FAILURES
 from .inbox import INBOX_LIMIT, Inbox
-from .recovery import Recovery, recovery_of
+from .recovery import Recovery, recovery_of, without_position
 from .resources import Resources
 
 #: Messages that wait for one channel's ``handle_info``, beyond which its own code is to send no more.
@@ -54,6 +55,7 @@ class ChannelServer(ChannelRuntime):
         "_broadcast_size",
         "_decided",
         "_handled",
+        "_has_read",
         "_held_pushes",
         "_join_timer",
         "_recovery",
@@ -102,6 +104,8 @@ class ChannelServer(ChannelRuntime):
         self.telemetry = ChannelTelemetry(connection, join.route, join.membership.topic)
         #: Where the topic has a history and the client tells positions: what it has missed.
         self._recovery: Recovery | None = None
+        #: Where the topic was when the author's join read its history; None: it did not.
+        self._has_read: Position | None = None
         #: What is pushed while a broadcast with a position passes through its interceptor.
         self._held_pushes: list[tuple[str, Any]] | None = None
         #: What :meth:`stop` was given, in a tuple.
@@ -138,11 +142,11 @@ class ChannelServer(ChannelRuntime):
             connection.send(protocol.close(join.replaced))
         if not self.joined:
             protocol.forget(self.membership)
-        elif self._recovery is not None and not self._replay(self._recovery):
-            return
         self._stop_join_timer()
-        for message, size in protocol.release(self.membership):
+        for message, size in protocol.release(self.membership):  # which wait in the inbox for the end of this call
             self._redispatch(message, size)
+        if self.joined and self._recovery is not None and not self._replay(self._recovery):
+            return
         if self.joined:
             if connection.expiry is not None and connection.expiry.told:
                 self.tell_expiring(connection.expiry.left)
@@ -312,7 +316,10 @@ class ChannelServer(ChannelRuntime):
 
     def history(self, since: str | None, limit: int | None) -> list[Kept]:
         """Return what the topic keeps."""
-        return self.connection.engine.history(self.membership.topic, since, limit)
+        position, kept = self.connection.engine.history(self.membership.topic, since, limit)
+        if not self._decided:
+            self._has_read = self._has_read or position
+        return kept
 
     def once(self, key: str, call: Callable[[], Reply | None]) -> Reply | None:
         """Call a function, unless it was called for this key of the topic."""
@@ -367,9 +374,7 @@ class ChannelServer(ChannelRuntime):
 
     def _ask(self, join: JoinReceived) -> Reply:
         try:
-            channel, payload = self._make(), join.message.payload
-            if (read := self._route.channel.read_join) is not None:
-                payload = read(payload)
+            channel, payload = self._make(), self._read_join(join.message.payload)
             return as_reply(channel.join(payload, **channel.variables), channel, "join") or OK
         except Refused as refused:
             return Reply("error", refused.response)
@@ -377,6 +382,22 @@ class ChannelServer(ChannelRuntime):
             if (reply := self._handle_error(failure)) is None:
                 raise
             return reply
+
+    def _read_join(self, payload: Any) -> Any:
+        """Make a join's payload one of its declared type, which need not know of positions.
+
+        :raises Refused: it is none.
+        """
+        read = self._route.channel.read_join
+        if read is None:
+            return payload
+        try:
+            return read(payload)
+        except Refused:
+            bare = without_position(payload) if self._route.channel.history.size else payload
+            if bare is payload:
+                raise
+        return read(bare)
 
     def _make(self) -> Channel:
         """Make the author's object."""
@@ -398,7 +419,7 @@ class ChannelServer(ChannelRuntime):
         """
         history = self._route.channel.history
         if history.size and (recovery := recovery_of(join.message.payload)) is not None:
-            self._recovery = recovery
+            self._recovery, recovery.has_read = recovery, self._has_read
             self._tell_positions(recovery)
         self._decided = True
         try:
@@ -416,6 +437,9 @@ class ChannelServer(ChannelRuntime):
                 # The client waits for this join no more, and would take what follows for an answer to its next one.
                 self.connection.engine.histories.leave(self.membership.topic, self.subscriber)
                 return self.protocol.refuse(join, GIVEN_UP)
+            self._recovery.skip(self.subscriber.ignores)
+            if is_record(reply.response):
+                reply = reply._replace(response=self.connection.engine.as_written(reply.response))
             reply = self._recovery.tell(reply)
         try:
             frame = self.protocol.accept(join, reply)
@@ -458,18 +482,22 @@ class ChannelServer(ChannelRuntime):
             self.end("history lost")
 
     def _replay(self, recovery: Recovery) -> bool:
-        """Send what the client has missed; return False where an interceptor has ended the channel."""
+        """Send what the client has missed; return False where the channel has ended meanwhile."""
         missed, recovery.missed = recovery.missed, []
         for broadcast in missed:
             if self.ended:
                 break
-            if broadcast.event in self.subscriber.ignores:
-                continue
-            if self._route.channel.intercepts:
-                self._hand_out(self.connection.engine.pubsub.read(broadcast))
+            if broadcast.event in self._route.channel.intercepts:
+                self._pass_out_kept(self.connection.engine.pubsub.read(broadcast), self._leave_out)
             else:
                 self._send_kept(broadcast)
         return not self.ended
+
+    def _leave_out(self, failure: BaseException, where: str) -> None:
+        """Go on without a broadcast: a client that joins again would come back to the same failure."""
+        self._held_pushes = []
+        self.telemetry.log(f"failed {where}, which its client missed and now goes without,", failure)
+        self.connection.engine.caught(failure)
 
     # The callbacks.
 
@@ -569,26 +597,27 @@ class ChannelServer(ChannelRuntime):
         self._hand_out(self._take(broadcast))
 
     def _hand_out(self, broadcast: Broadcast) -> None:
+        intercepted = broadcast.event in self._route.channel.intercepts
         if self._recovery is not None and isinstance(broadcast, Kept):
-            self._pass_out_kept(broadcast)
-        elif broadcast.event in self._route.channel.intercepts:
-            self._dispatch_out(broadcast)
+            if intercepted:
+                self._pass_out_kept(broadcast, self._fail)
+            else:
+                self._send_kept(broadcast)
+        elif intercepted:
+            self._dispatch_out(broadcast, self._fail)
         else:
             self._send_broadcast(broadcast)
 
-    def _pass_out_kept(self, broadcast: Kept) -> None:
+    def _pass_out_kept(self, broadcast: Kept, fail: Callable[[BaseException, str], None]) -> None:
         """Pass on a broadcast with its position: on the last of what its interceptor pushes, all of which leaves then.
 
         Whoever loses the connection meanwhile gets the broadcast again, from its position on.
         """
-        if broadcast.event not in self._route.channel.intercepts:
-            self._send_kept(broadcast)
-            return
-        held = self._held_pushes = []
+        self._held_pushes = []
         try:
-            self._dispatch_out(broadcast)
+            self._dispatch_out(broadcast, fail)
         finally:
-            self._held_pushes = None
+            held, self._held_pushes = self._held_pushes, None
         if self.ended or not held:
             return
         *others, last = held
@@ -611,7 +640,7 @@ class ChannelServer(ChannelRuntime):
         except InvalidPayload as error:
             self.connection.missed(broadcast, error)
 
-    def _dispatch_out(self, broadcast: Broadcast) -> None:
+    def _dispatch_out(self, broadcast: Broadcast, fail: Callable[[BaseException, str], None]) -> None:
         try:
             call, handled = self.connection.call, (dispatch_out, self.channel, broadcast.event, broadcast.payload)
             if self.connection.engine.tracing is None:
@@ -619,7 +648,7 @@ class ChannelServer(ChannelRuntime):
             else:
                 self.telemetry.follow_out(broadcast, call, *handled)
         except FAILURES as failure:
-            self._fail(failure, f"at broadcast {shown(broadcast.event)}")
+            fail(failure, f"at broadcast {shown(broadcast.event)}")
 
     def _inform_of(self, broadcast: Broadcast) -> None:
         self._inform(self._take(broadcast))

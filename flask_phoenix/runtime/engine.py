@@ -16,7 +16,7 @@ from ..exceptions import InvalidOption
 from ..protocol.json import MAX_DEPTH, Json
 from ..protocol.messages import INTERNAL, Broadcast, Kept, Reply, Traced, shown
 from ..pubsub.adapter import Adapter, Archive
-from ..pubsub.envelope import check_payload, mark, pack, seal, seal_all
+from ..pubsub.envelope import check_key, check_payload, mark, pack, seal, seal_all
 from ..pubsub.failures import EXITS, raise_in_main_greenlet
 from ..pubsub.history import History, Position
 from ..pubsub.hub import Hub
@@ -194,9 +194,11 @@ class Engine(ProcessTelemetry):
         :return: its position, where its topic has a history.
         :raises InvalidPayload: no client of vsn 2.0.0 could take the payload, or the history of its topic cannot;
             nobody has been served then.
-        :raises InvalidOption: there is a key, and no history.
+        :raises InvalidOption: there is a key, and no history; or it is none.
         :raises NotPublished: other nodes cannot be reached, or no client at all; clients of this node have got it.
         """
+        if key != "":
+            check_key(key)
         if sealed is None:
             sealed = seal(broadcast, self._json)
         if broadcast_sent.receivers:
@@ -281,19 +283,23 @@ class Engine(ProcessTelemetry):
         check_payload(broadcast)
         if outlet is None:
             self.node.require_hearer(sealed)
+        if self.node.forked:  # whose clients are its parent's
+            return self.histories.note(outlet, sealed, history, key, "" if sender is None else sender.name)[0]
         position: Position = self.hub.run(self.histories.keep, outlet, sealed, history, sender, key)
         return position
 
-    def history(self, topic: str, since: str | None = None, limit: int | None = None) -> list[Kept]:
-        """Return what a topic keeps, the oldest first; the payloads are the reader's own. From any thread.
+    def history(self, topic: str, since: str | None, limit: int | None) -> tuple[Position, list[Kept]]:
+        """Return where a topic is, and what it keeps, the oldest first; the payloads are the reader's own.
+
+        From any thread.
 
         :raises InvalidOption: it has no history.
         :raises HistoryLost: the history does not reach back to ``since``.
         :raises NotPublished: it cannot be read.
         :raises Unsupported: what joins the nodes keeps none.
         """
-        kept: list[Kept] = self.hub.run(self.histories.list, self.node.archive(), topic, since, limit)
-        return [self.pubsub.read(each) for each in kept]
+        position, kept = self.hub.run(self.histories.look, self.node.archive(), topic, since, limit)
+        return position, [self.pubsub.read(each) for each in kept]
 
     def once(self, topic: str, key: str, call: Callable[[], Reply | None]) -> Reply | None:
         """Call a function, unless it was called for this key of the topic; return its reply of now or then.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -52,6 +53,8 @@ class Histories:
         self._reached = reached
         self._known: dict[str, History | None] = {}
         self._store: MemoryStore | None = None
+        #: The process that has made it.
+        self._process = 0
         self._adapter: Adapter | None = None
         self._detach: Callable[[], None] = lambda: None
         self._tails: dict[str, Tail] = {}
@@ -130,25 +133,25 @@ class Histories:
         tail = self._tails.get(sealed.topic)
         if tail is not None and sender is not None:
             tail.names[name] = sender
-        if archive is None:
-            position, new = self.store.append(sealed, history, clock.monotonic(), name, key)
-        else:
-            position, new = archive.keep(sealed.topic, history, pack_entry(name, sealed, self._json), key)
+        position, new = self.note(archive, sealed, history, key, name)
         if new:
             self.arrive(Kept.made(sealed, str(position), name), sender)
         if tail is not None:
             tail.reach(position, OPEN_TIMEOUT)  # so that what its maker sends next does not overtake it
         return position
 
-    def note(self, archive: Archive | None, sealed: Broadcast, history: History, key: str) -> bool:
-        """Keep what is for the nodes alone; return whether it is new.
+    def note(
+        self, archive: Archive | None, sealed: Broadcast, history: History, key: str, name: str = ""
+    ) -> tuple[Position, bool]:
+        """Keep what nobody here is to get; return its position, and whether it is new.
 
+        :param name: of the channel that is not to get it elsewhere either, or nothing.
         :raises InvalidPayload: it is larger than what its topic may keep.
         :raises NotPublished: nothing keeps it.
         """
         if archive is None:
-            return self.store.append(sealed, history, clock.monotonic(), "", key)[1]
-        return archive.keep(sealed.topic, history, pack_entry("", sealed, self._json), key)[1]
+            return self.store.append(sealed, history, clock.monotonic(), name, key)
+        return archive.keep(sealed.topic, history, pack_entry(name, sealed, self._json), key)
 
     def noted(self, archive: Archive | None, topic: str, history: History) -> Iterator[Broadcast]:
         """Return what was noted, the newest first."""
@@ -163,8 +166,10 @@ class Histories:
         else:
             tail.arrive(message)
 
-    def list(self, archive: Archive | None, topic: str, since: str | None, limit: int | None) -> list[Kept]:
-        """Return what a topic keeps, as an author wants it.
+    def look(
+        self, archive: Archive | None, topic: str, since: str | None, limit: int | None
+    ) -> tuple[Position, list[Kept]]:
+        """Return where a topic is, and what it keeps, as an author wants it.
 
         :raises InvalidOption: it has no history.
         :raises HistoryLost: the history does not reach back to ``since``.
@@ -178,12 +183,13 @@ class Histories:
         if stretch is None:
             raise HistoryLost(f"the history of {shown(topic)} does not reach back to {shown(since)}")
         kept = stretch.kept(topic)
-        return kept if limit is None else kept[max(0, len(kept) - limit) :]
+        return Position(stretch.epoch, stretch.head), kept if limit is None else kept[max(0, len(kept) - limit) :]
 
     @property
     def store(self) -> MemoryStore:
-        """What this process keeps, where it is alone."""
-        if self._store is None:
+        """What this process keeps, where it is alone; one that is forked begins anew, in an epoch of its own."""
+        if self._store is None or self._process != os.getpid():
+            self._process = os.getpid()
             self._store = MemoryStore(secrets.token_hex(4), self.total, self._reached)
         return self._store
 
@@ -230,10 +236,11 @@ class Histories:
             return
         self._pubsub.subscribe(topic, subscriber)
         if recovery is not None and self._adapter is None:
-            since = recovery.since
-            stretch = None if since is None else self._read(None, topic, history, since)
-            position = self.store.position(topic, history, clock.monotonic())
-            recovery.take(None if stretch is None else stretch.kept(topic), position)
+            for start in recovery.starts:
+                if (stretch := self._read(None, topic, history, start)) is not None:
+                    recovery.go_on(start, stretch.kept(topic))
+                    return
+            recovery.begin(self.store.position(topic, history, clock.monotonic()))
 
     def leave(self, topic: str, subscriber: Subscriber) -> None:
         """End what :meth:`enter` has begun, also while it is under way."""
@@ -279,27 +286,33 @@ class Histories:
         self._pubsub.add(topic, subscriber)
 
     def _recover(self, archive: Archive, tail: Tail, history: History, recovery: Recovery, deadline: float) -> None:
-        """Read what the client has missed, up to where this node is.
+        """Read what the client has missed, up to where this node is."""
+        for start in recovery.starts:
+            tail.reach(start, max(0.0, deadline - clock.monotonic()))
+            if (missed := self._missed(archive, tail, history, start, deadline)) is not None:
+                recovery.go_on(start, missed)
+                return
+        recovery.begin(tail.position or NOWHERE)
+
+    def _missed(
+        self, archive: Archive, tail: Tail, history: History, since: Position, deadline: float
+    ) -> list[Kept] | None:
+        """Return what was kept after a position, up to where this node is; None: some of it is lost.
 
         What is delivered here while the history is read is collected, so that both together have no hole.
         """
-        since = recovery.since
-        if since is not None:
-            tail.reach(since, max(0.0, deadline - clock.monotonic()))
         collected = tail.collect()
         try:
             with gevent.Timeout(max(0.0, deadline - clock.monotonic()), NotPublished("it does not answer in time")):
-                stretch = None if since is None else self._read(archive, tail.topic, history, since)
+                stretch = self._read(archive, tail.topic, history, since)
         except PhoenixError as error:
             log.warning("the history of %s cannot be read: %s", shown(tail.topic), error)
             stretch = None
         finally:
             tail.forget(collected)
         position = tail.position or NOWHERE
-        missed = None
-        if stretch is not None and since is not None and stretch.epoch == position.epoch:
-            missed = stretch.kept(tail.topic)[: max(0, position.offset - since.offset)]
-            missed += collected[max(0, len(collected) + len(missed) + since.offset - position.offset) :]
-            if len(missed) != position.offset - since.offset:
-                missed = None
-        recovery.take(missed, position)
+        if stretch is None or not since.epoch == stretch.epoch == position.epoch:
+            return None
+        missed = stretch.kept(tail.topic)[: max(0, position.offset - since.offset)]
+        missed += collected[max(0, len(collected) + len(missed) + since.offset - position.offset) :]
+        return missed if len(missed) == position.offset - since.offset else None

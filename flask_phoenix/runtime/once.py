@@ -36,7 +36,7 @@ def answer_once(
 
     def keep(event: str, value: Any, once: str = "") -> bool:
         entry = Broadcast(f"{INTERNAL}once:{topic}", event, JsonText(json.dumps(value)))
-        return histories.note(archive, entry, KEPT, once)
+        return histories.note(archive, entry, KEPT, once)[1]
 
     attempt = 0
     while not keep(CLAIMED, [key, attempt], f"{attempt} {key}"):

@@ -57,6 +57,8 @@ class Tail:
         self._greenlet: Any = None
         #: There may be more than what has been delivered.
         self._behind = False
+        #: What came last while the history was read: if that does not have it yet, it is read again.
+        self._latest: Position | None = None
 
     def catch_up(self) -> None:
         """Have what is missing read from the history, and delivered, soon."""
@@ -85,10 +87,10 @@ class Tail:
         if position is None:
             return
         if self._greenlet is not None or self.position is None:
-            self._behind = True  # the history has it by now
+            self._latest = position  # the history has it by now
         elif position == (self.position.epoch, self.position.offset + 1):
             self._hand_on(message, position)
-        elif position.epoch != self.position.epoch or position.offset > self.position.offset:
+        elif self._is_ahead(position):
             self.catch_up()
 
     def collect(self) -> list[Kept]:
@@ -113,6 +115,7 @@ class Tail:
     def _run(self) -> None:
         told = False
         while self._behind:
+            self._behind, self._latest = False, None  # whatever comes from now on, the read may not find
             try:
                 self._take(*self._read(self.position))
             except gevent.GreenletExit:
@@ -120,19 +123,24 @@ class Tail:
             except Exception as error:
                 if not told:
                     log.warning("the history of %s cannot be read, and is asked again: %s", shown(self.topic), error)
-                told = True
+                told = self._behind = True
                 gevent.sleep(RETRY)
         self._greenlet = None
 
     def _take(self, stretch: Stretch, whole: bool) -> None:
         """Take what the history says; nothing waits in here."""
-        self._behind = False
         if not whole:
             self._lose()
         for message, entry in zip(stretch.kept(self.topic), stretch.entries, strict=True):
             self._hand_on(message, Position(stretch.epoch, entry.offset))
         self.position = Position(stretch.epoch, stretch.head)
+        if self._latest is not None and self._is_ahead(self._latest):
+            self._behind = True
         self.known.set()
+
+    def _is_ahead(self, position: Position) -> bool:
+        """Tell whether what has this position was not delivered here."""
+        return self.position is None or position.epoch != self.position.epoch or position.offset > self.position.offset
 
     def _lose(self) -> None:
         """Tell those who rely on positions."""
@@ -140,3 +148,5 @@ class Tail:
             log.warning("messages on %s are lost; %d clients are told", shown(self.topic), len(self.followers))
         for lose in list(self.followers.values()):
             lose()
+        for collected in self._collecting:
+            collected.clear()  # what comes now does not follow it

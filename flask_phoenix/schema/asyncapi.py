@@ -18,6 +18,8 @@ ABOUT = (
 BINARY = "application/octet-stream"
 #: What says that a channel handles other events, too.
 OTHERS = "x-handles-other-events"
+#: What says what a variable of a topic may be.
+KIND = "x-kind"
 REFUSAL = {
     "title": "Refusal",
     "description": "The payload of an error reply. Where a payload was of another type, errors tells where.",
@@ -85,7 +87,7 @@ class _Writer:
         """Write the channel and its operations."""
         family, params = self._family, self._schemas.of(self._client.params)
         channel: Document = {
-            "address": VARIABLE.sub(lambda match: f"{{{match[1] or 'subtopic'}}}", family.pattern),
+            "address": VARIABLE.sub(lambda match: f"{{{match['name'] or 'subtopic'}}}", family.pattern),
             "title": family.name,
             **_described(family.about),
             "servers": [{"$ref": f"#/servers/{self._server}"}],
@@ -94,7 +96,7 @@ class _Writer:
         if family.takes_others:
             channel[OTHERS] = True
         if family.variables:
-            channel["parameters"] = {name: {} for name in family.variables}
+            channel["parameters"] = {name: {KIND: kind} for name, kind in family.variables.items()}
         if params and (query := self._schemas.followed(params)).get("type") == "object" and "properties" in query:
             channel["bindings"] = {"ws": {"method": "GET", "query": query}}
         self._document["channels"][self._key] = channel

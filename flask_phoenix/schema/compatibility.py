@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from .asyncapi import OTHERS, Document
+from .asyncapi import KIND, OTHERS, Document
 from .schemas import PLACE, Schema
 
 #: Constraints under which less is taken if they are greater, and if they are less.
@@ -54,21 +54,33 @@ class _Comparison:
             if _path(server) not in paths:
                 yield f"{server['pathname']}: the socket is gone"
         for key, channel in self._old["channels"].items():
-            if key not in self._new["channels"]:
+            if (newer := self._newer(key, channel)) is None:
                 yield f"{channel['address']}: the topics are gone"
                 continue
-            yield from self._params(channel, self._new["channels"][key])
-            if OTHERS in channel and OTHERS not in self._new["channels"][key]:
-                yield f"{channel['address']}: other events are not handled any more"
+            yield from self._params(channel, self._new["channels"][newer])
+            yield from self._events(key, channel, newer)
+
+    def _newer(self, key: str, channel: Document) -> str | None:
+        """Return the key of the channel that serves the same topics, whatever their variables are named."""
+        channels = self._new["channels"]
+        same = (
+            other
+            for other in channels
+            if _topics(channels[other]) == _topics(channel) and other not in self._old["channels"]
+        )
+        return key if key in channels else next(same, None)
+
+    def _events(self, before: str, channel: Document, after: str) -> Iterator[str]:
+        newer = self._new["channels"][after]
+        if OTHERS in channel and OTHERS not in newer:
+            yield f"{channel['address']}: other events are not handled any more"
         for key, operation in self._old["operations"].items():
-            channel = _at(self._old, operation["channel"]["$ref"])
-            newer = self._new["channels"].get(operation["channel"]["$ref"].rpartition("/")[2])
-            if newer is None:
+            if operation["channel"]["$ref"] != f"#/channels/{before}":
                 continue
             (event, *_) = [_at(self._old, message["$ref"])["name"] for message in operation["messages"]] or [key]
             where = f"{channel['address']} {event}"
-            if key in self._new["operations"]:
-                yield from self._operation(where, operation, self._new["operations"][key])
+            if (same := after + key.removeprefix(before)) in self._new["operations"]:
+                yield from self._operation(where, operation, self._new["operations"][same])
             elif operation["action"] == "send" or OTHERS not in newer:
                 verb = "sent" if operation["action"] == "send" else "handled"
                 yield f"{where}: the event is not {verb} any more"
@@ -222,6 +234,12 @@ def _branches(schema: Schema) -> list[Any]:
 def _limit(schema: Schema, names: tuple[str, str], sign: int) -> tuple[float, int] | None:
     """Return the narrower limit of a number, and whether it is excluded."""
     return max(((sign * schema[name], excluded) for excluded, name in enumerate(names) if name in schema), default=None)
+
+
+def _topics(channel: Document) -> tuple[Any, str]:
+    """Return what tells the topics of a channel from others: its socket, and its address with kinds of variables."""
+    kinds = {name: each.get(KIND) for name, each in channel.get("parameters", {}).items()}
+    return channel["servers"], re.sub(r"{(\w+)}", lambda found: f"{{{kinds.get(found[1])}}}", channel["address"])
 
 
 def _path(server: Document) -> str:

@@ -14,7 +14,7 @@ from ..protocol.messages import Reply
 from ..socket import BaseSocket, Route, Socket
 
 #: What a variable of a topic pattern looks like: a star at the end, or as in Flask's routes.
-VARIABLE = re.compile(r"<(?:[^<>:]+:)?(\w+)>|\*$")
+VARIABLE = re.compile(r"<(?:(?P<kind>[^<>:]+):)?(?P<name>\w+)>|\*$")
 
 
 class Shape(NamedTuple):
@@ -58,9 +58,10 @@ class Family(NamedTuple):
     has_presence: bool
 
     @property
-    def variables(self) -> list[str]:
-        """The names of what is variable in the topics."""
-        return [match[1] or "subtopic" for match in VARIABLE.finditer(self.pattern)]
+    def variables(self) -> dict[str, str]:
+        """The names of what is variable in the topics, and its kinds: that of Flask's rules, or a star."""
+        found = VARIABLE.finditer(self.pattern)
+        return {each["name"] or "subtopic": each["kind"] or ("string" if each["name"] else "*") for each in found}
 
 
 class Client(NamedTuple):

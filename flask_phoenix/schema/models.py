@@ -9,6 +9,7 @@ from typing import Any
 from msgspec.inspect import CustomType, type_info
 
 from ..exceptions import InvalidOption
+from ..payloads.annotations import shown_type
 from ..payloads.models import is_model
 from ..payloads.structs import infos_of
 
@@ -25,17 +26,21 @@ def model_schemas(kinds: list[tuple[Any, bool]], template: str) -> tuple[list[An
     """
     if not kinds:
         return [], {}
-    adapter: Any = sys.modules["pydantic"].TypeAdapter
     modes = ["serialization" if sent else "validation" for _, sent in kinds]
-    try:
-        inputs = [
-            (number, mode, adapter(kind)) for number, (mode, (kind, _)) in enumerate(zip(modes, kinds, strict=True))
-        ]
-        found, rest = adapter.json_schemas(inputs, ref_template=template)
-    except Exception as error:
-        raise InvalidOption(f"pydantic has no schema of one of the types of payloads: {error}") from error
+    adapters = [_adapter(kind, mode) for mode, (kind, _) in zip(modes, kinds, strict=True)]
+    inputs = list(zip(range(len(kinds)), modes, adapters, strict=True))
+    found, rest = sys.modules["pydantic"].TypeAdapter.json_schemas(inputs, ref_template=template)
     schemas = [found[number, mode] for number, mode in enumerate(modes)]
     return _merged(schemas, rest.get("$defs", {}), template)
+
+
+def _adapter(kind: Any, mode: str) -> Any:
+    try:
+        adapter = sys.modules["pydantic"].TypeAdapter(kind)
+        adapter.json_schema(mode=mode)
+    except Exception as error:
+        raise InvalidOption(f"{shown_type(kind)} has no JSON Schema: {error}") from error
+    return adapter
 
 
 def models_inside(kind: Any) -> Iterator[Any]:

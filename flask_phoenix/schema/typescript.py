@@ -21,6 +21,16 @@ export interface Refusal {
   [field: string]: any;
 }
 
+/** What the reply to a join with `since` says of the client's position. */
+export interface Recovery {
+  recovered: boolean;
+  epoch: string;
+  offset: number;
+  missed: number;
+  ref: string;
+  sender: string;
+}
+
 /** What is declared of a family of topics. */
 export interface Contract {
   join: { payload: any; reply: any };
@@ -39,8 +49,8 @@ export interface TypedPush<Response> extends Omit<Push, "receive"> {
 }
 
 export interface TypedChannel<C extends Contract> extends Omit<Channel, "join" | "on" | "push"> {
-  join(timeout?: number): TypedPush<C["join"]["reply"]>;
-  on<E extends Names<C["events"]>>(event: E, callback: (payload: C["events"][E]) => any): number;
+  join(timeout?: number): TypedPush<C["join"]["reply"] & { phx_history?: Recovery }>;
+  on<E extends Names<C["events"]>>(event: E, callback: (payload: C["events"][E], ref?: string) => any): number;
   push<E extends Names<C["pushes"]>>(
     event: E,
     payload: C["pushes"][E]["payload"] & object,
@@ -62,8 +72,8 @@ export interface PresenceDiff {
 """
 
 #: Names that stand for something else in what is written.
-TAKEN = {"Arguments", "Channel", "Contract", "Names", "PresenceDiff", "PresenceState", "Push", "Refusal", "Socket"}
-TAKEN |= {"Sendable", "TypedChannel", "TypedPush", "ArrayBuffer", "Record", "Omit"}
+TAKEN = {"Arguments", "Channel", "Contract", "Names", "PresenceDiff", "PresenceState", "Push", "Recovery", "Refusal"}
+TAKEN |= {"Sendable", "Socket", "TypedChannel", "TypedPush", "ArrayBuffer", "Record", "Omit"}
 #: Words that cannot be names of types.
 TAKEN |= {"any", "bigint", "boolean", "never", "number", "object", "string", "symbol", "undefined", "unknown", "void"}
 TAKEN |= {

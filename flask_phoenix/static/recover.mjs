@@ -5,7 +5,7 @@ export function recover(socket, topic, params = {}, { onGap, onCaughtUp } = {}) 
   const channel = socket.channel(topic, () => ({ ...(typeof params == "function" ? params() : params), since: last }))
   const before = channel.trigger
   channel.trigger = function (event, payload, ref, joinRef) {
-    const told = event == "phx_reply" && payload?.response?.phx_history
+    const told = event == "phx_reply" && this.isJoining() && payload?.response?.phx_history
     if (told) {
       if (last) (told.recovered ? onCaughtUp : onGap)?.(told)
       last = told
@@ -15,7 +15,7 @@ export function recover(socket, topic, params = {}, { onGap, onCaughtUp } = {}) 
     } else if (next || ref?.includes?.(":")) {
       const here = next || ref
       next = null
-      if (!this.isJoined()) return // the reply came too late: all since then comes again
+      if (!this.isJoined()) return // its reply was late: all comes again
       last = { ...last, ref: here }
     }
     return before.call(this, event, payload, ref, joinRef)

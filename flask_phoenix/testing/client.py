@@ -15,8 +15,8 @@ from .presence import Change, Follower, Presences
 from .settling import wait_for
 from .transcript import CLOSED, GOT, SENT, Entry, Transcript
 
-#: pytest shows the line of the test that failed, and not what stands below.
-__tracebackhide__ = True
+#: pytest and unittest show the line of the test that failed, and not what stands below.
+__tracebackhide__ = __unittest = True
 
 #: Real seconds within which what another thread does has to come. What follows in this one has come before that.
 WITHIN = 2.0

@@ -31,7 +31,7 @@ from .settling import wait_for
 from .transcript import Transcript
 
 #: As in .client.
-__tracebackhide__ = True
+__tracebackhide__ = __unittest = True
 
 HOST = "127.0.0.1"
 #: Seconds that a server may take to start, and to end.

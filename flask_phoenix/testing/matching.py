@@ -8,7 +8,7 @@ from typing import Any
 from ..payloads.writing import plain_value
 
 #: As in .client.
-__tracebackhide__ = True
+__tracebackhide__ = __unittest = True
 
 
 #: What a payload is to be: a function is told apart, so that type checkers know what it is given.

@@ -33,7 +33,7 @@ from .transcript import Transcript
 log = logging.getLogger("flask_phoenix.connection")
 
 #: As in .client.
-__tracebackhide__ = True
+__tracebackhide__ = __unittest = True
 
 Arguments = ParamSpec("Arguments")
 
@@ -41,6 +41,9 @@ Arguments = ParamSpec("Arguments")
 HEARTBEAT_PERIOD = 30.0
 #: The close code for a client that fell silent, as a WebSocket's.
 PROTOCOL_ERROR = 1002
+
+#: Where a client comes from, as Flask's own test client.
+PLACE = {"REMOTE_ADDR": "127.0.0.1"}
 
 #: The parameter in which a client sends its CSRF token.
 CSRF_PARAMETER = "_csrf_token"
@@ -55,6 +58,7 @@ class Client(BaseClient):
         one is, or the only one of ``socket``; or ``"/socket"``.
     :param params: the client's parameters, nested or not.
     :param headers: of the handshake request, such as an Origin.
+    :param environ: of its WSGI environ, what servers and proxies say: ``REMOTE_ADDR``, ``wsgi.url_scheme``.
     :param http: a test client of the app: its cookies, and the CSRF token of its session.
     :param session: what the session holds, if there is no ``http``; its CSRF token goes with it.
     :param assigns: begins without a handshake, and without ``connect``: with these values.
@@ -75,6 +79,7 @@ class Client(BaseClient):
         params: Mapping[str, Any] | None = None,
         headers: Any = None,
         *,
+        environ: Mapping[str, Any] | None = None,
         http: FlaskClient | None = None,
         session: Mapping[str, Any] | None = None,
         assigns: Mapping[str, Any] | None = None,
@@ -92,7 +97,7 @@ class Client(BaseClient):
         wire = wire or WIRES.get(vsn, WIRES["2.0.0"])
         transcript = self._own_transcript or transcript
         assert transcript is not None
-        super().__init__(transcript, name or transcript.next_name(), wire, within)
+        super().__init__(transcript, name or "client", wire, within)
         self._frames: Queue[Any] = Queue()
         self._carrier = MemoryCarrier(self._arrive, wire.read, self._end)
         self._last_sent = clock.monotonic()
@@ -100,12 +105,12 @@ class Client(BaseClient):
         self._heartbeat = wire.write(heartbeat_message())
         try:
             endpoint, url = find_endpoint(app, path, socket)
-            handshake = Handshake(app, endpoint, url, {"vsn": vsn, **(params or {})}, headers, http, session)
+            handshake = Handshake(app, endpoint, url, {"vsn": vsn, **(params or {})}, headers, environ, http, session)
             if assigns is None:
                 self._connection = call(handshake.connect, self._carrier, within=within)
             else:
                 self._connection = call(handshake.skip, self._carrier, assigns, id, within=within)
-            self.name = name or self._connection.id or self.name
+            self.name = name or transcript.name_for(self._connection.id)
             self._open(endpoint.mount.options.timeout, heartbeat)
         except BaseException:
             self._close_transcript()
@@ -213,6 +218,7 @@ class Handshake:
         url: str,
         params: dict[str, Any],
         headers: Any,
+        environ: Mapping[str, Any] | None,
         http: FlaskClient | None,
         session: Mapping[str, Any] | None,
     ) -> None:
@@ -221,6 +227,7 @@ class Handshake:
         self._url = url
         self._params = params
         self._headers = headers
+        self._environ = {**(http.environ_base if http is not None else PLACE), **(environ or {})}
         self._http = http
         self._session = session
 
@@ -252,10 +259,9 @@ class Handshake:
                 token = session.get(self._endpoint.mount.options.csrf_token_key)
             if token is not None:
                 params.setdefault(CSRF_PARAMETER, token)
-        base = http.environ_base if http is not None else None
         query = urlencode(list(flatten(params)))
         context = self._app.test_request_context(
-            self._url, query_string=query, headers=self._headers, environ_base=base
+            self._url, query_string=query, headers=self._headers, environ_overrides=self._environ
         )
         if http is not None:
             http._add_cookies_to_wsgi(context.request.environ)  # what a request of its own would send

@@ -12,7 +12,7 @@ from gevent.hub import Waiter
 from ..exceptions import PhoenixError
 
 #: As in .client.
-__tracebackhide__ = True
+__tracebackhide__ = __unittest = True
 
 #: libev's lowest priority: after everything else that the event loop has to do.
 LAST = -2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,7 @@ class Transcript:
     def __init__(self, app: Flask | None = None) -> None:
         self._began = clock.monotonic()
         self._entries: list[Entry] = []
-        self._clients = 0
+        self._names: Counter[str | None] = Counter()
         #: A test was told that something is wrong.
         self.failed = False
         self._failure: BaseException | None = None
@@ -56,10 +57,13 @@ class Transcript:
             self._end_tap = self._engine.pubsub.tap(self._note_broadcast)
             got_request_exception.connect(self._note_failure, app)
 
-    def next_name(self) -> str:
-        """Return a name for another client."""
-        self._clients += 1
-        return f"client {self._clients}"
+    def name_for(self, id: str | None) -> str:
+        """Return a name for another client: the id of its socket, or a number, and no other's."""
+        self._names[id] += 1
+        number = self._names[id]
+        if id is None:
+            return f"client {number}"
+        return id if number == 1 else f"{id} ({number})"
 
     def note(self, who: str, why: str, what: Any) -> Entry:
         """Remember something."""

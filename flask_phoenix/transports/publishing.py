@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flask import Blueprint, request
@@ -12,6 +12,7 @@ from flask.typing import ResponseReturnValue
 from .. import clock
 from ..exceptions import InvalidMessage, InvalidOption, InvalidPayload, NotPublished
 from ..protocol.json import Json
+from ..protocol.messages import INTERNAL
 from .endpoint import NAME
 
 #: The header that signs a request: ``t=<seconds since 1970>,v1=<signature>``.
@@ -24,17 +25,20 @@ MESSAGE_LIMIT = 100
 
 #: Publishes a message, given a topic, an event, a payload and perhaps an ``idempotency_key``.
 Publish = Callable[..., Any]
+#: What publishers and the server share.
+Secret = str | bytes
 
 
 class Publishing:
     """The views of the blueprint.
 
-    :param secret: with which requests are signed.
+    :param secrets: with one of which a request is signed.
     """
 
-    def __init__(self, secret: str | bytes, publish: Publish, json: Json) -> None:
-        self._secret = secret.encode() if isinstance(secret, str) else secret
-        if len(self._secret) < 16:
+    def __init__(self, secrets: Secret | Sequence[Secret], publish: Publish, json: Json) -> None:
+        several = [secrets] if isinstance(secrets, str | bytes) else secrets
+        self._secrets = [each.encode() if isinstance(each, str) else each for each in several]
+        if not self._secrets or any(len(each) < 16 for each in self._secrets):
             raise InvalidOption("publish_blueprint needs a secret of 16 bytes or more, as secrets.token_hex() makes")
         self._publish = publish
         self._json = json
@@ -47,7 +51,7 @@ class Publishing:
 
     def publish(self) -> ResponseReturnValue:
         """Publish one message, or a list of them, in order; answer with a receipt for each."""
-        body = request.stream.read(BODY_LIMIT + 1)
+        body = request.stream.read(BODY_LIMIT + 1) or request.get_data()  # if a hook of the app has read it
         if len(body) > BODY_LIMIT:
             return {"error": f"a request has at most {BODY_LIMIT} bytes"}, 413
         if not self._is_signed(body):
@@ -72,8 +76,9 @@ class Publishing:
         at = fields.get("t", "")
         if not (at.isascii() and at.isdigit() and len(at) < 12) or abs(clock.time() - int(at)) > TOLERANCE:
             return False
-        expected = hmac.digest(self._secret, at.encode() + b"." + body, "sha256").hex()
-        return hmac.compare_digest(expected.encode(), fields.get("v1", "").encode())
+        signed, signature = at.encode() + b"." + body, fields.get("v1", "").encode()
+        expected = (hmac.digest(secret, signed, "sha256").hex() for secret in self._secrets)
+        return any(hmac.compare_digest(each.encode(), signature) for each in expected)
 
     def _read(self, body: bytes) -> list[dict[str, Any]]:
         """Read the messages of a request.
@@ -88,6 +93,9 @@ class Publishing:
             fields = message if isinstance(message, dict) else {}
             texts = [fields.get(name) for name in ("topic", "event")] + [fields.get("idempotency_key", "")]
             known = fields.keys() <= {"topic", "event", "payload", "idempotency_key"}
-            if not known or not all(isinstance(text, str) for text in texts) or not isinstance(fields["payload"], dict):
+            strings = all(isinstance(text, str) for text in texts)
+            if not known or not strings or not isinstance(fields.get("payload"), dict):
                 raise InvalidMessage("a message has a topic, an event, a payload, and perhaps an idempotency_key")
+            if fields["topic"].startswith(INTERNAL):
+                raise InvalidMessage(f"topics that begin with {INTERNAL!r} are those of the nodes themselves")
         return messages

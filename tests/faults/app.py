@@ -32,7 +32,9 @@ class Room(NamedRoom):
 
 @UserSocket.channel("hall:*")
 class Hall(Room):
-    """Has every second message pass its interceptor."""
+    """Has every second message pass its interceptor, and keeps too little for long drops."""
+
+    history = History(size=8, ttl=60)
 
     @intercept("odd")
     def odd(self, payload: Any) -> None:

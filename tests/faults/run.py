@@ -19,7 +19,7 @@ from flask_phoenix import NotPublished
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.pubsub.adapter import make_publisher
 from flask_phoenix.pubsub.envelope import pack_entry
-from tests.faults.app import Room, broadcast_of
+from tests.faults.app import Hall, Room, broadcast_of
 from tests.faults.ledger import Ledger
 from tests.support.child import Child
 from tests.support.fleet import Fleet
@@ -151,8 +151,9 @@ class Publishers:
         assert self._publisher is not None
         number = next(self._numbers)
         entry = pack_entry("", broadcast_of(topic, number), JSON)
+        history = (Hall if topic == "hall:1" else Room).history
         try:
-            ref = str(self._publisher.keep(topic, Room.history, entry, "")[0])
+            ref = str(self._publisher.keep(topic, history, entry, "")[0])
         except NotPublished:
             ref = None
         return self._noted(topic, ref, number)

@@ -32,7 +32,7 @@ def enough() -> Callable[[Ledger], bool]:
     def until(ledger: Ledger) -> bool:
         if SECONDS:
             return time.monotonic() - began > SECONDS
-        return ledger.counts["recoveries"] > 30 and ledger.counts["messages"] > 1000
+        return ledger.counts["recoveries"] > 20 and ledger.counts["messages"] > 1000
 
     return until
 

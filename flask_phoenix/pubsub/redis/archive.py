@@ -57,6 +57,13 @@ local function trim(kept)
     end
 end
 
+-- Finds the keys of what is kept, if Redis has evicted them alone.
+local function know_keys()
+    for _, kept in ipairs(redis.call('XRANGE', log, '-', '+')) do
+        if kept[2][4] then redis.call('HSET', keys, kept[2][4], string.match(kept[1], '^%d+')) end
+    end
+end
+
 local function remember()
     redis.call('HSET', place, 'run', run, 'epoch', epoch, 'head', string.format('%.0f', head), 'size', size)
     redis.call('PEXPIRE', place, head > 0 and ttl + memory or tonumber(ARGV[8]))
@@ -94,7 +101,10 @@ end
 
 if verb == 'keep' then
     local key, entry = ARGV[9], ARGV[10]
-    if key ~= '' then trim(0) end
+    if key ~= '' then
+        trim(0)
+        if redis.call('EXISTS', keys) == 0 then know_keys() end
+    end
     local known = key ~= '' and redis.call('HGET', keys, key)
     if known then return {epoch, tonumber(known), 0, 0} end
     head, size = head + 1, size + #entry + overhead

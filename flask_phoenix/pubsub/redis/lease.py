@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import gevent
-from redis.exceptions import NoPermissionError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from ... import clock
 from ...exceptions import NotPublished
@@ -114,8 +114,10 @@ class Lease:
         if not isinstance(answer, Exception):
             self._refusal = ""
             return answer
-        if str(answer) != self._refusal:
-            self._refusal = str(answer)
+        # While Redis is away, the errors of one connection after another tell nothing new.
+        refusal = str(answer) if isinstance(answer, ResponseError) else "no answer"
+        if refusal != self._refusal:
+            self._refusal = refusal
             remedy = f"; {self._remedy}" if isinstance(answer, NoPermissionError) else ""
             log.error("it is unknown who leads, until Redis answers: %s%s", answer, remedy)
         return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import sqlite3
@@ -14,7 +15,9 @@ from pathlib import Path
 from ...exceptions import NotPublished
 from ..adapter import Archive
 from ..history import MEMORY, OVERHEAD, QUIET, TOTAL, History, Position, check_size
-from .directory import HISTORY
+from .files import find_file, identify, leave_file, watched
+
+log = logging.getLogger("flask_phoenix.workers")
 
 #: Seconds for which another worker may hold it: one that was stopped in the middle of a write.
 BUSY_TIMEOUT = 2.0
@@ -44,7 +47,7 @@ class WorkersArchive:
 
     What is kept outlives any worker, and all of them where the directory stays. It need not outlive the machine, so
     nothing is forced to the disk: when the machine has started anew, it begins anew. So its clock is the one that
-    counts from there, which all processes share and nobody sets.
+    counts from there, which all processes share and nobody sets. Where its file is deleted or damaged, all begin anew.
 
     :param directory: in which the workers listen.
     :param total: bytes that all topics keep together; None: as many as the nodes say.
@@ -68,6 +71,10 @@ class WorkersArchive:
         self._process = 0
         self._lock = threading.Lock()
         self._database: sqlite3.Connection
+        self._file: Path
+        #: What is looked at before each step, and by what it was known when it was opened.
+        self._watched: list[str] = []
+        self._identity: list[int] = []
         self._epoch = ""
 
     def append(self, topic: str, history: History, data: bytes, key: str) -> tuple[Position, bool]:
@@ -144,10 +151,17 @@ class WorkersArchive:
                 raise
             finally:
                 self._lock.release()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
+            if type(error) is sqlite3.DatabaseError:  # the file is none of SQLite's any more
+                with self._lock:
+                    self._begin_anew()
+            remedy = "is a worker stopped, or the disk full?"
+            if not self._directory.is_dir():
+                remedy = (
+                    f"start the server, and have it listen there with PHOENIX_PUBSUB_URL=workers://{self._directory}"
+                )
             raise NotPublished(
-                f"the history of the workers in {self._directory} cannot be used: {error}; is a worker stopped, or the"
-                " disk full?"
+                f"the history of the workers in {self._directory} cannot be used: {error}; {remedy}"
             ) from error
 
     def _lock_database(self, last: bool) -> bool:
@@ -172,10 +186,11 @@ class WorkersArchive:
     def _open(self) -> None:
         """Open this process' own connection: what a fork has inherited is its parent's."""
         if self._process == os.getpid():
-            return
-        database = sqlite3.connect(
-            self._directory / HISTORY, timeout=BLOCK, isolation_level=None, check_same_thread=False
-        )
+            if identify(self._watched) == self._identity != []:
+                return
+            self._begin_anew()
+        self._file = find_file(self._directory)
+        database = sqlite3.connect(self._file, timeout=BLOCK, isolation_level=None, check_same_thread=False)
         try:
             database.execute("PRAGMA journal_mode = WAL")
             database.execute("PRAGMA synchronous = OFF")
@@ -185,6 +200,19 @@ class WorkersArchive:
             database.close()
             raise
         self._database, self._process = database, os.getpid()
+        self._watched = watched(self._directory, self._file)
+        self._identity = identify(self._watched)
+
+    def _begin_anew(self) -> None:
+        """Leave a file that is deleted or damaged, or that others have left; all who use it do so."""
+        log.error(
+            "the history of the workers in %s was deleted or damaged, and begins anew: see that nothing but the workers"
+            " changes that directory",
+            self._directory,
+        )
+        self.close()
+        with suppress(FileNotFoundError):  # nothing leads to it any more
+            leave_file(self._directory, self._file)
 
     def _trim(self, database: sqlite3.Connection, topic: str, history: History, now: float) -> None:
         """Drop what the topic keeps beyond its own bounds, and some of what is too old."""

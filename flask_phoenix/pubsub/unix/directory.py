@@ -19,8 +19,8 @@ SUFFIX = ".sock"
 PREFIX = "phoenix"
 #: The system takes about a hundred bytes, and the name of a worker some of them.
 LONGEST = 80
-#: What the workers keep, by the number of its tables' form; SQLite puts other files beside it that begin so.
-HISTORY = "history-2.db"
+#: What leads to the file of what the workers keep, by the number of its tables' form; the file's name begins so.
+HISTORY = "history-2"
 #: How the names of the locks begin by which workers agree on who leads.
 LEADER = "leader-"
 REMEDY = "name a directory that this user alone may enter, as in workers:///run/myapp"

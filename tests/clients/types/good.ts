@@ -1,5 +1,5 @@
 import { Presence, Socket } from "phoenix";
-import type { UserSocket } from "./declared";
+import type { Recovery, UserSocket } from "./declared";
 
 const socket: UserSocket = new Socket("/shop/7/socket", { params: { user: 7 } });
 socket.connect();
@@ -21,6 +21,10 @@ socket.channel(`room:${id}`, () => ({ nick: "Ada" })).leave();
 const lobby = socket.channel("room:lobby");
 lobby.on("anything", (payload) => payload.whatever);
 lobby.push("shout", {});
+let last: Recovery | undefined;
+const recovering = socket.channel("room:43", () => ({ nick: "Ada", since: last ?? null }));
+recovering.on("new_msg", (message, ref) => message.body.trim() && last && ref && (last = { ...last, ref }));
+recovering.join().receive("ok", ({ messages, phx_history }) => messages.length && (last = phx_history));
 const desk = socket.channel("desk:7", { nick: "Ada" });
 desk.on("desk:moved", ({ colour, at, next }) => colour === "red" && at?.trim() && next?.next?.colour);
 desk.on("priced", ({ gross, shown, next }) => gross.toFixed() + shown.trim() + next?.shown);
