@@ -204,8 +204,9 @@ def test_what_all_nodes_do(apps: list[Flask], phoenix_clock: Clock) -> None:
 def test_crashes_with_their_tracebacks(apps: list[Flask], phoenix_clock: Clock) -> None:
     with Client(apps[1], params={"token": "abc"}) as client, Client(apps[0]):
         payload = {"crash": True, "password": "hunter2", "text": "x" * 100_000}
-        client.join("room:1").push("do", payload)
-        turn()
+        room = client.join("room:1")
+        room.push("do", payload)
+        room.assert_push("phx_error")
         with operator(apps[0]) as looking:
             page = looking.join(TOPIC)
             (crash,) = second(page, phoenix_clock)["crashes"]
