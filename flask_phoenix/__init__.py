@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .broadcaster import Broadcaster as Broadcaster
     from .channel import Channel as Channel
-    from .channel import SocketRef as SocketRef
-    from .channel import intercept as intercept
-    from .channel import on as on
     from .channel import sends as sends
+    from .channel_runtime import SocketRef as SocketRef
     from .exceptions import AlreadyTracked as AlreadyTracked
     from .exceptions import ExpiredToken as ExpiredToken
     from .exceptions import HistoryLost as HistoryLost
@@ -29,6 +27,8 @@ if TYPE_CHECKING:
     from .exceptions import UnknownVersion as UnknownVersion
     from .exceptions import Unsupported as Unsupported
     from .extension import Phoenix as Phoenix
+    from .handlers import intercept as intercept
+    from .handlers import on as on
     from .presence import Presence as Presence
     from .protocol.json import Json as Json
     from .protocol.messages import Broadcast as Broadcast
@@ -51,7 +51,9 @@ else:
     # The same names once more, as an interpreter needs them; tests/test_package.py holds the two lists equal.
     _NAMES = {
         "broadcaster": "Broadcaster",
-        "channel": "Channel SocketRef intercept on sends",
+        "channel": "Channel sends",
+        "channel_runtime": "SocketRef",
+        "handlers": "intercept on",
         "exceptions": "AlreadyTracked ExpiredToken HistoryLost InvalidMessage InvalidOption InvalidPayload"
         " InvalidReturn InvalidToken NotJoined NotPublished NotTracked PhoenixError Refused UnknownEvent UnknownVersion"
         " Unsupported",

@@ -13,7 +13,7 @@ from weakref import WeakSet
 from flask import Blueprint, Flask, current_app, has_app_context
 
 from .app_state import State, state_of
-from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, refuse_lazy, register_error_handler
+from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, register_error_handler
 from .dashboard.pages import dashboard_blueprint
 from .exceptions import InvalidOption, PhoenixError
 from .presence import Presence
@@ -22,6 +22,7 @@ from .protocol.messages import Broadcast, Kept, shown
 from .protocol.serializers import Serializer
 from .pubsub.adapter import Adapter
 from .pubsub.history import Position
+from .refusals import refuse_lazy
 from .runtime.snapshot import LARGEST
 from .server.gevent import Server, require_patched
 from .server.gunicorn import drain_with_worker, is_loading

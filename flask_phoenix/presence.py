@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .channel import Channel, ChannelRuntime, NewMeta, Tracking, refuse_misfits, refuse_reserved
+from .channel import Channel
+from .channel_runtime import ChannelRuntime, NewMeta, Tracking
 from .exceptions import InvalidPayload
 from .payloads.writing import Record
 from .protocol.messages import shown
+from .refusals import refuse_misfits, refuse_reserved
 from .tracker.server import Hooks, Presences, TrackerServer
 
 #: What authors write in a Presence.

@@ -9,21 +9,14 @@ from difflib import get_close_matches
 from math import isfinite
 from typing import Any, ClassVar, NamedTuple, TypeVar
 
-from .channel import (
-    Channel,
-    ErrorHandlerFunction,
-    ErrorHandlers,
-    read_by,
-    refuse_handlers,
-    refuse_misfits,
-    refuse_reserved,
-    register_error_handler,
-)
+from .channel import Channel, ErrorHandlerFunction, ErrorHandlers, register_error_handler
 from .exceptions import InvalidOption, InvalidReturn, Refused
+from .handlers import read_by
 from .patterns import Pattern
 from .payloads.reading import Reader
 from .places import place_of
 from .protocol.messages import INTERNAL, Frame, shown
+from .refusals import refuse_handlers, refuse_misfits, refuse_reserved
 
 #: What authors write in a Socket, and in a RawSocket.
 CALLBACKS = ("connect", "id")

@@ -20,7 +20,7 @@ from gevent.queue import Queue
 from redis.exceptions import ResponseError
 
 from flask_phoenix import InvalidOption, Phoenix
-from flask_phoenix.channel import ChannelRuntime
+from flask_phoenix.channel_runtime import ChannelRuntime
 from flask_phoenix.exceptions import NotPublished
 from flask_phoenix.pubsub.adapter import Adapter
 from flask_phoenix.pubsub.redis import lease

@@ -11,7 +11,7 @@ from gevent import socket
 from gevent.event import Event
 
 from flask_phoenix import Channel, Socket
-from flask_phoenix.channel import on
+from flask_phoenix.handlers import on
 from flask_phoenix.protocol.messages import Broadcast
 from flask_phoenix.runtime import channel_server, listener, turns
 from flask_phoenix.runtime.channel_connection import LARGE

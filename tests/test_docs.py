@@ -39,7 +39,6 @@ from flask_phoenix import (
 )
 from flask_phoenix.app_state import APP_KEYS
 from flask_phoenix.broadcaster import NONE, SETTING
-from flask_phoenix.channel import MAX_KEY
 from flask_phoenix.cli import client
 from flask_phoenix.cli.commands import phoenix as commands
 from flask_phoenix.doctor import redis as redis_doctor
@@ -47,6 +46,7 @@ from flask_phoenix.doctor import serving
 from flask_phoenix.doctor.findings import KINDS
 from flask_phoenix.doctor.probe import DRIVERS
 from flask_phoenix.doctor.site import STATUSES
+from flask_phoenix.handlers import MAX_KEY
 from flask_phoenix.operations import answers
 from flask_phoenix.operations.requests import MAX_SKEW
 from flask_phoenix.payloads.errors import MAX_ERRORS

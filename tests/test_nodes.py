@@ -20,8 +20,9 @@ from gevent.event import Event
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flask_phoenix.channel import Channel, on
+from flask_phoenix.channel import Channel
 from flask_phoenix.exceptions import InvalidMessage, InvalidOption, InvalidPayload, NotPublished, PhoenixError
+from flask_phoenix.handlers import on
 from flask_phoenix.protocol.messages import Broadcast, JsonText
 from flask_phoenix.protocol.serializers import V1Serializer, V2Serializer
 from flask_phoenix.pubsub import hub as hubs

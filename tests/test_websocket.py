@@ -26,8 +26,9 @@ from websockets.frames import Close, Frame, Opcode
 from websockets.protocol import SERVER, State
 from websockets.protocol import Protocol as Codec
 
-from flask_phoenix.channel import Channel, on
+from flask_phoenix.channel import Channel
 from flask_phoenix.exceptions import PhoenixError
+from flask_phoenix.handlers import on
 from flask_phoenix.protocol.json import Json
 from flask_phoenix.protocol.messages import Broadcast, Message
 from flask_phoenix.protocol.serializers import Serializer, V2Serializer

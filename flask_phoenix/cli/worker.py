@@ -14,8 +14,8 @@ from gevent import GreenletExit, monkey
 from gevent.event import Event
 
 from ..app_state import state_of
-from ..channel import refuse_lazy
 from ..exceptions import InvalidOption, PhoenixError
+from ..refusals import refuse_lazy
 from ..runtime.background import STOP_GRACE
 from ..runtime.engine import FAILURES, Engine
 from ..server.drain import drain

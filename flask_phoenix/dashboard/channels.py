@@ -10,8 +10,9 @@ import gevent
 from flask import current_app
 
 from .. import clock
-from ..channel import Channel, on
+from ..channel import Channel
 from ..exceptions import NotPublished, Refused
+from ..handlers import on
 from ..operations.cluster import Cluster
 from ..protocol.messages import INTERNAL, shown
 from ..socket import Socket

@@ -9,18 +9,10 @@ from typing import Any
 import gevent
 
 from ..assigns import CheckedAssigns
-from ..channel import (
-    GRACEFUL,
-    Channel,
-    ChannelRuntime,
-    SocketRef,
-    as_reply,
-    check_sent,
-    dispatch,
-    dispatch_out,
-    handle_error,
-)
+from ..channel import GRACEFUL, Channel, check_sent, dispatch, dispatch_out, handle_error
+from ..channel_runtime import ChannelRuntime, SocketRef
 from ..exceptions import InvalidOption, InvalidPayload, NotJoined, PhoenixError, Refused
+from ..handlers import as_reply
 from ..payloads.writing import is_record
 from ..places import place_of
 from ..protocol.messages import EXPIRING, JOIN, LEAVE, Broadcast, Frame, Kept, Message, Reply, shown

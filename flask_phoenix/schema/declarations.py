@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple, Union
 
-from ..channel import Channel, Tracking
+from ..channel import Channel
+from ..channel_runtime import Tracking
 from ..exceptions import InvalidOption
 from ..payloads.annotations import annotation_of_parameter, annotations_of, bare, parts_of, resolve, shown_type
 from ..protocol.messages import Reply

@@ -9,7 +9,7 @@ from typing import Any
 
 import gevent
 
-from ..channel import ChannelRuntime, NewMeta
+from ..channel_runtime import ChannelRuntime, NewMeta
 from ..exceptions import AlreadyTracked, InvalidMessage, InvalidPayload, InvalidReturn, NotTracked, Unsupported
 from ..payloads.writing import is_record
 from ..protocol.json import Json
