@@ -33,6 +33,11 @@ class ChannelRuntime:
     #: It ended on purpose: its client left the topic, or its author stopped it.
     left: bool
 
+    @property
+    def id(self) -> str | None:
+        """The id of the client's socket, if it has one."""
+        raise NotImplementedError
+
     def push(self, event: str, payload: Any) -> None:
         """Send an event to this client."""
         raise NotImplementedError

@@ -151,7 +151,11 @@ def entrance_of(cls: type[Any], name: str) -> str:
         assert once is not None
         key = _key_of(payload, once)
         call = partial(getattr(channel, name), payload if read is None else read(payload))
-        return as_reply(call(), channel, name) if key is None else channel.once(key, call)
+        if key is None:
+            return as_reply(call(), channel, name)
+        # A key is the client's to choose: nobody else is to get a reply by it, and no other method's.
+        reply: Reply | None = channel.once(f"{channel.runtime.id!r} {name} {key}", call)
+        return reply
 
     entrance = f"_enter_{name}"
     setattr(cls, entrance, enter if once is None else enter_once)

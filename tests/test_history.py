@@ -812,6 +812,25 @@ def test_a_payload_has_its_key_where_the_handler_says(site: Site, channel: type[
     assert site.notes() == ["a", "b", 7, None, None, None]
 
 
+class TwoTills(DeclaredTill):
+    """Gives money back, too."""
+
+    @on("refund", once="key")
+    def refund(self, payload: Any) -> Any:
+        self.note("refund")
+        return {"back": payload["amount"]}
+
+
+@pytest.mark.parametrize(("param", "alan"), [("user", 4), ("name", 3)])
+def test_a_key_is_of_its_handler_and_of_a_client_that_has_an_id(site: Site, param: str, alan: int) -> None:
+    site.serve(TwoTills)
+    for name, paid in (("ada", 3), ("alan", alan), ("ada", 3)):
+        client = site.connect(**{param: name})
+        client.join()
+        assert client.call("pay", {"key": 1, "amount": len(name)})["response"] == {"paid": paid}
+        assert client.call("refund", {"key": 1, "amount": 3})["response"] == {"back": 3}
+
+
 @pytest.mark.parametrize("key", ["", "a" * 129, {}, [1], 1.5, True])
 def test_a_key_that_is_none_is_refused(site: Site, key: Any) -> None:
     client = site.enter(DeclaredTill)

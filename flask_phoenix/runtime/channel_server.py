@@ -313,6 +313,11 @@ class ChannelServer(ChannelRuntime):
             self._has_read = self._has_read or position
         return kept
 
+    @property
+    def id(self) -> str | None:
+        """The id of the client's socket, if it has one."""
+        return self.connection.id
+
     def once(self, key: str, call: Callable[[], Reply | None]) -> Reply | None:
         """Call a function, unless it was called for this key of the topic."""
         return self.connection.engine.once(self.membership.topic, key, call)
