@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 from unittest.mock import ANY
 
+import gevent
 import pytest
 from gevent.event import Event
 from msgspec import Struct
@@ -455,17 +456,27 @@ class Lossy(MemoryAdapter):
         assert self.gate.wait(DEADLINE)
         return answer
 
+    def position(self, topic: str, history: History) -> Position:
+        assert self.reading.wait(DEADLINE)
+        return super().position(topic, history)
+
 
 class Pair:
     """Two nodes that keep what is said in their rooms."""
 
-    def __init__(self, channel: type[Channel] = Chat) -> None:
+    def __init__(self, channel: type[Channel] = Chat, serving: bool = True) -> None:
         network: list[MemoryAdapter] = []
         self.adapters = [Lossy(network), Lossy(network)]
         self.sites = [Site((WebSocketClient, "2.0.0"), adapter) for adapter in self.adapters]
         for site in self.sites:
             site.serve(channel)
-            site.connect()  # it is a node from now on
+        if serving:
+            self.serve()
+
+    def serve(self) -> None:
+        """Let both be nodes from now on."""
+        for site in self.sites:
+            site.connect()
 
 
 @pytest.fixture
@@ -603,6 +614,44 @@ def test_what_comes_while_the_history_is_read_is_not_left_for_later(pair: Pair) 
     client.hears_only()
     pair.adapters[1].gate.set()
     client.hears_only(*said(since, 1, 2))
+
+
+class Elsewhere(Room):
+    """Hears the room from another topic."""
+
+    def after_join(self) -> None:
+        self.subscribe(ROOM)
+
+    def handle_info(self, message: Broadcast) -> None:
+        self.note(message.payload["n"])
+
+
+@pytest.mark.parametrize("begin", ["before it is a node", "as a node", "in a channel"])
+def test_a_function_of_the_app_misses_nothing_while_the_first_client_joins(begin: str) -> None:
+    pair = Pair(serving=begin != "before it is a node")
+    site, adapter = pair.sites[1], pair.adapters[1]
+    if begin == "in a channel":
+        site.serve(Elsewhere, "other:*")
+        site.connect().join("other:1")
+    else:
+        site.phoenix.subscribe(ROOM, lambda broadcast: site.log.put(broadcast.payload["n"]))
+    pair.serve()
+    gevent.idle()
+    say(pair.sites[0], 1)
+    adapter.reading.clear()
+    client = site.connect()
+    client.say("1", "1", ROOM, "phx_join", {})
+    gevent.idle()
+    say(pair.sites[0], 2)
+    gevent.idle()
+    adapter.deaf = True
+    say(pair.sites[0], 3)
+    adapter.deaf = False
+    adapter.reading.set()
+    say(pair.sites[0], 4)
+    assert [site.log.get(timeout=DEADLINE) for _ in range(4)] == [1, 2, 3, 4]
+    for each in pair.sites:
+        each.close()
 
 
 def test_what_is_collected_before_a_loss_does_not_stand_before_what_follows_it() -> None:

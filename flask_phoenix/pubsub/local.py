@@ -307,6 +307,13 @@ class PubSub:
         """Return how many subscribers a topic has here."""
         return sum(len(group.members) for group in list(self._topics.get(topic, {}).values()))
 
+    def subscribers(self) -> dict[str, list[Subscriber]]:
+        """Return the subscribers that each topic has here."""
+        return {
+            topic: [each for group in groups.values() for each in group.members]
+            for topic, groups in self._topics.items()
+        }
+
     def sizes(self) -> dict[str, int]:
         """Return how many subscribers each topic has here."""
         return {topic: sum(len(group.members) for group in groups.values()) for topic, groups in self._topics.items()}

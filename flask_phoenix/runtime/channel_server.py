@@ -729,7 +729,7 @@ class ChannelServer(ChannelRuntime):
     def _hold(self) -> Resources:
         """Return what holds what ends with the channel."""
         if self._resources is None:
-            self._resources = Resources(self.connection.engine.pubsub, self._receive_other)
+            self._resources = Resources(self.connection.engine, self._receive_other)
         return self._resources
 
     def _require_joined(self, verb: str) -> None:

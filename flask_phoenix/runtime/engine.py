@@ -160,14 +160,18 @@ class Engine(ProcessTelemetry):
         :raises PhoenixError: other nodes cannot be listened to from here.
         """
         self.node.prepare_to_listen(now)
-        self.hub.run(self.pubsub.subscribe, topic, subscriber)
+        self.hub.run(self.hear, topic, subscriber)
         self._listeners[subscriber] = topic
 
         def end() -> None:
             self._listeners.pop(subscriber, None)
-            self.hub.run(self.pubsub.unsubscribe, topic, subscriber)
+            self.hub.run(self.histories.leave, topic, subscriber)
 
         return end
+
+    def hear(self, topic: str, subscriber: Subscriber) -> None:
+        """Give a subscriber that is no client the broadcasts of a topic, until it leaves; may block."""
+        self.histories.subscribe(topic, subscriber, self.node.serving)
 
     def tap(self, notify: Notify, now: bool = True) -> Callable[[], None]:
         """Call a function with every broadcast of this process; as :meth:`listen`."""

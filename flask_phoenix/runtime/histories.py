@@ -88,6 +88,12 @@ class Histories:
         self._adapter = adapter
         adapter.history_total, adapter.history_reached = self.total, self._reached
         self._detach = adapter.when_restored(self._catch_up)
+        for topic, subscribers in self._pubsub.subscribers().items():  # functions of the app: no client has come yet
+            history = self.of(topic, False)
+            if history is not None and adapter.keeps:
+                tail = self._follow(adapter, topic, history)
+                tail.users.update(subscribers)
+                tail.catch_up()
 
     def detach(self) -> None:
         """Forget everything: this process serves no more, or was forked from one that did."""
@@ -222,6 +228,17 @@ class Histories:
 
     # Who follows a topic here.
 
+    def subscribe(self, topic: str, subscriber: Subscriber, settled: bool) -> None:
+        """Give a function of the app, or another channel, the broadcasts of a topic; :meth:`leave` ends it. May block.
+
+        :param settled: as that of :meth:`of`.
+        """
+        history = self.of(topic, settled)
+        if history is None:
+            self._pubsub.subscribe(topic, subscriber)
+        else:
+            self.enter(topic, history, subscriber, None, lambda: None)
+
     def enter(
         self, topic: str, history: History, subscriber: Subscriber, recovery: Recovery | None, lose: Callable[[], None]
     ) -> None:
@@ -266,13 +283,7 @@ class Histories:
         recovery: Recovery | None,
         lose: Callable[[], None],
     ) -> None:
-        tail = self._tails.get(topic)
-        if tail is None:
-            tail = self._tails[topic] = Tail(
-                topic, history, partial(self._read_on, archive, topic, history), self._pubsub.broadcast
-            )
-            if self._checker is None:
-                self._checker = Context().run(gevent.spawn, self._check, archive)
+        tail = self._tails.get(topic) or self._follow(archive, topic, history)
         tail.users.add(subscriber)
         deadline = clock.monotonic() + OPEN_TIMEOUT
         self._pubsub.hold(topic)
@@ -284,6 +295,14 @@ class Histories:
             tail.names[recovery.name] = subscriber
             tail.followers[subscriber] = lose
         self._pubsub.add(topic, subscriber)
+
+    def _follow(self, archive: Archive, topic: str, history: History) -> Tail:
+        """Return a new tail of a topic."""
+        read = partial(self._read_on, archive, topic, history)
+        tail = self._tails[topic] = Tail(topic, history, read, self._pubsub.broadcast)
+        if self._checker is None:
+            self._checker = Context().run(gevent.spawn, self._check, archive)
+        return tail
 
     def _recover(self, archive: Archive, tail: Tail, history: History, recovery: Recovery, deadline: float) -> None:
         """Read what the client has missed, up to where this node is."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import gevent
 
-from ..pubsub.local import Notify, PubSub, Subscriber
+from ..pubsub.local import Notify, Subscriber
+from .engine import Engine
 
 log = logging.getLogger("flask_phoenix.channel")
 
@@ -19,10 +20,10 @@ class Resources:
     :param receive: called with each broadcast on another topic.
     """
 
-    __slots__ = ("_pubsub", "_releases", "_subscriber", "_tasks", "_timers", "_topics")
+    __slots__ = ("_engine", "_releases", "_subscriber", "_tasks", "_timers", "_topics")
 
-    def __init__(self, pubsub: PubSub, receive: Notify) -> None:
-        self._pubsub = pubsub
+    def __init__(self, engine: Engine, receive: Notify) -> None:
+        self._engine = engine
         self._subscriber = Subscriber(receive)
         self._topics: set[str] = set()
         self._timers: set[Any] = set()
@@ -54,14 +55,14 @@ class Resources:
     def subscribe(self, topic: str) -> None:
         """Hear another topic; this may take a while, and the channel may end meanwhile."""
         self._topics.add(topic)
-        self._pubsub.subscribe(topic, self._subscriber)
+        self._engine.hear(topic, self._subscriber)
         if topic not in self._topics:
-            self._pubsub.unsubscribe(topic, self._subscriber)
+            self._engine.histories.leave(topic, self._subscriber)
 
     def unsubscribe(self, topic: str) -> None:
         """Hear it no more."""
         self._topics.discard(topic)
-        self._pubsub.unsubscribe(topic, self._subscriber)
+        self._engine.histories.leave(topic, self._subscriber)
 
     def at_end(self, release: Callable[[], None]) -> None:
         """Call a function when the channel ends."""
