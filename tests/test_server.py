@@ -760,8 +760,7 @@ class InterruptedServer(StreamServer):
     def do_read(self) -> Any:
         accepted = super().do_read()
         if self.watch is not None:
-            watch, self.watch = self.watch, None
-            watch.handle_signal(signal.SIGTERM, None)
+            self.watch.handle_signal(signal.SIGTERM, None)
         return accepted
 
     def answer(self, client: gevent.socket.socket, address: Any) -> None:
@@ -769,20 +768,26 @@ class InterruptedServer(StreamServer):
         client.close()
 
 
-def test_whom_a_worker_of_gunicorn_has_accepted_it_serves(engine: Engine, signals: None, capfd: Any) -> None:
+def test_whom_a_worker_of_gunicorn_has_accepted_it_serves_and_nobody_more(
+    engine: Engine, signals: None, capfd: Any
+) -> None:
     pool = Pool(10)
     server = InterruptedServer(pool)
     server.start()
     port: int = server.socket.getsockname()[1]
-    clients = [gevent.socket.create_connection((HOST, port)) for _ in range(3)]
+    first, second = (monkey.get_original("socket", "socket")() for _ in range(2))
+    for client in (first, second):
+        client.connect((HOST, port))  # nothing else runs meanwhile
     server.watch = WorkerWatch(SimpleNamespace(sockets=[server.socket], alive=True), None)
     server.watch.add(engine)
-    assert [client.recv(100) for client in clients] == 3 * [b"%d" % port]
+    eventually(lambda: server.closed)
     assert pool.join(DEADLINE)
-    assert server.closed
+    assert first.recv(100) == b"%d" % port
+    with pytest.raises(ConnectionResetError):  # another worker, where there is one, would have accepted it
+        second.recv(100)
     assert capfd.readouterr().err == ""
-    for client in clients:
-        client.close()
+    first.close()
+    second.close()
 
 
 def test_many_who_come_at_once_find_room_before_they_are_accepted(site: Site) -> None:

@@ -62,6 +62,10 @@ def _find_worker() -> Any:
     return owner.worker if isinstance(owner, WorkerWatch) else owner
 
 
+def _accept_nobody() -> None:
+    """Take the place of a server's ``do_read``, which would return a socket."""
+
+
 def _stop_worker() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
@@ -140,7 +144,8 @@ class WorkerWatch:
     def _end(self) -> None:
         """Accept nobody more, and drain; the worker waits for that as for its clients.
 
-        A signal may call this while a server accepts, so that it is not closed here.
+        A signal calls this wherever the worker just is, and that is often where a server begins to accept: it is not
+        closed here, and leaves those who wait to other workers.
         """
         if self._ending:
             return
@@ -151,6 +156,7 @@ class WorkerWatch:
         if not self._servers:
             self._take_servers()
         for server, _ in self._servers:
+            server.do_read = _accept_nobody
             server.stop_accepting()
         gevent.spawn(self._close_servers)
         for engine in self._engines:
