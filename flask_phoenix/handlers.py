@@ -13,15 +13,15 @@ from .payloads.reading import Reader, reader_of_parameter
 from .payloads.writing import Record, is_record
 from .places import place_of
 from .protocol.messages import CLOSE, ERROR, JOIN, LEAVE, REPLY, Reply, shown
+from .pubsub.envelope import MAX_KEY
 from .refusals import HANDLER, INTERCEPT, ON, takes
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 #: What a handler may return: nothing, the response of an ok reply, or a whole reply.
 Result = Record | list[Any] | bytes | Reply | None
 Handler = TypeVar("Handler", bound=Callable[[Any, Any], Result])
-#: The attribute in which :func:`on` leaves the name of the key by which a message is handled once; how long its value
-#: may be.
-ONCE, MAX_KEY = "__phoenix_once__", 128
+#: The attribute in which :func:`on` leaves the name of the key by which a message is handled once.
+ONCE = "__phoenix_once__"
 #: Events that no method handles, and what does.
 RESERVED = {
     JOIN: "write join(self, payload)",

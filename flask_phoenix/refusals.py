@@ -38,13 +38,7 @@ def refuse_misfits(cls: type, root: type, callbacks: Sequence[str]) -> None:
         if parameters is None or not inspect.isfunction(method):
             continue
         where = f"{cls.__name__}.{name}{place_of(method)}"
-        if inspect.iscoroutinefunction(method) or inspect.isasyncgenfunction(method):
-            raise InvalidOption(
-                f"{where} is async, and nobody would await it: write def {name} without async; it may block, as gevent"
-                " lets others run meanwhile"
-            )
-        if inspect.isgeneratorfunction(method):
-            raise InvalidOption(f"{where} has a yield, and so would never run: return one reply, and push the rest")
+        refuse_lazy(method, where, "return one reply, and push the rest")
         # Those of join are those of its pattern, too.
         if not takes(method, parameters[:2] if name == "join" else parameters, more=name == "join"):
             does = f"leave it away, and set values in {callbacks[0]}, as in self.assigns['name'] = ..."
@@ -52,17 +46,18 @@ def refuse_misfits(cls: type, root: type, callbacks: Sequence[str]) -> None:
             raise InvalidOption(f"{where} does not take what it is called with: {remedy}")
 
 
-def refuse_lazy(function: Any, name: str = "") -> None:
+def refuse_lazy(function: Any, name: str = "", instead: str = "write it without") -> None:
     """Refuse a function of which nothing would run when it is called: it is async, or a generator.
 
     :param name: under which it was given, where that is not its own.
+    :param instead: what to do instead of a yield.
     :raises InvalidOption: with the remedy.
     """
     name = name or getattr(function, "__name__", "it")
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         mistake = "is async, and nobody would await it: write it without async"
     elif inspect.isgeneratorfunction(function):
-        mistake = "has a yield, and so would never run: write it without"
+        mistake = f"has a yield, and so would never run: {instead}"
     else:
         return
     raise InvalidOption(f"{name} {mistake}; it may block, as gevent lets others run meanwhile")

@@ -46,7 +46,6 @@ from flask_phoenix.doctor import serving
 from flask_phoenix.doctor.findings import KINDS
 from flask_phoenix.doctor.probe import DRIVERS
 from flask_phoenix.doctor.site import STATUSES
-from flask_phoenix.handlers import MAX_KEY
 from flask_phoenix.operations import answers
 from flask_phoenix.operations.requests import MAX_SKEW
 from flask_phoenix.payloads.errors import MAX_ERRORS
@@ -55,6 +54,7 @@ from flask_phoenix.protocol.messages import SHOWN_CHARACTERS
 from flask_phoenix.pubsub import history
 from flask_phoenix.pubsub import hub as hubs
 from flask_phoenix.pubsub.adapter import ADAPTERS
+from flask_phoenix.pubsub.envelope import MAX_KEY
 from flask_phoenix.pubsub.redis import adapter as redis
 from flask_phoenix.pubsub.redis import lease
 from flask_phoenix.pubsub.redis.adapter import RedisAdapter
@@ -269,6 +269,7 @@ def test_numbers_of_recovery() -> None:
     assert f"to be kept wait for {BUSY_TIMEOUT:.0f} s at most" in text
     assert f"more than {BLOCK * 1000:.0f} ms at a time" in text
     assert f"a string of 1 to {MAX_KEY}" in text
+    assert f"a string of up to {MAX_KEY} characters" in text
     assert f"for {once.KEPT.ttl / 60:.0f} minutes by all nodes, up to {once.KEPT.size // 2:,} of them" in text
     assert f"up to {publishing.MESSAGE_LIMIT}" in text
     assert f"good for {publishing.TOLERANCE} s" in text
